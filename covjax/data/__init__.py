@@ -1,0 +1,6 @@
+"""Reading labelled sequences and splitting them honestly."""
+
+from covjax.data.splits import assign_splits, check_splits
+from covjax.data.table import Dataset, read_table
+
+__all__ = ["Dataset", "assign_splits", "check_splits", "read_table"]

@@ -1,0 +1,187 @@
+"""Labelled sequences from a CSV or TSV file (gzip allowed): one row a sequence."""
+
+import csv
+import dataclasses
+import gzip
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+
+from covjax.errors import InputError
+
+TASKS = ("multilabel", "multiclass", "regression")
+COLUMNS = ("id", "sequence", "label", "labels", "split", "group")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Sequences with their targets.
+
+    `targets` is (n, k): booleans for `multilabel` and `multiclass` (one-hot), float64 of one column for `regression`.
+    `splits` is None until `assign_splits` or the file has given one of train, validation, test to every row.
+    """
+
+    name: str
+    task: str
+    ids: tuple[str, ...]
+    sequences: tuple[str, ...]
+    targets: np.ndarray
+    target_names: tuple[str, ...]
+    groups: tuple[str, ...]
+    splits: np.ndarray | None
+    has_group_column: bool
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of one split, ascending."""
+        if self.splits is None:
+            raise ValueError("splits: not assigned yet; call assign_splits first")
+        return np.flatnonzero(self.splits == split)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every id, sequence, target, group and split: the identity of the data in a manifest."""
+        digest = hashlib.sha256(repr((self.task, self.target_names)).encode())
+        for row in zip(self.ids, self.sequences, self.groups):
+            digest.update(repr(row).encode())
+        digest.update(np.ascontiguousarray(self.targets).tobytes())
+        digest.update(repr(None if self.splits is None else self.splits.tolist()).encode())
+        return digest.hexdigest()
+
+
+def read_table(path: str | Path, task: str = "auto") -> Dataset:
+    """Read a table with the columns sequence, label or labels, and optionally id, split and group.
+
+    `labels` holds any number of names separated by `;` (multi-label, may be empty); `label` one name (multiclass) or
+    one number (regression). `task="auto"` takes `labels` as multilabel; a `label` column whose values are all numbers,
+    at least one of them with a decimal point or exponent, as regression; any other `label` column as multiclass.
+    Sequences are upper-cased; which letters are allowed is the encoder's to say.
+
+    Raises InputError, naming file, column and row (the header is row 1), for a missing or empty file, missing or
+    ambiguous columns, empty sequences, duplicate ids, non-finite numbers and unknown splits.
+    """
+    path = Path(path)
+    if task not in ("auto", *TASKS):
+        raise InputError(f"task: {task!r} is not one of auto, {', '.join(TASKS)}")
+    header, rows = _read_rows(path)
+    label_column = _label_column(path, header, task)
+    task = _resolve_task(task, label_column, [row[label_column] for row in rows])
+    ids = tuple(row.get("id") or f"row{number}" for number, row in enumerate(rows, start=2))
+    first_seen: dict[str, int] = {}
+    for number, (name, row) in enumerate(zip(ids, rows), start=2):
+        if not row["sequence"].strip():
+            raise InputError(f"{path}: row {number}: column 'sequence' is empty")
+        if name in first_seen:
+            raise InputError(f"{path}: row {number}: id {name!r} stands already in row {first_seen[name]}")
+        first_seen[name] = number
+    targets, names = _targets(path, task, [row[label_column] for row in rows])
+    sequences = tuple(row["sequence"].strip().upper() for row in rows)
+    return Dataset(
+        name=path.name,
+        task=task,
+        ids=ids,
+        sequences=sequences,
+        targets=targets,
+        target_names=names,
+        groups=_groups(path, rows) if "group" in header else sequences,
+        splits=_splits(path, rows) if "split" in header else None,
+        has_group_column="group" in header,
+    )
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    suffixes = [s.lower() for s in path.suffixes]
+    raw = path.read_bytes()
+    try:
+        text = (gzip.decompress(raw) if suffixes[-1:] == [".gz"] else raw).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty")
+    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if ".tsv" in suffixes else ",")
+    header = list(reader.fieldnames or [])
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise InputError(f"{path}: column {repeated[0]!r} stands {header.count(repeated[0])} times in the header")
+    if "sequence" not in header:
+        raise InputError(f"{path}: missing column 'sequence'; found {', '.join(header)}")
+    rows = list(reader)
+    if not rows:
+        raise InputError(f"{path}: a header but no rows")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number}: not {len(header)} fields as in the header")
+    return header, rows
+
+
+def _label_column(path: Path, header: list[str], task: str) -> str:
+    present = [name for name in ("label", "labels") if name in header]
+    if not present:
+        raise InputError(f"{path}: missing column 'label' or 'labels'; found {', '.join(header)}")
+    if len(present) == 2:
+        raise InputError(f"{path}: columns 'label' and 'labels' both stand in the header; keep one")
+    wanted = "labels" if task == "multilabel" else "label"
+    if task != "auto" and present[0] != wanted:
+        raise InputError(f"{path}: task {task} needs column {wanted!r}, found {present[0]!r}")
+    return present[0]
+
+
+def _resolve_task(task: str, label_column: str, values: list[str]) -> str:
+    if task != "auto":
+        return task
+    if label_column == "labels":
+        return "multilabel"
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return "multiclass"
+    return "multiclass" if all(value.strip().lstrip("+-").isdigit() for value in values) and numbers else "regression"
+
+
+def _targets(path: Path, task: str, values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    if task == "regression":
+        column = np.empty((len(values), 1))
+        for i, value in enumerate(values):
+            try:
+                column[i, 0] = float(value)
+            except ValueError:
+                raise InputError(f"{path}: row {i + 2}: label {value!r} is not a number (task regression)") from None
+            if not np.isfinite(column[i, 0]):
+                raise InputError(f"{path}: row {i + 2}: label {value!r} is not finite")
+        return column, ("label",)
+    sets = [{part.strip() for part in value.split(";")} - {""} for value in values]
+    if task == "multiclass":
+        sets = [{value.strip()} for value in values]
+        if missing := [i for i, value in enumerate(values) if not value.strip()]:
+            raise InputError(f"{path}: row {missing[0] + 2}: column 'label' is empty")
+    names = tuple(sorted(set().union(*sets)))
+    if len(names) < (1 if task == "multilabel" else 2):
+        raise InputError(f"{path}: {len(names)} different label(s) {list(names)}; nothing to predict")
+    index = {name: j for j, name in enumerate(names)}
+    table = np.zeros((len(values), len(names)), bool)
+    for i, members in enumerate(sets):
+        table[i, [index[name] for name in members]] = True
+    return table, names
+
+
+def _groups(path: Path, rows: list[dict[str, str]]) -> tuple[str, ...]:
+    for number, row in enumerate(rows, start=2):
+        if not row["group"].strip():
+            raise InputError(f"{path}: row {number}: column 'group' is empty")
+    return tuple(row["group"].strip() for row in rows)
+
+
+def _splits(path: Path, rows: list[dict[str, str]]) -> np.ndarray:
+    # "valid" and "val" are what many published tables write.
+    known = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+    splits = []
+    for number, row in enumerate(rows, start=2):
+        value = row["split"].strip().lower()
+        if value not in known:
+            raise InputError(f"{path}: row {number}: split {row['split']!r} is not one of train, validation, test")
+        splits.append(known[value])
+    return np.array(splits)

@@ -1,0 +1,83 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from covjax import checkpoint
+from covjax.errors import InputError
+
+TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": {"flag": np.array([True, False]), "n": np.int32(4)}}
+MANIFEST = {"layer": 4, "encoder": {"name": "unirep-64", "digest": "abc"}}
+
+
+def test_round_trip_is_exact_and_keeps_dtypes(tmp_path):
+    checkpoint.save(tmp_path / "c", TREE, MANIFEST)
+    back = checkpoint.load(tmp_path / "c", TREE, MANIFEST)
+    np.testing.assert_array_equal(back["a"], TREE["a"])
+    assert back["a"].dtype == np.float32
+    assert back["b"]["flag"].tolist() == [True, False]
+    assert back["b"]["n"] == 4
+
+
+def test_replaces_an_older_checkpoint(tmp_path):
+    checkpoint.save(tmp_path / "c", TREE, MANIFEST)
+    checkpoint.save(tmp_path / "c", {"a": np.zeros(2)}, MANIFEST)
+    assert checkpoint.load(tmp_path / "c", {"a": 0})["a"].shape == (2,)
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    checkpoint.save(tmp_path / "c", TREE, MANIFEST)
+    with pytest.raises(InputError, match=r"encoder\.digest: 'abc' -> 'xyz'"):
+        checkpoint.load(tmp_path / "c", TREE, {"encoder": {"name": "unirep-64", "digest": "xyz"}})
+
+
+def test_missing_and_unfinished_are_not_there(tmp_path):
+    assert checkpoint.read_manifest(tmp_path / "none") is None
+    (tmp_path / "half").mkdir()
+    assert checkpoint.read_manifest(tmp_path / "half") is None
+    with pytest.raises(InputError, match="no complete checkpoint"):
+        checkpoint.load(tmp_path / "half", TREE)
+
+
+def test_leaf_missing_or_extra_is_named(tmp_path):
+    checkpoint.save(tmp_path / "c", TREE, MANIFEST)
+    with pytest.raises(InputError, match=r"\['z'\] is missing"):
+        checkpoint.load(tmp_path / "c", TREE | {"z": 0})
+    with pytest.raises(InputError, match=r"\['a'\] is unexpected"):
+        checkpoint.load(tmp_path / "c", {"b": TREE["b"]})
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_damage_to_any_array_file_is_refused(tmp_path, damage):
+    """Damage each file that holds array data in turn: the load must refuse, or (index files) still be exact."""
+    tree = {"a": np.random.default_rng(0).normal(size=(64, 64))}
+    checkpoint.save(tmp_path / "sound", tree, MANIFEST)
+    refused = []
+    for number, file in enumerate(p for p in (tmp_path / "sound").rglob("*") if p.is_file()):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(tmp_path / "sound", copy)
+        victim = copy / file.relative_to(tmp_path / "sound")
+        raw = bytearray(victim.read_bytes())
+        raw[len(raw) // 2] ^= 0x10
+        victim.write_bytes({"flip": raw, "cut": raw[: len(raw) // 3], "delete": b""}[damage])
+        if damage == "delete":
+            victim.unlink()
+        try:
+            back = checkpoint.load(copy, tree, MANIFEST)
+        except InputError:
+            refused.append(file.stat().st_size)
+        else:
+            np.testing.assert_array_equal(back["a"], tree["a"])
+    assert max(refused) > 10_000  # the file with the 32 KiB of numbers is among them
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        checkpoint.save(tmp_path / "file" / "c", TREE, MANIFEST)
+
+
+def test_digest_covers_dtype_shape_and_bytes():
+    a = np.zeros((2, 3), np.float32)
+    digests = {checkpoint.leaf_digests({"x": x})["['x']"] for x in (a, a.T, a.astype(np.int32), a + 1)}
+    assert len(digests) == 4
