@@ -1,0 +1,34 @@
+"""Controls for claims about co-occurrence: what is left when only the marginals are kept."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.tokens import check_tokens
+
+
+def shuffle_features(
+    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None, key: Array
+) -> Float[Array, "tokens features"]:
+    """Permute every feature on its own over the tokens with weight > 0: same marginals, no co-occurrence.
+
+    Mean, deviation and every other per-feature statistic stay (for equal weights); covariance between features falls
+    to chance. The result depends on `key` and the kept tokens in their order, not on how much padding surrounds them.
+    Masked tokens stay as they are.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        InputError: wrong shapes.
+    """
+    check_tokens(x)
+    tokens, features = x.shape
+    if weights is not None and jnp.shape(weights) != (tokens,):
+        raise InputError(f"weights must have shape ({tokens},), one per token, got {jnp.shape(weights)}")
+    keep = jnp.ones(tokens, bool) if weights is None else jnp.asarray(weights) > 0
+    kept_first = jnp.argsort(~keep, stable=True)
+    # One key per kept token, by its rank: a draw of shape (tokens, features) would change with the padding.
+    draw = jax.vmap(lambda rank: jax.random.uniform(jax.random.fold_in(key, rank), (features,)))(jnp.arange(tokens))
+    draw = jnp.where(jnp.arange(tokens)[:, None] < jnp.sum(keep), draw, 2.0)
+    shuffled = jnp.take_along_axis(jnp.asarray(x)[kept_first], jnp.argsort(draw, axis=0, stable=True), axis=0)
+    return jnp.zeros_like(shuffled).at[kept_first].set(shuffled)

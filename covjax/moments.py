@@ -1,0 +1,144 @@
+"""Count, mean and scatter of weighted tokens: exact merging for scans, packed segments, meshes and host streams."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.tokens import is_concrete, prepare_tokens, safe_ratio
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Sufficient statistics of weighted tokens up to second order (a pytree).
+
+    count: n = Σ w_i; mean: μ = Σ w_i x_i / n; scatter: S = Σ w_i (x_i − μ)(x_i − μ)ᵀ. With n = 0 (a fully masked
+    sequence inside `jit`, or `Moments.zeros`) every statistic below is 0.
+    """
+
+    count: Float[Array, ""]
+    mean: Float[Array, "features"]
+    scatter: Float[Array, "features features"]
+
+    @classmethod
+    def zeros(cls, features: int, dtype=jnp.float32) -> "Moments":
+        """The neutral element of `merge`."""
+        return cls(jnp.zeros((), dtype), jnp.zeros(features, dtype), jnp.zeros((features, features), dtype))
+
+    def second_moment(self) -> Float[Array, "features features"]:
+        """M = Σ w_i x_i x_iᵀ / n = S/n + μμᵀ."""
+        return safe_ratio(self.scatter, self.count) + jnp.outer(self.mean, self.mean)
+
+    def covariance(self, ddof: float = 0) -> Float[Array, "features features"]:
+        """Σ = S / (n − ddof). Outside `jit` n <= ddof raises InputError; inside it yields 0."""
+        if ddof and is_concrete(self.count) and np.any(np.asarray(self.count) <= ddof):
+            raise InputError(f"ddof must be smaller than the count, got ddof {ddof} with count {self.count}")
+        return safe_ratio(self.scatter, self.count - ddof)
+
+    def correlation(self) -> Float[Array, "features features"]:
+        """R_ij = S_ij / sqrt(S_ii S_jj); rows and columns of constant features are 0.
+
+        A feature counts as constant where its deviation is within the rounding of its mean.
+        """
+        variance = jnp.diagonal(safe_ratio(self.scatter, self.count))
+        limits = jnp.finfo(self.mean.dtype)
+        alive = variance > jnp.maximum((8 * limits.eps * self.mean) ** 2, limits.tiny)
+        inverse = jnp.where(alive, jax.lax.rsqrt(jnp.where(alive, variance, 1)), 0)
+        return safe_ratio(self.scatter, self.count) * inverse[:, None] * inverse[None, :]
+
+
+def moments(x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> Moments:
+    """Moments of one sequence, in float32 or wider whatever the input type.
+
+    Two passes (a shift by the mean, then the scatter about it with the remaining offset removed), because the
+    one-pass E[xxᵀ] − μμᵀ loses all digits once the mean is large against the deviation (Chan, Golub, LeVeque 1983).
+
+    Args:
+        x: tokens of one sequence; masked tokens may hold NaN or inf.
+        weights: >= 0, 0 on masked tokens; None counts every token once. Booleans are taken as 0 and 1.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights. Inside `jit` a fully
+            masked sequence yields `Moments.zeros`.
+    """
+    return _moments(*prepare_tokens(x, weights))
+
+
+def _moments(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Moments:
+    count = jnp.sum(w)
+    # Any shift gives the same statistics, so no gradient flows through it; it only has to be near the mean.
+    shift = jax.lax.stop_gradient(safe_ratio(jnp.matmul(w, x, precision=_HIGHEST), count))
+    deviation = x - shift
+    weighted = deviation * w[:, None]  # masked rows: x is 0 and w is 0, finite times zero
+    offset = safe_ratio(jnp.sum(weighted, axis=0), count)
+    scatter = jnp.matmul(weighted.T, deviation, precision=_HIGHEST) - count * jnp.outer(offset, offset)
+    return Moments(count, shift + offset, scatter)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Moments of the union: S = S₁ + S₂ + (n₁n₂/n) δδᵀ, δ = μ₂ − μ₁ (Chan, Golub, LeVeque 1983). Associative.
+
+    Raises:
+        InputError: the two have different numbers of features.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise InputError(f"merge needs equal numbers of features, got a.mean {a.mean.shape} and b.mean {b.mean.shape}")
+    count = a.count + b.count
+    delta = b.mean - a.mean
+    share = safe_ratio(b.count, count)
+    scatter = a.scatter + b.scatter + a.count * share * jnp.outer(delta, delta)
+    # μ₁ + share·δ would leave a rounding of μ₁ behind where a is empty and b's mean is tiny.
+    mean = jnp.where(a.count > 0, a.mean + share * delta, b.mean)
+    return Moments(count, mean, scatter)
+
+
+def psum_merge(m: Moments, axis_name) -> Moments:
+    """Merge over a mapped axis (`vmap`, `shard_map`): every member of the axis receives the moments of all tokens."""
+    count = jax.lax.psum(m.count, axis_name)
+    mean = safe_ratio(jax.lax.psum(m.count * m.mean, axis_name), count)
+    delta = m.mean - mean
+    scatter = jax.lax.psum(m.scatter + m.count * jnp.outer(delta, delta), axis_name)
+    return Moments(count, mean, scatter)
+
+
+@jax.jit
+def _update(state: Moments, x, w) -> Moments:
+    return merge(state, _moments(*prepare_tokens(x, w, check_values=False)))
+
+
+def streaming_moments(chunks: Iterable) -> Moments:
+    """Moments of a sequence that does not fit: one chunk of tokens on the device at a time.
+
+    Args:
+        chunks: arrays (tokens, features), or pairs (tokens, weights), with the same number of features. Chunks
+            shorter than the longest so far are padded with weight 0, so a ragged tail compiles nothing new.
+
+    Raises:
+        InputError: no chunk, no token with a weight above 0, wrong shapes, negative weights.
+        TypeError: tokens that are not floating point.
+    """
+    state, length = None, 0
+    for chunk in chunks:
+        x, w = chunk if isinstance(chunk, tuple) else (chunk, None)
+        w = np.ones(len(x), np.float32) if w is None else np.asarray(w, np.float32)
+        if w.shape != x.shape[:1] or not (np.isfinite(w).all() and (w >= 0).all()):
+            raise InputError(f"weights must be finite, >= 0 and of shape {x.shape[:1]}, got shape {w.shape}")
+        length = max(length, len(x))
+        if len(x) < length:
+            x = np.concatenate([np.asarray(x), np.zeros((length - len(x), x.shape[1]), x.dtype)])
+            w = np.concatenate([w, np.zeros(length - len(w), np.float32)])
+        if state is None:
+            state = Moments.zeros(x.shape[1], jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32))
+        # Waiting keeps one chunk on the device: dispatch is asynchronous and a fast reader would queue them all.
+        state = jax.block_until_ready(_update(state, x, w))
+    if state is None or not state.count > 0:
+        raise InputError("chunks must hold at least one token with a weight above 0")
+    return state

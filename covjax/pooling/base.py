@@ -1,0 +1,92 @@
+"""The poolers' contract and registry: tokens of one sequence in, one float32 vector of fixed size out."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.tokens import prepare_tokens
+
+
+@runtime_checkable
+class Pooler(Protocol):
+    """What every pooler offers. Hashable without parameters, a Flax NNX module with them; batches by `jax.vmap`."""
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+
+    @property
+    def permutation_invariant(self) -> bool:
+        """Whether the order of the tokens leaves the vector as it is."""
+
+    def __call__(
+        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
+    ) -> Float[Array, "k"]:
+        """Pool one sequence; tokens of weight 0 do not exist, a token of weight 2 is a token seen twice."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionPooler:
+    """A pooler without parameters: `function(x, w, **options)` on checked, masked float32 tokens."""
+
+    name: str
+    function: Callable[..., Array]
+    permutation_invariant: bool = True
+    options: tuple[tuple[str, Hashable], ...] = ()
+
+    def __call__(
+        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
+    ) -> Float[Array, "k"]:
+        """Pool one sequence (see `Pooler`); raises TypeError and InputError like `covjax.moments`."""
+        return self.function(*prepare_tokens(x, weights), **dict(self.options))
+
+
+_FACTORIES: dict[str, Callable[..., Pooler]] = {}
+
+
+def register(name: str) -> Callable[[Callable[..., Pooler]], Callable[..., Pooler]]:
+    """Enter a factory with keyword-only options under `name`.
+
+    Raises:
+        InputError: the name is taken.
+    """
+
+    def enter(factory: Callable[..., Pooler]) -> Callable[..., Pooler]:
+        if name in _FACTORIES:
+            raise InputError(f"pooler {name!r} is already registered")
+        _FACTORIES[name] = factory
+        return factory
+
+    return enter
+
+
+def pooler_names() -> tuple[str, ...]:
+    """All registered names, sorted."""
+    return tuple(sorted(_FACTORIES))
+
+
+def pooler_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options `get_pooler(name, …)` takes, with defaults; raises InputError for an unknown name."""
+    if name not in _FACTORIES:
+        raise InputError(f"unknown pooler {name!r}; allowed: {', '.join(pooler_names())}")
+    return dict(inspect.signature(_FACTORIES[name]).parameters)
+
+
+def get_pooler(name: str, **options) -> Pooler:
+    """Make the pooler registered under `name`.
+
+    Raises:
+        InputError: unknown name, unknown or missing option, or a bad value; the message lists what is allowed.
+    """
+    allowed = pooler_options(name)
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise InputError(f"pooler {name!r} has no option {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
+    missing = [key for key, p in allowed.items() if p.default is inspect.Parameter.empty and key not in options]
+    if missing:
+        raise InputError(f"pooler {name!r} needs the option {missing[0]!r}; options: {', '.join(allowed)}")
+    return _FACTORIES[name](**options)

@@ -1,0 +1,73 @@
+"""Baselines of first order: per-feature statistics and single tokens."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from covjax.pooling.base import FunctionPooler, register
+from covjax.tokens import safe_ratio
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _mean(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
+    return safe_ratio(jnp.matmul(w, x, precision=_HIGHEST), jnp.sum(w))
+
+
+def _std(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
+    variance = safe_ratio(jnp.sum(w[:, None] * (x - _mean(x, w)) ** 2, axis=0), jnp.sum(w))
+    alive = variance > 0  # the root's derivative is infinite at 0: constant features get gradient 0
+    return jnp.where(alive, jnp.sqrt(jnp.where(alive, variance, 1)), 0)
+
+
+def _mean_std(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "2*features"]:
+    return jnp.concatenate([_mean(x, w), _std(x, w)])
+
+
+def _max(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
+    top = jnp.max(jnp.where(w[:, None] > 0, x, -jnp.inf), axis=0)
+    return jnp.where(jnp.any(w > 0), top, 0)
+
+
+def _first(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
+    return x[jnp.argmax(w > 0)]
+
+
+def _last(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
+    return x[x.shape[0] - 1 - jnp.argmax(w[::-1] > 0)]
+
+
+@register("mean")
+def mean() -> FunctionPooler:
+    """μ = Σ w_i x_i / n; size d."""
+    return FunctionPooler("mean", _mean)
+
+
+@register("std")
+def std() -> FunctionPooler:
+    """sqrt(Σ w_i (x_i − μ)² / n) per feature; size d."""
+    return FunctionPooler("std", _std)
+
+
+@register("mean_std")
+def mean_std() -> FunctionPooler:
+    """Mean and deviation side by side; size 2d."""
+    return FunctionPooler("mean_std", _mean_std)
+
+
+@register("max")
+def maximum() -> FunctionPooler:
+    """Largest value of every feature over tokens with weight > 0; size d."""
+    return FunctionPooler("max", _max)
+
+
+@register("first")
+def first() -> FunctionPooler:
+    """The first token with weight > 0 (CLS where the mask keeps it); size d."""
+    return FunctionPooler("first", _first, permutation_invariant=False)
+
+
+@register("last")
+def last() -> FunctionPooler:
+    """The last token with weight > 0; size d."""
+    return FunctionPooler("last", _last, permutation_invariant=False)

@@ -1,0 +1,91 @@
+"""Second moments between projections of the tokens, without forming the features × features matrix."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from covjax.errors import InputError
+from covjax.tokens import check_tokens, check_weights, safe_ratio, token_weights
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def check_projection(matrix, features: int, name: str) -> None:
+    """Raise InputError unless `matrix` is (features, rank)."""
+    if matrix.ndim != 2 or matrix.shape[0] != features:
+        raise InputError(f"{name} must have shape (features {features}, rank), got {tuple(matrix.shape)}")
+
+
+@jax.custom_jvp
+def masked_project(
+    x: Float[Array, "tokens features"], matrix: Float[Array, "features rank"], keep: Bool[Array, "tokens"]
+) -> Float[Array, "tokens rank"]:
+    """`x @ matrix` in float32 or wider with masked rows 0.
+
+    The product is masked, not the tokens: rows of a product do not mix, and a masked copy of the tokens is the
+    largest array of the computation. Only the derivative by `matrix`, which sums over rows, masks the tokens.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    y = jnp.matmul(x, matrix.astype(x.dtype), precision=_HIGHEST, preferred_element_type=dtype)
+    return jnp.where(keep[:, None], y, 0)
+
+
+@masked_project.defjvp
+def _masked_project_jvp(primals, tangents):
+    x, matrix, keep = primals
+    dx, dmatrix, _ = tangents
+    y = masked_project(x, matrix, keep)
+    clean = jnp.where(keep[:, None], x, 0)
+    dtype = y.dtype
+    by_x = jnp.matmul(dx, matrix.astype(x.dtype), precision=_HIGHEST, preferred_element_type=dtype)
+    by_matrix = jnp.matmul(clean, dmatrix.astype(x.dtype), precision=_HIGHEST, preferred_element_type=dtype)
+    return y, jnp.where(keep[:, None], by_x, 0) + by_matrix
+
+
+def projected_moment(
+    x: Float[Array, "tokens features"],
+    left: Float[Array, "features rank_a"],
+    right: Float[Array, "features rank_b"] | None = None,
+    weights: Float[Array, "tokens"] | None = None,
+    *,
+    center: Float[Array, "features"] | str | None = None,
+) -> Float[Array, "rank_a rank_b"]:
+    """C = Σ w_i (Aᵀ(x_i − c)) (Bᵀ(x_i − c))ᵀ / n in O(tokens · features · rank).
+
+    Args:
+        x: tokens of one sequence; masked tokens may hold NaN or inf. bfloat16 tokens are multiplied with bfloat16
+            copies of the projections and accumulated in float32.
+        left: A.
+        right: B; None ties it to A, which makes C symmetric PSD.
+        weights: >= 0, 0 on masked tokens.
+        center: c: None for the raw moment AᵀMB, a (features,) vector such as the data set's mean, or "sequence" for
+            the sequence's own mean (then C = AᵀΣB).
+
+    Raises:
+        TypeError: `x` is not floating point.
+        InputError: wrong shapes or `center`; outside `jit` also negative, non-finite or all-zero weights. Inside
+            `jit` a fully masked sequence yields 0.
+    """
+    check_tokens(x)
+    check_weights(weights, x.shape[0])
+    check_projection(left, x.shape[1], "left")
+    if right is not None:
+        check_projection(right, x.shape[1], "right")
+    w, keep = token_weights(x, weights)
+    matrix = left if right is None else jnp.concatenate([left, right], axis=1)  # one pass over the tokens
+    y = masked_project(jnp.asarray(x), matrix, keep)
+    if center is not None:
+        y = jnp.where(keep[:, None], y - _projected_center(center, y, w, matrix), 0)
+    a, b = (y, y) if right is None else (y[:, : left.shape[1]], y[:, left.shape[1] :])
+    return safe_ratio(jnp.matmul((a * w[:, None]).T, b, precision=_HIGHEST), jnp.sum(w))
+
+
+def _projected_center(center, y, w, matrix) -> Float[Array, "rank"]:
+    """The centre after projection: centring there saves a copy of the tokens and cancels equally well."""
+    if isinstance(center, str):
+        if center != "sequence":
+            raise InputError(f"center must be None, a (features,) vector or 'sequence', got {center!r}")
+        return safe_ratio(jnp.matmul(w, y, precision=_HIGHEST), jnp.sum(w))
+    if jnp.shape(center) != (matrix.shape[0],):
+        raise InputError(f"center must have shape ({matrix.shape[0]},), got {jnp.shape(center)}")
+    return jnp.matmul(jnp.asarray(center, y.dtype), matrix.astype(y.dtype), precision=_HIGHEST)

@@ -1,0 +1,130 @@
+"""Functions of symmetric positive semi-definite matrices with the exact derivative, also at repeated eigenvalues."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.tokens import is_concrete
+from covjax.vectorize import check_square
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def check_symmetric(a: Float[Array, "d d"], name: str = "a") -> None:
+    """Raise InputError unless `a` is square and, where its values are concrete, symmetric up to rounding."""
+    check_square(a, name)
+    if is_concrete(a):
+        values = np.asarray(a, np.float64)
+        gap, size = np.abs(values - values.T).max(), np.abs(values).max()
+        if gap > 1e-4 * size:
+            raise InputError(f"{name} must be symmetric, got max |a - aᵀ| = {gap:.3g} with max |a| = {size:.3g}")
+
+
+def _eigenvalues(a, ridge):
+    s, v = jnp.linalg.eigh(a)
+    return jnp.maximum(s, 0) + ridge, v
+
+
+def _divided_sqrt(s, _):
+    """(√x − √y)/(x − y) = 1/(√x + √y): no difference of eigenvalues. 0 where both are 0 (no ridge)."""
+    root = jnp.sqrt(s)
+    total = root[:, None] + root[None, :]
+    return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+
+
+def _divided_log(s, _):
+    """(log x − log y)/(x − y); near ties 2 atanh(r)/(r (x + y)) by its series, r = (x − y)/(x + y)."""
+    difference, total = s[:, None] - s[None, :], s[:, None] + s[None, :]
+    r2 = (difference / total) ** 2
+    near = r2 < 1e-2
+    series = 2 / total * (1 + r2 * (1 / 3 + r2 * (1 / 5 + r2 * (1 / 7 + r2 * (1 / 9)))))
+    log = jnp.log(s)
+    return jnp.where(near, series, (log[:, None] - log[None, :]) / jnp.where(near, 1, difference))
+
+
+def _divided_power(s, power):
+    """(xᵖ − yᵖ)/(x − y); near ties e^{(p−1)m} sinh(ph)/sinh(h), m and h half sum and difference of the logs."""
+    zero = s <= 0
+    log = jnp.log(jnp.where(zero, 1, s))
+    mean, half2 = (log[:, None] + log[None, :]) / 2, ((log[:, None] - log[None, :]) / 2) ** 2
+    either = zero[:, None] | zero[None, :]
+    near = (half2 < 1e-2) & ~either
+
+    def sinhc(z2):  # sinh(z)/z
+        return 1 + z2 / 6 * (1 + z2 / 20 * (1 + z2 / 42 * (1 + z2 / 72)))
+
+    close = jnp.where(near, half2, 0)
+    series = power * jnp.exp((power - 1) * jnp.where(near, mean, 0)) * sinhc(power**2 * close) / sinhc(close)
+    values = jnp.where(zero, 0, jnp.exp(power * log))
+    difference = s[:, None] - s[None, :]
+    apart = ~near & (difference != 0)
+    quotient = (values[:, None] - values[None, :]) / jnp.where(apart, difference, 1)
+    return jnp.where(near, series, jnp.where(apart, quotient, 0))
+
+
+_FUNCTIONS = {
+    "sqrt": (lambda s, _: jnp.sqrt(s), _divided_sqrt),
+    "log": (lambda s, _: jnp.log(s), _divided_log),
+    "power": (lambda s, power: jnp.where(s > 0, jnp.where(s > 0, s, 1) ** power, 0), _divided_power),
+}
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def psd_function(a, kind: str, ridge: float, power: float):
+    """V f(s) Vᵀ of the symmetric part of `a` with eigenvalues max(s, 0) + ridge; no checks (see the public names)."""
+    s, v = _eigenvalues(a, ridge)
+    return jnp.matmul(v * _FUNCTIONS[kind][0](s, power), v.T, precision=_HIGHEST)
+
+
+@psd_function.defjvp
+def _psd_function_jvp(kind, ridge, power, primals, tangents):
+    (a,), (da,) = primals, tangents
+    s, v = _eigenvalues(a, ridge)
+    function, divided = _FUNCTIONS[kind]
+    inner = jnp.matmul(jnp.matmul(v.T, (da + da.T) / 2, precision=_HIGHEST), v, precision=_HIGHEST)
+    outer = jnp.matmul(jnp.matmul(v, divided(s, power) * inner, precision=_HIGHEST), v.T, precision=_HIGHEST)
+    return jnp.matmul(v * function(s, power), v.T, precision=_HIGHEST), outer
+
+
+def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"]:
+    check_symmetric(a)
+    if not (value > 0 if minimum_open else value >= 0):
+        raise InputError(f"{name} must be {'>' if minimum_open else '>='} 0, got {value}")
+    a = jnp.asarray(a)
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+
+def psd_sqrt(a: Float[Array, "d d"], ridge: float = 0.0) -> Float[Array, "d d"]:
+    """(A + ridge·I)^½ by `eigh`, eigenvalues below 0 (rounding) taken as 0.
+
+    The derivative is Daleckii–Krein, V[(VᵀGV)_ij/(√s_i + √s_j)]Vᵀ: exact at repeated eigenvalues. It is infinite at
+    eigenvalue 0; with ridge > 0 it is bounded by 1/(2√ridge), with ridge = 0 the null space gets gradient 0.
+
+    Raises:
+        InputError: not square, outside `jit` not symmetric, or ridge < 0.
+    """
+    return psd_function(_check(a, ridge, "ridge", False), "sqrt", ridge, 0.5)
+
+
+def psd_log(a: Float[Array, "d d"], eps: float) -> Float[Array, "d d"]:
+    """log(A + eps·I) by `eigh` with the Daleckii–Krein derivative, bounded by 1/eps.
+
+    Raises:
+        InputError: not square, outside `jit` not symmetric, or eps <= 0.
+    """
+    return psd_function(_check(a, eps, "eps", True), "log", eps, 0.0)
+
+
+def psd_power(a: Float[Array, "d d"], power: float, ridge: float = 0.0) -> Float[Array, "d d"]:
+    """(A + ridge·I)^power by `eigh` with the Daleckii–Krein derivative; gradient 0 on the null space if ridge is 0.
+
+    Raises:
+        InputError: not square, outside `jit` not symmetric, ridge < 0, or power <= 0 without a ridge.
+    """
+    if power <= 0 and ridge <= 0:
+        raise InputError(f"power must be > 0 unless ridge > 0, got power {power} and ridge {ridge}")
+    return psd_function(_check(a, ridge, "ridge", False), "power", ridge, power)

@@ -1,0 +1,52 @@
+"""Symmetric matrices as vectors that keep the Frobenius inner product."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.moments import Moments
+
+
+def check_square(a, name: str = "a") -> None:
+    """Raise InputError unless `a` is a square matrix."""
+    if a.ndim != 2 or a.shape[0] != a.shape[1]:
+        raise InputError(f"{name} must be a square matrix, got shape {tuple(a.shape)}")
+
+
+def vech(a: Float[Array, "d d"]) -> Float[Array, "d*(d+1)/2"]:
+    """Upper triangle row by row, off-diagonals times √2: ⟨A, B⟩_F = vech(A)·vech(B) for symmetric A, B.
+
+    Raises:
+        InputError: `a` is not a square matrix.
+    """
+    check_square(a)
+    a = jnp.asarray(a)
+    rows, columns = np.triu_indices(a.shape[0])
+    scale = np.where(rows == columns, 1.0, math.sqrt(2.0)).astype(a.dtype)
+    return a[rows, columns] * scale
+
+
+def unvech(v: Float[Array, "k"]) -> Float[Array, "d d"]:
+    """The symmetric matrix whose `vech` is `v`.
+
+    Raises:
+        InputError: the length is not d(d+1)/2 for a whole d.
+    """
+    v = jnp.asarray(v)
+    d = (math.isqrt(8 * v.size + 1) - 1) // 2
+    if v.ndim != 1 or v.size == 0 or d * (d + 1) // 2 != v.size:
+        raise InputError(f"v must be a vector of length d(d+1)/2, got shape {tuple(v.shape)}")
+    rows, columns = np.triu_indices(d)
+    scale = np.where(rows == columns, 1.0, 1 / math.sqrt(2.0)).astype(v.dtype)
+    upper = v * scale
+    return jnp.zeros((d, d), v.dtype).at[rows, columns].set(upper).at[columns, rows].set(upper)
+
+
+def augmented_moment(m: Moments) -> Float[Array, "d+1 d+1"]:
+    """Second moment of the tokens [x; 1]: [[M, μ], [μᵀ, 1]], mean and second moment in one matrix (0 for n = 0)."""
+    corner = (m.count > 0).astype(m.mean.dtype)
+    top = jnp.concatenate([m.second_moment(), m.mean[:, None]], axis=1)
+    return jnp.concatenate([top, jnp.append(m.mean, corner)[None]], axis=0)
