@@ -77,6 +77,6 @@ def _refuse_overlap(data: Dataset, column: str, values: tuple[str, ...]) -> None
         if data.splits[i] != data.splits[j]:
             shown = value if len(value) <= 30 else value[:27] + "..."
             raise InputError(
-                f"{data.name}: {column} {shown!r} stands in split {data.splits[j]!r} (row {j + 2}) and in split "
-                f"{data.splits[i]!r} (row {i + 2}); a {column} may stand on one side only"
+                f"{data.name}: {column} {shown!r} stands in split '{data.splits[j]}' (row {j + 2}) and in split "
+                f"'{data.splits[i]}' (row {i + 2}); a {column} may stand on one side only"
             )

@@ -1,0 +1,120 @@
+"""Commands from frozen dataclasses: `--config FILE` gives the defaults, `--any-field VALUE` overrides one of them."""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from covjax.errors import InputError
+
+Config = TypeVar("Config")
+
+
+@contextlib.contextmanager
+def exit_on_input_error(command: str) -> Iterator[None]:
+    """Turn an InputError into one line on stderr and exit status 2; every other exception keeps its traceback."""
+    try:
+        yield
+    except InputError as error:
+        print(f"{command}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with the help text that `--help` shows for it."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def load_config(path: str | Path, kind: type[Config]) -> Config:
+    """Run a config file and return its `get_config()`; InputError where there is none or it returns another type."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"--config: {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config: {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except TypeError as error:  # a dataclass refuses an unknown field so
+        raise InputError(f"--config: {path}: {error}") from None
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config: {path}: defines no get_config()")
+    config = module.get_config()
+    if not isinstance(config, kind):
+        raise InputError(f"--config: {path}: get_config() returned {type(config).__name__}, not {kind.__name__}")
+    return config
+
+
+def parse(command: str, description: str, kind: type[Config], argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
+    """Read `--config`, then the overrides; return the config and the flags that are not part of it (`force`).
+
+    Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas) and `T | None` ("none").
+    Fields of other types can be set in the config file only.
+    """
+    first = _Parser(prog=command, add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    path = first.parse_known_args(argv)[0].config
+    config = load_config(path, kind) if path else kind()
+
+    parser = _Parser(
+        prog=command, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", metavar="FILE", help="Python file with get_config(); see configs/")
+    parser.add_argument("--force", action="store_true", help="redo everything, also what is complete")
+    hints = typing.get_type_hints(kind)
+    group = parser.add_argument_group("fields of the config (defaults as the config file sets them)")
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if (convert := _converter(hints[field.name])) is None:
+            continue
+        value = getattr(config, field.name)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=convert,
+            default=argparse.SUPPRESS,
+            metavar="VALUE",
+            help=f"{field.metadata.get('help', '')} (default: {shown or '(empty)'})".replace("%", "%%"),
+        )
+    flags = parser.parse_args(argv)
+    overrides = {name: value for name, value in vars(flags).items() if name not in ("config", "force")}
+    return dataclasses.replace(config, **overrides), flags  # type: ignore[type-var]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse prints its usage before an error; one line is easier to read and enough."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _converter(hint: Any) -> Any:
+    if hint is bool:
+        return _boolean
+    if hint in (str, int, float):
+        return hint
+    arguments = typing.get_args(hint)
+    if isinstance(hint, types.UnionType) and len(arguments) == 2 and arguments[1] is type(None):
+        inner = _converter(arguments[0])
+        return inner and _named(lambda text: None if text.lower() == "none" else inner(text), arguments[0])
+    if typing.get_origin(hint) is tuple and len(set(arguments) - {...}) == 1 and (inner := _converter(arguments[0])):
+        return _named(lambda text: tuple(inner(part) for part in text.split(",") if part), arguments[0])
+    return None
+
+
+def _named(convert: Any, kind: type) -> Any:
+    convert.__name__ = kind.__name__  # argparse prints it: "invalid float value: 'x'"
+    return convert
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() == "true"

@@ -1,0 +1,132 @@
+"""Tables and splits: what is read, and every kind of bad input named by file, row and column."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from covjax.data import assign_splits, check_splits, read_table
+from covjax.errors import InputError
+
+
+def write(tmp_path, text, name="t.csv"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def table(tmp_path, rows, header="sequence,label,split,group"):
+    return read_table(write(tmp_path, "\n".join([header, *rows]) + "\n"))
+
+
+def test_multilabel_columns(tmp_path):
+    data = read_table(write(tmp_path, "id,sequence,labels\np1,mka,b;a\np2,MLL,\np3,MV,b\n"))
+    assert data.task == "multilabel"
+    assert data.sequences == ("MKA", "MLL", "MV")
+    assert data.target_names == ("a", "b")
+    assert data.targets.tolist() == [[True, True], [False, False], [False, True]]
+    assert data.ids == ("p1", "p2", "p3")
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"), [(("1", "0", "1"), "multiclass"), (("x", "1.5", "2"), "multiclass"), (("1", "2.5", "-3e1"), "regression")]
+)
+def test_task_is_taken_from_the_label_column(tmp_path, labels, task):
+    data = read_table(write(tmp_path, "sequence,label\n" + "".join(f"MK{'A' * i},{v}\n" for i, v in enumerate(labels))))
+    assert data.task == task
+
+
+def test_regression_values(tmp_path):
+    data = read_table(write(tmp_path, "sequence,label\nMK,1\nMA,2.5\n"), task="regression")
+    assert data.targets.tolist() == [[1.0], [2.5]]
+
+
+def test_tsv_and_gzip_read_the_same(tmp_path):
+    plain = read_table(write(tmp_path, "sequence\tlabel\nMK\ta\nMA\tb\n", "t.tsv"))
+    with gzip.open(tmp_path / "t.tsv.gz", "wt") as file:
+        file.write("sequence\tlabel\nMK\ta\nMA\tb\n")
+    packed = read_table(tmp_path / "t.tsv.gz")
+    assert packed.sequences == plain.sequences
+    assert packed.fingerprint() == plain.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "t.csv: the file is empty"),
+        ("sequence,label\n", "a header but no rows"),
+        ("seq,label\nMK,1\n", "missing column 'sequence'; found seq, label"),
+        ("sequence,value\nMK,1\n", "missing column 'label' or 'labels'"),
+        ("sequence,label,labels\nMK,1,2\n", "both stand"),
+        ("sequence,label\nMK,1\n ,0\n", "row 3: column 'sequence' is empty"),
+        ("sequence,label\nMK,1,9\n", "row 2: not 2 fields"),
+        ("sequence,label\nMK\n", "row 2: not 2 fields"),
+        ("id,sequence,label\na,MK,1\na,MA,0\n", "row 3: id 'a' stands already in row 2"),
+        ("sequence,label\nMK,a\nMA,a\n", "1 different label"),
+        ("sequence,label\nMK,a\nMA,\n", "row 3: column 'label' is empty"),
+        ("sequence,label\nMK,1.5\nMA,nan\n", "row 3: label 'nan' is not finite"),
+        ("sequence,label,split\nMK,1,trian\nMA,0,train\n", "row 2: split 'trian' is not one of train, validation, test"),
+        ("sequence,label,group\nMK,1,a\nMA,0,\n", "row 3: column 'group' is empty"),
+        ("sequence,sequence,label\nMK,MK,1\n", "column 'sequence' stands 2 times"),
+    ],
+)
+def test_bad_tables_are_named(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_table(path)
+    assert "t.csv" in str(caught.value)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_table(tmp_path / "absent.csv")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"sequence,label\n" * 100)[:40])
+    with pytest.raises(InputError, match="cannot be read as text"):
+        read_table(tmp_path / "cut.csv.gz")
+
+
+def test_splits_keep_groups_and_duplicates_together_and_are_deterministic(tmp_path):
+    rows = [f"M{'KAL'[i % 3]}{'G' * (i // 2)},{i % 2}" for i in range(200)]
+    rows += rows[:40]
+    rows = [f"i{j},{row}" for j, row in enumerate(rows)]
+    data = read_table(write(tmp_path, "id,sequence,label\n" + "\n".join(rows) + "\n"))
+    split = assign_splits(data, (0.6, 0.2, 0.2), seed=3)
+    assert split.fingerprint() == assign_splits(data, (0.6, 0.2, 0.2), seed=3).fingerprint()
+    assert split.fingerprint() != assign_splits(data, (0.6, 0.2, 0.2), seed=4).fingerprint()
+    sides = {}
+    for sequence, side in zip(split.sequences, split.splits):
+        assert sides.setdefault(sequence, side) == side
+    shares = [len(split.rows(name)) / len(split) for name in ("train", "validation", "test")]
+    np.testing.assert_allclose(shares, (0.6, 0.2, 0.2), atol=0.03)
+
+
+def test_given_splits_are_kept(tmp_path):
+    data = table(tmp_path, ["MK,a,train,1", "MA,b,valid,2", "ML,a,test,3"])
+    assert assign_splits(data).splits.tolist() == ["train", "validation", "test"]
+
+
+GOOD = ["MK,a,train,1", "MA,b,train,2", "ML,a,validation,3", "MV,b,validation,4", "MG,a,test,5", "MP,b,test,6"]
+
+
+def test_sound_splits_pass(tmp_path):
+    check_splits(table(tmp_path, GOOD))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*GOOD[:5], "MP,b,test,1"], r"group '1' stands in split 'train' \(row 2\) and in split 'test' \(row 7\)"),
+        ([*GOOD[:5], "MK,b,test,6"], r"sequence 'MK' stands in split 'train' \(row 2\)"),
+        ([*GOOD[:5], "MP,a,test,6"], "label 'a' has the single value present in all 2 rows of the split 'test'"),
+        (GOOD[:4], "column 'split' has no row 'test'"),
+    ],
+)
+def test_bad_splits_are_refused(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        check_splits(table(tmp_path, rows))
+
+
+def test_too_few_groups_for_three_splits(tmp_path):
+    data = table(tmp_path, ["MK,a,1", "MA,b,1"], header="sequence,label,group")
+    with pytest.raises(InputError, match="leave the split"):
+        assign_splits(data)
