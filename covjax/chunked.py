@@ -1,0 +1,75 @@
+"""The projected moment chunk by chunk: the projected tokens never exist as a whole."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.projected import check_projection, masked_project
+from covjax.tokens import check_tokens, check_weights, safe_ratio, token_weights
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def chunked_projected_moment(
+    x: Float[Array, "tokens features"],
+    left: Float[Array, "features rank_a"],
+    right: Float[Array, "features rank_b"] | None = None,
+    weights: Float[Array, "tokens"] | None = None,
+    *,
+    center: str | None = None,
+    chunk_size: int = 1024,
+) -> Float[Array, "rank_a rank_b"]:
+    """`projected_moment` with O(chunk_size) memory beyond its input; `center` is None or "sequence".
+
+    For inference on long sequences: reverse-mode differentiation stores every chunk.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        InputError: wrong shapes, `center` or chunk_size; outside `jit` also negative, non-finite or all-zero weights.
+    """
+    check_tokens(x)
+    check_weights(weights, x.shape[0])
+    check_projection(left, x.shape[1], "left")
+    if right is not None:
+        check_projection(right, x.shape[1], "right")
+    if center not in (None, "sequence"):
+        raise InputError(f"center must be None or 'sequence', got {center!r}")
+    if chunk_size < 1:
+        raise InputError(f"chunk_size must be >= 1, got {chunk_size}")
+    x = jnp.asarray(x)
+    w, keep = token_weights(x, weights)
+    matrix = left if right is None else jnp.concatenate([left, right], axis=1)
+    rank = left.shape[1]
+    dtype = x.dtype
+    # XLA hoists the widening of bfloat16 out of the loop and so copies all of x in float32; it cannot hoist it from
+    # behind a bit cast inside the loop.
+    stored = jax.lax.bitcast_convert_type(x, jnp.uint16) if dtype == jnp.bfloat16 else x
+
+    def statistics(start, length):
+        rows = jax.lax.dynamic_slice_in_dim(stored, start, length)
+        rows = jax.lax.bitcast_convert_type(rows, dtype) if rows.dtype != dtype else rows
+        weight = jax.lax.dynamic_slice_in_dim(w, start, length)
+        kept = jax.lax.dynamic_slice_in_dim(keep, start, length)
+        y = masked_project(rows, matrix, kept)
+        count = jnp.sum(weight)
+        mean = (
+            safe_ratio(jnp.matmul(weight, y, precision=_HIGHEST), count) if center else jnp.zeros(y.shape[1], w.dtype)
+        )
+        y = jnp.where(kept[:, None], y - mean, 0) if center else y
+        a, b = (y, y) if right is None else (y[:, :rank], y[:, rank:])
+        return count, mean, jnp.matmul((a * weight[:, None]).T, b, precision=_HIGHEST)
+
+    def add(state, part):  # the merge of covjax.moments for a cross-scatter
+        (n, mean, scatter), (m, other, more) = state, part
+        share, delta = safe_ratio(m, n + m), other - mean
+        cross = jnp.outer(delta, delta) if right is None else jnp.outer(delta[:rank], delta[rank:])
+        return n + m, mean + share * delta, scatter + more + n * share * cross
+
+    chunk_size = min(chunk_size, x.shape[0])
+    whole = x.shape[0] // chunk_size
+    state = statistics(0, chunk_size)
+    state = jax.lax.fori_loop(1, whole, lambda i, s: add(s, statistics(i * chunk_size, chunk_size)), state)
+    if x.shape[0] % chunk_size:
+        state = add(state, statistics(whole * chunk_size, x.shape[0] % chunk_size))
+    return safe_ratio(state[2], state[0])

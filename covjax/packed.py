@@ -1,0 +1,139 @@
+"""Ragged sequences in one array: blocks of a fixed number of tokens, each belonging to one sequence.
+
+Padding ends at the next block, not at the longest sequence, and every batch has one compiled shape.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from covjax.errors import InputError
+from covjax.moments import Moments
+from covjax.projected import check_projection, masked_project
+from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def pack_blocks(
+    sequences: Sequence[Float[np.ndarray, "tokens features"]], block_size: int = 64, num_blocks: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sequences one after the other, each starting on a block boundary (host, NumPy).
+
+    Returns:
+        tokens (blocks · block_size, features) in the sequences' type, block_segments (blocks,) int32 and weights
+        (blocks · block_size,) float32. Blocks beyond the last sequence carry segment len(sequences), which the packed
+        statistics drop; `num_blocks` sets their number for one compiled shape.
+
+    Raises:
+        InputError: no sequence, unequal features, block_size < 1, or more blocks needed than `num_blocks`.
+    """
+    if block_size < 1:
+        raise InputError(f"block_size must be >= 1, got {block_size}")
+    if not sequences or len({s.shape[1:] for s in sequences}) != 1 or sequences[0].ndim != 2:
+        raise InputError("sequences must be a non-empty list of arrays (tokens, features) with equal features")
+    blocks = [-(-len(s) // block_size) for s in sequences]
+    total = sum(blocks) if num_blocks is None else num_blocks
+    if sum(blocks) > total:
+        raise InputError(f"num_blocks must be >= {sum(blocks)} for these sequences, got {num_blocks}")
+    tokens = np.zeros((total * block_size, sequences[0].shape[1]), sequences[0].dtype)
+    weights = np.zeros(total * block_size, np.float32)
+    segments = np.full(total, len(sequences), np.int32)
+    segments[: sum(blocks)] = np.repeat(np.arange(len(sequences)), blocks)
+    for start, sequence in zip(np.cumsum([0, *blocks]) * block_size, sequences):
+        tokens[start : start + len(sequence)] = sequence
+        weights[start : start + len(sequence)] = 1
+    return tokens, segments, weights
+
+
+def _segments(tokens, block_segments, num_segments: int):
+    """Checked segment ids, those outside 0 … num_segments − 1 moved to num_segments, which scatters drop."""
+    blocks = block_segments.shape[0] if block_segments.ndim == 1 else 0
+    if not blocks or tokens.shape[0] % blocks:
+        raise InputError(
+            f"block_segments must have shape (blocks,) with blocks dividing the {tokens.shape[0]} tokens, "
+            f"got {tuple(block_segments.shape)}"
+        )
+    if not jnp.issubdtype(block_segments.dtype, jnp.integer):
+        raise TypeError(f"block_segments must be integers, got {block_segments.dtype}")
+    ids = jnp.asarray(block_segments)
+    return jnp.where((ids >= 0) & (ids < num_segments), ids, num_segments), blocks
+
+
+def packed_moments(
+    tokens: Float[Array, "blocks*block features"],
+    block_segments: Int[Array, "blocks"],
+    num_segments: int,
+    weights: Float[Array, "blocks*block"] | None = None,
+) -> Moments:
+    """`moments` of every segment of a packed array: a `Moments` with a leading axis of `num_segments`.
+
+    A segment without tokens has `Moments.zeros`. Blocks of other segment ids are dropped.
+
+    Raises:
+        TypeError: tokens not floating point or segment ids not integers.
+        InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights.
+    """
+    x, w = prepare_tokens(tokens, weights)
+    ids, blocks = _segments(tokens, block_segments, num_segments)
+    x, w = x.reshape(blocks, -1, x.shape[1]), w.reshape(blocks, -1)
+
+    def means(values):
+        sums = jax.ops.segment_sum(jnp.einsum("bk,bkd->bd", w, values, precision=_HIGHEST), ids, num_segments)
+        return safe_ratio(sums, count[:, None])
+
+    count = jax.ops.segment_sum(jnp.sum(w, axis=1), ids, num_segments)
+    shift = jax.lax.stop_gradient(means(x))
+    deviation = x - jnp.pad(shift, ((0, 1), (0, 0)))[ids][:, None]
+    offset = means(deviation)
+
+    def add(scatter, block):
+        segment, y, v = block
+        return scatter.at[segment].add(jnp.matmul((y * v[:, None]).T, y, precision=_HIGHEST), mode="drop"), None
+
+    empty = jnp.zeros((num_segments, x.shape[2], x.shape[2]), x.dtype)
+    scatter, _ = jax.lax.scan(add, empty, (ids, deviation, w))
+    scatter = scatter - count[:, None, None] * offset[:, :, None] * offset[:, None, :]
+    return Moments(count, shift + offset, scatter)
+
+
+def packed_projected_moment(
+    tokens: Float[Array, "blocks*block features"],
+    block_segments: Int[Array, "blocks"],
+    num_segments: int,
+    left: Float[Array, "features rank_a"],
+    right: Float[Array, "features rank_b"] | None = None,
+    weights: Float[Array, "blocks*block"] | None = None,
+    *,
+    center: str | None = None,
+) -> Float[Array, "segments rank_a rank_b"]:
+    """`projected_moment` of every segment of a packed array: one flat product, one batch of small ones.
+
+    `center` is None or "sequence"; the rest is as in `covjax.projected_moment` and `covjax.packed_moments`.
+
+    Raises:
+        TypeError: tokens not floating point or segment ids not integers.
+        InputError: wrong shapes or `center`; outside `jit` also negative, non-finite or all-zero weights.
+    """
+    check_tokens(tokens, "tokens")
+    check_weights(weights, tokens.shape[0])
+    check_projection(left, tokens.shape[1], "left")
+    if right is not None:
+        check_projection(right, tokens.shape[1], "right")
+    if center not in (None, "sequence"):
+        raise InputError(f"center must be None or 'sequence', got {center!r}")
+    ids, blocks = _segments(tokens, block_segments, num_segments)
+    w, keep = token_weights(tokens, weights)
+    y = masked_project(jnp.asarray(tokens), left if right is None else jnp.concatenate([left, right], axis=1), keep)
+    y, w, keep = y.reshape(blocks, -1, y.shape[1]), w.reshape(blocks, -1), keep.reshape(blocks, -1)
+    count = jax.ops.segment_sum(jnp.sum(w, axis=1), ids, num_segments)
+    if center == "sequence":
+        sums = jax.ops.segment_sum(jnp.einsum("bk,bkr->br", w, y, precision=_HIGHEST), ids, num_segments)
+        mean = jnp.pad(safe_ratio(sums, count[:, None]), ((0, 1), (0, 0)))
+        y = jnp.where(keep[..., None], y - mean[ids][:, None], 0)
+    a, b = (y, y) if right is None else (y[..., : left.shape[1]], y[..., left.shape[1] :])
+    grams = jnp.einsum("bki,bkj->bij", a * w[..., None], b, precision=_HIGHEST)
+    return safe_ratio(jax.ops.segment_sum(grams, ids, num_segments), count[:, None, None])

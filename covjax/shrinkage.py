@@ -1,0 +1,70 @@
+"""Linear shrinkage of a covariance towards a multiple of the identity."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.spectral import check_symmetric
+from covjax.tokens import is_concrete, prepare_tokens, safe_ratio
+
+
+def shrink(
+    s: Float[Array, "d d"],
+    method: str | float = "ledoit_wolf",
+    *,
+    count: float | Float[Array, ""] | None = None,
+    x: Float[Array, "tokens features"] | None = None,
+    weights: Float[Array, "tokens"] | None = None,
+) -> Float[Array, "d d"]:
+    """(1 − ρ) S + ρ (tr S / d) I.
+
+    Args:
+        s: covariance with ddof 0.
+        method: ρ itself, in [0, 1]; "oas" (Chen, Wiesel, Eldar, Hero 2010, eq. 23, with the paper's 2/d terms) from
+            `count`; "ledoit_wolf" (Ledoit, Wolf 2004) from the tokens `x` and `weights` that made `s`.
+        count: number of independent samples. Neighbouring tokens are correlated: the effective number is smaller
+            than the number of tokens, and passing the latter shrinks too little.
+        x: tokens, for "ledoit_wolf".
+        weights: their weights, for "ledoit_wolf".
+
+    Raises:
+        InputError: not square, outside `jit` not symmetric, unknown method, ρ outside [0, 1], or a missing
+            `count` or `x`.
+    """
+    check_symmetric(s, "s")
+    s = jnp.asarray(s)
+    s = s.astype(jnp.promote_types(s.dtype, jnp.float32))
+    d = s.shape[0]
+    trace = jnp.trace(s)
+    if method == "oas":
+        if count is None:
+            raise InputError("count is needed by method 'oas': the number of independent samples")
+        rho = _oas(jnp.sum(s * s), trace**2, jnp.asarray(count, s.dtype), d)
+    elif method == "ledoit_wolf":
+        if x is None:
+            raise InputError("x is needed by method 'ledoit_wolf': the tokens that made s")
+        rho = _ledoit_wolf(s, *prepare_tokens(x, weights))
+    elif isinstance(method, str):
+        raise InputError(f"method must be 'ledoit_wolf', 'oas' or a number in [0, 1], got {method!r}")
+    else:
+        if is_concrete(method) and not 0 <= method <= 1:
+            raise InputError(f"method as a number must lie in [0, 1], got {method}")
+        rho = jnp.asarray(method, s.dtype)
+    return (1 - rho) * s + rho * trace / d * jnp.eye(d, dtype=s.dtype)
+
+
+def _clip(numerator, denominator):
+    """Ratio in [0, 1]; 1 where the denominator is 0 (S is already a multiple of the identity)."""
+    return jnp.where(denominator > 0, jnp.clip(safe_ratio(numerator, denominator), 0, 1), 1)
+
+
+def _oas(square, trace2, count, d):
+    return _clip((1 - 2 / d) * square + trace2, (count + 1 - 2 / d) * (square - trace2 / d))
+
+
+def _ledoit_wolf(s, x, w):
+    count = jnp.sum(w)
+    deviation = x - safe_ratio(w @ x, count)
+    square = jnp.sum(s * s)
+    fourth = safe_ratio(jnp.sum(w * jnp.sum(deviation**2, axis=1) ** 2), count)
+    return _clip(safe_ratio(fourth - square, count), square - jnp.trace(s) ** 2 / s.shape[0])

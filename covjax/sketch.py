@@ -1,0 +1,69 @@
+"""Random features whose inner products are unbiased for powers of the tokens' inner products.
+
+Averaged over a sequence, a sketch of degree 2 approximates vec(M) in `size` numbers: E⟨φ̄_i, φ̄_j⟩ = ⟨M_i, M_j⟩_F.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.tokens import check_tokens
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _prepare(x, size: int, degree: int = 1):
+    check_tokens(x)
+    for name, value in (("size", size), ("degree", degree)):
+        if value < 1:
+            raise InputError(f"{name} must be >= 1, got {value}")
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def random_projection(x: Float[Array, "tokens features"], size: int, key: Array) -> Float[Array, "tokens size"]:
+    """φ(x) = Gᵀx with G_ij ~ N(0, 1/size): E⟨φ(x), φ(y)⟩ = ⟨x, y⟩ (Johnson, Lindenstrauss 1984).
+
+    Raises:
+        TypeError: `x` is not floating point.
+        InputError: wrong shape or size < 1.
+    """
+    x = _prepare(x, size)
+    return jnp.matmul(x, jax.random.normal(key, (x.shape[1], size), x.dtype) / size**0.5, precision=_HIGHEST)
+
+
+def random_maclaurin(
+    x: Float[Array, "tokens features"], size: int, key: Array, degree: int = 2
+) -> Float[Array, "tokens size"]:
+    """φ_k(x) = Π_j ⟨r_jk, x⟩ / √size with random signs r: E⟨φ(x), φ(y)⟩ = ⟨x, y⟩^degree (Kar, Karnick 2012).
+
+    Raises:
+        TypeError: `x` is not floating point.
+        InputError: wrong shape, size < 1 or degree < 1.
+    """
+    x = _prepare(x, size, degree)
+    signs = jax.random.rademacher(key, (degree, x.shape[1], size), x.dtype)
+    return jnp.prod(jnp.einsum("td,pdk->ptk", x, signs, precision=_HIGHEST), axis=0) / size**0.5
+
+
+def tensor_sketch(
+    x: Float[Array, "tokens features"], size: int, key: Array, degree: int = 2
+) -> Float[Array, "tokens size"]:
+    """Count sketches of x^⊗degree, convolved by FFT: E⟨φ(x), φ(y)⟩ = ⟨x, y⟩^degree (Pham, Pagh 2013).
+
+    O(tokens · (features + size log size)), against tokens · features · size for `random_maclaurin`.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        InputError: wrong shape, size < 1 or degree < 1.
+    """
+    x = _prepare(x, size, degree)
+    bucket_key, sign_key = jax.random.split(key)
+    buckets = jax.random.randint(bucket_key, (degree, x.shape[1]), 0, size)
+    signs = jax.random.rademacher(sign_key, (degree, x.shape[1]), x.dtype)
+    spectrum = jnp.ones((), jnp.complex64)
+    for bucket, sign in zip(buckets, signs):
+        sketch = jax.ops.segment_sum((x * sign).T, bucket, num_segments=size).T
+        spectrum = spectrum * jnp.fft.rfft(sketch, axis=1)
+    return jnp.fft.irfft(spectrum, n=size, axis=1).astype(x.dtype)
