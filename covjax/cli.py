@@ -42,11 +42,11 @@ def load_config(path: str | Path, kind: type[Config]) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except TypeError as error:  # a dataclass refuses an unknown field so
+        if not hasattr(module, "get_config"):
+            raise InputError(f"--config: {path}: defines no get_config()")
+        config = module.get_config()
+    except (TypeError, SyntaxError, ImportError) as error:  # a dataclass refuses an unknown field with a TypeError
         raise InputError(f"--config: {path}: {error}") from None
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config: {path}: defines no get_config()")
-    config = module.get_config()
     if not isinstance(config, kind):
         raise InputError(f"--config: {path}: get_config() returned {type(config).__name__}, not {kind.__name__}")
     return config

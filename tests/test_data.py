@@ -29,7 +29,8 @@ def test_multilabel_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "task"), [(("1", "0", "1"), "multiclass"), (("x", "1.5", "2"), "multiclass"), (("1", "2.5", "-3e1"), "regression")]
+    ("labels", "task"),
+    [(("1", "0", "1"), "multiclass"), (("x", "1.5", "2"), "multiclass"), (("1", "2.5", "-3e1"), "regression")],
 )
 def test_task_is_taken_from_the_label_column(tmp_path, labels, task):
     data = read_table(write(tmp_path, "sequence,label\n" + "".join(f"MK{'A' * i},{v}\n" for i, v in enumerate(labels))))
@@ -65,7 +66,10 @@ def test_tsv_and_gzip_read_the_same(tmp_path):
         ("sequence,label\nMK,a\nMA,a\n", "1 different label"),
         ("sequence,label\nMK,a\nMA,\n", "row 3: column 'label' is empty"),
         ("sequence,label\nMK,1.5\nMA,nan\n", "row 3: label 'nan' is not finite"),
-        ("sequence,label,split\nMK,1,trian\nMA,0,train\n", "row 2: split 'trian' is not one of train, validation, test"),
+        (
+            "sequence,label,split\nMK,1,trian\nMA,0,train\n",
+            "row 2: split 'trian' is not one of train, validation, test",
+        ),
         ("sequence,label,group\nMK,1,a\nMA,0,\n", "row 3: column 'group' is empty"),
         ("sequence,sequence,label\nMK,MK,1\n", "column 'sequence' stands 2 times"),
     ],

@@ -52,8 +52,8 @@ def check_splits(data: Dataset) -> None:
     for split in SPLITS:
         if not len(data.rows(split)):
             raise InputError(f"{data.name}: column 'split' has no row {split!r}")
-    _refuse_overlap(data, "group", data.groups)
     _refuse_overlap(data, "sequence", data.sequences)
+    _refuse_overlap(data, "group", data.groups)
     for split in SPLITS:
         targets = data.targets[data.rows(split)]
         constant = np.flatnonzero((targets == targets[:1]).all(axis=0))

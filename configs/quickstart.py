@@ -1,0 +1,23 @@
+"""Covariance pooling against mean pooling on 2,400 Swiss-Prot proteins, UniRep-64, 25 Gene Ontology terms.
+
+    python -m eval.compare --config configs/quickstart.py
+
+Time and result: see the README's first table, which is this command's output.
+"""
+
+from pathlib import Path
+
+from eval.config import CompareConfig
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+def get_config() -> CompareConfig:
+    """The README's first command."""
+    return CompareConfig(
+        name="GO molecular function, UniRep-64",
+        data=str(DATA / "swissprot_go_mf.csv.gz"),
+        label_names=str(DATA / "swissprot_go_mf_terms.csv"),
+        output="runs/quickstart",
+        max_length=300,
+    )

@@ -1,0 +1,20 @@
+"""Metrics, each also over bootstrap resamples: `metric(truth, scores, counts)`."""
+
+from covjax.metrics.bootstrap import interval, resample_counts
+from covjax.metrics.classification import accuracy, matthews
+from covjax.metrics.fmax import fmax
+from covjax.metrics.ranking import auroc, average_precision
+from covjax.metrics.regression import pearson, r2, spearman
+
+__all__ = [
+    "accuracy",
+    "auroc",
+    "average_precision",
+    "fmax",
+    "interval",
+    "matthews",
+    "pearson",
+    "r2",
+    "resample_counts",
+    "spearman",
+]

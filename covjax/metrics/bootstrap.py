@@ -1,0 +1,35 @@
+"""Paired group bootstrap: the same resampled groups for every method, so that differences keep their pairing."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from covjax.errors import InputError
+
+
+def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
+    """How often each example stands in each resample; whole groups are drawn with replacement (Efron 1979).
+
+    Raises InputError for fewer than two groups or no resamples.
+    """
+    if resamples < 1:
+        raise InputError(f"resamples: {resamples} must be at least 1")
+    index = np.unique(np.asarray(groups), return_inverse=True)[1]
+    count = int(index.max()) + 1
+    if count < 2:
+        raise InputError(f"groups: {count} group; a bootstrap over groups needs at least 2")
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return draws[:, index]
+
+
+def interval(values: Float[np.ndarray, "resamples"], level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the resampled values; undefined (NaN) resamples are left out.
+
+    Raises InputError where fewer than half of the resamples are defined.
+    """
+    defined = values[np.isfinite(values)]
+    if len(defined) < len(values) / 2:
+        raise InputError(f"values: {len(values) - len(defined)} of {len(values)} resamples are undefined")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,80 @@
+"""Coordinates in which every L2-penalised linear probe is small and well conditioned.
+
+The optimum of a linear probe with an L2 penalty lies in the span of the centred training samples (representer
+theorem), so p features and n samples need only min(n, p) orthogonal coordinates. One eigendecomposition, of the
+p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them, and serves every penalty and probe.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from covjax.errors import InputError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowSpace:
+    """Centre, one scale and orthonormal axes fitted on training features.
+
+    Scaled features have a mean squared norm of 1 on the training set, so that one penalty grid is fair to all feature
+    sets; a single scale for all columns keeps the geometry that the pooler made. `eigenvalues` are those of the Gram
+    matrix of the scaled features divided by n: they sum to 1.
+    """
+
+    mean: Float[np.ndarray, "p"]
+    scale: Float[np.ndarray, ""]
+    axes: Float[np.ndarray, "p r"]
+    eigenvalues: Float[np.ndarray, "r"]
+
+    def coordinates(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m r"]:
+        """Features in the rotated coordinates, float64."""
+        return ((features - self.mean) / self.scale) @ self.axes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LinearProbe:
+    """scores = features @ weights + bias."""
+
+    weights: Float[np.ndarray, "p k"]
+    bias: Float[np.ndarray, "k"]
+
+    def scores(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
+        """Linear scores of raw (not centred, not scaled) features."""
+        return features.astype(np.float64) @ self.weights + self.bias
+
+
+def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float = 1e-7) -> RowSpace:
+    """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are rounding noise.
+
+    (The pooled features are float32, whose relative rounding is 6e-8.)
+    Raises InputError for features that are not finite or do not vary.
+    """
+    x = np.asarray(features, np.float64)
+    n, p = x.shape
+    if not np.isfinite(x).all():
+        raise InputError(f"features: {int((~np.isfinite(x)).sum())} of {x.size} values are NaN or inf")
+    mean = x.mean(0)
+    x = x - mean
+    scale = np.sqrt((x**2).sum() / n)
+    if not scale > 0:
+        raise InputError(f"features: all {n} training samples are equal; nothing to fit")
+    x /= scale
+    if p <= n:
+        values, vectors = np.linalg.eigh(x.T @ x / n)
+        keep = values > rank_tolerance * values[-1]
+        axes = vectors[:, keep]
+    else:
+        values, vectors = np.linalg.eigh(x @ x.T / n)
+        keep = values > rank_tolerance * values[-1]
+        axes = x.T @ (vectors[:, keep] / np.sqrt(n * values[keep]))
+    return RowSpace(mean, np.asarray(scale), axes, values[keep])
+
+
+def to_probe(space: RowSpace, weights: Float[np.ndarray, "r k"], bias: Float[np.ndarray, "k"]) -> LinearProbe:
+    """The probe on raw features that equals `coordinates @ weights + bias`."""
+    raw = space.axes @ (np.asarray(weights, np.float64) / space.scale)
+    return LinearProbe(raw, np.asarray(bias, np.float64) - space.mean @ raw)

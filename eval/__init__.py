@@ -1,0 +1,1 @@
+"""Comparisons, controls, benchmarks and reports: run as `python -m eval.NAME`."""

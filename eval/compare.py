@@ -1,0 +1,173 @@
+"""Compare covariance pooling with mean pooling and the controls, on one data set, from one command.
+
+    python -m eval.compare --config configs/quickstart.py
+    python -m eval.compare --config configs/quickstart.py --data my.csv --output runs/mine
+
+Frozen tokens of one encoder are pooled in every way, the same two linear probes are fitted on each, the penalty is
+chosen on validation from one grid, and the test set is scored once. Exit status 2 and one line for bad input.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from covjax import checkpoint, encoders
+from covjax.cli import exit_on_input_error, parse
+from covjax.data import Dataset, assign_splits, check_splits, read_table
+from covjax.errors import InputError
+from eval.config import CompareConfig
+from eval.features import make_features
+from eval.figures import draw_figures
+from eval.probing import fit_probes
+from eval.report import text_table, write_report
+from eval.results import summarise
+
+COMMAND = "python -m eval.compare"
+# These fields change nothing of the features (the data's content stands in its fingerprint): a run may go on with
+# other values of them.
+NOT_IN_FEATURES = (
+    "name",
+    "data",
+    "output",
+    "penalties",
+    "resamples",
+    "ranks",
+    "label_names",
+    "token_budget",
+    "max_memory_gib",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
+    argv = sys.argv[1:] if argv is None else argv
+    with exit_on_input_error(COMMAND):
+        config, flags = parse(COMMAND, __doc__ or "", CompareConfig, argv)
+        compare(config, force=flags.force, command=f"{COMMAND} {shlex.join(argv)}")
+
+
+def compare(config: CompareConfig, force: bool = False, command: str = "") -> dict[str, Any]:
+    """Run or finish a comparison; returns the results that also stand in `results.json`.
+
+    Raises InputError for bad data, a bad config, or an output folder that cannot be written or belongs to another
+    comparison.
+    """
+    start = time.monotonic()
+    config.check()
+    output = Path(config.output)
+    data = assign_splits(read_table(config.data, config.task), tuple(config.shares), config.seed)
+    check_splits(data)
+    if not data.has_group_column:
+        print(f"note: {data.name} has no column 'group': only identical sequences are kept on one side of the split")
+    encoder = encoders.load(config.encoder)
+    _check_lengths(config, data)
+    _check_letters(encoder, data)
+    _check_output(output)
+    if force:
+        for stage in ("features", "probes"):
+            checkpoint.remove(output / stage)
+        (output / "results.json").unlink(missing_ok=True)
+    manifest = _manifest(config, data, encoder)
+    fitted = {k: v for k, v in manifest["config"].items() if k not in NOT_IN_FEATURES}
+    features = make_features(config, data, encoder, output, manifest | {"config": fitted})
+    probes = fit_probes(config, data, features, output, manifest)
+    results = _complete_results(output / "results.json", manifest)
+    if results is None:
+        results = summarise(config, data, features, probes, manifest | {"command": command})
+        results["encoder_features"] = encoder.features(manifest["encoder"]["layer"])
+    else:
+        print(f"results: complete in {output / 'results.json'}, reused")
+    svgs = draw_figures(results, output / "figures")
+    _write(output / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
+    write_report(results, svgs, output / "report.html")
+    print(f"\n{results['name']}: test {results['primary_name']}, {len(data.rows('test'))} test sequences")
+    print(text_table(results))
+    for warning in results["warnings"]:
+        print(f"warning: {warning}")
+    print(
+        f"\nreport: {output / 'report.html'}   numbers: {output / 'results.json'}   ({time.monotonic() - start:.0f} s)"
+    )
+    return results
+
+
+def _complete_results(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """Results of an earlier run under the same manifest; None where there are none or anything differs."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        same = {key: value for key, value in results["manifest"].items() if key != "command"} == manifest
+    except (OSError, ValueError, KeyError):
+        return None
+    return results if same else None
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _check_output(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output: {output}: cannot be written: {error.strerror}") from None
+
+
+def _check_lengths(config: CompareConfig, data: Dataset) -> None:
+    for i, sequence in enumerate(data.sequences):
+        if len(sequence) > config.max_length:
+            raise InputError(
+                f"{data.name}: row {i + 2} ({data.ids[i]}): {len(sequence)} letters, more than max_length "
+                f"{config.max_length}; raise --max-length or shorten it yourself (nothing is cropped silently)"
+            )
+
+
+def _check_letters(encoder: Any, data: Dataset) -> None:
+    for i, sequence in enumerate(data.sequences):
+        try:
+            encoder.check_sequence(sequence)
+        except InputError as error:
+            raise InputError(f"{data.name}: row {i + 2} ({data.ids[i]}): {error}") from None
+
+
+def _layer(layer: int, num_layers: int) -> int:
+    if not -num_layers <= layer < num_layers:
+        raise InputError(f"layer: {layer} is not one of {-num_layers} … {num_layers - 1}")
+    return layer % num_layers
+
+
+def _manifest(config: CompareConfig, data: Dataset, encoder: Any) -> dict[str, Any]:
+    return {
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "data": {"file": data.name, "sequences": len(data), "task": data.task, "fingerprint": data.fingerprint()},
+        "encoder": {
+            "name": encoder.name,
+            "layer": _layer(config.layer, encoder.num_layers),
+            "weights_digest": encoder.weights_digest,
+            "dtype": "float32",
+        },
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("covjax", "jax", "flax", "optax", "numpy", "orbax-checkpoint")},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Configs from files and the command line; mistakes are one line and exit status 2."""
+
+import dataclasses
+import textwrap
+
+import pytest
+
+from covjax import cli
+from covjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    name: str = cli.option("a", "the name")
+    size: int = cli.option(3, "the size")
+    grid: tuple[float, ...] = cli.option((0.1, 1.0), "the grid")
+    flag: bool = cli.option(False, "the flag")
+    limit: int | None = cli.option(None, "the limit, 100 % optional")
+
+
+def parse(*argv):
+    return cli.parse("prog", "A description.", Example, argv)
+
+
+def test_defaults_and_overrides_of_every_type():
+    assert parse()[0] == Example()
+    config, flags = parse("--name", "b", "--size=5", "--grid", "1,2", "--flag", "true", "--limit", "7", "--force")
+    assert config == Example("b", 5, (1.0, 2.0), True, 7)
+    assert flags.force
+    assert parse("--limit", "none")[0].limit is None
+
+
+def test_config_file_gives_the_defaults(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("from tests.test_cli import Example\n\ndef get_config():\n    return Example(size=9)\n")
+    config, flags = parse("--config", str(path), "--name", "z")
+    assert (config.size, config.name, flags.force) == (9, "z", False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--sise", "3"], "unrecognized arguments: --sise 3"),
+        (["--siz", "3"], "unrecognized arguments: --siz 3"),
+        (["--size", "x"], "argument --size: invalid int value: 'x'"),
+        (["--grid", "1,x"], "argument --grid: invalid float value: '1,x'"),
+        (["--flag", "yes"], "'yes' is not true or false"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(capsys, argv, message):
+    with pytest.raises(SystemExit) as caught:
+        parse(*argv)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file"),
+        ("x = 1", "defines no get_config"),
+        ("def get_config():\n    return 3", "returned int, not Example"),
+        ("from tests.test_cli import Example\ndef get_config():\n    return Example(sise=1)", "'sise'"),
+        ("def get_config(:", "invalid syntax"),
+    ],
+)
+def test_bad_config_files_are_named(tmp_path, text, message):
+    path = tmp_path / "c.py"
+    if text is not None:
+        path.write_text(textwrap.dedent(text))
+    with pytest.raises(InputError, match=message) as caught:
+        cli.load_config(path, Example)
+    assert "c.py" in str(caught.value)
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Example):
+        assert f"--{field.name}" in shown
+        assert field.metadata["help"] in shown
+    assert "(default: 0.1,1.0)" in shown
+
+
+def test_only_input_errors_lose_their_traceback(capsys):
+    with pytest.raises(SystemExit) as caught, cli.exit_on_input_error("prog"):
+        raise InputError("file.csv: row 3: bad")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "prog: error: file.csv: row 3: bad\n"
+    with pytest.raises(ZeroDivisionError), cli.exit_on_input_error("prog"):
+        1 / 0  # noqa: B018

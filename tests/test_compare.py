@@ -1,0 +1,197 @@
+"""The main command end to end on small made-up data with a small random encoder, and every kind of bad input."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from covjax.encoders import register_encoder
+from covjax.encoders.unirep import UniRep
+from eval import compare, config, features
+from tests.test_unirep import random_weights
+
+register_encoder("tiny", lambda: UniRep(random_weights()))
+OPTIONS = ["--encoder", "tiny", "--ranks", "2,4", "--penalties", "1e-3,1e-1,1", "--resamples", "100"]
+
+
+def sequences(rng, n):
+    return ["M" + "".join(rng.choice(list("ACDEFGHIKL"), size)) for size in rng.integers(5, 40, n)]
+
+
+def write_table(path, rng, n=150, header="sequence,label,split", label=None):
+    splits = ["train"] * (n - 80) + ["validation"] * 40 + ["test"] * 40
+    rows = []
+    for sequence, split in zip(sequences(rng, n), splits):
+        value = label(sequence) if label else str(int(sequence.count("A") / len(sequence) > 0.1))
+        rows.append(f"{sequence},{value},{split}")
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def run(tmp_path, *options):
+    argv = ["--data", str(tmp_path / "t.csv"), "--output", str(tmp_path / "run"), *OPTIONS, *options]
+    compare.main(argv)
+    return json.loads((tmp_path / "run" / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    write_table(folder / "t.csv", np.random.default_rng(0))
+    return folder, run(folder)
+
+
+def test_results_hold_every_row_probe_metric_and_the_manifest(finished):
+    _, results = finished
+    labels = [row["label"] for row in results["rows"]]
+    assert labels[:4] == ["mean", "mean+std", "max", "last"]
+    assert {"outer product μμᵀ", "shuffled Σ", "composition", "log(Σ+εI)"} <= set(labels)
+    for row in results["rows"]:
+        assert set(row["probes"]) == {"logistic", "ridge"}
+        for probe in row["probes"].values():
+            assert set(probe["test"]) == {"mcc", "accuracy", "auroc"}
+            for score in probe["test"].values():
+                assert score["interval"][0] <= score["interval"][1]
+            assert len(probe["validation_path"]) == 3
+    assert {"config", "data", "encoder", "device", "versions", "command"} <= set(results["manifest"])
+    assert results["rows"][0]["probes"]["ridge"]["test"]["mcc"]["difference"] == 0
+
+
+def test_the_label_that_depends_on_composition_is_found_by_composition(finished):
+    _, results = finished
+    rows = {row["label"]: row["probes"]["logistic"]["test"]["auroc"]["value"] for row in results["rows"]}
+    assert rows["composition"] > 0.9
+
+
+def test_a_second_run_reuses_all_and_changes_nothing(finished, capsys):
+    folder, results = finished
+    assert run(folder) == results
+    out = capsys.readouterr().out
+    assert "features: all 15 complete" in out
+    assert "probes: all 15 complete" in out
+    assert "results: complete" in out
+
+
+def test_a_run_that_lost_parts_ends_in_the_same_numbers(finished, tmp_path, capsys):
+    folder, results = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for part in ("features/sqrt-cov", "features/shuffled-cov", "probes/mean"):
+        shutil.rmtree(tmp_path / "run" / part)
+    (tmp_path / "run" / "results.json").unlink()
+    (tmp_path / "run" / "features" / "sqrt-cov").mkdir()  # what a kill leaves at worst: a folder without metadata
+    again = run(tmp_path)
+    assert "features: 13 complete and reused, 2 to make" in capsys.readouterr().out
+    for a, b in zip(results["rows"], again["rows"]):
+        assert a == b
+
+
+def test_force_redoes_everything(finished, tmp_path, capsys):
+    folder, results = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    assert run(tmp_path, "--force")["rows"] == results["rows"]
+    assert "0 complete and reused, 15 to make" in capsys.readouterr().out
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+
+
+def test_report_is_one_file_with_all_figures(finished):
+    folder, results = finished
+    page = Page()
+    page.feed((folder / "run" / "report.html").read_text())
+    assert page.tags.count("svg") == 2  # no per-label figure for a single-label task
+    assert page.links == []
+    assert "script" not in page.tags
+    text = (folder / "run" / "report.html").read_text()
+    for row in results["rows"]:
+        assert f"{row['probes']['logistic']['test']['mcc']['value']:.3f}" in text
+    for name in ("differences", "rank"):
+        assert (folder / "run" / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_multilabel_and_regression_tasks(tmp_path, rng):
+    labels = lambda s: ";".join(c for c in "AC" if s.count(c) > 2)
+    write_table(tmp_path / "t.csv", rng, header="sequence,labels,split", label=labels)
+    results = run(tmp_path)
+    assert results["primary"] == "auprc"
+    assert [term["label"] for term in results["terms"]] == ["A", "C"]
+    assert (tmp_path / "run" / "figures" / "terms.png").exists()
+
+    write_table(tmp_path / "t.csv", rng, label=lambda s: f"{s.count('A') / len(s):.5f}")
+    compare.main(["--data", str(tmp_path / "t.csv"), "--output", str(tmp_path / "numbers"), *OPTIONS])
+    results = json.loads((tmp_path / "numbers" / "results.json").read_text())
+    assert results["probes"] == ["ridge"]
+    rows = {row["label"]: row["probes"]["ridge"]["test"]["r2"]["value"] for row in results["rows"]}
+    assert rows["composition"] > 0.99
+
+
+def test_features_do_not_depend_on_batches(tmp_path, rng):
+    write_table(tmp_path / "t.csv", rng)
+    data = compare.assign_splits(compare.read_table(tmp_path / "t.csv"))
+    tables = []
+    for budget, memory in ((200, 1.0), (5000, 0.0)):
+        settings = config.CompareConfig(data="t.csv", ranks=(2,), token_budget=budget, max_memory_gib=memory)
+        encoder = UniRep(random_weights())
+        tables.append(features._make(settings, data, encoder, list(settings.rows), {}))
+    for label, table in tables[0].items():
+        np.testing.assert_allclose(table, tables[1][label], atol=2e-4, err_msg=label)
+
+
+GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,validation\nMKF,1,test\nMKG,0,test\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (None, [], "no such file"),
+        ("", [], "the file is empty"),
+        (GOOD.replace("label", "value"), [], "missing column 'label' or 'labels'"),
+        (GOOD.replace("MKE", "MK*"), [], r"t.csv: row 5 (row5): unknown residue letter '*' at position 3"),
+        (GOOD.replace("MKE", "MKEEEE"), ["--max-length", "5"], "row 5 (row5): 6 letters, more than max_length 5"),
+        (GOOD.replace("MKG,0", "MKG,1"), [], "in all 2 rows of the split 'test'"),
+        (GOOD.replace("MKG,0", "MKA,0"), [], "sequence 'MKA' stands in split 'train' (row 2)"),
+        (GOOD, ["--encoder", "unirep-65"], "encoder: 'unirep-65' is not known"),
+        (GOOD, ["--layer", "2"], "layer: 2 is not one of -2 … 1"),
+        (GOOD, ["--ranks", "9"], "ranks: 9 is more than the encoder's 8 features"),
+        (GOOD, ["--eps", "0"], "eps: 0.0 is not allowed"),
+        (GOOD, ["--colour", "red"], "unrecognized arguments: --colour red"),
+        (GOOD, ["--task", "ranking"], "task: 'ranking' is not one of"),
+        (GOOD, ["--output", "/proc/none"], "output: /proc/none: cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, text, options, message):
+    if text is not None:
+        (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, *options)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+    assert "Traceback" not in error
+    assert not list((tmp_path / "run").rglob("*")) if (tmp_path / "run").exists() else True
+
+
+def test_another_comparison_in_the_same_folder_is_refused(finished, tmp_path, capsys):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--seed", "1")
+    assert "config.seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_side_by_side_gives_every_block_the_same_weight(rng):
+    blocks = [rng.normal(size=(30, 3)) * 100, rng.normal(size=(30, 5)) + 7]
+    train = np.arange(20)
+    both = features.side_by_side(blocks, train)
+    for part in (both[train, :3], both[train, 3:]):
+        np.testing.assert_allclose((part**2).sum(1).mean(), 1, rtol=1e-5)
+        np.testing.assert_allclose(part.mean(0), 0, atol=1e-6)

@@ -1,0 +1,140 @@
+"""Metrics against scikit-learn and SciPy where they define the value, resamples against repeated rows, edge cases."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from covjax import metrics
+from covjax.errors import InputError
+
+
+@pytest.fixture
+def labelled(rng):
+    truth = rng.random((60, 7)) < 0.3
+    scores = np.round(rng.normal(size=(60, 7)) + truth, 1)  # rounding makes many ties
+    return truth, scores
+
+
+def test_auroc_equals_scikit_learn_with_ties(labelled):
+    truth, scores = labelled
+    np.testing.assert_allclose(metrics.auroc(truth, scores), sk.roc_auc_score(truth, scores, average=None), atol=1e-12)
+
+
+def test_average_precision_equals_scikit_learn_with_ties(labelled):
+    truth, scores = labelled
+    expected = sk.average_precision_score(truth, scores, average=None)
+    np.testing.assert_allclose(metrics.average_precision(truth, scores), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_accuracy_and_matthews_equal_scikit_learn(rng, classes):
+    truth = rng.integers(0, classes, 80)
+    scores = rng.normal(size=(80, classes)) + 1.5 * np.eye(classes)[truth]
+    one_hot = np.eye(classes, dtype=bool)[truth]
+    assert metrics.accuracy(one_hot, scores) == pytest.approx(sk.accuracy_score(truth, scores.argmax(1)))
+    assert metrics.matthews(one_hot, scores) == pytest.approx(sk.matthews_corrcoef(truth, scores.argmax(1)))
+
+
+def test_regression_metrics_equal_scikit_learn_and_scipy(rng):
+    truth = np.round(rng.normal(size=(50, 2)), 1)
+    scores = np.round(truth + rng.normal(size=(50, 2)), 1)
+    np.testing.assert_allclose(metrics.r2(truth, scores), sk.r2_score(truth, scores, multioutput="raw_values"))
+    for j in range(2):
+        assert metrics.pearson(truth, scores)[j] == pytest.approx(stats.pearsonr(truth[:, j], scores[:, j])[0])
+        assert metrics.spearman(truth, scores)[j] == pytest.approx(stats.spearmanr(truth[:, j], scores[:, j])[0])
+
+
+def test_fmax_by_hand():
+    # At 0.5: protein 1 predicts {a, b}, true {a}: pr 1/2, rc 1. Protein 2 predicts nothing, true {b}: rc 0.
+    # So pr = 1/2 over one protein, rc = 1/2: F = 1/2. At 0.3 protein 2 predicts {b}: pr = (1/2 + 1)/2, rc = 1: F = 6/7.
+    truth = np.array([[True, False], [False, True]])
+    probabilities = np.array([[0.9, 0.6], [0.1, 0.3]])
+    assert metrics.fmax(truth, probabilities) == pytest.approx(6 / 7)
+
+
+METRICS = {
+    "auroc": (metrics.auroc, "labels"),
+    "average_precision": (metrics.average_precision, "labels"),
+    "fmax": (metrics.fmax, "labels"),
+    "accuracy": (metrics.accuracy, "classes"),
+    "matthews": (metrics.matthews, "classes"),
+    "r2": (metrics.r2, "numbers"),
+    "pearson": (metrics.pearson, "numbers"),
+    "spearman": (metrics.spearman, "numbers"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_resample_counts_equal_repeated_rows(rng, name):
+    metric, kind = METRICS[name]
+    if kind == "labels":
+        truth, scores = rng.random((40, 3)) < 0.4, np.round(rng.random((40, 3)), 1)
+    elif kind == "classes":
+        truth, scores = np.eye(3, dtype=bool)[rng.integers(0, 3, 40)], rng.normal(size=(40, 3))
+    else:
+        truth, scores = np.round(rng.normal(size=(40, 2)), 1), np.round(rng.normal(size=(40, 2)), 1)
+    counts = metrics.resample_counts([str(i // 2) for i in range(40)], 20, seed=1)
+    drawn = metric(truth, scores, counts)
+    for row, count in zip(drawn, counts):
+        index = np.repeat(np.arange(40), count)
+        np.testing.assert_allclose(row, metric(truth[index], scores[index]), atol=1e-12)
+
+
+def test_one_class_is_undefined_not_half():
+    truth = np.array([[True, False], [True, True]])
+    scores = np.array([[0.1, 0.2], [0.3, 0.4]])
+    with np.errstate(all="raise"):
+        assert np.isnan(metrics.auroc(truth, scores)).tolist() == [True, False]
+    assert np.isnan(metrics.average_precision(~truth[:, :1], scores[:, :1]))[0]
+
+
+def test_constant_predictions():
+    truth = np.array([[1.0], [2.0], [4.0]])
+    flat = np.ones((3, 1))
+    assert metrics.pearson(truth, flat)[0] == 0
+    assert metrics.spearman(truth, flat)[0] == 0
+    assert metrics.r2(truth, np.full((3, 1), truth.mean()))[0] == pytest.approx(0)
+    assert np.isnan(metrics.pearson(flat, truth)[0])
+    assert np.isnan(metrics.r2(flat, truth)[0])
+    labels = np.array([[True], [False], [True]])
+    assert metrics.auroc(labels, flat)[0] == 0.5
+    assert metrics.matthews(np.eye(2, dtype=bool)[[0, 1, 0]], np.array([[1.0, 0.0]] * 3)) == 0
+
+
+def test_groups_are_drawn_whole_and_the_draw_is_seeded():
+    groups = ["a", "b", "a", "c", "c", "c"]
+    counts = metrics.resample_counts(groups, 50, seed=0)
+    assert (counts[:, 0] == counts[:, 2]).all()
+    assert (counts[:, 3] == counts[:, 5]).all()
+    assert (counts[:, [0, 1, 3]].sum(1) == 3).all()  # as many groups as there are
+    assert (counts == metrics.resample_counts(groups, 50, seed=0)).all()
+    assert (counts != metrics.resample_counts(groups, 50, seed=1)).any()
+
+
+def test_interval_covers_the_mean_of_a_normal_sample(rng):
+    """Of 200 experiments the 95 % interval of the mean must hold the truth in 180 to 199 (binomial, 3 deviations)."""
+    held = 0
+    for seed in range(200):
+        sample = rng.normal(size=(60, 1))
+        counts = metrics.resample_counts([str(i) for i in range(60)], 300, seed)
+        low, high = metrics.interval((counts @ sample)[:, 0] / 60)
+        held += low <= 0 <= high
+    assert 176 <= held <= 199
+
+
+@pytest.mark.parametrize(
+    ("truth", "scores", "message"),
+    [
+        (np.ones((2, 1), bool), np.ones((3, 1)), "scores: shape"),
+        (np.ones((2, 1), bool), np.array([[1.0], [np.nan]]), "1 of 2 values are NaN"),
+    ],
+)
+def test_bad_tables_are_refused(truth, scores, message):
+    with pytest.raises(InputError, match=message):
+        metrics.auroc(truth, scores)
+
+
+def test_too_few_groups_are_refused():
+    with pytest.raises(InputError, match="1 group"):
+        metrics.resample_counts(["a", "a"], 10, 0)

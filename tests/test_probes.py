@@ -1,0 +1,105 @@
+"""Both probes against closed forms and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from covjax.errors import InputError
+from covjax.probes import fit_logistic_path, fit_ridge_path, row_space
+from covjax.probes.logistic import probabilities
+
+PENALTIES = (1e-3, 1e-1, 1.0)
+
+
+def problem(rng, n, p, k):
+    x = (rng.normal(size=(n, p)) * np.linspace(0.1, 3, p) + 5).astype(np.float32)
+    y = x @ rng.normal(size=(p, k)) + rng.normal(size=(n, k)) * 3
+    return x, y
+
+
+@pytest.mark.parametrize(("n", "p"), [(50, 8), (30, 90), (40, 40)])
+def test_ridge_equals_the_normal_equations(rng, n, p):
+    x, y = problem(rng, n, p, 3)
+    space = row_space(x)
+    path = fit_ridge_path(space, space.coordinates(x), y, PENALTIES)
+    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    scale = np.sqrt((centred**2).sum() / n)
+    for penalty, probe in zip(PENALTIES, path):
+        gram = centred.T @ centred / n / scale**2 + penalty * np.eye(p)
+        weights = np.linalg.solve(gram, centred.T @ (y - y.mean(0)) / n / scale) / scale
+        np.testing.assert_allclose(probe.weights, weights, atol=1e-6 * np.abs(weights).max())
+        np.testing.assert_allclose(probe.scores(x).mean(0), y.mean(0), rtol=1e-9)
+
+
+def test_primal_and_dual_agree(rng):
+    x, y = problem(rng, 60, 40, 2)
+    wide = np.concatenate([x, np.zeros((60, 40), np.float32)], axis=1)  # the same problem, past the switch
+    primal, dual = row_space(x), row_space(wide)
+    a = fit_ridge_path(primal, primal.coordinates(x), y, PENALTIES)
+    b = fit_ridge_path(dual, dual.coordinates(wide), y, PENALTIES)
+    for p, d in zip(a, b):
+        np.testing.assert_allclose(d.weights[:40], p.weights, atol=1e-8 * np.abs(p.weights).max())
+
+
+def test_scaling_the_features_changes_nothing(rng):
+    x, y = problem(rng, 50, 8, 1)
+    first, second = row_space(x), row_space(1024 * x)
+    a = fit_ridge_path(first, first.coordinates(x), y, PENALTIES)[1].scores(x)
+    b = fit_ridge_path(second, second.coordinates(1024 * x), y, PENALTIES)[1].scores(1024 * x)
+    np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def scaled(x):
+    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    return centred / np.sqrt((centred**2).sum() / len(x))
+
+
+@pytest.mark.parametrize(("n", "p"), [(120, 10), (60, 150)])
+def test_multilabel_logistic_equals_scikit_learn(rng, n, p):
+    x, y = problem(rng, n, p, 3)
+    truth = y > np.median(y, axis=0)
+    space = row_space(x)
+    path = fit_logistic_path(space, space.coordinates(x), truth, PENALTIES, exclusive=False)
+    for penalty, probe in zip(PENALTIES, path.probes):
+        ours = probabilities(probe.scores(x), exclusive=False)
+        for j in range(3):
+            peer = LogisticRegression(C=1 / (n * penalty), tol=1e-8, max_iter=5000).fit(scaled(x), truth[:, j])
+            np.testing.assert_allclose(ours[:, j], peer.predict_proba(scaled(x))[:, 1], atol=1e-3)
+    assert max(path.gradient) <= 1e-4
+
+
+def test_softmax_logistic_equals_scikit_learn(rng):
+    x, y = problem(rng, 150, 10, 3)
+    classes = ((y - y.mean(0)) / y.std(0)).argmax(1)
+    space = row_space(x)
+    path = fit_logistic_path(space, space.coordinates(x), np.eye(3, dtype=bool)[classes], PENALTIES, exclusive=True)
+    for penalty, probe in zip(PENALTIES, path.probes):
+        peer = LogisticRegression(C=1 / (150 * penalty), tol=1e-8, max_iter=5000).fit(scaled(x), classes)
+        ours = probabilities(probe.scores(x), exclusive=True)
+        np.testing.assert_allclose(ours, peer.predict_proba(scaled(x)), atol=1e-3)
+
+
+def test_path_order_does_not_matter(rng):
+    x, y = problem(rng, 80, 10, 2)
+    space = row_space(x)
+    z, truth = space.coordinates(x), y > y.mean(0)
+    forward = fit_logistic_path(space, z, truth, PENALTIES, exclusive=False)
+    backward = fit_logistic_path(space, z, truth, PENALTIES[::-1], exclusive=False)
+    for a, b in zip(forward.probes, backward.probes[::-1]):
+        np.testing.assert_array_equal(a.weights, b.weights)
+
+
+def test_bad_input_is_named(rng):
+    x, y = problem(rng, 20, 4, 2)
+    with pytest.raises(InputError, match="all 20 training samples are equal"):
+        row_space(np.ones((20, 4), np.float32))
+    with pytest.raises(InputError, match="1 of 80 values are NaN"):
+        row_space(np.where(np.arange(80).reshape(20, 4) == 7, np.nan, x))
+    space = row_space(x)
+    z = space.coordinates(x)
+    with pytest.raises(InputError, match="penalties: 0.0 must be > 0"):
+        fit_ridge_path(space, z, y, (0.0, 1.0))
+    with pytest.raises(InputError, match="column 1 has one class"):
+        fit_logistic_path(space, z, np.stack([y[:, 0] > 0, y[:, 0] > -1e9], 1), PENALTIES, exclusive=False)
+    with pytest.raises(InputError, match="targets: 19 rows, but 20"):
+        fit_logistic_path(space, z, y[:19] > 0, PENALTIES, exclusive=False)

@@ -1,0 +1,58 @@
+"""The README's first command, run as written, and the numbers the README shows."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_unirep import needs_weights
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    output = tmp_path_factory.mktemp("quickstart")
+    command = [sys.executable, "-m", "eval.compare", "--config", "configs/quickstart.py", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((output / "results.json").read_text()), done.stdout
+
+
+@needs_weights
+@pytest.mark.slow
+def test_readme_shows_what_the_command_prints(quickstart):
+    """Each row of the README's table, to 0.002: another processor rounds float32 sums differently."""
+    results, _ = quickstart
+    readme = (ROOT / "README.md").read_text()
+    for row in results["rows"]:
+        line = next(line for line in readme.splitlines() if line.startswith(f"{row['label']:<20}"))
+        shown = [float(number) for number in re.findall(r"(?<![\d,])[+-]?\d\.\d{3}", line)]
+        expected = []
+        for probe in ("logistic", "ridge"):
+            score = row["probes"][probe]["test"]["auprc"]
+            expected.append(score["value"])
+            if row["label"] != "mean":
+                expected += [score["difference"], *score["difference_interval"]]
+        assert shown == pytest.approx(expected, abs=0.002), row["label"]
+
+
+@needs_weights
+@pytest.mark.slow
+def test_log_covariance_beats_mean_and_both_controls(quickstart):
+    results, _ = quickstart
+    rows = {row["label"]: row["probes"]["logistic"]["test"]["auprc"] for row in results["rows"]}
+    log = rows["log(Σ+εI)"]
+    assert log["difference_interval"][0] > 0
+    assert log["value"] > max(rows["outer product μμᵀ"]["value"], rows["shuffled log(Σ+εI)"]["value"]) + 0.02
+    assert rows["shuffled Σ"]["value"] < rows["covariance Σ"]["value"]
+
+
+@needs_weights
+@pytest.mark.slow
+def test_output_says_what_it_did_and_where_the_report_is(quickstart):
+    _, out = quickstart
+    assert "features: 0 complete and reused, 17 to make" in out
+    assert "report.html" in out
+    assert all(len(line) <= 110 for line in out.splitlines() if "report:" not in line)
