@@ -20,8 +20,9 @@ def chunked_projected_moment(
     center: str | None = None,
     chunk_size: int = 1024,
 ) -> Float[Array, "rank_a rank_b"]:
-    """`projected_moment` with O(chunk_size) memory beyond its input; `center` is None or "sequence".
+    """`projected_moment` chunk by chunk; `center` is None or "sequence".
 
+    Memory beyond the input is O(chunk_size) in float32; in bfloat16 one copy of `x` as well, on CPU.
     For inference on long sequences: reverse-mode differentiation stores every chunk.
 
     Raises:
@@ -41,14 +42,12 @@ def chunked_projected_moment(
     w, keep = token_weights(x, weights)
     matrix = left if right is None else jnp.concatenate([left, right], axis=1)
     rank = left.shape[1]
-    dtype = x.dtype
-    # XLA hoists the widening of bfloat16 out of the loop and so copies all of x in float32; it cannot hoist it from
-    # behind a bit cast inside the loop.
-    stored = jax.lax.bitcast_convert_type(x, jnp.uint16) if dtype == jnp.bfloat16 else x
+    # A loop that carries bfloat16 is compiled for CPU with a float32 copy of all of x; as integers it costs one copy.
+    stored = jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
 
     def statistics(start, length):
         rows = jax.lax.dynamic_slice_in_dim(stored, start, length)
-        rows = jax.lax.bitcast_convert_type(rows, dtype) if rows.dtype != dtype else rows
+        rows = jax.lax.bitcast_convert_type(rows, x.dtype) if stored is not x else rows
         weight = jax.lax.dynamic_slice_in_dim(w, start, length)
         kept = jax.lax.dynamic_slice_in_dim(keep, start, length)
         y = masked_project(rows, matrix, kept)

@@ -65,7 +65,7 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     start = time.monotonic()
     config.check()
     output = Path(config.output)
-    data = assign_splits(read_table(config.data, config.task), tuple(config.shares), config.seed)
+    data = assign_splits(read_table(config.data, config.task), config.shares, config.seed)
     check_splits(data)
     if not data.has_group_column:
         print(f"note: {data.name} has no column 'group': only identical sequences are kept on one side of the split")

@@ -70,7 +70,9 @@ class CompareConfig:
         (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "L2 grid of both probes, relative to the features' mean squared norm",
     )
-    shares: tuple[float, ...] = option((0.7, 0.15, 0.15), "train, validation, test where the data has no split column")
+    shares: tuple[float, float, float] = option(
+        (0.7, 0.15, 0.15), "train, validation, test where the data has no split column"
+    )
     resamples: int = option(1000, "bootstrap resamples")
     seed: int = option(0, "seed of splits, shuffles and the bootstrap")
     token_budget: int = option(16384, "tokens per encoder batch")

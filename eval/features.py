@@ -103,7 +103,7 @@ def _pca_basis(batches: Iterator[Batch], fit: Fit, train: np.ndarray) -> Float[n
     def summed(x, w):
         return jax.vmap(lambda x, w: moments(_standardised(x, w, fit), w).covariance())(x, w).sum(0)
 
-    total = 0.0
+    total = np.zeros(())
     for rows, tokens, weights in batches:
         keep = np.zeros(len(tokens), np.float32)
         keep[: len(rows)] = np.isin(rows, train)

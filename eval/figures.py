@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
 COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}
 MARKERS = {"logistic": "o", "ridge": "s"}
+LINES: dict[str, Any] = {"logistic": "-", "ridge": ":"}
 
 plt.rcParams.update(
     {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "covjax", "figure.dpi": 100}
@@ -85,10 +87,9 @@ def _rank(results: dict[str, Any]) -> Figure:
     for probe in results["probes"]:
         scores = [_primary(row, results, probe) for row in [*truncated, whole]]
         axes.plot(ranks, [s["value"] for s in scores], MARKERS[probe] + "-", color="#0072B2", label=f"Σ, {probe}")
-        axes.fill_between(ranks, *zip(*[s["interval"] for s in scores]), color="#0072B2", alpha=0.10, linewidth=0)
-        axes.axhline(
-            _primary(mean, results, probe)["value"], color="#555555", linestyle={"logistic": "-"}.get(probe, ":")
-        )
+        lows, highs = np.array([s["interval"] for s in scores]).T
+        axes.fill_between(ranks, lows, highs, color="#0072B2", alpha=0.10, linewidth=0)
+        axes.axhline(_primary(mean, results, probe)["value"], color="#555555", linestyle=LINES[probe])
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks[:-1]] + [f"{ranks[-1]}\n(whole)"])
     axes.minorticks_off()
@@ -96,8 +97,7 @@ def _rank(results: dict[str, Any]) -> Figure:
     axes.set_ylabel(f"test {results['primary_name']}")
     handles, _ = axes.get_legend_handles_labels()
     handles += [
-        Line2D([], [], color="#555555", linestyle={"logistic": "-"}.get(probe, ":"), label=f"mean, {probe}")
-        for probe in results["probes"]
+        Line2D([], [], color="#555555", linestyle=LINES[probe], label=f"mean, {probe}") for probe in results["probes"]
     ]
     axes.legend(handles=handles, frameon=False, fontsize=8)
     figure.tight_layout()

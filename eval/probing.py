@@ -85,16 +85,8 @@ def _fit(config: CompareConfig, data: Dataset, task: Task, table: np.ndarray) ->
     metric = task.metrics[task.primary][1]
     for name in task.probes:
         probes, converged = paths[name]
-        values = [
-            float(
-                macro(
-                    np.atleast_1d(
-                        metric(data.targets[validation], predictions(task, name, p.scores(table[validation])))
-                    )
-                )
-            )
-            for p in probes
-        ]
+        scores = (predictions(task, name, probe.scores(table[validation])) for probe in probes)
+        values = [float(macro(np.atleast_1d(metric(data.targets[validation], each)))) for each in scores]
         # Equal on validation: the stronger penalty is the safer one.
         best = max(range(len(values)), key=lambda i: (values[i], config.penalties[i]))
         fitted[name] = FittedProbe(probes[best], config.penalties[best], values, converged[best])

@@ -27,8 +27,8 @@ details pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem;backgro
 """
 
 CAPTIONS = {
-    "differences": "Every pooler minus {reference} on the test set. Bars: difference; black lines: 95 % paired bootstrap "
-    "interval over groups. A bar whose line crosses zero is not evidence.",
+    "differences": "Every pooler minus {reference} on the test set. Bars: difference; black lines: 95 % paired "
+    "bootstrap interval over groups. A bar whose line crosses zero is not evidence.",
     "rank": "Test metric against the rank at which the covariance is truncated (PCA basis of the mean training "
     "covariance). Grey lines: {reference}. Bands: 95 % bootstrap interval of the value itself.",
     "terms": "One point a label.",
@@ -64,7 +64,7 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
 
 
 def text_table(results: dict[str, Any]) -> str:
-    """The result on one screen: a line a pooler, both probes, the primary metric and its difference to the reference."""
+    """The result on one screen: a line a pooler, the primary metric and its difference under both probes."""
     probes, reference = results["probes"], results["reference"]
     head = f"{'pooler':<20}{'features':>9}"
     for probe in probes:
@@ -108,8 +108,8 @@ def _setting(results: dict[str, Any]) -> str:
     sizes = results["sizes"]
     manifest = results["manifest"]
     return (
-        f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, split by group; "
-        f"{results['num_targets']} {'labels' if results['task'] != 'regression' else 'target'}; frozen encoder "
+        f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, split by "
+        f"group; {results['num_targets']} {'labels' if results['task'] != 'regression' else 'target'}; frozen encoder "
         f"{manifest['encoder']['name']}, layer {manifest['encoder']['layer']}, {results['encoder_features']} features "
         "a token, standardised by the training tokens; the penalty of each probe chosen on validation from one grid."
     )
@@ -118,9 +118,9 @@ def _setting(results: dict[str, Any]) -> str:
 def _how_to_read(results: dict[str, Any]) -> str:
     return (
         f"Δ: pooler minus {results['reference']} on the same test groups, with the 95 % interval of "
-        f"{results['manifest']['config']['resamples']:,} paired group-bootstrap resamples. Green: the interval lies above "
-        "zero; orange: below. Controls: the outer product of the mean has the covariance's quadratic features but no "
-        "co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys co-occurrence. "
+        f"{results['manifest']['config']['resamples']:,} paired group-bootstrap resamples. Green: the interval lies "
+        "above zero; orange: below. Controls: the outer product of the mean has the covariance's quadratic features but "
+        "no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys co-occurrence. "
         "A gain over the reference that does not also beat the controls is not covariance."
     )
 
@@ -152,7 +152,8 @@ def _difference(row: dict[str, Any], fit: dict[str, Any], results: dict[str, Any
     score = fit["test"][results["primary"]]
     low, high = score["difference_interval"]
     kind = "above" if low > 0 else "below" if high < 0 else ""
-    return f"<span class='{kind}'>{score['difference']:+.3f}</span> <span class='interval'>[{low:+.3f}, {high:+.3f}]</span>"
+    interval = f"<span class='interval'>[{low:+.3f}, {high:+.3f}]</span>"
+    return f"<span class='{kind}'>{score['difference']:+.3f}</span> {interval}"
 
 
 def _term_table(results: dict[str, Any]) -> str:

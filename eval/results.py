@@ -33,7 +33,8 @@ def summarise(
     test = data.rows("test")
     truth = data.targets[test]
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
-    rows, resampled = [], {}
+    rows: list[dict[str, Any]] = []
+    resampled: dict[tuple[str, str, str], np.ndarray] = {}
     for row in config.rows:
         entry: dict[str, Any] = {"label": row.label, "role": row.role, "rank": row.rank, "probes": {}}
         entry["num_features"] = features[row.label].shape[1]

@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.data import Dataset
-from covjax.encoders import embed
+from covjax.encoders import Encoder, embed
 from covjax.moments import Moments, merge, moments
 
 Batch = tuple[np.ndarray, Float[np.ndarray, "b t d"], np.ndarray]  # rows, tokens, weights
 
 
 def token_batches(
-    encoder, data: Dataset, layer: int, token_budget: int, max_gib: float
+    encoder: Encoder, data: Dataset, layer: int, token_budget: int, max_gib: float
 ) -> Callable[[], Iterator[Batch]]:
     """Return a function that walks once over all batches `(rows, tokens, weights)`; call it as often as needed.
 

@@ -68,7 +68,7 @@ def test_tsv_and_gzip_read_the_same(tmp_path):
         ("sequence,label\nMK,1.5\nMA,nan\n", "row 3: label 'nan' is not finite"),
         (
             "sequence,label,split\nMK,1,trian\nMA,0,train\n",
-            "row 2: split 'trian' is not one of train, validation, test",
+            "row 2: split 'trian' is not one of",
         ),
         ("sequence,label,group\nMK,1,a\nMA,0,\n", "row 3: column 'group' is empty"),
         ("sequence,sequence,label\nMK,MK,1\n", "column 'sequence' stands 2 times"),

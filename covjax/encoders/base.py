@@ -30,7 +30,7 @@ class Encoder(Protocol):
         """Tokens padded for sequences of at most `length` letters, the mask of real tokens, the mask to pool."""
 
     def apply(
-        self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"], layers: tuple[int, ...]
+        self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
     ) -> dict[int, Float[Array, "b t d"]]:
         """Activations of the asked layers."""
 

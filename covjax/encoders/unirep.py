@@ -112,7 +112,7 @@ class UniRep(nnx.Module):
         return tokens, mask, pool
 
     def apply(
-        self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"], layers: tuple[int, ...]
+        self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
     ) -> dict[int, Float[Array, "b t d"]]:
         """Hidden states of the asked layers, jitted; masked positions come after all real ones and are zeroed."""
         for layer in layers:
@@ -139,7 +139,7 @@ def _expected_shapes(weights: Mapping[str, np.ndarray]) -> dict[str, tuple[int, 
     shapes: dict[str, tuple[int, ...]] = {"embedding": (26, 10), "dense.w": (u, 25), "dense.b": (25,)}
     for i in range(sum(name.endswith(".wmh") for name in weights)):
         inputs = u if i else 10
-        layer = {"b": (4 * u,), "gh": (4 * u,), "gmh": (u,), "gmx": (u,), "gx": (4 * u,)}
+        layer: dict[str, tuple[int, ...]] = {"b": (4 * u,), "gh": (4 * u,), "gmh": (u,), "gmx": (u,), "gx": (4 * u,)}
         layer |= {"wh": (u, 4 * u), "wmh": (u, u), "wmx": (inputs, u), "wx": (inputs, 4 * u)}
         shapes |= {f"mlstm.{i}.{name}": shape for name, shape in layer.items()}
     return shapes

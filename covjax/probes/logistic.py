@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from covjax.errors import InputError
 from covjax.probes.rowspace import LinearProbe, RowSpace, to_probe
@@ -58,10 +58,9 @@ def fit_logistic_path(
     z = np.pad(coordinates.astype(np.float32), ((0, 0), (0, width - r)))
     curvature = np.pad(space.eigenvalues / 4, (0, width - r)).astype(np.float32)
     order = np.argsort(penalties)[::-1]
+    strengths = np.asarray(penalties, np.float32)[order]
     weights, bias, gradient, iterations = jax.device_get(
-        _path(
-            z, truth.astype(np.float32), curvature, np.float32(penalties)[order], exclusive, tolerance, max_iterations
-        )
+        _path(z, truth.astype(np.float32), curvature, strengths, exclusive, tolerance, max_iterations)
     )
     back = np.argsort(order)
     return LogisticPath(
@@ -112,5 +111,5 @@ def _path(z, y, curvature, penalties, exclusive, tolerance, max_iterations):
 
 def probabilities(scores: Float[np.ndarray, "m k"], exclusive: bool) -> Float[np.ndarray, "m k"]:
     """Sigmoid or softmax of linear scores."""
-    function: Array = jax.nn.softmax if exclusive else jax.nn.sigmoid
-    return np.asarray(function(jnp.asarray(scores, jnp.float32)), np.float64)
+    logits = jnp.asarray(scores, jnp.float32)
+    return np.asarray(jax.nn.softmax(logits) if exclusive else jax.nn.sigmoid(logits), np.float64)
