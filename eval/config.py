@@ -67,7 +67,7 @@ class CompareConfig:
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens")
     composition_k: int = option(1, "length of the counted k-mers in the composition baseline")
     penalties: tuple[float, ...] = option(
-        (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "L2 grid of both probes, relative to the features' mean squared norm",
     )
     shares: tuple[float, float, float] = option(

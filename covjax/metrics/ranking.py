@@ -18,7 +18,7 @@ def auroc(
     NaN for a label with one class only. Raises InputError for wrong shapes or scores that are not finite.
     """
     check_table(truth, scores, counts)
-    return _per_label(truth, scores, counts, _auroc_sorted)
+    return _per_label(truth, scores, counts, _auroc_runs)
 
 
 def average_precision(
@@ -30,35 +30,46 @@ def average_precision(
     label without positives. Raises InputError for wrong shapes or scores that are not finite.
     """
     check_table(truth, scores, counts)
-    return _per_label(truth, scores, counts, _average_precision_sorted)
+    return _per_label(truth, scores, counts, _average_precision_runs)
 
 
 def _per_label(truth, scores, counts, metric):
-    weights = np.ones((1, len(truth))) if counts is None else np.asarray(counts, np.float64)
-    out = np.empty((len(weights), truth.shape[1]))
+    # (n, resamples) layout: sorting and running sums then move whole contiguous rows.
+    weights = np.ones((len(truth), 1)) if counts is None else np.ascontiguousarray(counts.T, np.float64)
+    out = np.full((weights.shape[1], truth.shape[1]), np.nan)
     for j in range(truth.shape[1]):
         order = np.argsort(-scores[:, j], kind="stable")
-        score = scores[order, j]
-        last = np.append(np.flatnonzero(score[1:] != score[:-1]), len(score) - 1)  # last place of each run of ties
-        w = weights[:, order]
-        hits = np.cumsum(w * truth[order, j], axis=1)[:, last]
-        total = np.cumsum(w, axis=1)[:, last]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            out[:, j] = metric(hits, total - hits)
+        positive = truth[order, j]
+        if positive.any():
+            with np.errstate(invalid="ignore", divide="ignore"):
+                out[:, j] = metric(*_runs(scores[order, j], positive, weights[order]))
     return out[0] if counts is None else out
 
 
-def _steps(cumulative: Float[np.ndarray, "r t"]) -> Float[np.ndarray, "r t"]:
-    return np.diff(cumulative, axis=1, prepend=0)
+def _runs(score, positive, w):
+    """For every run of tied scores that holds a positive, shapes (runs, resamples), and for all, (resamples,).
+
+    Returns the positives within the run, those up to its end, all examples up to its start and its end, and the total.
+    Runs without positives move neither metric, so only their examples' running sum is kept.
+    """
+    first = np.flatnonzero(np.append(True, score[1:] != score[:-1]))
+    run = np.searchsorted(first, np.flatnonzero(positive), side="right") - 1
+    held, where = np.unique(run, return_index=True)
+    within = np.add.reduceat(w[positive], where, axis=0)
+    running = np.concatenate([np.zeros((1, w.shape[1])), np.cumsum(w, axis=0)])
+    end = np.append(first[1:], len(score))
+    return within, np.cumsum(within, axis=0), running[first[held]], running[end[held]], running[-1]
 
 
-def _auroc_sorted(tp: Float[np.ndarray, "r t"], fp: Float[np.ndarray, "r t"]) -> Float[np.ndarray, "r"]:
-    # Trapezium over each run of ties: its positives beat all later negatives and half of those in the run.
-    later = fp[:, -1:] - fp
-    wins = (_steps(tp) * (later + 0.5 * _steps(fp))).sum(1)
-    return wins / (tp[:, -1] * fp[:, -1])
+def _auroc_runs(within, up_to_end, start, end, total) -> Float[np.ndarray, "resamples"]:
+    # A positive beats the negatives after its run and half of those in it.
+    positives = up_to_end[-1]
+    negatives = total - positives
+    after = negatives - (end - up_to_end)
+    tied = (end - start) - within
+    return (within * (after + 0.5 * tied)).sum(0) / (positives * negatives)
 
 
-def _average_precision_sorted(tp: Float[np.ndarray, "r t"], fp: Float[np.ndarray, "r t"]) -> Float[np.ndarray, "r"]:
-    precision = tp / np.maximum(tp + fp, 1e-300)  # 0/0 before the first resampled example carries no step
-    return (_steps(tp) * precision).sum(1) / tp[:, -1]
+def _average_precision_runs(within, up_to_end, start, end, total) -> Float[np.ndarray, "resamples"]:
+    precision = up_to_end / np.maximum(end, 1e-300)  # 0/0 before the first resampled example carries no step
+    return (within * precision).sum(0) / up_to_end[-1]
