@@ -23,7 +23,7 @@ caption{text-align:left;padding:.3rem 0}
 figcaption,.note{color:var(--soft);font-size:.9rem}
 details pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem;background:#f7f7f7;padding:.6rem}
 @media print{body{max-width:none;padding:0;font-size:11pt}.scroll{overflow:visible}table{font-size:8pt}
- th,td{padding:.15rem .25rem}figure,tr{break-inside:avoid}}
+ th,td{padding:.15rem .25rem}figure,tr{break-inside:avoid}h2{break-after:avoid}figure{max-width:24rem;margin:.8rem auto}}
 """
 
 CAPTIONS = {

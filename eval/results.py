@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from covjax.data import Dataset
 from covjax.errors import InputError
@@ -35,7 +36,7 @@ def summarise(
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
     rows: list[dict[str, Any]] = []
     resampled: dict[tuple[str, str, str], np.ndarray] = {}
-    for row in config.rows:
+    for row in tqdm(config.rows, desc=f"{'score test':>12}", unit="pooler"):
         entry: dict[str, Any] = {"label": row.label, "role": row.role, "rank": row.rank, "probes": {}}
         entry["num_features"] = features[row.label].shape[1]
         for name in task.probes:
