@@ -59,7 +59,7 @@ class CompareConfig:
     task: str = option("auto", "auto, multilabel, multiclass or regression")
     label_names: str = option("", "optional CSV with the columns label, name: what the report calls each label")
     output: str = option("runs/my-comparison", "folder for results, report, figures and checkpoints")
-    encoder: str = option("unirep-64", "frozen encoder: unirep-64, unirep-256 or unirep-1900")
+    encoder: str = option("unirep-64", "unirep-64, -256, -1900, a folder of the ESM family, or its hub id")
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
     max_length: int = option(2000, "longest sequence allowed, in residues; longer ones are refused, never cropped")
     ranks: tuple[int, ...] = option((4, 8, 16, 32), "ranks of the PCA-truncated covariance")

@@ -23,7 +23,8 @@ caption{text-align:left;padding:.3rem 0}
 figcaption,.note{color:var(--soft);font-size:.9rem}
 details pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem;background:#f7f7f7;padding:.6rem}
 @media print{body{max-width:none;padding:0;font-size:11pt}.scroll{overflow:visible}table{font-size:8pt}
- th,td{padding:.15rem .25rem}figure,tr{break-inside:avoid}h2{break-after:avoid}figure{max-width:24rem;margin:.8rem auto}}
+ th,td{padding:.15rem .25rem}figure,tr{break-inside:avoid}h2{break-after:avoid}
+ figure{max-width:24rem;margin:.8rem auto}}
 """
 
 CAPTIONS = {
@@ -119,8 +120,8 @@ def _how_to_read(results: dict[str, Any]) -> str:
     return (
         f"Δ: pooler minus {results['reference']} on the same test groups, with the 95 % interval of "
         f"{results['manifest']['config']['resamples']:,} paired group-bootstrap resamples. Green: the interval lies "
-        "above zero; orange: below. Controls: the outer product of the mean has the covariance's quadratic features but "
-        "no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys co-occurrence. "
+        "above zero; orange: below. Controls: the outer product of the mean has the covariance's quadratic features "
+        "but no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys it. "
         "A gain over the reference that does not also beat the controls is not covariance."
     )
 

@@ -1,7 +1,9 @@
 """The contract of an encoder and the table of names that `load` knows."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -46,12 +48,39 @@ def register_encoder(name: str, loader: Callable[[], Encoder]) -> None:
 
 
 def load(name: str) -> Encoder:
-    """Return the encoder registered under `name`, its weights read; raises InputError for an unknown name."""
+    """Return a frozen encoder: a registered name, a folder in the Hugging Face layout, or a model id of the hub.
+
+    A folder's `model_type` (config.json) decides the family. A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by
+    huggingface_hub into its cache and then read like any folder.
+    Raises InputError for an unknown name, an unsupported model_type or option, and damaged or missing files.
+    """
     from covjax.encoders import unirep  # noqa: F401  (registers itself)
 
-    if name not in _LOADERS:
-        raise InputError(f"encoder: {name!r} is not known; allowed: {', '.join(sorted(_LOADERS))}")
-    return _LOADERS[name]()
+    if name in _LOADERS:
+        return _LOADERS[name]()
+    folder = Path(name) if Path(name).is_dir() else _fetch(name)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"encoder: {name}: no config.json in the folder")
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != "esm":
+        raise InputError(f"encoder: {name}: model_type {kind!r} is not supported; allowed: esm")
+    from covjax.encoders.esm import load_esm
+
+    return load_esm(folder, Path(name).name if Path(name).is_dir() else name)
+
+
+def _fetch(name: str) -> Path:
+    if name.count("/") != 1:
+        raise InputError(
+            f"encoder: {name!r} is not known; allowed: {', '.join(sorted(_LOADERS))}, "
+            "a folder, or owner/model of the hub"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+    except Exception as error:  # network, authorisation, no such model: the hub raises many types
+        raise InputError(f"encoder: {name!r} is no folder and cannot be fetched: {type(error).__name__}") from None
 
 
 def digest_weights(weights: Mapping[str, np.ndarray]) -> str:
