@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from covjax.errors import InputError
 from covjax.moments import Moments
-from covjax.projected import check_projection, masked_project
+from covjax.projected import check_projection, project_sides
 from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -110,7 +110,7 @@ def packed_projected_moment(
     *,
     center: str | None = None,
 ) -> Float[Array, "segments rank_a rank_b"]:
-    """`projected_moment` of every segment of a packed array: one flat product, one batch of small ones.
+    """`projected_moment` of every segment of a packed array, by flat products and one batch of small ones.
 
     `center` is None or "sequence"; the rest is as in `covjax.projected_moment` and `covjax.packed_moments`.
 
@@ -127,13 +127,15 @@ def packed_projected_moment(
         raise InputError(f"center must be None or 'sequence', got {center!r}")
     ids, blocks = _segments(tokens, block_segments, num_segments)
     w, keep = token_weights(tokens, weights)
-    y = masked_project(jnp.asarray(tokens), left if right is None else jnp.concatenate([left, right], axis=1), keep)
-    y, w, keep = y.reshape(blocks, -1, y.shape[1]), w.reshape(blocks, -1), keep.reshape(blocks, -1)
+    w = w.reshape(blocks, -1)
     count = jax.ops.segment_sum(jnp.sum(w, axis=1), ids, num_segments)
-    if center == "sequence":
-        sums = jax.ops.segment_sum(jnp.einsum("bk,bkr->br", w, y, precision=_HIGHEST), ids, num_segments)
-        mean = jnp.pad(safe_ratio(sums, count[:, None]), ((0, 1), (0, 0)))
-        y = jnp.where(keep[..., None], y - mean[ids][:, None], 0)
-    a, b = (y, y) if right is None else (y[..., : left.shape[1]], y[..., left.shape[1] :])
-    grams = jnp.einsum("bki,bkj->bij", a * w[..., None], b, precision=_HIGHEST)
+    sides = []
+    for flat, _ in project_sides(jnp.asarray(tokens), left, right, keep):
+        y = flat.reshape(blocks, -1, flat.shape[1])
+        if center is not None:
+            sums = jax.ops.segment_sum(jnp.einsum("bk,bkr->br", w, y, precision=_HIGHEST), ids, num_segments)
+            mean = jnp.pad(safe_ratio(sums, count[:, None]), ((0, 1), (0, 0)))
+            y = jnp.where(keep.reshape(blocks, -1, 1), y - mean[ids][:, None], 0)
+        sides.append(y)
+    grams = jnp.einsum("bki,bkj->bij", sides[0] * w[..., None], sides[-1], precision=_HIGHEST)
     return safe_ratio(jax.ops.segment_sum(grams, ids, num_segments), count[:, None, None])

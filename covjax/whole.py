@@ -29,7 +29,8 @@ def second_moment(
     tokens. Against `moments(x).second_moment()` this saves the shift; it does not give a covariance.
 
     Two compiled steps on purpose: on CPU a bfloat16 product over the tokens' axis falls off the fast path unless its
-    left operand was transposed by a separate computation. Call it outside `jit` for that speed.
+    left operand was transposed by a separate computation. Call it outside `jit` and `vmap`, one sequence
+    at a time, for that speed.
 
     Raises:
         TypeError: `x` is not floating point.

@@ -1,0 +1,71 @@
+"""The benchmark's arithmetic and its command, on small inputs; no speed is asserted."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from covjax import projected_moment, second_moment
+from covjax.pooling.learned import attention_covariance_matrices
+from eval.benchmark import _report, _timing
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_ratios_pair_rounds_and_every_round_runs_everything():
+    calls = {"a": 0, "b": 0}
+
+    def count(name):
+        calls[name] += 1
+
+    times = _timing.interleave({n: lambda n=n: count(n) for n in calls}, seconds=0, minimum=3)
+    assert calls == {"a": 4, "b": 4}
+    assert len(times["a"]) == len(times["b"]) == 3
+    assert _timing.median_ratio({"s": [2, 30, 8], "f": [1, 10, 2]}, "s", "f") == 3
+    assert _timing.milliseconds({"f": [1, 3, 2]}, "f") == 2000
+
+
+def test_the_page_keeps_the_words_around_its_tables(tmp_path):
+    page = tmp_path / "benchmark-pooling.md"
+    page.write_text(f"# Title\n\n{_report._START}\nold\n{_report._END}\n\nWhat limits it.\n")
+    rows = {t: {"f32": t / 1e3} for t in (1024, 2048)}
+    _report.write(tmp_path, {"x": (1, 2)}, {"s": {"x": 1.5}}, {"s": {"f": [0.5]}}, {"peak": "3 MiB"}, rows)
+    text = page.read_text()
+    assert text.startswith("# Title")
+    assert text.endswith("What limits it.\n")
+    assert "old" not in text
+    assert "| x | 1 | 2 | **1.50** |" in text
+    assert "| peak | 3 MiB |" in text
+    assert (tmp_path / "benchmark-pooling.png").stat().st_size > 1000
+
+
+def test_unknown_benchmark_lists_the_known_ones():
+    command = [sys.executable, "-m", "eval.benchmark", "nothing"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "pooling" in result.stderr
+
+
+def test_the_pytorch_peer_computes_the_same(rng):
+    torch = pytest.importorskip("torch")
+    from eval.benchmark import _torch_pooling as peer
+
+    x = rng.normal(size=(3, 20, 8)).astype(np.float32)
+    mask = np.ones((3, 20), np.float32)
+    mask[1:, 15:] = 0
+    left, right = rng.normal(size=(2, 8, 3)).astype(np.float32)
+    tx, tm, ta, tb = map(torch.from_numpy, (x, mask, left, right))
+    projected = peer.projected_moment(tx, tm, ta, tb)
+    attention = peer.attention_covariance(tx, tm, ta[:, :1], tb)
+    whole = peer.second_moment(tx, tm)
+    one = peer.projected_moments_one_by_one([tx[0], tx[1, :15]], ta, tb)
+    for i, (v, m) in enumerate(zip(x, mask)):
+        ours = projected_moment(v, left, right, m), second_moment(v, m)
+        ours += (attention_covariance_matrices(v, left[:, :1], right, m)[0],)
+        for mine, theirs in itertools.zip_longest(ours, (projected[i], whole[i], attention[i])):
+            np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=1e-5)
+        if i < 2:
+            np.testing.assert_allclose(ours[0], one[i].numpy(), rtol=1e-4, atol=1e-5)
