@@ -130,15 +130,19 @@ def attention_covariance_matrices(
     basis: Float[Array, "features rank"],
     weights: Float[Array, "tokens"] | None = None,
 ) -> Float[Array, "heads rank rank"]:
-    """The matrices of `AttentionCovariance`: one product gives logits and projections together."""
+    """The matrices of `AttentionCovariance`."""
     check_tokens(x)
     check_weights(weights, x.shape[0])
     check_projection(queries, x.shape[1], "queries")
     check_projection(basis, x.shape[1], "basis")
     w, keep = token_weights(x, weights)
-    heads = queries.shape[1]
-    joint = masked_project(jnp.asarray(x), jnp.concatenate([queries, basis], axis=1), keep)
-    alpha, y = attention_weights(joint[:, :heads], w), joint[:, heads:]
+    x, heads = jnp.asarray(x), queries.shape[1]
+    if x.dtype == jnp.bfloat16:  # on CPU a bfloat16 product with few columns is slow, a joint one is not
+        joint = masked_project(x, jnp.concatenate([queries, basis], axis=1), keep)
+        logits, y = joint[:, :heads], joint[:, heads:]
+    else:  # and in float32 a few odd columns slow the joint product down
+        logits, y = masked_project(x, queries, keep), masked_project(x, basis, keep)
+    alpha = attention_weights(logits, w)
 
     def one(a):
         deviation = jnp.where(keep[:, None], y - jnp.matmul(a, y, precision=_HIGHEST), 0)

@@ -12,21 +12,23 @@ from covjax import chunked_projected_moment, projected_moment
 
 TOKENS, FEATURES, CHUNK = 1_048_576, 1536, 16_384
 
+# ru_maxrss would start at the parent's peak: the high-water mark of the address space does not.
 _STREAM = """
-import resource, sys, time
+import re, sys, time
 import jax, ml_dtypes, numpy as np
 from covjax import streaming_moments
 path, tokens, features, chunk = sys.argv[1], *map(int, sys.argv[2:])
 jax.block_until_ready(jax.numpy.ones(3) + 1)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before, start = peak(), time.perf_counter()
+def mebibytes(field):
+    return int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
+before, start = mebibytes("VmRSS"), time.perf_counter()
 def chunks():
     with open(path, "rb") as file:
         for _ in range(0, tokens, chunk):
             yield np.fromfile(file, ml_dtypes.bfloat16, chunk * features).reshape(-1, features)
 m = streaming_moments(chunks())
 assert m.count == tokens
-print(peak() - before, time.perf_counter() - start)
+print(mebibytes("VmHWM") - before, time.perf_counter() - start)
 """
 
 

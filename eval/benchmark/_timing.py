@@ -11,7 +11,7 @@ Times = dict[str, list[float]]
 
 
 def interleave(
-    functions: dict[str, Callable[[], object]], seconds: float, minimum: int = 5, maximum: int = 60
+    functions: Mapping[str, Callable[[], object]], seconds: float, minimum: int = 5, maximum: int = 60
 ) -> Times:
     """Seconds of every function in every round; a round runs all of them once, in random order.
 
