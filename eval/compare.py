@@ -138,7 +138,7 @@ def _check_lengths(config: CompareConfig, data: Dataset) -> None:
 def _check_letters(encoder: Any, data: Dataset) -> None:
     for i, sequence in enumerate(data.sequences):
         try:
-            encoder.check_sequence(sequence)
+            encoder.encode(sequence)
         except InputError as error:
             raise InputError(f"{data.name}: row {i + 2} ({data.ids[i]}): {error}") from None
 

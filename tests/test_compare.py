@@ -12,7 +12,7 @@ from covjax.encoders.unirep import UniRep
 from eval import compare, config, features
 from tests.test_unirep import random_weights
 
-register_encoder("tiny", lambda: UniRep(random_weights()))
+register_encoder("tiny", lambda dtype: UniRep(random_weights()))
 OPTIONS = ["--encoder", "tiny", "--ranks", "2,4", "--penalties", "1e-3,1e-1,1", "--resamples", "100"]
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from covjax.encoders import embed
+from covjax.encoders import embed, tokenize
 from covjax.encoders.embed import bucket_edges
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
@@ -25,7 +25,7 @@ def test_every_sequence_once_with_its_own_activations(rng):
     assert sorted(seen) == list(range(37))
     assert len(shapes) <= 4
     for row in (0, 17, 36):
-        tokens, mask, pool = model.tokenize([sequences[row]], len(sequences[row]))
+        tokens, mask, pool = tokenize(model, [sequences[row]])
         np.testing.assert_allclose(seen[row], np.asarray(model.apply(tokens, mask, (1,))[1])[0][pool[0]], atol=1e-6)
 
 

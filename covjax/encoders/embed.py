@@ -18,11 +18,12 @@ def embed(
     bucket is filled with copies of its first sequence under an all-zero pool mask: `rows` is then shorter than b.
     Nothing is cropped; the longest sequence sets the last bucket.
 
-    Raises InputError for no sequences, and whatever `encoder.tokenize` raises.
+    Raises InputError for no sequences, and whatever `encoder.encode` raises.
     """
     if not len(sequences):
         raise InputError("sequences: empty; at least one is needed")
-    lengths = np.array([len(sequence) for sequence in sequences])
+    encoded = [encoder.encode(sequence) for sequence in sequences]
+    lengths = np.array([len(ids) for ids in encoded])
     order = np.argsort(lengths, kind="stable")
     start = 0
     for edge in bucket_edges(lengths, max_shapes):
@@ -30,8 +31,8 @@ def embed(
         size = max(1, token_budget // int(edge))
         for first in range(start, stop, size):
             rows = order[first : min(first + size, stop)]
-            chosen = [sequences[i] for i in rows]
-            tokens, mask, pool = encoder.tokenize(chosen + chosen[:1] * (size - len(rows)), int(edge))
+            chosen = [encoded[i] for i in rows]
+            tokens, mask, pool = encoder.pad(chosen + chosen[:1] * (size - len(rows)), int(edge))
             pool[len(rows) :] = False
             yield rows, encoder.apply(tokens, mask, layers), pool
         start = stop

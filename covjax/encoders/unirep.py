@@ -7,6 +7,7 @@ import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.base import digest_weights, register_encoder
+from covjax.encoders.base import digest_weights, layer_index, pad_rows, register_encoder
 from covjax.errors import InputError
 
 UNITS = (64, 256, 1900)
@@ -83,41 +84,38 @@ class UniRep(nnx.Module):
 
     def features(self, layer: int) -> int:
         """Width of one token: the number of units, at every layer."""
-        if not 0 <= layer < self.num_layers:
-            raise InputError(f"layer: {layer} is not one of 0 … {self.num_layers - 1}")
+        layer_index(layer, self.num_layers)
         return self.units
 
-    def check_sequence(self, sequence: str) -> None:
-        """Raise InputError naming the first letter outside the alphabet and its position, counted from 1."""
+    def encode(self, sequence: str) -> Int[np.ndarray, "t"]:
+        """A start token and the residues.
+
+        Raises InputError naming the first letter outside the alphabet and its position, counted from 1, and for an
+        empty sequence.
+        """
+        if not sequence:
+            raise InputError("the sequence is empty")
         for position, letter in enumerate(sequence, start=1):
             if letter not in ALPHABET:
                 raise InputError(
                     f"unknown residue letter {letter!r} at position {position}; allowed: {''.join(sorted(ALPHABET))}"
                 )
+        return np.array([START, *(ALPHABET[letter] for letter in sequence)], np.int32)
 
-    def tokenize(
-        self, sequences: Sequence[str], length: int
+    def pad(
+        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """A start token, the residues, padding; t = length + 1. The start token is seen but never pooled."""
-        tokens = np.full((len(sequences), length + 1), PAD, np.int32)
-        mask = np.zeros(tokens.shape, bool)
-        for row, sequence in enumerate(sequences):
-            self.check_sequence(sequence)
-            if len(sequence) > length:
-                raise InputError(f"length: {length} is shorter than sequence {row} with {len(sequence)} residues")
-            tokens[row, : len(sequence) + 1] = [START, *(ALPHABET[letter] for letter in sequence)]
-            mask[row, : len(sequence) + 1] = True
-        pool = mask.copy()
-        pool[:, 0] = False
-        return tokens, mask, pool
+        """Padding behind the residues; the start token is seen but never pooled."""
+        tokens, mask = pad_rows(rows, length, PAD)
+        return tokens, mask, mask & (tokens != START)
 
     def apply(
         self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
     ) -> dict[int, Float[Array, "b t d"]]:
         """Hidden states of the asked layers, jitted; masked positions come after all real ones and are zeroed."""
-        for layer in layers:
-            self.features(layer)
-        return _apply(*nnx.split(self), tokens, mask, tuple(layers))
+        numbers = {layer: layer_index(layer, self.num_layers) for layer in layers}
+        found = _apply(*nnx.split(self), tokens, mask, tuple(sorted(set(numbers.values()))))
+        return {layer: found[number] for layer, number in numbers.items()}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -155,8 +153,13 @@ def weights_file(units: int) -> Path:
     return path
 
 
-def load_unirep(units: int) -> UniRep:
-    """Read the published weights with 64, 256 or 1900 units; raises InputError where they are absent or damaged."""
+def load_unirep(units: int, dtype: Any = np.float32) -> UniRep:
+    """Read the published weights with 64, 256 or 1900 units, float32 alone.
+
+    Raises InputError for another dtype and where the weights are absent or damaged.
+    """
+    if np.dtype(dtype) != np.float32:
+        raise InputError(f"dtype: {np.dtype(dtype)} is not supported by UniRep, whose state runs on; allowed: float32")
     path = weights_file(units)
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,0 +1,111 @@
+"""What the Transformer families share: dense layers, layer norm, attention, and the contract of an encoder."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from covjax.encoders.base import layer_index
+from covjax.encoders.vocabulary import Vocabulary
+from covjax.encoders.weights import Tensors
+
+
+class Dense(nnx.Module):
+    """x W + b, or x W where the checkpoint has no bias, with W stored (inputs, outputs). Products add up in float32.
+
+    Several names make one matrix product whose outputs lie side by side.
+    """
+
+    def __init__(self, tensors: Tensors, names: Sequence[str], inputs: int, outputs: int, bias: bool = True):
+        kernels = [tensors.take(f"{name}.weight", outputs, inputs).T for name in names]
+        self.kernel = nnx.Param(jnp.asarray(np.concatenate(kernels, 1) if len(names) > 1 else kernels[0]))
+        shifts = [tensors.take(f"{name}.bias", outputs) for name in names] if bias else []
+        self.bias = nnx.Param(jnp.asarray(np.concatenate(shifts))) if bias else None
+
+    def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b outputs"]:
+        """Apply to the last axis."""
+        y = jnp.matmul(x, self.kernel[...], preferred_element_type=jnp.float32)
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x − mean) / sqrt(variance + eps) ∘ scale + bias over the last axis (Ba et al. 2016), in float32."""
+
+    def __init__(self, tensors: Tensors, name: str, width: int, eps: float):
+        self.scale = nnx.Param(jnp.asarray(tensors.take(f"{name}.weight", width)))
+        self.bias = nnx.Param(jnp.asarray(tensors.take(f"{name}.bias", width)))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        """Normalise the last axis."""
+        full = x.astype(jnp.float32)
+        centred = full - full.mean(-1, keepdims=True)
+        scale = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + self.eps)
+        return (centred * scale * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def attention(
+    q: Float[Array, "b t h c"], k: Float[Array, "b t h c"], v: Float[Array, "b t h c"], mask: Bool[Array, "b t"]
+) -> Float[Array, "b t d"]:
+    """Scaled dot-product attention (Vaswani et al. 2017), softmax in float32; masked tokens are attended by none."""
+    scores = jnp.einsum("bqhc,bkhc->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    shares = jax.nn.softmax(scores, -1).astype(v.dtype)
+    mixed = jnp.einsum("bhqk,bkhc->bqhc", shares, v, preferred_element_type=jnp.float32)
+    return mixed.reshape(*mixed.shape[:2], -1).astype(v.dtype)
+
+
+def split_heads(qkv: Float[Array, "b t n"], heads: int) -> list[Float[Array, "b t h c"]]:
+    """Queries, keys and values out of one matrix product."""
+    return [part.reshape(*qkv.shape[:2], heads, -1) for part in jnp.split(qkv, 3, -1)]
+
+
+class Transformer(nnx.Module):
+    """A frozen encoder (see `covjax.encoders.Encoder`) whose layers all have one width.
+
+    A family sets the attributes and says what its layers are: `hidden_states`, layer 0 the embedding.
+    """
+
+    name: str
+    num_layers: int
+    weights_digest: str
+    width: int
+    vocabulary: Vocabulary
+
+    def hidden_states(self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Iterator[Float[Array, "b t d"]]:
+        """Activations of layer 0, 1, …; a pure function of the arguments and the parameters."""
+        raise NotImplementedError
+
+    def features(self, layer: int) -> int:
+        """Width of one token, the same at every layer; raises InputError for a layer the model does not have."""
+        layer_index(layer, self.num_layers)
+        return self.width
+
+    def encode(self, sequence: str) -> Int[np.ndarray, "t"]:
+        """Token ids with the special ones; see `Vocabulary.encode`."""
+        return self.vocabulary.encode(sequence)
+
+    def pad(
+        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+    ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """Tokens, the mask the model sees, the mask to pool; see `Vocabulary.fill`."""
+        return self.vocabulary.fill(rows, length)
+
+    def apply(
+        self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
+    ) -> dict[int, Float[Array, "b t d"]]:
+        """Activations of the asked layers (−1 the last), jitted; masked tokens are zeroed."""
+        numbers = {layer: layer_index(layer, self.num_layers) for layer in layers}
+        found = _apply(*nnx.split(self), tokens, mask, tuple(sorted(set(numbers.values()))))
+        return {layer: found[number] for layer, number in numbers.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _apply(graph: Any, state: Any, tokens: Array, mask: Array, layers: tuple[int, ...]) -> dict[int, Array]:
+    states = nnx.merge(graph, state).hidden_states(tokens, mask)
+    return {i: jnp.where(mask[..., None], x, 0) for i, x in zip(range(max(layers) + 1), states) if i in layers}
