@@ -1,6 +1,18 @@
 """Frozen encoders: letters in, one vector per token out."""
 
 from covjax.encoders.base import Encoder, load, register_encoder, tokenize
+from covjax.encoders.checks import check_padding_invariance, norm_report
+from covjax.encoders.custom import from_arrays, from_function
 from covjax.encoders.embed import embed
 
-__all__ = ["Encoder", "embed", "load", "register_encoder", "tokenize"]
+__all__ = [
+    "Encoder",
+    "check_padding_invariance",
+    "embed",
+    "from_arrays",
+    "from_function",
+    "load",
+    "norm_report",
+    "register_encoder",
+    "tokenize",
+]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index
 from covjax.encoders.vocabulary import Vocabulary
-from covjax.encoders.weights import Tensors
+from covjax.encoders.weights import Tensors, empty
 
 
 class Dense(nnx.Module):
@@ -22,8 +22,11 @@ class Dense(nnx.Module):
     """
 
     def __init__(self, tensors: Tensors, names: Sequence[str], inputs: int, outputs: int, bias: bool = True):
-        kernels = [tensors.take(f"{name}.weight", outputs, inputs).T for name in names]
-        self.kernel = nnx.Param(jnp.asarray(np.concatenate(kernels, 1) if len(names) > 1 else kernels[0]))
+        # Filled name by name, so that beside it only one tensor of the checkpoint is in memory.
+        kernel = empty((inputs, outputs * len(names)), tensors.dtype)
+        for i, name in enumerate(names):
+            kernel[:, i * outputs : (i + 1) * outputs] = tensors.take(f"{name}.weight", outputs, inputs).T
+        self.kernel = nnx.Param(jnp.asarray(kernel))
         shifts = [tensors.take(f"{name}.bias", outputs) for name in names] if bias else []
         self.bias = nnx.Param(jnp.asarray(np.concatenate(shifts))) if bias else None
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -129,12 +130,24 @@ def _bytes(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array to fill; a large one in pages of its own.
+
+    Such pages go back to the system as soon as the array is dropped, where the allocator would keep them, and are
+    aligned, so that JAX on a CPU takes the array over without a copy.
+    """
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if size < 1 << 20:
+        return np.empty(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+
+
 class _Reader:
     def __init__(self, file: Path, dtype: Any, shape: tuple[int, ...], offset: int):
         self.file, self.dtype, self.shape, self.offset = file, dtype, shape, offset
 
     def __call__(self) -> np.ndarray:
-        array = np.empty(self.shape, self.dtype)
+        array = empty(self.shape, self.dtype)
         with open(self.file, "rb") as stream:
             stream.seek(self.offset)
             if stream.readinto(_bytes(array)) != array.nbytes:
