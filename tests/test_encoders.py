@@ -57,10 +57,41 @@ def test_bfloat16_is_near_float32_and_of_its_type(tmp_path, bert):
     assert 1e-6 < error < 0.1
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, np.float64, jnp.int32, "float32"])
-def test_other_types_are_refused_by_name(tmp_path, dtype):
-    with pytest.raises(InputError, match=r"dtype: .*not supported; allowed: jnp\.float32, jnp\.bfloat16"):
-        encoders.load(str(tmp_path), dtype=dtype)
+def test_other_types_are_refused_by_name(tmp_path):
+    for dtype, name in {
+        jnp.float16: "float16",
+        np.float64: "float64",
+        jnp.int32: "int32",
+        "float8": "'float8'",
+    }.items():
+        with pytest.raises(InputError, match=f"dtype: {name} is no.*; allowed: float32 and bfloat16"):
+            encoders.load(str(tmp_path), dtype=dtype)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_hub_id_is_the_same_as_the_folder(tmp_path, monkeypatch, suffix):
+    import huggingface_hub
+
+    write_bert(tmp_path, np.random.default_rng(0))
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append((name, "pytorch_model.bin" in allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    if suffix == "bin":
+        torch = pytest.importorskip("torch")
+        from safetensors.torch import load_file
+
+        torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+        expected = encoders.load(str(tmp_path)).weights_digest
+        (tmp_path / "model.safetensors").unlink()
+    else:
+        expected = encoders.load(str(tmp_path)).weights_digest
+    ours = encoders.load("owner/model", dtype="float32")
+    assert (ours.name, ours.weights_digest) == ("owner/model", expected)
+    assert asked == [("owner/model", False), ("owner/model", True)][: 1 + (suffix == "bin")]
 
 
 def test_unirep_has_no_bfloat16():

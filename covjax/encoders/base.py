@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -86,7 +87,7 @@ def register_encoder(name: str, loader: Callable[[Any], Encoder]) -> None:
     _LOADERS[name] = loader
 
 
-def load(name: str, dtype: Any = np.float32) -> Encoder:
+def load(name: str, dtype: Any = jnp.float32) -> Encoder:
     """Return a frozen encoder: a registered name, a folder in the Hugging Face layout, or a model id of the hub.
 
     A folder's `model_type` (config.json) decides the family. A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by
@@ -97,10 +98,12 @@ def load(name: str, dtype: Any = np.float32) -> Encoder:
     """
     from covjax.encoders import bert, unirep  # noqa: F401  (they register the models that packages bring)
 
-    if not isinstance(dtype, str) and np.dtype(dtype).name in DTYPES:
-        dtype = np.dtype(dtype)
-    else:
-        raise InputError(f"dtype: {dtype!r} is not supported; allowed: jnp.float32, jnp.bfloat16")
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise InputError(f"dtype: {dtype!r} is no type; allowed: {' and '.join(DTYPES)}") from None
+    if dtype.name not in DTYPES:
+        raise InputError(f"dtype: {dtype.name} is not supported; allowed: {' and '.join(DTYPES)}")
     if name in _LOADERS:
         return _LOADERS[name](dtype)
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
@@ -123,7 +126,10 @@ def _fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):  # older models (DNABERT) have PyTorch's format alone
+            snapshot_download(name, allow_patterns=["pytorch_model.bin"])
+        return folder
     except Exception as error:  # network, authorisation, no such model: the hub raises many types
         raise InputError(f"encoder: {name!r} is no folder and cannot be fetched: {type(error).__name__}") from None
 

@@ -14,12 +14,13 @@ SINK_RATIO = 10.0  # times the median norm
 
 
 def check_padding_invariance(
-    encoder: Encoder, sequences: Sequence[str], layers: tuple[int, ...] = (-1,), tolerance: float = 1e-4
+    encoder: Encoder, sequences: Sequence[str], layers: tuple[int, ...] = (-1,), tolerance: float = 1e-3
 ) -> float:
     """Largest change of a pooled token by padding and by the other sequences of its batch, in the layer's deviations.
 
     Every sequence is run alone, without padding, and together with the others under 16 tokens of padding and more.
-    Every length is compiled once: a few sequences of different lengths are enough.
+    Every length is compiled once: a few sequences of different lengths are enough. ESM-2 8M reaches 8e-5 in float32 by
+    rounding alone; bfloat16 needs a larger `tolerance`.
     Raises InputError naming the sequence and the layer where the change is over `tolerance`, or where an activation is
     NaN or infinite.
     """

@@ -61,7 +61,9 @@ def read_vocabulary(path: Path, size: int) -> dict[str, int]:
     """Tokens of a vocab.txt, one a line; raises InputError where it is missing or not of the model's size."""
     if not path.is_file():
         raise InputError(f"{path.parent}: no file {path.name}")
-    ids = {token.strip(): number for number, token in enumerate(path.read_text(encoding="utf-8").splitlines())}
+    # Not splitlines: a token may be one of Unicode's own line ends.
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    ids = {token.strip(" \t"): number for number, token in enumerate(lines)}
     if len(ids) != size:
         raise InputError(f"{path}: {len(ids)} tokens, but config.json says vocab_size {size}")
     return ids
@@ -78,7 +80,8 @@ def esm_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabular
 
     ids = read_vocabulary(folder / "vocab.txt", size)
     kmers = any(len(token) > 1 and token.isalpha() for token in ids)
-    options: dict[str, Any] = {} if (folder / "tokenizer_config.json").is_file() or not kmers else {"eos_token": None}
+    unsaid = kmers and not (folder / "tokenizer_config.json").is_file()
+    options: dict[str, Any] = {"eos_token": None} if unsaid or "<eos>" not in ids else {}
     tokenizer = EsmTokenizer.from_pretrained(folder, **options)
     named = (tokenizer.cls_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.mask_token, tokenizer.unk_token)
     if missing := [token for token in named if token is not None and token not in ids]:
