@@ -59,12 +59,13 @@ def _masked_project_jvp(primals, tangents):
 def project_sides(x, left, right, keep) -> list[tuple[Array, Array]]:
     """The masked projections and their matrices, one pair for a tied moment and two else.
 
-    float32 on CPU: one product with [A|B] reads the tokens once. bfloat16: the product is so much faster that copying
-    the halves of its result costs more than a second product (measured in `eval.benchmark.pooling`).
+    One product with [A|B] reads the tokens once but its halves are copied afterwards, which costs more than a second
+    product where products are cheap (bfloat16) or wide enough to run at full rate alone (rank >= 64). Measured on CPU
+    in `eval.benchmark.pooling`.
     """
     if right is None:
         return [(masked_project(x, left, keep), left)]
-    if x.dtype == jnp.bfloat16:
+    if x.dtype == jnp.bfloat16 or min(left.shape[1], right.shape[1]) >= 64:
         return [(masked_project(x, matrix, keep), matrix) for matrix in (left, right)]
     y = masked_project(x, jnp.concatenate([left, right], axis=1), keep)
     return [(y[:, : left.shape[1]], left), (y[:, left.shape[1] :], right)]

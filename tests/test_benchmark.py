@@ -1,6 +1,5 @@
 """The benchmark's arithmetic and its command, on small inputs; no speed is asserted."""
 
-import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -58,14 +57,16 @@ def test_the_pytorch_peer_computes_the_same(rng):
     mask[1:, 15:] = 0
     left, right = rng.normal(size=(2, 8, 3)).astype(np.float32)
     tx, tm, ta, tb = map(torch.from_numpy, (x, mask, left, right))
-    projected = peer.projected_moment(tx, tm, ta, tb)
-    attention = peer.attention_covariance(tx, tm, ta[:, :1], tb)
+    projected = peer.projected_moment(tx, tm, ta, tb), peer.plain_projected_moment(tx, tm, ta, tb)
+    forms = peer.attention_covariance, peer.plain_attention_covariance, peer.whole_attention_covariance
+    attention = [form(tx, tm, ta[:, :1], tb) for form in forms]
     whole = peer.second_moment(tx, tm)
     one = peer.projected_moments_one_by_one([tx[0], tx[1, :15]], ta, tb)
     for i, (v, m) in enumerate(zip(x, mask)):
-        ours = projected_moment(v, left, right, m), second_moment(v, m)
-        ours += (attention_covariance_matrices(v, left[:, :1], right, m)[0],)
-        for mine, theirs in itertools.zip_longest(ours, (projected[i], whole[i], attention[i])):
+        moment = projected_moment(v, left, right, m)
+        pairs = [(moment, theirs[i]) for theirs in projected] + [(second_moment(v, m), whole[i])]
+        ours = attention_covariance_matrices(v, left[:, :1], right, m)[0]
+        pairs += [(ours, theirs[i]) for theirs in attention]
+        pairs += [(moment, one[i])] if i < 2 else []
+        for mine, theirs in pairs:
             np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=1e-5)
-        if i < 2:
-            np.testing.assert_allclose(ours[0], one[i].numpy(), rtol=1e-4, atol=1e-5)
