@@ -3,6 +3,7 @@
 from covjax.metrics.bootstrap import interval, resample_counts
 from covjax.metrics.classification import accuracy, matthews
 from covjax.metrics.fmax import fmax
+from covjax.metrics.holm import holm
 from covjax.metrics.ranking import auroc, average_precision
 from covjax.metrics.regression import pearson, r2, spearman
 
@@ -11,6 +12,7 @@ __all__ = [
     "auroc",
     "average_precision",
     "fmax",
+    "holm",
     "interval",
     "matthews",
     "pearson",

@@ -1,0 +1,138 @@
+"""The variant-effect probe published with EVEE for Evo 2: a compressed cross-moment of variant minus reference."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+from covjax.newton_schulz import spectral_compression
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+DIRECTIONS = ("fwd", "bwd")
+NUM_ITERS, EPS = 3, 1e-3  # as published
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VariantProbe:
+    """Parameters in PyTorch's layout, x @ weightᵀ + bias; the first axis of the projections is DIRECTIONS.
+
+    Call it on activations (batch, 2 directions, 2 views: variant and reference, positions, features).
+    """
+
+    left: Float[Array, "2 hidden features"]
+    left_bias: Float[Array, "2 hidden"]
+    right: Float[Array, "2 hidden features"]
+    right_bias: Float[Array, "2 hidden"]
+    head_left: Float[Array, "units hidden"]
+    head_right: Float[Array, "units hidden"]
+    out: Float[Array, "2 units"]
+    out_bias: Float[Array, "2"]
+
+    def __call__(
+        self, x: Float[Array, "batch 2 2 positions features"]
+    ) -> tuple[Float[Array, "batch units"], Float[Array, "batch 2"]]:
+        """Embedding and logits, float32 or wider.
+
+        Raises:
+            TypeError: `x` is not floating point.
+            InputError: `x` has another shape than (batch, 2, 2, positions >= 1, features).
+        """
+        dtype = getattr(x, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"x must be a floating-point array, got {dtype or type(x).__name__}")
+        features = self.left.shape[2]
+        if x.ndim != 5 or tuple(x.shape[1:3]) != (2, 2) or x.shape[3] < 1 or x.shape[4] != features:
+            raise InputError(
+                f"x must have shape (batch, 2 directions, 2 views, positions >= 1, {features} features), "
+                f"got {tuple(x.shape)}"
+            )
+        return jax.vmap(self._one)(jnp.asarray(x))
+
+    def _one(self, x):
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        difference = x[:, 0] - x[:, 1]  # (directions, positions, features)
+
+        def project(weight, bias):
+            return jnp.einsum("zkd,zhd->zkh", difference, weight, precision=_HIGHEST) + bias[:, None]
+
+        left, right = project(self.left, self.left_bias), project(self.right, self.right_bias)
+        c = jnp.einsum("zki,zkj->ij", left, right, precision=_HIGHEST) / x.shape[2]
+        c = spectral_compression(c, NUM_ITERS, EPS)
+        embedding = jnp.einsum("ui,ij,uj->u", self.head_left, c, self.head_right, precision=_HIGHEST)
+        return embedding, jnp.matmul(self.out, embedding, precision=_HIGHEST) + self.out_bias
+
+
+def load_variant_probe(path: str | Path) -> VariantProbe:
+    """Read the probe from a safetensors file with tensors in PyTorch's layout, widened to float32.
+
+    Tensors: proj_{left,right}_{fwd,bwd}.weight (hidden, features) and .bias (hidden), head_{left,right}.weight
+    (units, hidden), out.weight (2, units), out.bias (2). Features, hidden and units are read off the file.
+
+    Raises:
+        InputError: no such file, not safetensors, a tensor that is missing, unexpected, of another shape, not floating
+            point or not finite.
+    """
+    tensors = _read(Path(path))
+    first, head = (_tensor(tensors, path, name) for name in ("proj_left_fwd.weight", "head_left.weight"))
+    for name, array in (("proj_left_fwd.weight", first), ("head_left.weight", head)):
+        if array.ndim != 2 or 0 in array.shape:
+            raise InputError(f"{path}: tensor {name} has shape {array.shape}, expected a matrix")
+    (hidden, features), units = first.shape, head.shape[0]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for side in ("left", "right"):
+        for direction in DIRECTIONS:
+            shapes[f"proj_{side}_{direction}.weight"] = (hidden, features)
+            shapes[f"proj_{side}_{direction}.bias"] = (hidden,)
+        shapes[f"head_{side}.weight"] = (units, hidden)
+    shapes |= {"out.weight": (2, units), "out.bias": (2,)}
+    if odd := sorted(set(tensors) - set(shapes)):
+        raise InputError(f"{path}: unexpected tensor {odd[0]}; expected {', '.join(shapes)}")
+    values = {}
+    for name, shape in shapes.items():
+        array = _tensor(tensors, path, name)
+        if array.shape != shape:
+            raise InputError(f"{path}: tensor {name} has shape {array.shape}, expected {shape}")
+        values[name] = jnp.asarray(array)
+
+    def both(side: str, kind: str):
+        return jnp.stack([values[f"proj_{side}_{direction}.{kind}"] for direction in DIRECTIONS])
+
+    return VariantProbe(
+        left=both("left", "weight"),
+        left_bias=both("left", "bias"),
+        right=both("right", "weight"),
+        right_bias=both("right", "bias"),
+        head_left=values["head_left.weight"],
+        head_right=values["head_right.weight"],
+        out=values["out.weight"],
+        out_bias=values["out.bias"],
+    )
+
+
+def _read(path: Path) -> dict[str, Array]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="flax") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _tensor(tensors: dict[str, Array], path: str | Path, name: str) -> np.ndarray:
+    if name not in tensors:
+        raise InputError(f"{path}: tensor {name} is missing")
+    array = tensors[name]
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputError(f"{path}: tensor {name} is {array.dtype}, expected floating point")
+    values = np.asarray(array).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: tensor {name} holds {int((~np.isfinite(values)).sum())} NaN or infinite values")
+    return values
