@@ -10,23 +10,34 @@ from covjax.errors import InputError
 
 
 def embed(
-    encoder: Encoder, sequences: Sequence[str], layers: tuple[int, ...], token_budget: int = 16384, max_shapes: int = 4
+    encoder: Encoder,
+    sequences: Sequence[str],
+    layers: tuple[int, ...],
+    token_budget: int = 16384,
+    max_shapes: int = 4,
+    edges: Sequence[int] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]]:
     """Yield (row numbers, {layer: activations}, mask to pool) batch by batch, shortest sequences first.
 
     Every batch of a bucket has the same shape: b = token_budget // t sequences, at least one. The last batch of a
     bucket is filled with copies of its first sequence under an all-zero pool mask: `rows` is then shorter than b.
-    Nothing is cropped; the longest sequence sets the last bucket.
+    Nothing is cropped; the longest sequence sets the last bucket. `edges`, ascending token numbers, sets the buckets,
+    which keeps the shapes the same over several calls.
 
-    Raises InputError for no sequences, and whatever `encoder.encode` raises.
+    Raises InputError for no sequences or one longer than the last of `edges`, and whatever `encoder.encode` raises.
     """
     if not len(sequences):
         raise InputError("sequences: empty; at least one is needed")
     encoded = [encoder.encode(sequence) for sequence in sequences]
     lengths = np.array([len(ids) for ids in encoded])
     order = np.argsort(lengths, kind="stable")
+    edges = bucket_edges(lengths, max_shapes) if edges is None else edges
+    if lengths.max() > edges[-1]:
+        raise InputError(
+            f"edges: the last is {edges[-1]}, shorter than the longest sequence with {lengths.max()} tokens"
+        )
     start = 0
-    for edge in bucket_edges(lengths, max_shapes):
+    for edge in edges:
         stop = int(np.searchsorted(lengths[order], edge, side="right"))
         size = max(1, token_budget // int(edge))
         for first in range(start, stop, size):

@@ -1,0 +1,128 @@
+"""Unlabelled sequences from FASTA, CSV, TSV, Parquet, plain text, or BED windows of a FASTA genome."""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from covjax.errors import InputError
+
+SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".csv", ".tsv", ".txt", ".bed", ".parquet")
+_COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
+
+
+def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids and sequences of a file, each text format also as `.gz`; letters are left as they are.
+
+    FASTA: the id is the header up to the first space. CSV, TSV, Parquet: column `sequence`, optional `id`. Text: one
+    sequence a line. BED: windows of `genome` (FASTA), half-open from 0, the reverse complement where column 6 is `-`;
+    the id is column 4 or `chrom:start-end`. Without an id, `rowN` with N the line or row.
+
+    Raises InputError naming file and line for an unknown suffix, no sequence at all, an empty sequence, a duplicate id,
+    a missing column, a window outside its chromosome, and BED without `genome`.
+    """
+    path = Path(path)
+    suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}: suffix {suffix!r} is not one of {', '.join(SUFFIXES)} (each text format also .gz)")
+    if (genome is not None) != (suffix == ".bed"):
+        raise InputError(f"genome: {genome!r} with {path.name}; a FASTA genome goes with a .bed file and only there")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if suffix == ".bed":
+        assert genome is not None
+        entries = _bed(path, genome)
+    elif suffix == ".parquet":
+        entries = _parquet(path)
+    elif suffix in (".csv", ".tsv"):
+        entries = _delimited(path, "\t" if suffix == ".tsv" else ",")
+    elif suffix == ".txt":
+        entries = ((n, f"row{n}", line) for n, line in enumerate(_text(path).splitlines(), 1) if line.strip())
+    else:
+        entries = _fasta(path)
+    seen: dict[str, int] = {}
+    sequences = []
+    for line, name, sequence in entries:
+        sequence = sequence.strip()
+        if not sequence:
+            raise InputError(f"{path}: line {line}: the sequence of {name!r} is empty")
+        if name in seen:
+            raise InputError(f"{path}: line {line}: id {name!r} stands already in line {seen[name]}")
+        seen[name] = line
+        sequences.append(sequence)
+    if not seen:
+        raise InputError(f"{path}: no sequence in it")
+    return tuple(seen), tuple(sequences)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
+
+
+def _fasta(path: Path) -> Iterator[tuple[int, str, str]]:
+    name: str | None = None
+    start = 0
+    parts: list[str] = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if line.startswith(">"):
+            if name is not None:
+                yield start, name, "".join(parts)
+            name, start, parts = (line[1:].split() or [f"row{number}"])[0], number, []
+        elif line.strip():
+            if name is None:
+                raise InputError(f"{path}: line {number}: a sequence before the first header '>'")
+            parts.append(line.strip())
+    if name is not None:
+        yield start, name, "".join(parts)
+
+
+def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, str, str]]:
+    reader = csv.DictReader(io.StringIO(_text(path)), delimiter=delimiter)
+    if "sequence" not in (reader.fieldnames or ()):
+        raise InputError(f"{path}: missing column 'sequence'; found {', '.join(reader.fieldnames or ())}")
+    for number, row in enumerate(reader, 2):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number}: not {len(reader.fieldnames or ())} fields as in the header")
+        yield number, row.get("id") or f"row{number}", row["sequence"]
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, str, str]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(f"{path}: reading Parquet needs the package pyarrow") from None
+    table = parquet.read_table(path)
+    if "sequence" not in table.column_names:
+        raise InputError(f"{path}: missing column 'sequence'; found {', '.join(table.column_names)}")
+    sequences = table["sequence"].to_pylist()
+    ids = table["id"].to_pylist() if "id" in table.column_names else [None] * len(sequences)
+    for number, (name, sequence) in enumerate(zip(ids, sequences), 1):
+        yield number, f"row{number}" if name is None else str(name), sequence or ""
+
+
+def _bed(path: Path, genome: str | Path) -> Iterator[tuple[int, str, str]]:
+    chromosomes = dict(zip(*read_sequences(genome)))
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        fields = line.split("\t")
+        if len(fields) < 3 or not (fields[1].isdigit() and fields[2].isdigit()):
+            raise InputError(f"{path}: line {number}: not chrom, start, end separated by tabs: {line[:60]!r}")
+        chrom, start, end = fields[0], int(fields[1]), int(fields[2])
+        if chrom not in chromosomes:
+            raise InputError(f"{path}: line {number}: chromosome {chrom!r} is not in {genome}")
+        if not 0 <= start < end <= len(chromosomes[chrom]):
+            raise InputError(
+                f"{path}: line {number}: window {start}-{end} is empty or outside {chrom!r} of "
+                f"{len(chromosomes[chrom])} letters"
+            )
+        sequence = chromosomes[chrom][start:end]
+        if len(fields) > 5 and fields[5] == "-":
+            sequence = sequence.translate(_COMPLEMENT)[::-1]
+        named = len(fields) > 3 and fields[3] not in ("", ".")
+        yield number, fields[3] if named else f"{chrom}:{start}-{end}", sequence

@@ -1,0 +1,206 @@
+"""Extraction: the right numbers in the input's order, killed and resumed to the same bytes, faults refused by name."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covjax import get_pooler
+from covjax.data.store import TokenStore, load_features, shard_path, token_path
+from covjax.encoders import embed, from_function, load, register_encoder
+from covjax.errors import InputError
+from train import extract as module
+from train.extract import ExtractConfig, extract, main
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
+
+
+def _toy(dtype):
+    def function(tokens, mask):
+        x = jnp.where(mask[:, None], TABLE[tokens].astype(dtype), 0)
+        return x, 2 * x[:, :3]
+
+    return from_function("toy", function, {"A": 1, "C": 2, "G": 3, "T": 4})
+
+
+register_encoder("extraction-toy", _toy)
+register_encoder(
+    "extraction-nan",
+    lambda dtype: from_function("nan", lambda t, m: jnp.full((len(t), 2), jnp.nan), {"A": 1, "C": 2, "G": 3, "T": 4}),
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    rng = np.random.default_rng(1)
+    sequences = ["".join(rng.choice(list("ACGT"), n)) for n in rng.integers(2, 60, 25)]
+    path = tmp_path / "x.fasta"
+    path.write_text("".join(f">s{i}\n{s}\n" for i, s in enumerate(sequences)))
+    return ExtractConfig(
+        data=str(path),
+        output=str(tmp_path / "out"),
+        encoder="extraction-toy",
+        layers=(0, -1),
+        poolers=("mean", "log_covariance:eps=0.5"),
+        keep_tokens=True,
+        shard_size=7,
+        token_budget=100,
+    )
+
+
+def _sequences(config):
+    return Path(config.data).read_text().split()[1::2]
+
+
+def test_features_and_tokens_are_those_of_each_sequence(config):
+    folder = extract(config)
+    tokens = TokenStore(folder, -1)
+    means, logs = load_features(folder, "0/mean"), load_features(folder, "-1/log_covariance:eps=0.5")
+    assert len(tokens) == 25
+    for i, sequence in enumerate(_sequences(config)):
+        x = np.asarray(TABLE)[["_ACGT".index(letter) for letter in sequence]]
+        np.testing.assert_allclose(means[i], x.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(logs[i], get_pooler("log_covariance", eps=0.5)(2 * x[:, :3]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(tokens[i], (2 * x[:, :3]).astype(jnp.bfloat16))
+        np.testing.assert_array_equal(
+            TokenStore(folder, 0)[i] if i == 0 else x.astype(jnp.bfloat16), x.astype(jnp.bfloat16)
+        )
+
+
+def test_few_shapes_over_all_shards(config):
+    seen = set()
+    encoder = load("extraction-toy")
+    edges = module.bucket_edges(np.array([len(s) for s in _sequences(config)]), 4)
+    for start in range(0, 25, 7):
+        for _, _, mask in embed(
+            encoder, sorted(_sequences(config), key=len)[start : start + 7], (0,), 100, edges=edges
+        ):
+            seen.add(mask.shape)
+    assert len(seen) <= 4
+    with pytest.raises(InputError, match="edges: the last is 3"):
+        next(embed(encoder, ["ACGT"], (0,), edges=[3]))
+
+
+def test_complete_shards_are_not_made_again(config, monkeypatch, capsys):
+    extract(config)
+    shard = shard_path(config.output, 2)
+    first = load_features(config.output, "0/mean")
+    module.checkpoint.remove(shard)
+    made = []
+    save = module.checkpoint.save
+    monkeypatch.setattr(module.checkpoint, "save", lambda path, *rest: (made.append(path), save(path, *rest)))
+    extract(config)
+    assert made == [shard]
+    assert "3 of 4 complete" in capsys.readouterr().out
+    np.testing.assert_array_equal(load_features(config.output, "0/mean"), first)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": (0,)}, r"layers: \[0, -1\] -> \[0\]"),
+        ({"poolers": ("mean",)}, "poolers"),
+        ({"dtype": "bfloat16"}, "dtype: 'float32' -> 'bfloat16'"),
+    ],
+)
+def test_other_settings_are_refused_with_the_difference(config, change, message):
+    extract(config)
+    with pytest.raises(InputError, match=message):
+        extract(dataclasses.replace(config, **change))
+
+
+def test_another_input_is_refused(config):
+    extract(config)
+    with Path(config.data).open("a") as file:
+        file.write(">more\nACGT\n")
+    with pytest.raises(InputError, match="input: "):
+        extract(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_length": 10}, "letters, more than max_length 10"),
+        ({"max_output_gib": 1e-9}, "more than max_output_gib"),
+        ({"poolers": ("mean", "mean")}, "poolers"),
+        ({"poolers": ("nothing",)}, "nothing"),
+        ({"poolers": ("log_covariance:eps",)}, "expected option=value"),
+        ({"layers": (7,)}, "layer: 7 is not one of"),
+        ({"encoder": "extraction-nan", "layers": (0,)}, r"s\d+: NaN or infinite activations at layer 0"),
+        ({"data": ""}, "data"),
+    ],
+)
+def test_faults_are_named(config, change, message):
+    with pytest.raises(InputError, match=message):
+        extract(dataclasses.replace(config, **change))
+
+
+def test_an_unknown_letter_names_the_sequence(config, capsys):
+    Path(config.data).write_text(">good\nACGT\n>bad\nACXT\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--data", config.data, "--encoder", "extraction-toy", "--output", config.output])
+    assert "bad: unknown letter 'X' at position 3" in capsys.readouterr().err
+
+
+def test_changed_files_and_a_full_disk_are_noticed(config, monkeypatch):
+    real = os.replace
+
+    def full(source, target):
+        if "array_record" in str(target) and "00001" in str(target):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        extract(config)
+    assert not list(Path(config.output).glob("tokens/*.tmp"))
+    with pytest.raises(InputError, match="3 of 4 shards are missing"):
+        load_features(config.output, "0/mean")
+    monkeypatch.undo()
+    extract(config)
+    path = token_path(config.output, 1)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match="00001.array_record.*digest"):
+        TokenStore(config.output, 0)
+    with pytest.raises(InputError, match="layer: 5"):
+        TokenStore(config.output, 5)
+    with pytest.raises(InputError, match="'0/max' is not one of 0/mean"):
+        load_features(config.output, "0/max")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(config, tmp_path):
+    script = "import sys; from tests import test_extract; from train.extract import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["--data", config.data, "--encoder", "extraction-toy", "--layers=0,-1", "--keep-tokens", "true"]
+    arguments += ["--shard-size", "3", "--token-budget", "100", "--poolers", "mean,covariance"]
+
+    def start(output):
+        command = [sys.executable, "-c", script, *arguments, "--output", str(output)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole).wait(120) == 0
+    killed = 0
+    for target in (1, 3, 5):
+        process = start(broken)
+        while process.poll() is None and len(list(broken.glob("tokens/*.array_record"))) < target:
+            time.sleep(0.01)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert killed >= 1
+    assert start(broken).wait(120) == 0
+    for name in ("0/mean", "-1/covariance"):
+        np.testing.assert_array_equal(load_features(whole, name), load_features(broken, name))
+    for path in sorted(whole.glob("tokens/*")):
+        assert path.read_bytes() == (broken / "tokens" / path.name).read_bytes()

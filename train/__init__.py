@@ -1,0 +1,1 @@
+"""Commands that make things: features and activations."""
