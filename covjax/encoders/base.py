@@ -74,6 +74,7 @@ def pad_rows(
 _LOADERS: dict[str, Callable[[Any], Encoder]] = {}
 # model_type of config.json: the module and the class, called with (name, folder, dtype).
 FAMILIES = {"bert": ("covjax.encoders.bert", "Bert"), "esm": ("covjax.encoders.esm", "Esm")}
+FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", ".h5")}  # models of one file
 DTYPES = ("float32", "bfloat16")
 
 
@@ -88,10 +89,10 @@ def register_encoder(name: str, loader: Callable[[Any], Encoder]) -> None:
 
 
 def load(name: str, dtype: Any = jnp.float32) -> Encoder:
-    """Return a frozen encoder: a registered name, a folder in the Hugging Face layout, or a model id of the hub.
+    """Return a frozen encoder: a registered name, a file, a folder in the Hugging Face layout or a model id of the hub.
 
-    A folder's `model_type` (config.json) decides the family. A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by
-    huggingface_hub into its cache and then read like any folder.
+    A file is a model of SpliceAI or OpenSpliceAI (.h5, .pt). A folder's `model_type` (config.json) decides the family.
+    A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by huggingface_hub into its cache and then read like any folder.
     `dtype`, float32 or bfloat16, is the type of the parameters, of the computation and of the activations; layer norm
     and softmax are computed in float32, and matrix products add up in it.
     Raises InputError for an unknown name, an unsupported model_type, option or dtype, and damaged or missing files.
@@ -106,6 +107,11 @@ def load(name: str, dtype: Any = jnp.float32) -> Encoder:
         raise InputError(f"dtype: {dtype.name} is not supported; allowed: {' and '.join(DTYPES)}")
     if name in _LOADERS:
         return _LOADERS[name](dtype)
+    if Path(name).suffix in FILES and not Path(name).is_dir():
+        if not Path(name).is_file():
+            raise InputError(f"encoder: there is no file {name}")
+        module, family = FILES[Path(name).suffix]
+        return getattr(importlib.import_module(module), family)(Path(name).stem, Path(name), dtype)
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
     if not (folder / "config.json").is_file():
         raise InputError(f"encoder: {name}: no config.json in the folder")

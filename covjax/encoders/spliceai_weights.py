@@ -1,0 +1,187 @@
+"""The two file formats of (Open)SpliceAI under one set of names: a PyTorch state dict and a Keras model."""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covjax.encoders.base import digest_weights
+from covjax.errors import InputError
+
+BLOCKS = ((11, 1), (11, 4), (21, 10), (41, 25))  # kernel width and dilation, 4 residual units each
+UNITS = 4
+TORCH_EPS, TORCH_SLOPE = 1e-5, 0.1  # batch norm, leaky ReLU; neither is stored in a state dict
+STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
+PIP_H5PY = "pip install h5py"
+
+
+class Weights:
+    """Arrays of one file, each taken once under OpenSpliceAI's names; `stored` translates them into the file's."""
+
+    def __init__(
+        self,
+        file: Path,
+        arrays: Mapping[str, np.ndarray],
+        blocks: int,
+        stored: Callable[[str, str], str],
+        axes: tuple[int, int, int],
+        eps: float,
+        slope: float,
+    ):
+        if not 1 <= blocks <= len(BLOCKS):
+            raise InputError(f"{file}: {blocks} blocks of residual units, expected 1 to {len(BLOCKS)}")
+        self.file, self.blocks, self.eps, self.slope = file, blocks, eps, slope
+        self._arrays, self._stored, self._axes, self._left = arrays, stored, axes, set(arrays)
+
+    def take(self, part: str, field: str, *shape: int) -> np.ndarray:
+        """The array; raises InputError where it is missing or of another shape."""
+        name = self._stored(part, field)
+        if name not in self._left:
+            raise InputError(f"{self.file}: tensor {name} is missing")
+        if self._arrays[name].shape != shape:
+            raise InputError(f"{self.file}: tensor {name} has shape {self._arrays[name].shape}, expected {shape}")
+        self._left.discard(name)
+        return self._arrays[name]
+
+    def kernel(self, part: str, *shape: int) -> np.ndarray:
+        """A convolution's kernel as (width, inputs, outputs)."""
+        stored = [0, 0, 0]
+        for size, axis in zip(shape, self._axes):
+            stored[axis] = size
+        return self.take(part, "weight", *stored).transpose(self._axes)
+
+    def finish(self) -> str:
+        """The digest of all arrays; raises InputError where one was not taken."""
+        if self._left:
+            raise InputError(f"{self.file}: unexpected tensor {min(self._left)} ({len(self._left)} in all)")
+        return digest_weights(self._arrays)
+
+
+def read_weights(file: Path) -> Weights:
+    """The weights of an .h5 file (Keras) or of any other (PyTorch); raises InputError for what is neither."""
+    return _read_keras(file) if file.suffix == ".h5" else _read_torch(file)
+
+
+def _read_torch(file: Path) -> Weights:
+    state = {name: array for name, array in read_state_dict(file).items() if not name.endswith(".num_batches_tracked")}
+    units = [int(match[1]) for name in state if (match := re.match(r"residual_units\.(\d+)\.", name))]
+    blocks = max(units, default=-1) // (UNITS + 1) + 1
+    return Weights(file, state, blocks, "{}.{}".format, (2, 1, 0), TORCH_EPS, TORCH_SLOPE)
+
+
+def read_state_dict(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a PyTorch state dict (the zip format since 1.6), without PyTorch: no code of the file is run.
+
+    Raises InputError for anything else and for a damaged file.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            (pickled,) = (name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"])
+            state = _Unpickler(archive, pickled.removesuffix("data.pkl")).load()
+        if not isinstance(state, dict) or not all(isinstance(array, np.ndarray) for array in state.values()):
+            raise ValueError("it holds something else than tensors")
+        return dict(state)
+    except Exception as error:  # a damaged or foreign pickle: zipfile and pickle raise many types
+        raise InputError(f"{file}: not a state dict of tensors: {type(error).__name__}: {error}") from None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds ordered dictionaries of arrays and refuses every other class or function that a pickle names."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str):
+        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        self.archive, self.folder = archive, folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild
+        if module == "torch" and name in STORAGES:
+            return np.dtype(STORAGES[name])
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+
+    def persistent_load(self, key: Any) -> np.ndarray:
+        kind, dtype, number, _, size = key
+        entry = self.archive.getinfo(f"{self.folder}data/{number}")
+        if kind != "storage" or entry.compress_type != zipfile.ZIP_STORED or entry.file_size != size * dtype.itemsize:
+            raise pickle.UnpicklingError(f"storage {number} is {entry.file_size} bytes, expected {size} × {dtype}")
+        return np.frombuffer(self.archive.read(entry), dtype)
+
+
+def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> np.ndarray:
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if min(offset, *strides, *shape, 0) < 0 or (0 not in shape and last >= storage.size):
+        raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches over its storage")
+    steps = [stride * storage.itemsize for stride in strides]
+    return np.array(np.lib.stride_tricks.as_strided(storage[offset:], shape, steps))
+
+
+def _read_keras(file: Path) -> Weights:
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(f"{file}: Keras models need h5py: {PIP_H5PY}") from None
+    arrays: dict[str, np.ndarray] = {}
+
+    def collect(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name.split("/", 1)[1]] = item[()]  # the layer's name is there twice
+
+    try:
+        with h5py.File(file) as opened:
+            layers = json.loads(opened.attrs["model_config"])["config"]["layers"]
+            opened["model_weights"].visititems(collect)
+        config = {layer["name"]: (layer["class_name"], layer["config"]) for layer in layers}
+        (eps,) = {layer["epsilon"] for kind, layer in config.values() if kind == "BatchNormalization"}
+    except Exception as error:  # a damaged or foreign file: h5py and the look-ups raise many types
+        raise InputError(f"{file}: not a Keras model of SpliceAI: {type(error).__name__}: {error}") from None
+    blocks = -(-sum(kind == "BatchNormalization" for kind, _ in config.values()) // (2 * UNITS))
+    numbers, dilations = _keras_numbers(blocks)
+    _check_keras(file, config, dilations)
+    fields = {"running_mean": "moving_mean", "running_var": "moving_variance"}
+
+    def stored(part: str, field: str) -> str:
+        if "batchnorm" in part:
+            field = {"weight": "gamma", "bias": "beta"}.get(field, fields.get(field, field))
+            return f"batch_normalization_{numbers[part]}/{field}:0"
+        return f"conv1d_{numbers[part]}/{'kernel' if field == 'weight' else field}:0"
+
+    return Weights(file, arrays, blocks, stored, (0, 1, 2), float(eps), 0.0)
+
+
+def _keras_numbers(blocks: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Keras' running numbers of OpenSpliceAI's parts, and the dilation of each Keras convolution."""
+    numbers, dilations = {}, {}
+    convs = [("initial_conv", 1), ("initial_skip.conv", 1)]
+    for block, (_, dilation) in enumerate(BLOCKS[:blocks]):
+        first = block * (UNITS + 1)
+        for unit in range(first, first + UNITS):
+            for i in (1, 2):
+                numbers[f"residual_units.{unit}.batchnorm{i}"] = 2 * (unit - block) + i
+                convs.append((f"residual_units.{unit}.conv{i}", dilation))
+        convs.append((f"residual_units.{first + UNITS}.conv", 1))
+    for number, (part, dilation) in enumerate([*convs, ("final_conv", 1)], start=1):
+        numbers[part] = number
+        dilations[f"conv1d_{number}"] = dilation
+    return numbers, dilations
+
+
+def _check_keras(file: Path, config: Mapping[str, tuple[str, Mapping[str, Any]]], dilations: dict[str, int]) -> None:
+    """Refuse a layer whose options differ from those of the published models."""
+    expected: dict[str, dict[str, Any]] = {"Activation": {"activation": "relu"}, "BatchNormalization": {"axis": -1}}
+    for name, (kind, layer) in config.items():
+        options = expected.get(kind, {})
+        if kind == "Conv1D":
+            activation = "softmax" if name == f"conv1d_{len(dilations)}" else "linear"
+            options = {"dilation_rate": [dilations.get(name)], "activation": activation, "strides": [1]}
+        for option, value in options.items():
+            if layer.get(option) != value:
+                raise InputError(f"{file}: {name}: {option} is {layer.get(option)!r}, expected {value!r}")
