@@ -73,7 +73,11 @@ def pad_rows(
 
 _LOADERS: dict[str, Callable[[Any], Encoder]] = {}
 # model_type of config.json: the module and the class, called with (name, folder, dtype).
-FAMILIES = {"bert": ("covjax.encoders.bert", "Bert"), "esm": ("covjax.encoders.esm", "Esm")}
+FAMILIES = {
+    "bert": ("covjax.encoders.bert", "Bert"),
+    "esm": ("covjax.encoders.esm", "Esm"),
+    "ntv3": ("covjax.encoders.ntv3", "NTv3"),
+}
 FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", ".h5")}  # models of one file
 DTYPES = ("float32", "bfloat16")
 
