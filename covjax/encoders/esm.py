@@ -14,10 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from covjax.encoders.config import read_config
-from covjax.encoders.transformer import Dense, LayerNorm, Transformer, attention, split_heads
+from covjax.encoders.transformer import (
+    Dense,
+    Frequencies,
+    LayerNorm,
+    Mask,
+    Transformer,
+    attended,
+    attention,
+    places,
+    rotate,
+    split_heads,
+)
 from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.encoders.weights import Tensors
 
@@ -62,21 +73,18 @@ class Block(nnx.Module):
         self.up = Dense(tensors, [f"{name}.intermediate.dense"], d, inner * (1 + self.gated), bias=not self.gated)
         self.down = Dense(tensors, [f"{name}.output.dense"], inner, d, bias=not self.gated)
 
-    def __call__(self, x: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b t d"]:
+    def __call__(self, x: Float[Array, "b t d"], mask: Mask) -> Float[Array, "b t d"]:
         """One block; masked tokens are attended by none."""
         q, k, v = split_heads(self.qkv(self.norm_attention(x)), self.heads)
         if self.frequencies is not None:
-            q, k = _rotate(q, self.frequencies[...]), _rotate(k, self.frequencies[...])
+            place = places(mask)
+            q, k = (rotate(part, self.frequencies[...], place) for part in (q, k))
         x = x + self.out(attention(q, k, v, mask))
         hidden = self.up(self.norm_mlp(x))
         if self.gated:
             gate, value = jnp.split(hidden, 2, -1)
             return x + self.down(jax.nn.silu(gate) * value)
         return x + self.down(jax.nn.gelu(hidden, approximate=False))
-
-
-class Frequencies(nnx.Variable):
-    """Rotary frequencies: a buffer, saved but not trained, float32 whatever the type of the parameters."""
 
 
 def _frequencies(tensors: Tensors, name: str, width: int) -> np.ndarray:
@@ -90,15 +98,6 @@ def _frequencies(tensors: Tensors, name: str, width: int) -> np.ndarray:
         if stored in tensors:
             return tensors.take(stored, width // 2, again=True, dtype=np.float32)
     return (10000.0 ** (-np.arange(0, width, 2) / width)).astype(np.float32)
-
-
-def _rotate(x: Float[Array, "b t h c"], frequencies: Float[Array, "half"]) -> Float[Array, "b t h c"]:
-    """Rotary positions on half-split pairs (Su et al. 2021)."""
-    half = x.shape[-1] // 2
-    angle = jnp.arange(x.shape[1])[:, None] * frequencies
-    cos, sin = jnp.cos(angle)[None, :, None], jnp.sin(angle)[None, :, None]
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 class Esm(Transformer):
@@ -129,20 +128,21 @@ class Esm(Transformer):
         # Rotary checkpoints converted from older code carry a position table that nothing reads.
         self.weights_digest = tensors.finish((*UNUSED, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
 
-    def hidden_states(self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Iterator[Float[Array, "b t d"]]:
+    def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
         """The embedding, the blocks, the last one after the final layer norm."""
         x = self.embedding[...][tokens]
         if self.token_dropout:
             hidden = tokens == self.mask_id
-            observed = hidden.sum(-1) / jnp.maximum(mask.sum(-1), 1)
-            scale = ((1 - TRAIN_MASK_RATIO) / (1 - observed))[:, None, None]
+            own = attended(mask)
+            observed = (own & hidden[:, None]).sum(-1) / jnp.maximum(own.sum(-1), 1)
+            scale = ((1 - TRAIN_MASK_RATIO) / (1 - observed))[..., None]
             x = (jnp.where(hidden[..., None], 0, x) * scale).astype(x.dtype)
         if self.positions is not None:
             # Positions are counted over real tokens only, from pad + 1 on (RoBERTa's convention).
-            x = x + self.positions[...][jnp.where(mask, jnp.cumsum(mask, 1) + self.pad_id, self.pad_id)]
+            x = x + self.positions[...][jnp.where(mask > 0, places(mask) + self.pad_id + 1, self.pad_id)]
         if self.norm_before is not None:
             x = self.norm_before(x)
-        x = jnp.where(mask[..., None], x, 0)
+        x = jnp.where(mask[..., None] > 0, x, 0)
         yield x
         for i, block in enumerate(self.blocks, start=1):
             x = block(x, mask)

@@ -19,8 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index, pad_rows
 from covjax.encoders.config import INERT, read_json
-from covjax.encoders.esm import Frequencies, _rotate
-from covjax.encoders.transformer import Dense, LayerNorm, attention, split_heads
+from covjax.encoders.transformer import Dense, Frequencies, LayerNorm, attention, places, rotate, split_heads
 from covjax.encoders.weights import Tensors
 from covjax.errors import InputError
 
@@ -120,7 +119,7 @@ class TransformerBlock(nnx.Module):
     def __call__(self, x: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b t d"]:
         """One block; masked bins are attended by none."""
         q, k, v = split_heads(self.qkv(self.norm_attention(x)), self.heads)
-        q, k = _rotate(q, self.frequencies[...]), _rotate(k, self.frequencies[...])
+        q, k = (rotate(part, self.frequencies[...], places(mask)) for part in (q, k))
         x = x + self.out(attention(q, k, v, mask))
         gate, value = jnp.split(self.up(self.norm_mlp(x)), 2, -1)
         return x + self.down(jax.nn.silu(gate) * value)

@@ -14,6 +14,9 @@ from covjax.encoders.base import layer_index
 from covjax.encoders.vocabulary import Vocabulary
 from covjax.encoders.weights import Tensors, empty
 
+# True where a token is, or several sequences in a row: 1, 2, … the sequence of every token, 0 padding.
+Mask = Bool[Array, "b t"] | Int[Array, "b t"]
+
 
 class Dense(nnx.Module):
     """x W + b, or x W where the checkpoint has no bias, with W stored (inputs, outputs). Products add up in float32.
@@ -53,19 +56,50 @@ class LayerNorm(nnx.Module):
 
 
 def attention(
-    q: Float[Array, "b t h c"], k: Float[Array, "b t h c"], v: Float[Array, "b t h c"], mask: Bool[Array, "b t"]
+    q: Float[Array, "b t h c"], k: Float[Array, "b t h c"], v: Float[Array, "b t h c"], mask: Mask
 ) -> Float[Array, "b t d"]:
-    """Scaled dot-product attention (Vaswani et al. 2017), softmax in float32; masked tokens are attended by none."""
+    """Scaled dot-product attention (Vaswani et al. 2017), softmax in float32; see `attended` for who sees whom."""
     scores = jnp.einsum("bqhc,bkhc->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    scores = jnp.where(attended(mask)[:, None], scores, jnp.finfo(scores.dtype).min)
     shares = jax.nn.softmax(scores, -1).astype(v.dtype)
     mixed = jnp.einsum("bhqk,bkhc->bqhc", shares, v, preferred_element_type=jnp.float32)
     return mixed.reshape(*mixed.shape[:2], -1).astype(v.dtype)
 
 
+def attended(mask: Mask) -> Bool[Array, "b queries keys"]:
+    """Whom a token attends to: its own sequence, no padding. The axis of queries is 1 where all agree."""
+    if mask.dtype == jnp.bool_:
+        return mask[:, None, :]
+    return (mask[:, :, None] == mask[:, None, :]) & (mask[:, None, :] > 0)
+
+
+def places(mask: Mask) -> Int[Array, "b t"]:
+    """The place of every token in its own sequence, from 0; padding goes on counting."""
+    count = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
+    if mask.dtype == jnp.bool_:
+        return count
+    begins = jnp.pad(mask[:, 1:] != mask[:, :-1], ((0, 0), (1, 0)))
+    return count - jax.lax.cummax(jnp.where(begins, count, 0), axis=1)
+
+
 def split_heads(qkv: Float[Array, "b t n"], heads: int) -> list[Float[Array, "b t h c"]]:
     """Queries, keys and values out of one matrix product."""
     return [part.reshape(*qkv.shape[:2], heads, -1) for part in jnp.split(qkv, 3, -1)]
+
+
+class Frequencies(nnx.Variable):
+    """Rotary frequencies: a buffer, saved but not trained, float32 whatever the type of the parameters."""
+
+
+def rotate(
+    x: Float[Array, "b t h c"], frequencies: Float[Array, "half"], place: Int[Array, "b t"]
+) -> Float[Array, "b t h c"]:
+    """Rotary positions on half-split pairs (Su et al. 2021)."""
+    half = x.shape[-1] // 2
+    angle = place[..., None] * frequencies
+    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 class Transformer(nnx.Module):
@@ -79,8 +113,9 @@ class Transformer(nnx.Module):
     weights_digest: str
     width: int
     vocabulary: Vocabulary
+    packs = True  # several sequences in a row: `mask` may be their numbers
 
-    def hidden_states(self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Iterator[Float[Array, "b t d"]]:
+    def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
         """Activations of layer 0, 1, …; a pure function of the arguments and the parameters."""
         raise NotImplementedError
 
@@ -100,9 +135,15 @@ class Transformer(nnx.Module):
         return self.vocabulary.fill(rows, length)
 
     def apply(
-        self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
+        self,
+        tokens: Int[np.ndarray, "b t"],
+        mask: Bool[np.ndarray, "b t"] | Int[np.ndarray, "b t"],
+        layers: tuple[int, ...],
     ) -> dict[int, Float[Array, "b t d"]]:
-        """Activations of the asked layers (−1 the last), jitted; masked tokens are zeroed."""
+        """Activations of the asked layers (−1 the last), jitted; masked tokens are zeroed.
+
+        `mask` may also number the sequences of a row, 1, 2, … with 0 for padding: each is then encoded as if alone.
+        """
         numbers = {layer: layer_index(layer, self.num_layers) for layer in layers}
         found = _apply(*nnx.split(self), tokens, mask, tuple(sorted(set(numbers.values()))))
         return {layer: found[number] for layer, number in numbers.items()}
@@ -111,4 +152,4 @@ class Transformer(nnx.Module):
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _apply(graph: Any, state: Any, tokens: Array, mask: Array, layers: tuple[int, ...]) -> dict[int, Array]:
     states = nnx.merge(graph, state).hidden_states(tokens, mask)
-    return {i: jnp.where(mask[..., None], x, 0) for i, x in zip(range(max(layers) + 1), states) if i in layers}
+    return {i: jnp.where(mask[..., None] > 0, x, 0) for i, x in zip(range(max(layers) + 1), states) if i in layers}
