@@ -1,6 +1,9 @@
 """Bucketed embedding: every sequence once, little padding, few shapes, the same activations as alone."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,3 +86,26 @@ def test_packing_wastes_little_on_log_normal_lengths(rng, sigma, limit):
         size = 8192 // edge
         used += -(-len(rows) // size) * size * edge
     assert 1 - lengths.sum() / used <= limit
+
+
+@pytest.mark.slow
+def test_a_flax_encoder_on_several_devices():
+    script = """
+import jax, numpy as np
+from covjax.encoders import embed, load, replicate
+mesh = jax.make_mesh((3,), ("data",))
+sequences = ["MKV" * n for n in (1, 2, 5, 9, 9, 14, 20)]
+encoder = load("unirep-64")
+single = {}
+for rows, x, m in embed(encoder, sequences, (-1,), 64):
+    single |= {i: np.asarray(x[-1])[r][m[r]] for r, i in enumerate(rows)}
+replicate(encoder, mesh)
+for rows, x, m in embed(encoder, sequences, (-1,), 64, mesh=mesh):
+    assert len(x[-1]) % 3 == 0 and len(x[-1].sharding.device_set) == 3
+    for r, i in enumerate(rows):
+        np.testing.assert_allclose(np.asarray(x[-1])[r][m[r]], single.pop(i), atol=1e-5)
+assert not single
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

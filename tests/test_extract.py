@@ -204,3 +204,37 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(config, tmp_path):
         np.testing.assert_array_equal(load_features(whole, name), load_features(broken, name))
     for path in sorted(whole.glob("tokens/*")):
         assert path.read_bytes() == (broken / "tokens" / path.name).read_bytes()
+
+
+def test_long_sequences_in_windows_are_pooled_as_one(config):
+    whole = extract(dataclasses.replace(config, poolers=("mean", "max", "covariance"), keep_tokens=True))
+    cut = extract(
+        dataclasses.replace(
+            config, poolers=("mean", "max", "covariance"), output=config.output + "-cut", window=11, halo=2
+        )
+    )
+    for name in ("0/mean", "-1/max", "0/covariance"):
+        np.testing.assert_allclose(load_features(cut, name), load_features(whole, name), rtol=1e-5, atol=1e-6)
+    for i in range(25):
+        np.testing.assert_array_equal(TokenStore(cut, 0)[i], TokenStore(whole, 0)[i])
+
+
+@pytest.mark.slow
+def test_several_devices_give_the_same(config, tmp_path):
+    script = "import sys; from tests import test_extract; from train.extract import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["--data", config.data, "--encoder", "extraction-toy", "--keep-tokens", "true", "--window", "30"]
+    arguments += ["--halo", "3", "--token-budget", "100", "--poolers", "mean,log_covariance:eps=0.5"]
+    outputs = {}
+    for count in (1, 4):
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        command = [sys.executable, "-c", script, *arguments, "--output", str(tmp_path / str(count))]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert f"on {count} device(s)" in done.stdout
+        outputs[count] = tmp_path / str(count)
+    for name in ("-1/mean", "-1/log_covariance:eps=0.5"):
+        np.testing.assert_allclose(
+            load_features(outputs[4], name), load_features(outputs[1], name), rtol=1e-5, atol=1e-5
+        )
+    for i in range(25):
+        np.testing.assert_array_equal(TokenStore(outputs[4], -1)[i], TokenStore(outputs[1], -1)[i])

@@ -3,6 +3,7 @@
     python -m train.extract --data proteins.fasta.gz --encoder FOLDER --poolers mean,log_covariance:eps=0.01
 
 Sequences are sorted by length and dealt into shards; every shard is written whole or not at all and never made twice.
+Batches are split over all devices. With --window long sequences are cut, with --halo tokens of context on each side.
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
 """
 
@@ -13,13 +14,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 from tqdm import tqdm
 
@@ -27,10 +30,10 @@ from covjax import checkpoint, get_pooler
 from covjax.cli import exit_on_input_error, option, parse
 from covjax.data.sequences import read_sequences
 from covjax.data.store import encode_tokens, file_digest, shard_path, token_path
-from covjax.encoders import Encoder, embed, load
-from covjax.encoders.base import layer_index
-from covjax.encoders.embed import bucket_edges
+from covjax.encoders import Encoder, load
+from covjax.encoders.embed import Batch, batch_size, bucket_edges, embed_tokens, replicate
 from covjax.encoders.rows import plan_rows
+from covjax.encoders.windows import Window, windows
 from covjax.errors import InputError
 
 
@@ -51,6 +54,8 @@ class ExtractConfig:
     shard_size: int = option(1024, "sequences a shard")
     token_budget: int = option(8192, "tokens per encoder batch")
     max_shapes: int = option(4, "compiled shapes of the whole run")
+    window: int = option(0, "tokens the encoder sees at once; longer sequences are cut and pooled as one; 0: never cut")
+    halo: int = option(64, "tokens of context on each side of a window, seen but not pooled")
     pack: int = option(2, "sequences a row at most, where the encoder can (Transformers); 1 turns packing off")
 
     def check(self) -> None:
@@ -66,6 +71,8 @@ class ExtractConfig:
             "token_budget": (self.token_budget >= 1, ">= 1"),
             "max_shapes": (self.max_shapes >= 1, ">= 1"),
             "pack": (self.pack >= 1, ">= 1"),
+            "window": (self.window >= 0, ">= 0"),
+            "halo": (self.halo >= 0, ">= 0"),
         }
         for name, (ok, allowed) in checks.items():
             if not ok:
@@ -95,38 +102,78 @@ def extract(config: ExtractConfig) -> Path:
     for name, sequence in zip(ids, sequences):
         if len(sequence) > config.max_length:
             raise InputError(f"{name}: {len(sequence)} letters, more than max_length {config.max_length}")
-    encoder = load(config.encoder, jnp.dtype(config.dtype) if config.dtype in ("float32", "bfloat16") else config.dtype)
-    lengths = _token_lengths(encoder, ids, sequences)
+    encoder = load(config.encoder, config.dtype)
+    cuts = _cut(config, encoder, ids, sequences)
+    poolers = {name: parse_pooler(name) for name in config.poolers}
+    plan = _plan(config, encoder, cuts)
+    run = _describe(config, ids, sequences, encoder, poolers, len(plan.shards))
+    _refuse_other_settings(output, run)
+    mesh = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
+    if mesh is not None:
+        replicate(encoder, mesh)
+    work = _Work(config, ids, cuts, encoder, pool_function(poolers, mesh), mesh, plan, run)
+    _refuse_too_large(work)
+    done = [shard for shard in range(len(plan.shards)) if _is_complete(output, shard, run)]
+    print(f"shards: {len(done)} of {len(plan.shards)} complete in {output} and reused")
+    if missing := sorted(set(range(len(plan.shards))) - set(done)):
+        print(f"about {_estimate_seconds(work, missing) / 60:.1f} min on {jax.device_count()} device(s)")
+    tokens = [sum(len(cuts[i][j].tokens) for i in rows for j in range(len(cuts[i]))) for rows in plan.shards]
+    with tqdm(total=sum(tokens), initial=sum(tokens[i] for i in done), unit="tok", unit_scale=True) as bar:
+        for shard in missing:
+            _write_shard(work, shard, bar)
+    print(f"{len(ids):,} sequences in {output}: {', '.join(run['features'])}")
+    return output
+
+
+class _Plan(NamedTuple):
+    """Which sequences are in which shard, the bucket edges of all, how rows are filled."""
+
+    shards: list[np.ndarray]
+    edges: list[int]
+    max_segments: int
+
+
+class _Work(NamedTuple):
+    """What every shard needs."""
+
+    config: ExtractConfig
+    ids: Sequence[str]
+    cuts: list[list[Window]]
+    encoder: Encoder
+    pool: Callable
+    mesh: Mesh | None
+    plan: _Plan
+    run: dict[str, Any]
+
+    def rows(self, shard: int) -> dict[int, list[list[int]]]:
+        """The batches' rows of one shard by length."""
+        lengths = np.array([len(w.tokens) for i in self.plan.shards[shard] for w in self.cuts[i]])
+        return plan_rows(lengths, self.plan.edges, self.plan.max_segments)
+
+
+def _cut(config: ExtractConfig, encoder: Encoder, ids: Sequence[str], sequences: Sequence[str]) -> list[list[Window]]:
+    cuts = []
+    for name, sequence in zip(ids, sequences):
+        try:
+            if config.window:
+                cuts.append(windows(encoder, sequence, config.window, config.halo))
+            else:
+                tokens = encoder.encode(sequence)
+                cuts.append([Window(tokens, np.ones(len(tokens), bool))])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+    return cuts
+
+
+def _plan(config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]]) -> _Plan:
+    lengths = np.array([sum(len(w.tokens) for w in cut) for cut in cuts])
     order = np.argsort(lengths, kind="stable")
     count = -(-len(order) // config.shard_size)
     # Packing wants all lengths in a shard, buckets want one.
     packs = config.pack > 1 and getattr(encoder, "packs", False)
     shards = [order[i::count] if packs else order[i * config.shard_size :][: config.shard_size] for i in range(count)]
-    poolers = {name: parse_pooler(name) for name in config.poolers}
-    run = _describe(config, ids, sequences, encoder, poolers, len(shards))
-    _refuse_other_settings(output, run)
-    edges = bucket_edges(lengths, config.max_shapes)
-    _refuse_too_large(config, run, lengths, [plan_rows(lengths[s], edges, config.pack if packs else 1) for s in shards])
-    done = [shard for shard in range(len(shards)) if _is_complete(output, shard, run)]
-    print(f"shards: {len(done)} of {len(shards)} complete in {output} and reused")
-    pool = _pool_function(poolers)
-    finished = int(sum(lengths[shards[shard]].sum() for shard in done))
-    with tqdm(total=int(lengths.sum()), initial=finished, unit="tok", unit_scale=True, desc="extract") as bar:
-        for shard in sorted(set(range(len(shards))) - set(done)):
-            rows = shards[shard]
-            _write_shard(config, output, shard, rows, ids, sequences, encoder, pool, run, edges, bar)
-    print(f"{len(ids):,} sequences in {output}: {', '.join(run['features'])}")
-    return output
-
-
-def _token_lengths(encoder: Encoder, ids: Sequence[str], sequences: Sequence[str]) -> np.ndarray:
-    lengths = []
-    for name, sequence in zip(ids, sequences):
-        try:
-            lengths.append(len(encoder.encode(sequence)))
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
-    return np.array(lengths)
+    edges = bucket_edges(np.array([len(w.tokens) for cut in cuts for w in cut]), config.max_shapes)
+    return _Plan(shards, edges, config.pack if packs else 1)
 
 
 def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any]:
@@ -141,8 +188,6 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
         for layer, width in zip(config.layers, widths)
         for name, pooler in poolers.items()
     }
-    for layer in config.layers:
-        layer_index(layer, encoder.num_layers)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output", "data", "max_output_gib")}
     identity = settings | {"input": digest.hexdigest(), "weights": encoder.weights_digest, "jax": jax.__version__}
     kept = list(config.layers) if config.keep_tokens else []
@@ -177,17 +222,17 @@ def _refuse_other_settings(output: Path, run: dict[str, Any]) -> None:
         raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
 
 
-def _refuse_too_large(config: ExtractConfig, run: dict[str, Any], lengths: np.ndarray, plans: list) -> None:
-    size = 4 * run["sequences"] * sum(run["features"].values()) + 2 * int(lengths.sum()) * sum(run["token_widths"])
-    padded = 0
-    for plan in plans:
-        for edge, rows in plan.items():
-            batch = max(1, config.token_budget // edge)
-            padded += -(-len(rows) // batch) * batch * edge
-    shapes = len({edge for plan in plans for edge in plan})
+def _refuse_too_large(work: _Work) -> None:
+    config, run = work.config, work.run
+    own = sum(int(w.core.sum()) for cut in work.cuts for w in cut)
+    size = 4 * run["sequences"] * sum(run["features"].values()) + 2 * own * sum(run["token_widths"])
+    seen = sum(len(w.tokens) for cut in work.cuts for w in cut)
+    plans = [work.rows(shard) for shard in range(len(work.plan.shards))]
+    padded = sum(edge * size * n for edge, (size, n) in _batches(work, plans).items())
     print(
-        f"{run['sequences']:,} sequences, {lengths.sum():,} tokens in {shapes} shapes "
-        f"({1 - lengths.sum() / padded:.0%} of the encoder's tokens are padding); output about {size / 2**30:.3g} GiB"
+        f"{run['sequences']:,} sequences, {own:,} tokens ({seen - own:,} more as context of windows) in "
+        f"{len(_batches(work, plans))} shapes ({1 - seen / padded:.0%} of the encoder's tokens are padding); "
+        f"output about {size / 2**30:.3g} GiB"
     )
     free = shutil.disk_usage(config.output).free
     if size > config.max_output_gib * 2**30:
@@ -205,8 +250,46 @@ def _is_complete(output: Path, shard: int, run: dict[str, Any]) -> bool:
     return True
 
 
-def _pool_function(poolers):
-    @jax.jit
+def _batches(work: _Work, plans: list[dict[int, list[list[int]]]]) -> dict[int, tuple[int, int]]:
+    """{row length: (rows of a batch, batches)}."""
+    sizes = {edge: batch_size(work.config.token_budget, edge, work.mesh) for plan in plans for edge in plan}
+    return {edge: (n, sum(-(-len(plan.get(edge, [])) // n) for plan in plans)) for edge, n in sizes.items()}
+
+
+def _estimate_seconds(work: _Work, missing: list[int]) -> float:
+    """One batch of every shape, timed after its compilation (which the run needs anyway), times their numbers."""
+    seconds = 0.0
+    plans = [work.rows(shard) for shard in missing]
+    for edge, (size, count) in _batches(work, plans).items():
+        shard, row = next((shard, plan[edge][0]) for shard, plan in zip(missing, plans) if edge in plan)
+        flat = [w for i in work.plan.shards[shard] for w in work.cuts[i]]
+        chosen = [flat[i] for i in row] * size
+        for timed in (False, True):
+            start = time.perf_counter()
+            for _, layers, mask in _activations(work, chosen):
+                jax.block_until_ready(work.pool(layers, mask))
+            seconds += count * (time.perf_counter() - start) * timed
+    return seconds
+
+
+def _activations(work: _Work, chosen: list[Window]) -> Iterator[Batch]:
+    tokens, cores = zip(*chosen)
+    config, plan = work.config, work.plan
+    return embed_tokens(
+        work.encoder,
+        tokens,
+        cores,
+        config.layers,
+        config.token_budget,
+        edges=plan.edges,
+        max_segments=plan.max_segments,
+        mesh=work.mesh,
+    )
+
+
+def pool_function(poolers: Mapping[str, Callable], mesh: Mesh | None = None) -> Callable:
+    """({layer: (b, t, d)}, mask (b, t)) → ({"layer/pooler": (b, k)}, {layer: every pooled activation finite (b,)})."""
+
     def pool(layers, mask):
         weights = mask.astype(jnp.float32)
         finite = {k: jnp.all(jnp.isfinite(x) | ~mask[..., None], axis=(1, 2)) for k, x in layers.items()}
@@ -217,36 +300,65 @@ def _pool_function(poolers):
         }
         return pooled, finite
 
-    return pool
+    if mesh is None:
+        return jax.jit(pool)
+    rows = PartitionSpec(mesh.axis_names[0])  # by hand: XLA would gather a batch of eigendecompositions on one device
+    return jax.jit(jax.shard_map(pool, mesh=mesh, in_specs=rows, out_specs=rows))
 
 
-def _write_shard(config, output, shard, rows, ids, sequences, encoder, pool, run, edges, bar) -> None:
+def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
+    config, run, rows = work.config, work.run, work.plan.shards[shard]
     features = {name: np.empty((len(rows), width), np.float32) for name, width in run["features"].items()}
     records: dict[int, bytes] = {}
-    chosen = [sequences[i] for i in rows]
-    for index, layers, mask in embed(
-        encoder, chosen, config.layers, config.token_budget, edges=edges, max_segments=config.pack
-    ):
+    owner = np.array([place for place, i in enumerate(rows) for _ in work.cuts[i]])  # of every window in the shard
+    first = np.searchsorted(owner, np.arange(len(rows)))
+    waiting: dict[int, dict[int, dict[int, np.ndarray]]] = {}  # sequence → window → layer → its core's activations
+    chosen = [w for i in rows for w in work.cuts[i]]
+    for index, layers, mask in _activations(work, chosen):
         # Rows that only fill the batch have no token to pool; the first sequence's mask keeps the poolers defined.
         filled = np.where(np.arange(len(mask))[:, None] < len(index), mask, mask[:1])
-        pooled, finite = pool(layers, filled)
+        pooled, finite = work.pool(layers, filled)
         for layer, good in finite.items():
             if not (good := np.asarray(good)[: len(index)]).all():
-                name = ids[rows[index[int(np.argmin(good))]]]
+                name = work.ids[rows[owner[index[int(np.argmin(good))]]]]
                 raise InputError(f"{name}: NaN or infinite activations at layer {layer}")
+        whole = np.array([len(work.cuts[rows[owner[i]]]) == 1 for i in index])
         for name, block in pooled.items():
-            features[name][index] = np.asarray(block)[: len(index)]
-        if config.keep_tokens:
-            host = [np.asarray(layers[layer]) for layer in config.layers]
-            for place, i in enumerate(index):
-                records[int(i)] = encode_tokens([x[place][mask[place]] for x in host])
-        bar.update(sum(len(encoder.encode(chosen[i])) for i in index))
+            features[name][owner[index[whole]]] = np.asarray(block)[: len(index)][whole]
+        bar.update(sum(len(chosen[i].tokens) for i in index))
+        if not config.keep_tokens and whole.all():
+            continue
+        host = {layer: np.asarray(layers[layer]) for layer in config.layers}
+        for place, i in enumerate(index):
+            part = {layer: x[place][mask[place]] for layer, x in host.items()}
+            parts = waiting.setdefault(owner[i], {})
+            parts[int(i - first[owner[i]])] = part
+            if len(parts) < len(work.cuts[rows[owner[i]]]):
+                continue
+            del waiting[owner[i]]
+            joined = {layer: np.concatenate([parts[j][layer] for j in sorted(parts)]) for layer in config.layers}
+            if len(parts) > 1:
+                for name, value in _pool_joined(work, joined).items():
+                    features[name][owner[i]] = value
+            if config.keep_tokens:
+                records[int(owner[i])] = encode_tokens([*joined.values()])
     manifest: dict[str, Any] = {"run": run["identity"], "shard": shard, "rows": rows.tolist(), "tokens": None}
     if config.keep_tokens:
-        path = token_path(output, shard)
+        path = token_path(config.output, shard)
         _write_records(path, [records[i] for i in range(len(rows))])
         manifest["tokens"] = file_digest(path)
-    checkpoint.save(shard_path(output, shard), {"rows": rows, "features": features}, manifest)
+    checkpoint.save(shard_path(config.output, shard), {"rows": rows, "features": features}, manifest)
+
+
+def _pool_joined(work: _Work, joined: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """Pool the windows of one sequence together; lengths are padded up to powers of two, which keeps the shapes few."""
+    count = len(next(iter(joined.values())))
+    length, copies = 1 << (count - 1).bit_length(), 1 if work.mesh is None else work.mesh.size
+    layers = {layer: np.zeros((copies, length, x.shape[1]), x.dtype) for layer, x in joined.items()}
+    for layer, x in joined.items():
+        layers[layer][:, :count] = x
+    pooled, _ = work.pool(layers, np.broadcast_to(np.arange(length) < count, (copies, length)))
+    return {name: np.asarray(block)[0] for name, block in pooled.items()}
 
 
 def _write_records(path: Path, records: list[bytes]) -> None:

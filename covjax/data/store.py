@@ -6,12 +6,13 @@ digest of their file. It is written last, so a shard is either whole or not ther
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import BFloat16, Float
 
 from covjax import checkpoint
 from covjax.errors import InputError
@@ -103,6 +104,6 @@ class TokenStore:
         return values[before * tokens : (before + width) * tokens].reshape(tokens, width)
 
 
-def encode_tokens(layers: list[Float[Array, "tokens features"]]) -> bytes:
+def encode_tokens(layers: Sequence[Float[np.ndarray, "tokens features"]]) -> bytes:
     """One record: the layers' activations in bfloat16, one after the other."""
     return b"".join(np.ascontiguousarray(np.asarray(x).astype(jnp.bfloat16)).tobytes() for x in layers)

@@ -1,13 +1,20 @@
 """Sequences of many lengths through an encoder in few compiled shapes and little padding."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import Encoder, pad_rows
 from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
+
+# (row numbers, {layer: activations (b, t, d)}, mask to pool (b, t)); b may be more than there are row numbers.
+Batch = tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]
 
 
 def embed(
@@ -18,7 +25,8 @@ def embed(
     max_shapes: int = 4,
     edges: Sequence[int] | None = None,
     max_segments: int = 1,
-) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]]:
+    mesh: Mesh | None = None,
+) -> Iterator[Batch]:
     """Yield (row numbers, {layer: activations}, mask to pool) batch by batch, shortest sequences first.
 
     Every batch of a bucket has the same shape: b = token_budget // t sequences, at least one. The last batch of a
@@ -29,45 +37,73 @@ def embed(
     With `max_segments` > 1 an encoder that can (`packs`) gets up to so many sequences in a row of the batch; such a
     batch is yielded once for every place in the row, the same activations under the mask of other sequences.
 
+    With a `mesh` of one axis b is rounded up to a multiple of its devices and the batch is split over them.
+
     Raises InputError for no sequences or one longer than the last of `edges`, and whatever `encoder.encode` raises.
     """
-    if not len(sequences):
-        raise InputError("sequences: empty; at least one is needed")
     encoded = [encoder.encode(sequence) for sequence in sequences]
+    return embed_tokens(encoder, encoded, None, layers, token_budget, max_shapes, edges, max_segments, mesh)
+
+
+def embed_tokens(
+    encoder: Encoder,
+    encoded: Sequence[Int[np.ndarray, "t"]],
+    cores: Sequence[Bool[np.ndarray, "t"]] | None,
+    layers: tuple[int, ...],
+    token_budget: int = 16384,
+    max_shapes: int = 4,
+    edges: Sequence[int] | None = None,
+    max_segments: int = 1,
+    mesh: Mesh | None = None,
+) -> Iterator[Batch]:
+    """As `embed`, of token ids that `encoder.encode` or `windows` gave; only tokens in `cores` are pooled."""
+    if not len(encoded):
+        raise InputError("sequences: empty; at least one is needed")
+    cores = [np.ones(len(ids), bool) for ids in encoded] if cores is None else cores
     lengths = np.array([len(ids) for ids in encoded])
     edges = bucket_edges(lengths, max_shapes) if edges is None else edges
     packs = max_segments > 1 and getattr(encoder, "packs", False)
     for edge, planned in plan_rows(lengths, edges, max_segments if packs else 1).items():
-        size = max(1, token_budget // int(edge))
+        size = batch_size(token_budget, int(edge), mesh)
         for first in range(0, len(planned), size):
             batch = planned[first : first + size]
             full = batch + batch[:1] * (size - len(batch))
+            tokens, mask, pool = encoder.pad([np.concatenate([encoded[i] for i in row]) for row in full], int(edge))
+            core, _ = pad_rows([np.concatenate([cores[i] for i in row]) for row in full], pool.shape[1], 0)
+            pool = pool & (core > 0)
+            pool[len(batch) :] = False
             if packs:
-                yield from _packed(encoder, encoded, batch, full, int(edge), layers)
+                counts = [np.repeat(np.arange(1, len(row) + 1), [len(encoded[i]) for i in row]) for row in full]
+                mask = pad_rows(counts, tokens.shape[1], 0)[0]
+            found = encoder.apply(_split(mesh, tokens), _split(mesh, mask), layers)
+            if not packs:
+                yield np.array([row[0] for row in batch]), found, pool
                 continue
-            rows = np.array([row[0] for row in batch])
-            tokens, mask, pool = encoder.pad([encoded[row[0]] for row in full], int(edge))
-            pool[len(rows) :] = False
-            yield rows, encoder.apply(tokens, mask, layers), pool
+            for place in range(len(batch[0])):  # rows of more sequences come first in a batch
+                rows = np.array([row[place] for row in batch if len(row) > place])
+                yield rows, found, pool & (mask == place + 1)
 
 
-def _packed(
-    encoder: Encoder,
-    encoded: Sequence[Int[np.ndarray, "t"]],
-    batch: list[list[int]],
-    full: list[list[int]],
-    edge: int,
-    layers: tuple[int, ...],
-) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]]:
-    tokens, _, pool = encoder.pad([np.concatenate([encoded[i] for i in row]) for row in full], edge)
-    segments, _ = pad_rows(
-        [np.repeat(np.arange(1, len(row) + 1), [len(encoded[i]) for i in row]) for row in full], tokens.shape[1], 0
-    )
-    found = encoder.apply(tokens, segments, layers)
-    pool[len(batch) :] = False
-    for place in range(len(batch[0])):  # rows of more sequences come first, so these are the first rows of the batch
-        rows = np.array([row[place] for row in batch if len(row) > place])
-        yield rows, found, pool & (segments == place + 1)
+def batch_size(token_budget: int, edge: int, mesh: Mesh | None) -> int:
+    """Rows of one batch: what the budget allows, at least one a device, the same number on every device."""
+    devices = 1 if mesh is None else mesh.size
+    return -(-max(1, token_budget // edge) // devices) * devices
+
+
+def _split(mesh: Mesh | None, array: np.ndarray) -> Any:
+    return array if mesh is None else jax.device_put(array, _sharding(mesh, *mesh.axis_names))
+
+
+def replicate(encoder: Encoder, mesh: Mesh) -> None:
+    """Place a Flax encoder's parameters on every device of the mesh, once instead of at every batch."""
+    if isinstance(encoder, nnx.Module):
+        nnx.update(encoder, jax.device_put(nnx.state(encoder), _sharding(mesh)))
+
+
+def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+    # The mesh's axes may be Explicit (`jax.make_mesh`'s default), for which the encoders would have to spell out the
+    # sharding of every operation; the same devices with Auto axes leave that to XLA.
+    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*axes))
 
 
 def bucket_edges(lengths: Int[np.ndarray, "n"], max_shapes: int) -> list[int]:

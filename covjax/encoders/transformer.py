@@ -128,6 +128,20 @@ class Transformer(nnx.Module):
         """Token ids with the special ones; see `Vocabulary.encode`."""
         return self.vocabulary.encode(sequence)
 
+    def encode_any_length(self, sequence: str) -> Int[np.ndarray, "t"]:
+        """Token ids as `encode`, also beyond the learned positions: to be cut into windows."""
+        return self.vocabulary.encode(sequence, any_length=True)
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """How many special tokens stand before and behind a sequence."""
+        return len(self.vocabulary.first), len(self.vocabulary.last)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The learned positions, special tokens included; None where any length goes."""
+        return self.vocabulary.max_tokens
+
     def pad(
         self, rows: Sequence[Int[np.ndarray, "t"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:

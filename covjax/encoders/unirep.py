@@ -64,6 +64,8 @@ class MultiplicativeLSTM(nnx.Module):
 class UniRep(nnx.Module):
     """The frozen encoder (see `covjax.encoders.Encoder`); causal, so padding at the end cannot reach a real token."""
 
+    frame = (1, 0)  # the start token
+
     def __init__(self, weights: Mapping[str, np.ndarray]):
         expected = _expected_shapes(weights)
         for name, shape in expected.items():

@@ -27,11 +27,12 @@ class Vocabulary:
     unknown: str | None  # the token that stands for an unknown word; None: the model has none, so it is refused
     max_tokens: int | None  # the learned positions, special tokens included; None: no limit
 
-    def encode(self, sequence: str) -> Int[np.ndarray, "t"]:
+    def encode(self, sequence: str, any_length: bool = False) -> Int[np.ndarray, "t"]:
         """Ids of the special tokens and of the sequence's own.
 
         Raises InputError for a token the vocabulary lacks (named with its number, counted from 1), a sequence without
-        tokens or with special ones alone, the padding token, and more tokens than the model has positions.
+        tokens or with special ones alone, the padding token, and, unless `any_length`, more tokens than the model has
+        positions.
         """
         tokens = self.split(sequence)
         if not tokens:
@@ -43,7 +44,11 @@ class Vocabulary:
                 hint = "; write it in upper case" if token.upper() in self.ids and token.upper() != token else ""
                 what = "is the padding token" if token == self.pad else "is not in the model's vocabulary"
                 raise InputError(f"token {number}, {token!r}, {what}{hint}")
-        if self.max_tokens is not None and len(tokens) + len(self.first) + len(self.last) > self.max_tokens:
+        if (
+            not any_length
+            and self.max_tokens is not None
+            and len(tokens) + len(self.first) + len(self.last) > self.max_tokens
+        ):
             most = self.max_tokens - len(self.first) - len(self.last)
             raise InputError(f"{len(tokens)} tokens, more than the {most} positions the model has learned")
         unknown = self.ids.get(self.unknown) if self.unknown is not None else None
