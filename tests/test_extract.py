@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from covjax import get_pooler
+from covjax.cli import load_config
 from covjax.data.store import TokenStore, load_features, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
 from covjax.errors import InputError
@@ -238,3 +239,22 @@ def test_several_devices_give_the_same(config, tmp_path):
         )
     for i in range(25):
         np.testing.assert_array_equal(TokenStore(outputs[4], -1)[i], TokenStore(outputs[1], -1)[i])
+
+
+@pytest.mark.slow
+def test_a_config_file_sets_the_options(config, tmp_path):
+    text = "from train.extract_config import ExtractConfig\n\n\ndef get_config():\n    return "
+    (tmp_path / "c.py").write_text(text + f"ExtractConfig(output={str(tmp_path / 'a')!r}, poolers=('mean',))\n")
+    Path(config.data).write_text(">one\nMKV\n>two\nMSTNPKPQ\n")
+    command = [sys.executable, "-m", "train.extract", "--config", str(tmp_path / "c.py"), "--data", config.data]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert load_features(tmp_path / "a", "-1/mean").shape == (2, 64)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("extract_*.py")), ids=lambda path: path.stem)
+def test_ready_experiments_are_allowed(path):
+    found = load_config(path, ExtractConfig)
+    dataclasses.replace(found, data="x.fasta").check()
+    for pooler in found.poolers:
+        module.parse_pooler(pooler)

@@ -19,7 +19,7 @@ BLOCKS = ((11, 1), (11, 4), (21, 10), (41, 25))  # kernel width and dilation, 4 
 UNITS = 4
 TORCH_EPS, TORCH_SLOPE = 1e-5, 0.1  # batch norm, leaky ReLU; neither is stored in a state dict
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
-PIP_H5PY = "pip install h5py"
+PIP_H5PY = 'pip install "covjax[keras]"'
 
 
 class Weights:
