@@ -21,12 +21,14 @@ def show(name: str, times: Times, ratios: dict[str, float]) -> None:
         print(f"  {key:50s} {value:6.2f}")
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _versions() -> str:
+def versions() -> str:
+    """Machine, cores and the versions of what is compared."""
     try:
         import torch
 
@@ -36,14 +38,33 @@ def _versions() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, JAX {jax.__version__} on {jax.default_backend()}{peer}"
 
 
+def times_table(times: dict[str, Times]) -> str:
+    """Median milliseconds, one column a shape."""
+    return table(
+        ["", *times],
+        [
+            [name, *(f"{milliseconds(t, name):.1f}" if name in t else "" for t in times.values())]
+            for name in dict.fromkeys(k for t in times.values() for k in t)
+        ],
+    )
+
+
+def write_page(page: Path, title: str, body: list[str]) -> None:
+    """Replace the generated part of a page, made if absent; the words around it stay."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    text = page.read_text() if page.exists() else f"# {title}\n\n{_START}\n{_END}\n"
+    before, after = text.split(_START)[0], text.split(_END)[1]
+    page.write_text(before + _START + "\n" + "\n\n".join(body) + "\n" + _END + after)
+
+
 def write(folder: Path, targets, ratios, times: dict[str, Times], memory: dict[str, str], rows) -> None:
     """Replace the generated part of `folder`/benchmark-pooling.md (made if absent) and the plot beside it."""
     shapes = list(ratios)
     order = [*targets, *sorted({k for r in ratios.values() for k in r} - set(targets))]
     body = [
-        f"`{_COMMAND}`; {_versions()}.",
+        f"`{_COMMAND}`; {versions()}.",
         "Medians over interleaved rounds; ratios above 1 mean faster. Shapes are (sequences, tokens, features, rank).",
-        _table(
+        table(
             ["ratio", "realistic", "aim", *shapes],
             [
                 [
@@ -57,26 +78,16 @@ def write(folder: Path, targets, ratios, times: dict[str, Times], memory: dict[s
             ],
         ),
         "Median milliseconds:",
-        _table(
-            ["", *shapes],
-            [
-                [name, *(f"{milliseconds(times[s], name):.1f}" if name in times[s] else "" for s in shapes)]
-                for name in dict.fromkeys(k for t in times.values() for k in t)
-            ],
-        ),
-        _table(["memory", "measured"], [list(item) for item in memory.items()]),
+        times_table(times),
+        table(["memory", "measured"], [list(item) for item in memory.items()]),
         "Projected moment of one sequence, 384 features, rank 32, milliseconds by tokens:",
-        _table(
+        table(
             ["tokens", *next(iter(rows.values()))],
             [[f"{t:,}", *(f"{v:.2f}" for v in r.values())] for t, r in rows.items()],
         ),
         "![Milliseconds against tokens, both logarithmic](benchmark-pooling.png)",
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "benchmark-pooling.md"
-    text = page.read_text() if page.exists() else f"# Pooling benchmark\n\n{_START}\n{_END}\n"
-    before, after = text.split(_START)[0], text.split(_END)[1]
-    page.write_text(before + _START + "\n" + "\n\n".join(body) + "\n" + _END + after)
+    write_page(folder / "benchmark-pooling.md", "Pooling benchmark", body)
     _plot(folder / "benchmark-pooling.png", rows)
 
 
