@@ -1,6 +1,6 @@
 """ESM-2 against transformers + PyTorch: equal lengths, ragged proteins, memory, and what pooling adds.
 
-`python -m eval.benchmark encoders --folder FOLDER` rewrites the tables of docs/benchmark-encoders.md (about 10 minutes);
+`python -m eval.benchmark encoders --folder FOLDER` rewrites the tables of docs/benchmark-encoders.md (10 minutes);
 FOLDER is any ESM-2 in the Hugging Face layout, by default the one under COVJAX_SHARED. Needs the extra `parity`.
 """
 

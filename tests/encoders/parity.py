@@ -13,7 +13,7 @@ import numpy as np
 
 from covjax import encoders
 from covjax.encoders import Encoder, tokenize
-from tests import test_bert, test_esm
+from tests import test_bert, test_esm, test_ntv3, test_spliceai
 from tests import test_nucleotide_transformer as nucleotide
 from tests.conftest import ROOT
 
@@ -30,6 +30,13 @@ def row(name: str, against: str, ours: Encoder, peer: Peer, tokens: np.ndarray, 
     print(f"| {name} | {against} | {worst(ours, peer, tokens, mask):.1e} |", flush=True)
 
 
+def exact_row(name: str, ours: Encoder, peer: Peer, tokens: np.ndarray, mask: np.ndarray) -> None:
+    """Against a float64 reference of one sequence, whose layers have no batch and may hold padding."""
+    count = int(mask.sum())
+    whole = [np.pad(layer[:count], ((0, mask.shape[1] - count), (0, 0)))[None] for layer in peer]
+    row(name, "NumPy f64", ours, whole, tokens, mask)
+
+
 def random_models() -> None:
     for variant, options in test_esm.VARIANTS.items():
         folder = Path(tempfile.mkdtemp())
@@ -44,6 +51,18 @@ def random_models() -> None:
     tokens, mask, _ = tokenize(ours, nucleotide.SEQUENCES[:1])
     peer = [layer[None] for layer in nucleotide.reference(weights, tokens[0])]
     row("nucleotide transformer v2, random", "NumPy f64", ours, peer, tokens, mask)
+    folder = Path(tempfile.mkdtemp())
+    name, weights = test_ntv3.write(folder / "model", np.random.default_rng(0))
+    ours = encoders.load(name)
+    tokens, mask, _ = tokenize(ours, test_ntv3.SEQUENCES[2:3])  # a whole number of bins
+    peer = test_ntv3.reference(test_ntv3.SMALL, weights, test_ntv3.SEQUENCES[2])
+    exact_row("NTv3, random", ours, peer, tokens, mask)
+    for blocks in (1, 2, 4):
+        weights = test_spliceai.random_weights(np.random.default_rng(0), blocks)
+        ours = encoders.load(test_spliceai.write_torch(folder / f"{blocks}.pt", weights))
+        tokens, mask, _ = tokenize(ours, test_spliceai.SEQUENCES[:1])
+        peer = test_spliceai.reference(weights, test_spliceai.SEQUENCES[0], 1e-5, 0.1)[:-1]
+        exact_row(f"OpenSpliceAI, {ours.context} nt, random", ours, peer, tokens, mask)
     folder = Path(tempfile.mkdtemp())
     model = test_bert.peer_folder(folder, test_bert.RESIDUES)
     ours = encoders.load(str(folder))
