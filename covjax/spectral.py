@@ -76,6 +76,30 @@ def _sandwich(left, middle, right):
     return jnp.matmul(jnp.matmul(left, middle, precision=_HIGHEST), right, precision=_HIGHEST)
 
 
+def _minus_square(a: Float[Array, "d d"], root: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """A − R², R symmetric, as if R² had been formed with 32 bits: what is left of A is as small as A's rounding.
+
+    R is cut into fixed-point slices of 8 bits, whose products add up without rounding (Ozaki et al. 2012); the largest
+    is subtracted first.
+    """
+    unit = jnp.ldexp(jnp.ones((), root.dtype), jnp.frexp(jnp.max(jnp.abs(root)))[1] - 8)  # a power of two, exactly
+    slices, rest = [], root
+    for scale in (unit, unit / 256):
+        slices.append(jnp.round(rest / scale) * scale)
+        rest = rest - slices[-1]
+    first, second = slices
+
+    def both(x, y):
+        product = jnp.matmul(x, y, precision=_HIGHEST)
+        return product + product.T
+
+    def square(x):
+        return jnp.matmul(x, x, precision=_HIGHEST)
+
+    small = both(first + second, rest) + square(second) + square(rest)
+    return a - square(first) - both(first, second) - small
+
+
 def _root_and_solver(a, ridge):
     """√A and X ↦ the solution of √A X + X √A = G, each with one step of residual correction.
 
@@ -97,8 +121,9 @@ def _root_and_solver(a, ridge):
         return _sandwich(v, inner * _sandwich(v.T, g, v), v.T)
 
     root = jnp.matmul(v * jnp.sqrt(s), v.T, precision=_HIGHEST)
+    root = (root + root.T) / 2
     shifted = (a + a.T) / 2 + ridge * jnp.eye(len(s), dtype=a.dtype)
-    root = root + solve(shifted - jnp.matmul(root, root, precision=_HIGHEST), only_known=True)
+    root = root + solve(_minus_square(shifted, root), only_known=True)
 
     def corrected(g):
         x = solve(g)

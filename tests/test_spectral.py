@@ -63,7 +63,7 @@ def test_value_and_gradient_at_condition_1e4_with_ties(rng, name):
     value, pullback = jax.vjp(function, jnp.asarray(a, jnp.float32))
     assert relative(value, (q * reference(s)) @ q.T) < 5e-5  # float32 knows eigenvalue 1e-4 to 1e-3
     expected = q @ (table(s) * (q.T @ upstream @ q)) @ q.T
-    assert relative(pullback(jnp.asarray(upstream, jnp.float32))[0], expected) < 2e-3  # (sqrt is held to 1e-4 below)
+    assert relative(pullback(jnp.asarray(upstream, jnp.float32))[0], expected) < 2e-3  # (sqrt is held to 1e-5 below)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -77,7 +77,7 @@ def test_sqrt_gradient_at_condition_1e4_with_repeated_eigenvalues(seed):
     s, q = np.linalg.eigh(a)
     expected = q @ (divided_sqrt(s) * (q.T @ upstream @ q)) @ q.T
     gradient = jax.grad(lambda a: jnp.vdot(psd_sqrt(a), jnp.asarray(upstream, a.dtype)))
-    assert relative(gradient(jnp.asarray(a, jnp.float32)), expected) < 1e-4
+    assert relative(gradient(jnp.asarray(a, jnp.float32)), expected) < 1e-5
     with jax.enable_x64(True):
         assert relative(gradient(jnp.asarray(a)), expected) < 1e-9
 
