@@ -7,6 +7,7 @@ from covjax.errors import InputError
 from covjax.moments import _moments
 from covjax.pooling.base import FunctionPooler, register
 from covjax.spectral import psd_function
+from covjax.thin import thin_spectral
 from covjax.vectorize import vech
 
 
@@ -27,6 +28,8 @@ def check_spectral(spectral: str | None, ridge: float, eps: float) -> float:
 
 
 def _whole(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], statistic, spectral, floor):
+    if spectral is not None and x.shape[0] < x.shape[1]:
+        return vech(thin_spectral(x, w, statistic, spectral, floor))
     return vech(apply_spectral(getattr(_moments(x, w), statistic)(), spectral, floor))
 
 
