@@ -1,17 +1,25 @@
 """Linear probes on pooled features, both fitted in the same rotated coordinates over the same penalty grid."""
 
-from covjax.probes.logistic import LogisticPath, fit_logistic_path
-from covjax.probes.ridge import fit_ridge_path
+from covjax.probes.kernelspace import DualProbe, KernelSpace, kernel_space
+from covjax.probes.logistic import LogisticPath, fit_logistic_path, logistic_path
+from covjax.probes.ridge import fit_ridge_path, ridge_path
 from covjax.probes.rowspace import LinearProbe, RowSpace, row_space
+from covjax.probes.space import Space
 from covjax.probes.variant import VariantProbe, load_variant_probe
 
 __all__ = [
+    "DualProbe",
+    "KernelSpace",
     "LinearProbe",
     "LogisticPath",
     "RowSpace",
+    "Space",
     "VariantProbe",
     "fit_logistic_path",
     "fit_ridge_path",
+    "kernel_space",
     "load_variant_probe",
+    "logistic_path",
+    "ridge_path",
     "row_space",
 ]

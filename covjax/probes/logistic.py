@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import optax
 from jaxtyping import Bool, Float
 
 from covjax.errors import InputError
-from covjax.probes.rowspace import LinearProbe, RowSpace, to_probe
+from covjax.probes.rowspace import LinearProbe
+from covjax.probes.space import Probe, Space
 
 # Coordinates are padded with zero columns to one of these counts, or to the number of samples: zero columns change no
 # optimum, and feature sets of similar size share a compilation.
@@ -19,23 +21,23 @@ WIDTHS = (16, 64, 256, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
-class LogisticPath:
+class LogisticPath(Generic[Probe]):
     """One probe per penalty, with the largest gradient entry at which L-BFGS stopped and its iterations."""
 
-    probes: list[LinearProbe]
+    probes: list[Probe]
     gradient: list[float]
     iterations: list[int]
 
 
 def fit_logistic_path(
-    space: RowSpace,
+    space: Space[Probe],
     coordinates: Float[np.ndarray, "n r"],
     targets: Bool[np.ndarray, "n k"],
     penalties: Sequence[float],
     exclusive: bool,
     tolerance: float = 3e-5,
     max_iterations: int = 300,
-) -> LogisticPath:
+) -> LogisticPath[Probe]:
     """Minimise mean loss + λ|W|²/2 for every λ with `optax.lbfgs`, the bias unpenalised, all outputs jointly.
 
     The loss is the cross entropy of the softmax where `exclusive`, else the sum over outputs of the binary cross
@@ -43,7 +45,25 @@ def fit_logistic_path(
     strongest penalty to the weakest, each solution the start of the next. Each coordinate is divided by the square
     root of its curvature bound, eigenvalue/4 + λ, which makes 20-60 iterations enough at any condition number.
 
+    Returns the probes on what `space.coordinates` takes: raw features (`LinearProbe`) or kernel rows (`DualProbe`).
     Raises InputError for targets of the wrong length, an output without both classes, or penalties not positive.
+    """
+    path = logistic_path(space.eigenvalues, coordinates, targets, penalties, exclusive, tolerance, max_iterations)
+    return LogisticPath([space.probe(fitted) for fitted in path.probes], path.gradient, path.iterations)
+
+
+def logistic_path(
+    eigenvalues: Float[np.ndarray, "r"],
+    coordinates: Float[np.ndarray, "n r"],
+    targets: Bool[np.ndarray, "n k"],
+    penalties: Sequence[float],
+    exclusive: bool,
+    tolerance: float = 3e-5,
+    max_iterations: int = 300,
+) -> LogisticPath[LinearProbe]:
+    """The path of `fit_logistic_path` as probes on coordinates: cheap to score where features are many.
+
+    `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_logistic_path`.
     """
     truth = np.asarray(targets, bool)
     if len(truth) != len(coordinates):
@@ -56,7 +76,7 @@ def fit_logistic_path(
     r = coordinates.shape[1]
     width = next((w for w in WIDTHS if w >= r), max(r, len(truth)))
     z = np.pad(coordinates.astype(np.float32), ((0, 0), (0, width - r)))
-    curvature = np.pad(space.eigenvalues / 4, (0, width - r)).astype(np.float32)
+    curvature = np.pad(eigenvalues / 4, (0, width - r)).astype(np.float32)
     order = np.argsort(penalties)[::-1]
     strengths = np.asarray(penalties, np.float32)[order]
     weights, bias, gradient, iterations = jax.device_get(
@@ -64,7 +84,7 @@ def fit_logistic_path(
     )
     back = np.argsort(order)
     return LogisticPath(
-        [to_probe(space, weights[i, :r], bias[i]) for i in back],
+        [LinearProbe(weights[i, :r].astype(np.float64), bias[i].astype(np.float64)) for i in back],
         [float(gradient[i]) for i in back],
         [int(iterations[i]) for i in back],
     )

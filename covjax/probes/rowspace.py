@@ -33,17 +33,22 @@ class RowSpace:
         """Features in the rotated coordinates, float64."""
         return ((features - self.mean) / self.scale) @ self.axes
 
+    def probe(self, fitted: "LinearProbe") -> "LinearProbe":
+        """The probe on raw features whose scores are those of `fitted` on their coordinates."""
+        raw = self.axes @ (np.asarray(fitted.weights, np.float64) / self.scale)
+        return LinearProbe(raw, np.asarray(fitted.bias, np.float64) - self.mean @ raw)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-    """scores = features @ weights + bias."""
+    """scores = features @ weights + bias; features are raw ones, or the coordinates of a space (p = r)."""
 
     weights: Float[np.ndarray, "p k"]
     bias: Float[np.ndarray, "k"]
 
     def scores(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
-        """Linear scores of raw (not centred, not scaled) features."""
+        """Linear scores, float64. Raw features enter as they are: not centred, not scaled."""
         return features.astype(np.float64) @ self.weights + self.bias
 
 
@@ -72,9 +77,3 @@ def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float = 1e-7) 
         keep = values > rank_tolerance * values[-1]
         axes = x.T @ (vectors[:, keep] / np.sqrt(n * values[keep]))
     return RowSpace(mean, np.asarray(scale), axes, values[keep])
-
-
-def to_probe(space: RowSpace, weights: Float[np.ndarray, "r k"], bias: Float[np.ndarray, "k"]) -> LinearProbe:
-    """The probe on raw features that equals `coordinates @ weights + bias`."""
-    raw = space.axes @ (np.asarray(weights, np.float64) / space.scale)
-    return LinearProbe(raw, np.asarray(bias, np.float64) - space.mean @ raw)
