@@ -1,5 +1,6 @@
 """Linear probes on pooled features, both fitted in the same rotated coordinates over the same penalty grid."""
 
+from covjax.probes.dual import fit_ridge_blocks
 from covjax.probes.kernelspace import DualProbe, KernelSpace, kernel_space
 from covjax.probes.logistic import LogisticPath, fit_logistic_path, logistic_path
 from covjax.probes.ridge import fit_ridge_path, ridge_path
@@ -16,6 +17,7 @@ __all__ = [
     "Space",
     "VariantProbe",
     "fit_logistic_path",
+    "fit_ridge_blocks",
     "fit_ridge_path",
     "kernel_space",
     "load_variant_probe",
