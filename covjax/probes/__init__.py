@@ -8,6 +8,7 @@ from covjax.probes.minibatch import Budget
 from covjax.probes.ridge import fit_ridge_path, ridge_path
 from covjax.probes.rowspace import LinearProbe, RowSpace, row_space
 from covjax.probes.space import Space
+from covjax.probes.stream import StreamPath, fit_logistic_stream
 from covjax.probes.tokens import TokenProbe, fit_token_probe
 from covjax.probes.variant import VariantProbe, load_variant_probe
 
@@ -20,9 +21,11 @@ __all__ = [
     "LogisticPath",
     "RowSpace",
     "Space",
+    "StreamPath",
     "TokenProbe",
     "VariantProbe",
     "fit_logistic_path",
+    "fit_logistic_stream",
     "fit_ridge_blocks",
     "fit_ridge_path",
     "fit_token_probe",

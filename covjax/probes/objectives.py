@@ -1,6 +1,5 @@
 """What each kind of task is trained on: its loss for each sample, and the classes' weights in it."""
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
@@ -67,7 +66,7 @@ def element_weights(
 
 def log_odds(kind: str, targets: Float[np.ndarray, "n k"], weights: Float[np.ndarray, "n k_or_1"]) -> np.ndarray:
     """The bias that is optimal without features: where training starts."""
-    mean = jnp.asarray((weights * targets).sum(0) / (weights * np.ones_like(targets)).sum(0))
+    mean = (weights * targets).sum(0) / (weights * np.ones_like(targets)).sum(0)
     if kind == "regression":
-        return np.asarray(mean)
-    return np.asarray(jnp.log(mean) if kind == "multiclass" else jnp.log(mean / (1 - mean)))
+        return mean
+    return np.log(mean) if kind == "multiclass" else np.log(mean / (1 - mean))
