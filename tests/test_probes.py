@@ -79,6 +79,28 @@ def test_softmax_logistic_equals_scikit_learn(rng):
         np.testing.assert_allclose(ours, peer.predict_proba(scaled(x)), atol=1e-3)
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_class_weights_equal_scikit_learn(rng, exclusive):
+    x, y = problem(rng, 150, 10, 3)
+    z = (y - y.mean(0)) / y.std(0)
+    classes = (z + np.array([0.0, 1.0, -0.5])).argmax(1)  # uneven classes
+    truth = np.eye(3, dtype=bool)[classes] if exclusive else z > 1
+    space, vector = row_space(x), np.array([3.0, 1.0, 0.5])
+    for given in ("balanced", vector):
+        path = fit_logistic_path(
+            space, space.coordinates(x), truth, (1e-2,), exclusive, max_iterations=500, class_weights=given
+        )
+        ours = probabilities(path.probes[0].scores(x), exclusive)
+        options = {"C": 1 / (150 * 1e-2), "tol": 1e-8, "max_iter": 5000}
+        for j in range(1 if exclusive else 3):
+            weight = given if isinstance(given, str) else dict(enumerate(vector)) if exclusive else {1: vector[j], 0: 1}
+            labels = classes if exclusive else truth[:, j]
+            peer = LogisticRegression(class_weight=weight, **options).fit(scaled(x), labels).predict_proba(scaled(x))
+            np.testing.assert_allclose(ours if exclusive else ours[:, j], peer if exclusive else peer[:, 1], atol=1e-3)
+    with pytest.raises(InputError, match=r"class_weights: shape \(2,\) must be \(3,\)"):
+        fit_logistic_path(space, space.coordinates(x), truth, (1.0,), exclusive, class_weights=np.ones(2))
+
+
 def test_path_order_does_not_matter(rng):
     x, y = problem(rng, 80, 10, 2)
     space = row_space(x)

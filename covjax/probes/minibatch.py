@@ -1,0 +1,184 @@
+"""AdamW on mini-batches for a whole grid of strengths at once: one pass over the data serves every point of it.
+
+Every strength keeps its own parameters and its own best ones by validation. All state (parameters, optimiser, position
+in the data, the best so far, the validation curve) is one Orbax checkpoint, so that a killed fit goes on to the same
+bits.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from covjax import checkpoint as checkpoints
+from covjax.errors import InputError
+
+Tree = Any
+Batch = tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What every fit of a comparison is given: steps, peak learning rate, and when validation is looked at.
+
+    The rate rises over the first 5 % of the steps and falls along a cosine to 0. Training ends early where no strength
+    has improved in `patience` looks. `seed` sets the order of the batches, shuffled in a buffer of `shuffle` of them.
+    """
+
+    steps: int = 2000
+    learning_rate: float = 1e-3
+    evaluate_every: int = 100
+    patience: int = 10
+    shuffle: int = 256
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "learning_rate", "evaluate_every", "patience", "shuffle"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: {getattr(self, name)!r} must be > 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The best parameters of every strength (stacked on axis 0), the step they are of, and every look at validation."""
+
+    best: Tree
+    best_step: np.ndarray
+    validation: Float[np.ndarray, "looks strengths"]
+
+
+def fit_minibatch(
+    loss: Callable[..., Float[jax.Array, ""]],
+    start: Tree,
+    strengths: Sequence[float],
+    batches: Callable[[], Iterator[Batch]],
+    validate: Callable[[Tree], Float[np.ndarray, "strengths"]],
+    budget: Budget,
+    *,
+    decay: bool,
+    checkpoint: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Minimise `loss(parameters, strength, *batch)` from `start` for every strength; `validate` is to be maximised.
+
+    Args:
+        loss: of one strength on one batch; batches of few shapes compile few programs.
+        start: parameters, a pytree of arrays, equal for all strengths.
+        strengths: L numbers, given to `loss` and, where `decay`, to AdamW as its decoupled weight decay (Loshchilov,
+            Hutter 2019) of the parameters with two or more axes.
+        batches: called once an epoch; must give the same batches in the same order each time.
+        validate: stacked parameters (L on axis 0) → L values.
+        budget: see `Budget`.
+        decay: whether the optimiser decays weights (else the penalty is the loss's own business).
+        checkpoint: folder for the state, written at every look at validation; a fit found there goes on.
+        settings: JSON that must be equal for that.
+
+    Raises:
+        InputError: no batches, a checkpoint of other settings, values of validation that are not finite.
+    """
+    levels = jnp.asarray(strengths, jnp.float32)
+    rate = optax.warmup_cosine_decay_schedule(0, budget.learning_rate, max(1, budget.steps // 20), budget.steps)
+
+    def optimiser(strength):
+        mask = jax.tree.map(lambda leaf: leaf.ndim > 1, start)
+        return optax.adamw(rate, weight_decay=strength if decay else 0.0, mask=mask)
+
+    def one(parameters, state, strength, batch):
+        gradient = jax.grad(loss)(parameters, strength, *batch)
+        updates, state = optimiser(strength).update(gradient, state, parameters)
+        return optax.apply_updates(parameters, updates), state
+
+    def step(state, batch):
+        train = jax.vmap(one, in_axes=(0, 0, 0, None))
+        return train(state["parameters"], state["optimiser"], levels, batch)
+
+    advance = jax.jit(step, donate_argnums=0)
+    stacked = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], len(levels), axis=0), start)
+    looks = -(-budget.steps // budget.evaluate_every)
+    state = {
+        "train": {"parameters": stacked, "optimiser": jax.vmap(optimiser(0.0).init)(stacked)},
+        "best": jax.tree.map(np.array, stacked),  # copies: the buffers are donated
+        "best_step": np.zeros(len(levels), np.int32),
+        "validation": np.full((looks, len(levels)), -np.inf, np.float64),
+        "position": np.zeros(3, np.int32),  # step, epoch, batches of the epoch that were used
+    }
+    manifest = {"budget": dataclasses.asdict(budget), "strengths": list(map(float, strengths)), "decay": decay}
+    manifest |= {"start": _digest(checkpoints.leaf_digests(start))} | dict(settings or {})
+    if checkpoint is not None and (saved := _latest(Path(checkpoint))) is not None:
+        state = checkpoints.load(saved, state, manifest)
+    while not _finished(state, budget):
+        for batch in itertools.islice(_shuffled(batches(), budget, state["position"][1]), state["position"][2], None):
+            parameters, optimiser_state = advance(state["train"], tuple(map(jnp.asarray, batch)))
+            state["train"] = {"parameters": parameters, "optimiser": optimiser_state}
+            state["position"] = state["position"] + np.array([1, 0, 1], np.int32)
+            count = int(state["position"][0])
+            if count % budget.evaluate_every == 0 or count == budget.steps:
+                _look(state, validate(parameters), (count - 1) // budget.evaluate_every)
+                if checkpoint is not None:
+                    _replace(Path(checkpoint), state, manifest)
+            if _finished(state, budget):
+                break
+        if state["position"][2] == 0:
+            raise InputError("batches: the stream gave no batch to train on")
+        if not _finished(state, budget):
+            state["position"] = np.array([state["position"][0], state["position"][1] + 1, 0], np.int32)
+    done = -(-int(state["position"][0]) // budget.evaluate_every)
+    return Fitted(state["best"], np.asarray(state["best_step"]), np.asarray(state["validation"])[:done])
+
+
+def _finished(state: dict[str, Any], budget: Budget) -> bool:
+    count = int(state["position"][0])
+    quiet = count - int(np.max(state["best_step"]))
+    return count >= budget.steps or quiet >= budget.patience * budget.evaluate_every
+
+
+def _look(state: dict[str, Any], values: np.ndarray, row: int) -> None:
+    if not np.isfinite(values).all():
+        raise InputError(f"validation: values {np.asarray(values).tolist()} must be finite; lower the learning rate")
+    better = values > state["validation"].max(0)
+    state["validation"] = np.array(state["validation"])
+    state["validation"][row] = values
+    state["best_step"] = np.where(better, state["position"][0], state["best_step"]).astype(np.int32)
+    fresh = jax.device_get(state["train"]["parameters"])
+    state["best"] = jax.tree.map(
+        lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), fresh, state["best"]
+    )
+
+
+def _shuffled(batches: Iterator[Batch], budget: Budget, epoch: int) -> Iterator[Batch]:
+    """The batches of an epoch in an order of its own, from a buffer: the next one replaces the one drawn."""
+    rng = np.random.default_rng((budget.seed, int(epoch)))
+    held: list[Batch] = []
+    for batch in batches:
+        held.append(batch)
+        if len(held) > budget.shuffle:
+            yield held.pop(rng.integers(len(held)))
+    for i in rng.permutation(len(held)):
+        yield held[i]
+
+
+def _latest(folder: Path) -> Path | None:
+    steps = sorted((path for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
+    return next((path for path in steps if checkpoints.read_manifest(path) is not None), None)
+
+
+def _replace(folder: Path, state: dict[str, Any], manifest: Mapping[str, Any]) -> None:
+    """The new state whole beside the old one, then the old one away: a kill in between leaves one of them."""
+    path = folder / f"{int(state['position'][0]):08d}"
+    checkpoints.save(path, state, manifest)
+    for old in folder.glob("[0-9]*"):
+        if old.name.isdigit() and old != path:
+            checkpoints.remove(old)
+
+
+def _digest(tree: Any) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

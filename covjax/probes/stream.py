@@ -1,0 +1,146 @@
+"""Logistic regression on features that do not fit into memory: mini-batches from a stream, the L2 path at once."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from covjax.checkpoint import leaf_digests
+from covjax.errors import InputError
+from covjax.probes.minibatch import Budget, fit_minibatch
+from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
+from covjax.probes.rowspace import LinearProbe
+
+Stream = Callable[[], Iterator[tuple[Float[np.ndarray, "b p"], Bool[np.ndarray, "b k"]]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPath:
+    """One probe on raw features per penalty, the step each is of, and every look at validation (minus the loss)."""
+
+    probes: list[LinearProbe]
+    best_step: np.ndarray
+    validation: Float[np.ndarray, "looks penalties"]
+
+
+def fit_logistic_stream(
+    stream: Stream,
+    validation: Stream,
+    penalties: Sequence[float],
+    exclusive: bool,
+    budget: Budget | None = None,
+    *,
+    class_weights: ClassWeights = None,
+    checkpoint: str | Path | None = None,
+) -> StreamPath:
+    """The optima of `fit_logistic_path` by Adam, every λ from one pass; each kept where validation was best.
+
+    The objective, λ's unit and the scaling of the coordinates are those of `fit_logistic_path`, with features' own
+    axes in place of the rotated ones. A first pass over the stream takes the mean and the variances; targets (n × k
+    bytes) stay in memory.
+
+    Args:
+        stream: called once an epoch; must pass the same batches (features, targets) in the same order each time. Only
+            the last may be smaller (others compile again).
+        validation: the same for held-out samples; their mean loss, without class weights, stops every λ early.
+        penalties: λ > 0.
+        exclusive: softmax over classes instead of independent labels.
+        budget: see `Budget`.
+        class_weights: see `objectives.element_weights`.
+        checkpoint: folder; a fit that was killed goes on from there to the same bits.
+
+    Raises:
+        InputError: features that are not finite (sample named) or do not vary, batches that do not fit each other, an
+            output without both classes, penalties not positive, a checkpoint of other settings.
+    """
+    budget = budget or Budget(learning_rate=1e-2)
+    kind = "multiclass" if exclusive else "multilabel"
+    if min(penalties) <= 0:
+        raise InputError(f"penalties: {min(penalties)} must be > 0")
+    mean, variance, y, size, first_batch = _first_pass(stream)
+    y = check_targets(kind, y)
+    weights = element_weights(y, class_weights, exclusive)
+    scale = np.sqrt(variance.sum())
+    if not scale > 0:
+        raise InputError(f"features: all {len(y)} training samples are equal; nothing to fit")
+    batches_per_epoch = -(-len(y) // size)
+    curvature = jnp.asarray(variance / scale**2 / 4, jnp.float32)[:, None]
+
+    def scores(tree, penalty, x):
+        slopes = tree["weights"] * jax.lax.rsqrt(curvature + penalty)
+        z = (x - mean.astype(np.float32)) / np.float32(scale)
+        return jnp.matmul(z, slopes, precision=jax.lax.Precision.HIGHEST) + tree["bias"], slopes
+
+    def loss(tree, penalty, x, target, weight):
+        logits, slopes = scores(tree, penalty, x)
+        # Summed over an epoch this is the mean over samples, whatever the size of the last batch.
+        data = sample_loss(kind, logits, target, weight).sum() * (batches_per_epoch / len(y))
+        return data + 0.5 * penalty * (slopes**2).sum()
+
+    def batches():
+        row = 0
+        for x, target in stream():
+            pad, end = size - len(x), row + len(x)
+            yield tuple(np.pad(np.asarray(a, np.float32), ((0, pad), (0, 0))) for a in (x, target, weights[row:end]))
+            row = end
+
+    levels = jnp.asarray(penalties, jnp.float32)
+
+    @jax.jit
+    def held_out(trees, x, target):
+        ones = jnp.ones((len(x), 1 if exclusive else target.shape[1]))
+        one = lambda tree, penalty: sample_loss(kind, scores(tree, penalty, x)[0], target, ones).sum()  # noqa: E731
+        return jax.vmap(one)(trees, levels)
+
+    def validate(trees) -> np.ndarray:
+        total, count = np.zeros(len(penalties)), 0
+        for x, target in validation():
+            total += np.asarray(held_out(trees, np.asarray(x, np.float32), np.asarray(target, np.float32)))
+            count += len(x)
+        return -total / count
+
+    start = {
+        "weights": jnp.zeros((len(mean), y.shape[1])),
+        "bias": jnp.asarray(log_odds(kind, y, weights), jnp.float32),
+    }
+    settings = {"exclusive": exclusive, "first_batch": first_batch} | leaf_digests({"targets": y, "weights": weights})
+    fit = fit_minibatch(
+        loss, start, penalties, batches, validate, budget, decay=False, checkpoint=checkpoint, settings=settings
+    )
+    probes = []
+    for i, penalty in enumerate(penalties):
+        raw = fit.best["weights"][i].astype(np.float64) / np.sqrt(np.asarray(curvature, np.float64) + penalty) / scale
+        probes.append(LinearProbe(raw, fit.best["bias"][i].astype(np.float64) - mean @ raw))
+    return StreamPath(probes, fit.best_step, fit.validation)
+
+
+def _first_pass(stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, dict[str, str]]:
+    """Mean and variances (Chan et al. 1983) of the features, all targets, the batch size, the first batch's digest."""
+    count, size = 0, 0
+    targets: list[np.ndarray] = []
+    digest: dict[str, str] = {}
+    mean = scatter = np.zeros(())
+    for x, target in stream():
+        x = np.asarray(x, np.float64)
+        if x.ndim != 2 or not len(x) or len(target) != len(x) or (count and x.shape[1:] != mean.shape):
+            raise InputError(f"stream: features {x.shape} and targets {np.shape(target)} at sample {count} do not fit")
+        if len(bad := np.flatnonzero(~np.isfinite(x).all(1))):
+            raise InputError(f"stream: NaN or inf in {len(bad)} samples of a batch, first sample {count + bad[0]}")
+        digest = digest or leaf_digests({"features": x, "targets": target})
+        if targets and len(targets[-1]) != size:
+            raise InputError(f"stream: only the last batch may differ from {size} samples, got {len(targets[-1])}")
+        size = size or len(x)
+        if len(x) > size:
+            raise InputError(f"stream: only the last batch may differ from {size} samples, got {len(x)}")
+        own, total = x.mean(0), count + len(x)
+        scatter = scatter + ((x - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(x) / total)
+        mean = mean + (own - mean) * (len(x) / total)
+        count = total
+        targets.append(np.asarray(target, bool))
+    if not count:
+        raise InputError("stream: it gave no batch to train on")
+    return mean, scatter / count, np.concatenate(targets), size, digest

@@ -1,0 +1,213 @@
+"""End-to-end probes: a pooler with parameters and a linear readout, trained together on token activations."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from covjax.checkpoint import leaf_digests
+from covjax.errors import InputError
+from covjax.probes.minibatch import Budget, fit_minibatch
+from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
+
+TokenBatch = tuple[np.ndarray, Float[np.ndarray, "b t d"], Float[np.ndarray, "b t"]]  # rows, tokens, weights
+Walk = Callable[[], Iterator[TokenBatch]]
+Metric = Callable[[np.ndarray, np.ndarray], float]  # targets (m, k), scores (m, k); higher is better
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenProbe:
+    """scores = (pool(tokens) − center)/scale @ weights + bias, at the weight decay that was best on validation.
+
+    `validation` holds every look for every weight decay, (looks, decays); `best_step` the step kept for each decay.
+    """
+
+    pool: nnx.Module
+    center: Float[np.ndarray, "p"]
+    scale: Float[np.ndarray, "p"]
+    weights: Float[np.ndarray, "p k"]
+    bias: Float[np.ndarray, "k"]
+    weight_decay: float
+    validation: Float[np.ndarray, "looks decays"]
+    best_step: np.ndarray
+
+    def scores(self, walk: Walk) -> Float[np.ndarray, "n k"]:
+        """Scores (logits, or predictions in the targets' units) of all rows that `walk` passes, in row order.
+
+        Raises InputError where the rows are not 0 … n − 1, each once.
+        """
+        pool = nnx.jit(lambda module, x, w: jax.vmap(module)(x, w))
+        rows, features = [], []
+        for index, tokens, weights in walk():
+            rows.append(np.asarray(index))
+            features.append(np.asarray(pool(self.pool, tokens, weights))[: len(index)])
+        order = np.concatenate(rows)
+        if not np.array_equal(np.sort(order), np.arange(len(order))):
+            raise InputError(f"walk: {len(order)} rows must be 0 to {len(order) - 1}, each once")
+        z = (np.concatenate(features)[np.argsort(order)].astype(np.float64) - self.center) / self.scale
+        return z @ self.weights + self.bias
+
+
+def fit_token_probe(
+    pool: nnx.Module,
+    walk: Walk,
+    targets: Float[np.ndarray, "n k"],
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    task: str,
+    weight_decays: Sequence[float] = (1e-4, 1e-2, 1.0),
+    budget: Budget | None = None,
+    *,
+    metric: Metric | None = None,
+    class_weights: ClassWeights = None,
+    checkpoint: str | Path | None = None,
+) -> TokenProbe:
+    """Train `pool` (its `nnx.Param`s) and a linear readout with AdamW; every pool gets the same budget and grid.
+
+    The readout sees the pool's features centred and scaled by their mean and deviation over the training rows at the
+    start, so that one learning rate suits poolers of any units, and starts from 0. `pool` itself is not changed.
+
+    Args:
+        pool: `get_pooler("attention" | "light_attention" | "projected" | "attention_covariance", features=d, …)`,
+            `BilinearReadout`, or any NNX module (tokens, weights) → (p,).
+        walk: a function that passes once over padded batches `(rows, tokens, weights)`, the same each time, such as
+            `eval.tokens.token_batches` gives; tokens beyond `len(rows)` are padding of the batch. Tokens enter as they
+            are: standardise them in the walk. Rows in neither set are left out.
+        targets: of all rows; booleans, one-hot, or numbers (standardised for training, scores are in their units).
+        train_rows: row numbers to train on.
+        validation_rows: row numbers that choose the step and the weight decay.
+        task: "multilabel", "multiclass" or "regression" (see `objectives.sample_loss`).
+        weight_decays: the grid, all trained at once from one pass over the tokens.
+        budget: see `Budget`.
+        metric: chooses on validation; None: minus the loss.
+        class_weights: see `objectives.element_weights`; not for regression.
+        checkpoint: folder; a fit that was killed goes on from there to the same bits (see `fit_minibatch`).
+
+    Raises:
+        InputError: targets or rows that do not fit each other, a class absent from the training rows, NaN in the
+            pooled features (rows named), a checkpoint of other settings.
+    """
+    budget = budget or Budget()
+    train, validation = _rows("train_rows", train_rows, targets), _rows("validation_rows", validation_rows, targets)
+    if len(both := np.intersect1d(train, validation)):
+        raise InputError(f"train_rows: {len(both)} rows are in validation_rows too, first {both[0]}")
+    y = check_targets(task, np.asarray(targets)[train])
+    if task == "regression" and class_weights is not None:
+        raise InputError("class_weights: regression has no classes")
+    mean, std = (y.mean(0), y.std(0)) if task == "regression" else (np.zeros(y.shape[1]), np.ones(y.shape[1]))
+    truth = ((np.asarray(targets, np.float64) - mean) / std).astype(np.float32)
+    weights = np.zeros((len(truth), y.shape[1] if task != "multiclass" else 1), np.float32)
+    weights[train] = element_weights(y, class_weights, task == "multiclass")
+    graph, parameters, *constant = nnx.split(pool, nnx.Param, ...)
+    center, scale, first_batch = _statistics(graph, parameters, constant, walk, train)
+
+    def readout(tree: Any, x: Array, w: Array) -> Float[Array, "b k"]:
+        pooled = jax.vmap(nnx.merge(graph, tree["pool"], *constant))(x, w)
+        z = (pooled - center) / scale
+        return jnp.matmul(z, tree["weights"], precision=_HIGHEST) + tree["bias"]
+
+    def loss(tree, _, x, w, target, weight, count):
+        return sample_loss(task, readout(tree, x, w), target, weight).sum() / count
+
+    scores = jax.jit(jax.vmap(readout, in_axes=(0, None, None)))
+
+    def validate(trees) -> np.ndarray:
+        found = np.full((len(weight_decays), len(validation), y.shape[1]), np.nan, np.float32)
+        for index, tokens, w in walk():
+            keep = np.isin(index, validation)
+            if keep.any():
+                block = np.asarray(scores(trees, tokens, w))[:, : len(index)][:, keep]
+                found[:, np.searchsorted(validation, np.asarray(index)[keep])] = block
+        wanted = np.asarray(targets, np.float64)[validation]
+        if metric is not None:
+            return np.array([metric(wanted, each * std + mean) for each in found])
+        ones, known = jnp.ones((len(validation), weights.shape[1])), jnp.asarray(truth[validation])
+        return np.array([-sample_loss(task, jnp.asarray(each), known, ones).mean() for each in found])
+
+    start = {
+        "pool": parameters,
+        "weights": jnp.zeros((len(center), y.shape[1])),
+        "bias": jnp.asarray(log_odds(task, truth[train].astype(np.float64), weights[train]), jnp.float32),
+    }
+    settings = {
+        "task": task,
+        "first_batch": first_batch,
+        "inputs": leaf_digests({"targets": truth, "train": train, "validation": validation, "weights": weights}),
+        "metric": None if metric is None else getattr(metric, "__name__", type(metric).__name__),
+    }
+    fit = fit_minibatch(
+        loss,
+        start,
+        weight_decays,
+        lambda: _selected(walk(), train, truth, weights),
+        validate,
+        budget,
+        decay=True,
+        checkpoint=checkpoint,
+        settings=settings,
+    )
+    # Equal on validation: the larger weight decay is the safer one.
+    values = fit.validation.max(0)
+    chosen = max(range(len(weight_decays)), key=lambda i: (values[i], weight_decays[i]))
+    best = jax.tree.map(lambda leaf: leaf[chosen], fit.best)
+    return TokenProbe(
+        nnx.merge(graph, best["pool"], *constant),
+        center,
+        scale,
+        best["weights"].astype(np.float64) * std,
+        best["bias"].astype(np.float64) * std + mean,
+        weight_decays[chosen],
+        fit.validation,
+        fit.best_step,
+    )
+
+
+def _rows(name: str, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    found = np.unique(np.asarray(rows))
+    if not len(found) or found[0] < 0 or found[-1] >= len(targets):
+        raise InputError(f"{name}: {len(found)} row numbers must lie in 0 to {len(targets) - 1}")
+    return found
+
+
+def _statistics(graph, parameters, constant, walk: Walk, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Mean and deviation of the pooled features over the training rows, and the digest of the walk's first batch."""
+    pool = jax.jit(lambda tree, x, w: jax.vmap(nnx.merge(graph, tree, *constant))(x, w))
+    seen, pooled, digest = [], [], None
+    for index, tokens, weights in walk():
+        digest = digest or leaf_digests({"rows": index, "tokens": tokens, "weights": weights})
+        keep = np.isin(index, train)
+        if keep.any():
+            seen.append(np.asarray(index)[keep])
+            pooled.append(np.asarray(pool(parameters, tokens, weights))[: len(index)][keep])
+    rows = np.concatenate(seen) if seen else np.empty(0, int)
+    if not np.array_equal(np.sort(rows), train):
+        missing = np.setdiff1d(train, rows)
+        problem = f"{len(missing)} never came, first {missing[0]}" if len(missing) else "some came more than once"
+        raise InputError(f"walk: of {len(train)} training rows {problem}")
+    features = np.concatenate(pooled)[np.argsort(rows)]
+    if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
+        raise InputError(
+            f"walk: NaN or inf in the pooled tokens of {len(bad)} training rows, first row {train[bad[0]]}"
+        )
+    std = features.std(0, dtype=np.float64)
+    dead = std <= 1e-6 * std.max()
+    return features.mean(0, dtype=np.float64), np.where(dead, 1.0, std), digest
+
+
+def _selected(batches: Iterator[TokenBatch], train: np.ndarray, truth: np.ndarray, weights: np.ndarray):
+    """Batches with training rows: tokens, weights, targets, loss weights (0 on every other row), rows that count."""
+    for index, tokens, w in batches:
+        keep = np.isin(index, train)
+        if keep.any():
+            target = np.zeros((len(tokens), truth.shape[1]), np.float32)
+            weight = np.zeros((len(tokens), weights.shape[1]), np.float32)
+            target[: len(index)] = truth[index]
+            weight[: len(index)] = weights[index] * keep[:, None]
+            yield tokens, w, target, weight, np.float32(keep.sum())
