@@ -56,6 +56,7 @@ class CompareConfig:
 
     name: str = option("my-comparison", "title of the report")
     data: str = option("", "CSV or TSV with the columns sequence, label or labels, optional id, split, group")
+    source: str = option("", "built-in data set, used where --data is not given (see eval/sources)")
     task: str = option("auto", "auto, multilabel, multiclass or regression")
     label_names: str = option("", "optional CSV with the columns label, name: what the report calls each label")
     output: str = option("runs/my-comparison", "folder for results, report, figures and checkpoints")

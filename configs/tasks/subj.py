@@ -1,0 +1,22 @@
+"""Subjective or objective sentences, from all-MiniLM-L6-v2.
+
+    python -m eval.compare --config configs/tasks/subj.py
+
+3,400 / 1,000 / 1,000 sentences; those that share eight words in a row stand on one side. Needs COVJAX_SHARED, or
+--data with a table of the same columns.
+"""
+
+from eval.config import CompareConfig
+
+
+def get_config() -> CompareConfig:
+    """Whole and truncated covariance of 384 features; composition is the bag of words."""
+    return CompareConfig(
+        name="subjectivity, all-MiniLM-L6-v2",
+        source="subj",
+        encoder="all-MiniLM-L6-v2",
+        composition_k=1,
+        max_length=1000,
+        ranks=(16, 32, 64, 128),
+        output="runs/subj",
+    )

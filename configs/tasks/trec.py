@@ -1,0 +1,22 @@
+"""Type of a question, six classes (TREC), from all-MiniLM-L6-v2.
+
+    python -m eval.compare --config configs/tasks/trec.py
+
+The official 500 test questions; training questions that stand among them are left out. Needs COVJAX_SHARED, or --data
+with a table of the same columns.
+"""
+
+from eval.config import CompareConfig
+
+
+def get_config() -> CompareConfig:
+    """Whole and truncated covariance of 384 features; composition is the bag of words."""
+    return CompareConfig(
+        name="TREC question type, all-MiniLM-L6-v2",
+        source="trec",
+        encoder="all-MiniLM-L6-v2",
+        composition_k=1,
+        max_length=1000,
+        ranks=(16, 32, 64, 128),
+        output="runs/trec",
+    )

@@ -1,0 +1,25 @@
+"""Every task config loads, names a data set that exists or its own steps, and writes to a folder of its own."""
+
+import pytest
+
+from covjax.cli import load_config
+from eval.config import CompareConfig
+from eval.sources import SOURCES
+from tests.conftest import ROOT
+
+FILES = sorted((ROOT / "configs" / "tasks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_config_and_its_command(path):
+    config = load_config(path, CompareConfig)
+    text = path.read_text()
+    assert f"python -m eval.compare --config configs/tasks/{path.name}" in text
+    assert config.output == f"runs/{path.stem}"
+    assert config.source in SOURCES or (config.source == "" and "--data" in text)
+
+
+def test_every_source_has_a_config_and_names_are_distinct():
+    configs = [load_config(path, CompareConfig) for path in FILES]
+    assert {config.source for config in configs} - {""} == set(SOURCES)
+    assert len({config.name for config in configs}) == len(configs)
