@@ -21,7 +21,7 @@ def register_autoencoder(kind: str) -> Callable[[Callable[..., Autoencoder]], Ca
     def enter(factory: Callable[..., Autoencoder]) -> Callable[..., Autoencoder]:
         if kind in _FACTORIES:
             raise InputError(f"autoencoder {kind!r} is already registered")
-        if missing := [name for name in _GIVEN if name not in inspect.signature(factory).parameters]:
+        if missing := [name for name in _GIVEN if name not in _parameters(factory)]:
             raise InputError(f"autoencoder {kind!r}: the factory takes no {missing[0]!r}")
         _FACTORIES[kind] = factory
         return factory
@@ -38,8 +38,13 @@ def autoencoder_options(kind: str) -> dict[str, inspect.Parameter]:
     """The options of `make_autoencoder(kind, …)` with their defaults; raises InputError for an unknown name."""
     if kind not in _FACTORIES:
         raise InputError(f"kind: {kind!r} is not known; allowed: {', '.join(autoencoder_kinds())}")
-    parameters = inspect.signature(_FACTORIES[kind]).parameters
-    return {name: parameter for name, parameter in parameters.items() if name not in _GIVEN}
+    return {name: parameter for name, parameter in _parameters(_FACTORIES[kind]).items() if name not in _GIVEN}
+
+
+def _parameters(factory: Callable) -> dict[str, inspect.Parameter]:
+    # The signature of a Flax module's class is that of its metaclass: (*args, **kwargs).
+    function = factory.__init__ if isinstance(factory, type) else factory
+    return {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
 
 
 def make_autoencoder(kind: str, features: int, *, seed: int = 0, **options) -> Autoencoder:
