@@ -8,6 +8,7 @@ A run killed at any point goes on from its newest checkpoint and ends bit-identi
 `tensorboard`, `figures/training.png` and `autoencoder`, which `covjax.autoencoders.load_autoencoder` reads.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -88,10 +89,10 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         graph, state = nnx.split(TrainState(model, optimiser))
     state = replicate(mesh, state)
     advance, evaluation = Step(graph, mesh), make_evaluation(graph)
-    log = Log(output, step, config.wandb, manifest["config"])
     start = time.monotonic()
     figures: dict[str, float] = {}
-    with tqdm(total=config.steps, initial=step, unit="step", disable=None) as bar:
+    bar = tqdm(total=config.steps, initial=step, unit="step", disable=None)
+    with bar, contextlib.closing(Log(output, step, config.wandb, manifest["config"])) as log:
         while step < config.steps:
             state, metrics = advance(state, *distribute(mesh, next(examples)))
             step += 1
@@ -111,7 +112,6 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
             if step % config.save_every == 0 or last:  # after the log's rows of this step: they are kept with it
                 position = {"step": step, "iterator": examples.get_state()}
                 save_step(output / "checkpoints", step, to_arrays(state), manifest | position)
-    log.close()
     rows = read_log(output)
     model = nnx.merge(graph, state).model
     save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)

@@ -17,6 +17,7 @@ class Log:
     """
 
     def __init__(self, folder: str | Path, step: int, wandb: str = "", config: Mapping[str, Any] | None = None):
+        self._wandb = _wandb(wandb, folder, config) if wandb else None
         self.path = Path(folder) / "log.jsonl"
         kept = [row for row in read_log(folder) if row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
@@ -27,7 +28,6 @@ class Log:
         except OSError as error:
             raise InputError(f"output: {folder} cannot be written: {error.strerror}") from None
         self._board = _tensorboard(Path(folder) / "tensorboard", step)
-        self._wandb = _wandb(wandb, folder, config) if wandb else None
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         """One row: `split` is "train" or "held-out"."""

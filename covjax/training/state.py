@@ -59,7 +59,7 @@ class Step:
             gradients = train.model.project_gradients(gradients)
             train.optimiser.update(train.model, gradients)
             train.model.after_step(x, weights)
-            return nnx.state(train), {"loss": value, "gradient_norm": optax.global_norm(gradients), **metrics}
+            return nnx.state(train), {"loss": value, "gradient_norm": optax.tree.norm(gradients), **metrics}
 
         # The state stays whole on every device; left alone, XLA may split what it returns.
         whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
