@@ -17,19 +17,22 @@ def check_projection(matrix, features: int, name: str) -> None:
 
 
 @jax.custom_batching.custom_vmap
-def _project(x: Float[Array, "tokens features"], matrix: Float[Array, "features rank"]) -> Float[Array, "tokens rank"]:
+def project_tokens(
+    x: Float[Array, "tokens features"], matrix: Float[Array, "features rank"]
+) -> Float[Array, "tokens rank"]:
+    """`x @ matrix` in float32 or wider; NaN in a row stays in that row. bfloat16 tokens meet a bfloat16 `matrix`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.matmul(x, matrix.astype(x.dtype), precision=_HIGHEST, preferred_element_type=dtype)
 
 
-@_project.def_vmap
+@project_tokens.def_vmap
 def _project_batch(axis_size, in_batched, x, matrix):
     """One product over the tokens of all sequences: the batched one is several times slower in bfloat16 on CPU."""
     if in_batched == [True, False]:
-        flat = _project(x.reshape(-1, x.shape[-1]), matrix)
+        flat = project_tokens(x.reshape(-1, x.shape[-1]), matrix)
         return flat.reshape(axis_size, -1, matrix.shape[1]), True
     in_axes = [0 if batched else None for batched in in_batched]
-    return jax.vmap(_project.fun, in_axes)(x, matrix), True
+    return jax.vmap(project_tokens.fun, in_axes)(x, matrix), True
 
 
 @jax.custom_jvp
@@ -41,7 +44,7 @@ def masked_project(
     The product is masked, not the tokens: rows of a product do not mix, and a masked copy of the tokens is the
     largest array of the computation. Only the derivative by `matrix`, which sums over rows, masks the tokens.
     """
-    return jnp.where(keep[:, None], _project(x, matrix), 0)
+    return jnp.where(keep[:, None], project_tokens(x, matrix), 0)
 
 
 @masked_project.defjvp

@@ -76,7 +76,9 @@ def test_float32_batch_with_masked_tokens_is_within_1e_6(problem, kind):
     sides = a.astype(np.float32), b.astype(np.float32)
     loss = lambda a, b: jnp.mean(jax.vmap(LOSSES[kind], (0, None, None, 0))(batch, a, b, weights))
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(*sides)
-    assert value == pytest.approx(expected, rel=2e-6)
+    # In units of FVU: here Tucker's terms cancel to 0.5 % of themselves, so that rounding the inputs to float32 alone
+    # moves the value by 3e-6 of itself.
+    assert value == pytest.approx(expected, abs=2e-7 * (s**2).sum())
     with jax.enable_x64(True):
         reference = jax.grad(lambda a, b: explicit(kind, jnp.asarray(s), a, b, (R,)), (0, 1))(a, b)
     for mine, theirs in zip(gradients, reference, strict=True):

@@ -1,5 +1,32 @@
 """Autoencoders of tokens (sparse) and of second moments (Tucker, CP): losses, exact solver, state, stability."""
 
+from covjax.autoencoders.moment_modules import CPAutoencoder, TuckerAutoencoder
+from covjax.autoencoders.registry import (
+    autoencoder_kinds,
+    autoencoder_options,
+    make_autoencoder,
+    register_autoencoder,
+)
+from covjax.autoencoders.saved import load_autoencoder, save_autoencoder
 from covjax.autoencoders.second_moment import cp_latents, cp_loss, fvu, moment_norm, tucker_loss
+from covjax.autoencoders.solver import Solution, evaluate_fvu, pca_basis, solve_tucker
 
-__all__ = ["cp_latents", "cp_loss", "fvu", "moment_norm", "tucker_loss"]
+__all__ = [
+    "CPAutoencoder",
+    "Solution",
+    "TuckerAutoencoder",
+    "autoencoder_kinds",
+    "autoencoder_options",
+    "cp_latents",
+    "cp_loss",
+    "evaluate_fvu",
+    "fvu",
+    "load_autoencoder",
+    "make_autoencoder",
+    "moment_norm",
+    "pca_basis",
+    "register_autoencoder",
+    "save_autoencoder",
+    "solve_tucker",
+    "tucker_loss",
+]

@@ -1,0 +1,161 @@
+"""Tucker and CP autoencoders of second moments as Flax NNX modules: one sequence in, one small embedding out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from covjax.autoencoders.base import Metrics
+from covjax.autoencoders.registry import register_autoencoder
+from covjax.autoencoders.second_moment import cp_latents, cp_loss, moment_norm, tucker_loss
+from covjax.autoencoders.solver import pca_basis
+from covjax.autoencoders.statistics import Batch, Statistic, feature_statistics
+from covjax.errors import InputError
+from covjax.projected import projected_moment
+from covjax.vectorize import vech
+
+
+class SecondMomentAutoencoder(nnx.Module):
+    """What Tucker and CP share; a subclass names its loss and its embedding.
+
+    Args:
+        features: width of a token.
+        rank: columns of A and B.
+        tied: B = A. For Tucker a B of its own gains nothing at the optimum (see `solve_tucker`).
+        center: S is about "none" (0), "sequence" (the sequence's own mean) or "data" (the mean over all tokens).
+        standardise: divide every feature by its deviation over all tokens.
+        prefixes: Matryoshka ordering of the rank, see `tucker_loss`.
+        init: "random" (orthonormal) or "pca" of the mean S; both A and B start there.
+        seed: of the random start.
+
+    The data's mean and deviation are measured by `initialise` and saved with the module, so it takes raw tokens.
+    Raises InputError naming the argument for a rank outside 1 … features and unknown values.
+    """
+
+    examples = "sequences"
+    permutation_invariant = True
+    loss_function: Callable[..., Array]
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 32,
+        tied: bool = True,
+        center: str = "none",
+        standardise: bool = False,
+        prefixes: tuple[int, ...] | None = None,
+        init: str = "random",
+        seed: int = 0,
+    ):
+        if not 1 <= rank <= features:
+            raise InputError(f"rank: {rank!r} is not in 1 … {features} (features)")
+        if center not in ("none", "sequence", "data"):
+            raise InputError(f"center: {center!r} is not one of none, sequence, data")
+        if init not in ("random", "pca"):
+            raise InputError(f"init: {init!r} is not one of random, pca")
+        if prefixes is not None and (
+            list(prefixes) != sorted({*prefixes}) or not 1 <= prefixes[0] <= prefixes[-1] <= rank
+        ):
+            raise InputError(f"prefixes: {prefixes} are not increasing ranks in 1 … {rank} (rank)")
+        self.center, self.init, self.standardise = center, init, standardise
+        self.prefixes = None if prefixes is None else tuple(prefixes)
+        keys = jax.random.split(jax.random.key(seed))
+        sides = [jnp.linalg.qr(jax.random.normal(key, (features, rank)))[0] for key in keys]
+        self.left = nnx.Param(sides[0])
+        self.right = None if tied else nnx.Param(sides[1])
+        self.mean = Statistic(jnp.zeros(features))
+        self.deviation = Statistic(jnp.ones(features))
+
+    def initialise(self, batches: Sequence[Batch]) -> None:
+        """Measure the mean and the deviation of the features, and start from PCA where asked (see `Initialised`)."""
+        mean, deviation = feature_statistics(batches)
+        if self.center == "data":
+            self.mean[...] = jnp.asarray(mean)
+        if self.standardise:
+            self.deviation[...] = jnp.asarray(deviation)
+        if self.init == "pca":
+            inputs = [(x / self.deviation[...], weights) for x, weights in batches]
+            basis = jnp.asarray(pca_basis(inputs, self.left.shape[1], center=self._center()), jnp.float32)
+            self.left[...] = basis
+            if self.right is not None:
+                self.right[...] = basis
+
+    def loss(
+        self, x: Float[Array, "b t d"], weights: Float[Array, "b t"] | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Mean over the batch of ‖S − Ŝ‖² − ‖S‖²; the FVU needs ‖S‖² and belongs to `evaluate`."""
+        return jnp.mean(self._losses(x, weights)), {}
+
+    def evaluate(self, x: Float[Array, "b t d"], weights: Float[Array, "b t"] | None = None) -> dict[str, Array]:
+        """Σ (‖S − Ŝ‖² − ‖S‖²) and Σ ‖S‖² of a batch, at full rank (see `Evaluated`)."""
+        inputs = self._inputs(x)
+        losses = self._losses(x, weights, whole=True)
+        axes = (0, None if weights is None else 0)
+        norms = jax.vmap(lambda x, w: moment_norm(x, w, center=self._center()), axes)(inputs, weights)
+        return {"loss": jnp.sum(losses), "norm": jnp.sum(norms)}
+
+    def summarise(self, sums: dict[str, Array]) -> dict[str, float]:
+        """FVU = Σ‖S − Ŝ‖² / Σ‖S‖²: 0 perfect, 1 for Ŝ = 0."""
+        return {"fvu": 1 + float(sums["loss"]) / float(sums["norm"])}
+
+    def project_gradients(self, gradients: Any) -> Any:
+        """Nothing to project."""
+        return gradients
+
+    def after_step(self, x: Array, weights: Array | None = None) -> None:
+        """Nothing beside the parameters changes."""
+
+    def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "k"]:
+        """The embedding of one sequence; batches by `jax.vmap`."""
+        raise NotImplementedError
+
+    def __call__(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "k"]:
+        """`embed`: a module is a pooler (see `covjax.pooling.Pooler`)."""
+        return self.embed(x, weights)
+
+    def _right(self) -> Array | None:
+        return None if self.right is None else self.right[...]
+
+    def _center(self) -> Array | str | None:
+        if self.center == "data":
+            return self.mean[...] / self.deviation[...]
+        return None if self.center == "none" else "sequence"
+
+    def _inputs(self, x: Array) -> Array:
+        return (x / self.deviation[...]).astype(x.dtype) if self.standardise else x
+
+    def _losses(self, x: Array, weights: Array | None, whole: bool = False) -> Float[Array, "b"]:
+        prefixes = None if whole else self.prefixes
+        one = lambda x, w: type(self).loss_function(  # noqa: E731
+            x, self.left[...], self._right(), w, center=self._center(), prefixes=prefixes
+        )
+        return jax.vmap(one, (0, None if weights is None else 0))(self._inputs(x), weights)
+
+
+@register_autoencoder("tucker")
+class TuckerAutoencoder(SecondMomentAutoencoder):
+    """C = AᵀSB, Ŝ = A C Bᵀ (`tucker_loss`). Embedding: C flattened, rank²; tied: vech(C), rank(rank + 1)/2."""
+
+    name = "tucker"
+    loss_function = staticmethod(tucker_loss)
+
+    def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "k"]:
+        """The core C of one sequence as a vector; raises like `projected_moment`."""
+        c = projected_moment(self._inputs(x), self.left[...], self._right(), weights, center=self._center())
+        return vech(c) if self.right is None else c.reshape(-1)
+
+
+@register_autoencoder("cp")
+class CPAutoencoder(SecondMomentAutoencoder):
+    """z_h = a_hᵀ S b_h, Ŝ = Σ_h z_h a_h b_hᵀ (`cp_loss`): bilinear latents pooled. Embedding: z, rank."""
+
+    name = "cp"
+    loss_function = staticmethod(cp_loss)
+
+    def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "rank"]:
+        """The latents z of one sequence; raises like `cp_latents`."""
+        return cp_latents(self._inputs(x), self.left[...], self._right(), weights, center=self._center())

@@ -1,0 +1,39 @@
+"""Mean and deviation of every feature over a data set's tokens, as state of an autoencoder: saved, never trained."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from covjax.errors import InputError
+
+Batch = tuple[Array, Array | None]  # x (b, t, d), weights (b, t) or None for ones
+
+
+class Statistic(nnx.Variable):
+    """What is measured on data once and kept: no parameter."""
+
+
+def feature_statistics(
+    batches: Iterable[Batch],
+) -> tuple[Float[np.ndarray, "features"], Float[np.ndarray, "features"]]:
+    """Mean and standard deviation of every feature over all tokens, summed in float64; a dead feature gets 1.
+
+    Dead means a deviation below 1e-6 of the largest one: dividing by rounding noise would blow it up to unit variance.
+    Raises InputError for NaN or infinite tokens, and where every feature is constant.
+    """
+    count, mean, scatter = 0.0, np.zeros(()), np.zeros(())
+    for x, weights in batches:
+        w = np.ones(x.shape[:-1]) if weights is None else np.asarray(weights, np.float64)
+        w, tokens = w[w > 0], np.asarray(x, np.float64)[w > 0]
+        if not np.isfinite(tokens).all():
+            raise InputError("activations: NaN or infinite values among the tokens")
+        own = w @ tokens / w.sum()
+        share, delta = w.sum() / (count + w.sum()), own - mean
+        scatter = scatter + w @ np.square(tokens - own) + count * share * delta**2  # Chan, Golub, LeVeque 1983
+        mean, count = mean + share * delta, count + w.sum()
+    std = np.sqrt(scatter / count)
+    if not (std > 1e-6 * np.abs(mean)).any():
+        raise InputError("activations: every feature is constant over the tokens; there is nothing to learn")
+    return mean.astype(np.float32), np.where(std <= 1e-6 * std.max(), 1.0, std).astype(np.float32)

@@ -1,0 +1,38 @@
+"""Autoencoders by name: found, refused twice, options checked."""
+
+import pytest
+
+from covjax import InputError
+from covjax.autoencoders import registry
+from covjax.autoencoders.registry import (
+    autoencoder_kinds,
+    autoencoder_options,
+    make_autoencoder,
+    register_autoencoder,
+)
+
+
+@pytest.fixture
+def kind(monkeypatch):
+    monkeypatch.setattr(registry, "_FACTORIES", {})
+    register_autoencoder("toy")(lambda features, *, width, slope=1.0, seed=0: (features, width, slope, seed))
+    return "toy"
+
+
+def test_options_and_seed_reach_the_factory(kind):
+    assert autoencoder_kinds() == (kind,)
+    assert list(autoencoder_options(kind)) == ["width", "slope"]
+    assert make_autoencoder(kind, 8, width=3, seed=5) == (8, 3, 1.0, 5)
+
+
+def test_what_cannot_be_is_named(kind):
+    with pytest.raises(InputError, match="already registered"):
+        register_autoencoder(kind)(lambda features, seed: None)
+    with pytest.raises(InputError, match="takes no 'seed'"):
+        register_autoencoder("other")(lambda features: None)
+    with pytest.raises(InputError, match="'nothing' is not known; allowed: toy"):
+        make_autoencoder("nothing", 8)
+    with pytest.raises(InputError, match="no option 'depth'; allowed: width, slope"):
+        make_autoencoder(kind, 8, width=3, depth=2)
+    with pytest.raises(InputError, match="'width' is needed"):
+        make_autoencoder(kind, 8)
