@@ -1,5 +1,6 @@
 """Autoencoders of tokens (sparse) and of second moments (Tucker, CP): losses, exact solver, state, stability."""
 
+from covjax.autoencoders import sparse  # noqa: F401  (registers its architectures)
 from covjax.autoencoders.moment_modules import CPAutoencoder, TuckerAutoencoder
 from covjax.autoencoders.registry import (
     autoencoder_kinds,

@@ -1,0 +1,198 @@
+"""What all sparse autoencoders of tokens share: parameters, loss, dead latents, unit-norm decoder, input scale."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from covjax.autoencoders.base import Metrics
+from covjax.autoencoders.sparse.auxk import auxk
+from covjax.autoencoders.sparse.codes import preactivations
+from covjax.autoencoders.sparse.metrics import Sums, dead_share, fvu, l0, token_sums
+from covjax.autoencoders.sparse.start import geometric_median, norm_scale
+from covjax.errors import InputError
+from covjax.tokens import check_tokens, check_weights, is_concrete, safe_ratio, token_weights
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Statistic(nnx.Variable):
+    """State that training updates and the optimiser does not: saved with the module."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """One batch through an autoencoder: what its loss and its counters need."""
+
+    reconstruction: Float[Array, "tokens features"]
+    centred: Float[Array, "tokens features"]  # what the encoder sees
+    pre: Float[Array, "tokens latents"]
+    active: Float[Array, "tokens"]  # number of active latents
+    fired: Bool[Array, "latents"]  # in any token of the batch that counts
+    penalty: Float[Array, ""] | float  # added to the loss
+
+
+class SparseAutoencoder(nnx.Module):
+    """z = act((s·x − b) Wᵉᵀ + bᵉ), x̂ = (z W + b)/s; loss mean ‖s·x − s·x̂‖² + penalty + aux_weight · AuxK.
+
+    A subclass brings `forward` (training) and `encode` (use). The rows of W keep their norm (1 at the start): gradients
+    are projected off them, and steps rescaled. The other methods are the contract of `covjax.autoencoders.base`.
+
+    Attributes:
+        encoder, decoder: (latents, features); tied at the start, W random of unit norm.
+        encoder_bias (latents,), decoder_bias (features,): start at 0; the latter at the geometric median of a sample.
+        scale: s, 1 at the start; `initialise` sets √features over the mean norm, so that penalties mean the same.
+        idle: float32, tokens seen since a latent last fired; dead is > `dead_after`.
+    """
+
+    examples = "tokens"
+
+    def __init__(
+        self, features: int, latents: int, *, seed: int, aux_weight: float, aux_k: int | None, dead_after: float
+    ):
+        if features < 1 or latents < 1:
+            raise InputError(f"features and latents must be >= 1, got {features} and {latents}")
+        if not (aux_weight >= 0 and dead_after > 0):
+            raise InputError(f"aux_weight must be >= 0, dead_after > 0, got {aux_weight} and {dead_after}")
+        if aux_k is not None and not 1 <= aux_k <= latents:
+            raise InputError(f"aux_k must be from 1 to the number of latents, {latents}, got {aux_k}")
+        rows = jax.random.normal(jax.random.key(seed), (latents, features))
+        rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+        self.decoder = nnx.Param(rows)
+        self.encoder = nnx.Param(jnp.array(rows))  # a copy: a donated step may not own one buffer twice
+        self.encoder_bias = nnx.Param(jnp.zeros(latents))
+        self.decoder_bias = nnx.Param(jnp.zeros(features))
+        self.scale = Statistic(jnp.ones(()))
+        self.decoder_norm = Statistic(jnp.ones(latents))
+        self.idle = Statistic(jnp.zeros(latents))
+        self.fired = Statistic(jnp.zeros(latents, bool))
+        self.aux_weight = aux_weight
+        self.aux_k = min(max(features // 2, 1), latents) if aux_k is None else aux_k
+        self.dead_after = dead_after
+
+    @property
+    def latents(self) -> int:
+        """Number of latents."""
+        return self.encoder.shape[0]
+
+    @property
+    def features(self) -> int:
+        """Width of a token."""
+        return self.encoder.shape[1]
+
+    @property
+    def dead(self) -> Bool[Array, "latents"]:
+        """Latents that have not fired for more than `dead_after` tokens."""
+        return self.idle[...] > self.dead_after
+
+    def initialise(
+        self, batches: Sequence[tuple[Float[Array, "tokens features"], Float[Array, "tokens"] | None]]
+    ) -> None:
+        """Set the scale and the decoder's bias from batches (x, weights) of training tokens.
+
+        Raises TypeError and InputError for tokens of the wrong type or width, with NaN or inf, or all equal.
+        """
+        rows = []
+        for x, weights in batches:
+            self._check(x, weights)
+            rows.append(np.asarray(x, np.float32)[slice(None) if weights is None else np.asarray(weights) > 0])
+        if not rows:
+            raise InputError("batches must hold at least one batch")
+        sample = jnp.asarray(np.concatenate(rows))
+        self.scale[...] = norm_scale(sample)
+        self.decoder_bias[...] = geometric_median(sample) * self.scale[...]
+
+    def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
+        """Scaled tokens through the autoencoder as in training; rows of weight 0 are 0."""
+        raise NotImplementedError
+
+    def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
+        """The activation function in use, after training."""
+        raise NotImplementedError
+
+    def encode(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
+        """Latents of tokens, with their zeros; errors as `loss`."""
+        self._check(x, None)
+        return self.activate(self.preactivations(self._scaled(x)))
+
+    def decode(self, z: Float[Array, "tokens latents"]) -> Float[Array, "tokens features"]:
+        """Tokens from latents."""
+        z = jnp.matmul(z, self.decoder[...], precision=_HIGHEST)
+        return (z + self.decoder_bias[...]) / self.scale[...]
+
+    def __call__(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+        """Reconstructed tokens."""
+        return self.decode(self.encode(x))
+
+    def preactivations(self, scaled: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
+        """(s·x − b) Wᵉᵀ + bᵉ."""
+        return preactivations(scaled - self.decoder_bias[...], self.encoder[...], self.encoder_bias[...])
+
+    def loss(
+        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Mean over the tokens that count; also notes which latents fired, for `after_step`.
+
+        Metrics: fvu (of the batch), l0, dead (share of latents).
+        Raises TypeError and InputError for wrong types, shapes and weights, outside `jit` also for NaN or inf.
+        """
+        self._check(x, weights)
+        w, keep = token_weights(x, weights)
+        x = self._scaled(jnp.where(keep[:, None], x, 0))
+        out = self.forward(x, w)
+        self.fired[...] = out.fired
+        n, residual = jnp.sum(w), x - out.reconstruction
+        error = safe_ratio(jnp.sum(w * jnp.sum(jnp.square(residual), axis=1)), n)
+        total = error + out.penalty
+        dead = self.dead
+        if self.aux_weight:
+            parameters = self.encoder[...], self.encoder_bias[...], out.pre, self.decoder[...]
+            revived = auxk(residual, out.centred, *parameters, dead, self.aux_k)
+            total += self.aux_weight * safe_ratio(jnp.sum(w * revived), n)
+        spread = jnp.sum(jnp.square(x - safe_ratio(w @ x, n)), axis=1)
+        unexplained = safe_ratio(error, safe_ratio(jnp.sum(w * spread), n))
+        return total, {"fvu": unexplained, "l0": safe_ratio(jnp.sum(w * out.active), n), "dead": jnp.mean(dead)}
+
+    def project_gradients(self, gradients: Any) -> Any:
+        """Take from the decoder's gradient the part along each row, which would only change its norm."""
+        rows, gradient = self.decoder[...], gradients["decoder"]
+        along = safe_ratio(jnp.sum(rows * gradient[...], axis=1), jnp.sum(jnp.square(rows), axis=1))
+        gradient[...] = gradient[...] - along[:, None] * rows
+        return gradients
+
+    def after_step(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> None:
+        """Give the decoder's rows their norm back and count the batch last seen by `loss` as idle or not."""
+        rows = self.decoder[...]
+        self.decoder[...] = rows * safe_ratio(self.decoder_norm[...], jnp.linalg.norm(rows, axis=1))[:, None]
+        count = jnp.sum(token_weights(x, weights)[0])
+        self.idle[...] = jnp.where(self.fired[...], 0, self.idle[...] + count)
+
+    def evaluate(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> Sums:
+        """Sums of a batch in use (after training), to be added over batches; errors as `loss`."""
+        self._check(x, weights)
+        z = self.activate(self.preactivations(self._scaled(x)))
+        return token_sums(x, self.decode(z), z, self.decoder_bias[...] / self.scale[...], weights)
+
+    def summarise(self, sums: Sums) -> Mapping[str, float]:
+        """fvu, l0, and dead: the share of latents active in none of the tokens."""
+        return {"fvu": float(fvu(sums)), "l0": float(l0(sums)), "dead": float(dead_share(sums))}
+
+    def _scaled(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+        return jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32)) * self.scale[...]
+
+    def _check(self, x, weights) -> None:
+        check_tokens(x)
+        check_weights(weights, x.shape[0])
+        if x.shape[1] != self.features:
+            raise InputError(f"x must have {self.features} features, got {x.shape[1]}")
+        if is_concrete(x):
+            finite = np.isfinite(np.asarray(x, np.float32)).all(1)
+            if weights is not None and is_concrete(weights):
+                finite |= np.asarray(weights) == 0
+            if not finite.all():
+                raise InputError(f"x must be finite, got {int((~finite).sum())} tokens with NaN or inf")
