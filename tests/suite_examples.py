@@ -1,0 +1,60 @@
+"""Small made-up results of a comparison, in the shape of `eval.results.summarise`, for the tests of the suite."""
+
+from typing import Any
+
+BASELINE, SECOND, CONTROL, COMPOSITION = "baseline", "second order", "control", "composition"
+# label: role, rank, number of features
+ROWS: dict[str, tuple[str, int | None, int]] = {
+    "mean": (BASELINE, None, 8),
+    "mean+std": (BASELINE, None, 16),
+    "attention": (BASELINE, None, 8),
+    "covariance Σ": (SECOND, None, 36),
+    "sqrt Σ": (SECOND, None, 36),
+    "PCA-Σ rank 2": (SECOND, 2, 3),
+    "PCA-Σ rank 4": (SECOND, 4, 10),
+    "PCA-√Σ rank 2": (SECOND, 2, 3),
+    "outer product μμᵀ": (CONTROL, None, 36),
+    "mean + μμᵀ": (CONTROL, None, 44),
+    "shuffled Σ": (CONTROL, None, 36),
+    "shuffled sqrt Σ": (CONTROL, None, 36),
+    "composition": (COMPOSITION, None, 4),
+}
+
+
+def example(name: str, scores: dict[str, tuple[float, float]], task: str = "multiclass", **fields: Any) -> dict:
+    """Results with one probe and one metric; `scores` gives (validation, test) of each row that is to be there.
+
+    The interval of a difference is ± 0.02 around it and its p-value 0.01, or 0.5 where that interval holds zero.
+    """
+    metric = "r2" if task == "regression" else "mcc"
+    base = scores["mean"][1]
+    rows = []
+    for label, (validation, test) in scores.items():
+        role, rank, features = ROWS[label]
+        d = test - base
+        score = {
+            "value": test,
+            "interval": [test - 0.05, test + 0.05],
+            "difference": d,
+            "difference_interval": [d - 0.02, d + 0.02] if label != "mean" else [0.0, 0.0],
+            "p_value": 0.01 if abs(d) > 0.02 else 0.5,
+        }
+        fit = {"penalty": 0.1, "at_edge": False, "validation": validation, "converged": True, "per_term": {}}
+        row = {"label": label, "role": role, "rank": rank, "num_features": features}
+        rows.append(row | {"probes": {"ridge": fit | {"test": {metric: score}}}})
+    return {
+        "name": name,
+        "task": task,
+        "reference": "mean",
+        "primary": metric,
+        "primary_name": {"mcc": "MCC", "r2": "R²"}[metric],
+        "metrics": {metric: metric},
+        "probes": ["ridge"],
+        "sizes": {"train": 100, "validation": 30, "test": 40},
+        "num_targets": 1,
+        "encoder_features": 8,
+        "rows": rows,
+        "terms": [],
+        "warnings": [],
+        "manifest": {"config": {"name": name}, "encoder": {"name": "tiny", "layer": 1}, "versions": {"jax": "0"}},
+    } | fields
