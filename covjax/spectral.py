@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from covjax.eigen import eigh
 from covjax.errors import InputError
 from covjax.tokens import is_concrete
 from covjax.vectorize import check_square
@@ -25,7 +26,7 @@ def check_symmetric(a: Float[Array, "d d"], name: str = "a") -> None:
 
 
 def _eigenvalues(a, ridge):
-    s, v = jnp.linalg.eigh(a)
+    s, v = eigh(a)
     return jnp.maximum(s, 0) + ridge, v
 
 

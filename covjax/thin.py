@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from covjax.eigen import eigh
 from covjax.moments import _moments
 from covjax.spectral import psd_function
 from covjax.tokens import safe_ratio
@@ -29,7 +30,7 @@ def thin_spectral(
     if statistic == "covariance":  # the mean's own rounding, which grows with the mean
         root = jnp.sqrt(safe_ratio(w, n))
         y = y - root[:, None] * jnp.matmul(root, y, precision=_HIGHEST)
-    s, u = jnp.linalg.eigh(jnp.matmul(y, y.T, precision=_HIGHEST))
+    s, u = eigh(jnp.matmul(y, y.T, precision=_HIGHEST))
     s = jnp.maximum(s, 0)
     if kind == "sqrt":
         total = jnp.sqrt(s + floor) + floor**0.5

@@ -31,20 +31,28 @@ from eval.figures import draw_figures
 from eval.probing import fit_probes
 from eval.report import text_table, write_report
 from eval.results import summarise
+from eval.rows import make_rows
+from eval.sources import write_source
+from eval.tokens import TokenSet
 
 COMMAND = "python -m eval.compare"
-# These fields change nothing of the features (the data's content stands in its fingerprint): a run may go on with
-# other values of them.
+# These fields change nothing of a row's features (the data's content stands in its fingerprint, a row's own settings in
+# its checkpoint): a run may go on with other values of them.
 NOT_IN_FEATURES = (
     "name",
     "data",
+    "source",
     "output",
     "penalties",
+    "probes",
     "resamples",
     "ranks",
+    "components",
+    "trained",
+    "seeds",
     "label_names",
-    "token_budget",
     "max_memory_gib",
+    "max_features_gib",
 )
 
 
@@ -65,26 +73,28 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     start = time.monotonic()
     config.check()
     output = Path(config.output)
-    data = assign_splits(read_table(config.data, config.task), config.shares, config.seed)
+    _check_output(output)
+    table = config.data or _source_table(config, output)
+    data = assign_splits(read_table(table, config.task), config.shares, config.seed)
     check_splits(data)
     if not data.has_group_column:
         print(f"note: {data.name} has no column 'group': only identical sequences are kept on one side of the split")
     encoder = encoders.load(config.encoder)
     _check_lengths(config, data)
     _check_letters(encoder, data)
-    _check_output(output)
     if force:
-        for stage in ("features", "probes"):
+        for stage in ("pools", "features", "probes"):
             checkpoint.remove(output / stage)
         (output / "results.json").unlink(missing_ok=True)
     manifest = _manifest(config, data, encoder)
     fitted = {k: v for k, v in manifest["config"].items() if k not in NOT_IN_FEATURES}
-    features = make_features(config, data, encoder, output, manifest | {"config": fitted})
-    probes = fit_probes(config, data, features, output, manifest)
+    tokens = TokenSet(encoder, data, manifest["encoder"]["layer"], config.token_budget, config.max_memory_gib)
+    rows = make_rows(config, tokens.features, tokens.has_cls)
+    tables = make_features(config, data, tokens, rows, output, manifest | {"config": fitted})
+    probes = fit_probes(config, data, tables, output, manifest)
     results = _complete_results(output / "results.json", manifest)
     if results is None:
-        results = summarise(config, data, features, probes, manifest | {"command": command})
-        results["encoder_features"] = encoder.features(manifest["encoder"]["layer"])
+        results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command})
     else:
         print(f"results: complete in {output / 'results.json'}, reused")
     svgs = draw_figures(results, output / "figures")
@@ -98,6 +108,14 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
         f"\nreport: {output / 'report.html'}   numbers: {output / 'results.json'}   ({time.monotonic() - start:.0f} s)"
     )
     return results
+
+
+def _source_table(config: CompareConfig, output: Path) -> Path:
+    """The built-in data set as a table in the output folder, made once."""
+    path = output / "data.csv.gz"
+    if not path.is_file():
+        write_source(config.source, path, os.environ.get("COVJAX_SHARED", "../shared"), config.sizes or None)
+    return path
 
 
 def _complete_results(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:

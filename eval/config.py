@@ -9,67 +9,35 @@ BASELINE, SECOND_ORDER, CONTROL, COMPOSITION = "baseline", "second order", "cont
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One row of the comparison: which features, and what the row is for.
-
-    `label` is shown and names the folders. `pooler` with `options` goes to `covjax.get_pooler`. `rank` asks for the
-    top-`rank` PCA basis of the mean training covariance. `shuffled` permutes every feature within the sequence first.
-    `parts` names earlier rows to set side by side, each scaled to unit root-mean-square norm on the training set.
-    `k` counts k-mers of the sequence itself instead of pooling tokens.
-    """
-
-    label: str
-    role: str
-    pooler: str = ""
-    options: tuple[tuple[str, float | str], ...] = ()
-    rank: int | None = None
-    shuffled: bool = False
-    parts: tuple[str, ...] = ()
-    k: int | None = None
-
-
-def standard_rows(ranks: tuple[int, ...], ridge: float, eps: float, k: int) -> tuple[Row, ...]:
-    """The poolers, baselines and controls that every comparison has (DESIGN: honest comparison)."""
-    log, sqrt = (("eps", eps),), (("ridge", ridge),)
-    truncated = [Row(f"PCA-Σ rank {rank}", SECOND_ORDER, "projected_covariance", rank=rank) for rank in ranks]
-    return (
-        Row("mean", BASELINE, "mean"),
-        Row("mean+std", BASELINE, "mean_std"),
-        Row("max", BASELINE, "max"),
-        Row("last", BASELINE, "last"),
-        Row("second moment M", SECOND_ORDER, "second_moment"),
-        Row("covariance Σ", SECOND_ORDER, "covariance"),
-        Row("sqrt Σ", SECOND_ORDER, "sqrt_covariance", sqrt),
-        Row("log(Σ+εI)", SECOND_ORDER, "log_covariance", log),
-        *truncated,
-        Row("mean + log(Σ+εI)", SECOND_ORDER, parts=("mean", "log(Σ+εI)")),
-        Row("outer product μμᵀ", CONTROL, "mean_outer"),
-        Row("shuffled Σ", CONTROL, "covariance", shuffled=True),
-        Row("shuffled log(Σ+εI)", CONTROL, "log_covariance", log, shuffled=True),
-        Row("composition", COMPOSITION, k=k),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class CompareConfig:
     """Everything that decides the numbers of a comparison."""
 
     name: str = option("my-comparison", "title of the report")
     data: str = option("", "CSV or TSV with the columns sequence, label or labels, optional id, split, group")
-    source: str = option("", "built-in data set, used where --data is not given (see eval/sources)")
+    source: str = option("", "built-in data set (eval/sources), used where --data is not given")
+    sizes: tuple[int, ...] = option((), "most train, validation and test rows of the source; empty: its own")
     task: str = option("auto", "auto, multilabel, multiclass or regression")
     label_names: str = option("", "optional CSV with the columns label, name: what the report calls each label")
     output: str = option("runs/my-comparison", "folder for results, report, figures and checkpoints")
-    encoder: str = option("unirep-64", "unirep-64, -256, -1900, a folder of the ESM family, or its hub id")
+    encoder: str = option("unirep-64", "name, folder or hub id of the encoder; see the README's table")
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
-    max_length: int = option(2000, "longest sequence allowed, in residues; longer ones are refused, never cropped")
-    ranks: tuple[int, ...] = option((4, 8, 16, 32), "ranks of the PCA-truncated covariance")
+    max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
+    ranks: tuple[int, ...] = option((4, 8, 16, 32), "ranks of the PCA-truncated covariance, beside the matched one")
+    components: tuple[int, ...] = option((256, 1024), "principal components kept of whole matrices over 4,096 numbers")
     ridge: float = option(1e-6, "added to the eigenvalues before the square root")
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens")
-    composition_k: int = option(1, "length of the counted k-mers in the composition baseline")
+    composition_k: int = option(1, "length of the counted k-mers in the composition baseline; 0 counts words")
+    trained: tuple[str, ...] = option(
+        ("attention", "light attention", "projected"), "pools trained on the task, then frozen and probed like the rest"
+    )
+    steps: int = option(200, "training steps of every trained pool, each on about token_budget / 2 tokens")
+    learning_rates: tuple[float, ...] = option((1e-3, 1e-2), "AdamW rates tried on validation for every trained pool")
+    weight_decays: tuple[float, ...] = option((1e-2,), "AdamW weight decays tried on validation for every trained pool")
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of every trained pool; the table shows their mean")
+    probes: tuple[str, ...] = option((), "logistic, ridge or both; empty: all that the task has")
     penalties: tuple[float, ...] = option(
         (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
-        "L2 grid of both probes, relative to the features' mean squared norm",
+        "L2 grid of the probes, relative to the features' mean squared norm",
     )
     shares: tuple[float, float, float] = option(
         (0.7, 0.15, 0.15), "train, validation, test where the data has no split column"
@@ -77,16 +45,25 @@ class CompareConfig:
     resamples: int = option(1000, "bootstrap resamples")
     seed: int = option(0, "seed of splits, shuffles and the bootstrap")
     token_budget: int = option(16384, "tokens per encoder batch")
-    max_memory_gib: float = option(1.0, "token activations kept in memory; beyond it the encoder runs twice")
+    max_memory_gib: float = option(2.0, "token activations kept in memory; beyond it the encoder runs at every pass")
+    max_features_gib: float = option(4.0, "pooled features made in one pass over the tokens")
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""
         checks = {
-            "data": (bool(self.data), "name a file: --data my.csv"),
+            "data": (bool(self.data or self.source), "name a file: --data my.csv"),
+            "sizes": (len(self.sizes) in (0, 3) and all(n >= 1 for n in self.sizes), "three numbers >= 1, or none"),
             "ranks": (all(r >= 1 for r in self.ranks) and len(set(self.ranks)) == len(self.ranks), "distinct, >= 1"),
+            "components": (all(k >= 1 for k in self.components), ">= 1"),
             "ridge": (self.ridge >= 0, ">= 0"),
             "eps": (self.eps > 0, "> 0"),
-            "composition_k": (1 <= self.composition_k <= 6, "1 to 6"),
+            "composition_k": (0 <= self.composition_k <= 6, "0 (words) to 6"),
+            "trained": (set(self.trained) <= set(TRAINED), f"names among {', '.join(TRAINED)}"),
+            "steps": (self.steps >= 1, ">= 1"),
+            "learning_rates": (bool(self.learning_rates) and all(r > 0 for r in self.learning_rates), "> 0"),
+            "weight_decays": (bool(self.weight_decays) and all(d >= 0 for d in self.weight_decays), ">= 0"),
+            "seeds": (bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "distinct, at least one"),
+            "probes": (set(self.probes) <= {"logistic", "ridge"}, "logistic, ridge"),
             "penalties": (
                 len(self.penalties) >= 2 and all(p > 0 for p in self.penalties),
                 "at least two positive numbers",
@@ -100,7 +77,5 @@ class CompareConfig:
             if not good:
                 raise InputError(f"{field}: {getattr(self, field)!r} is not allowed; {allowed}")
 
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """The rows of the comparison, in the order of the table."""
-        return standard_rows(tuple(sorted(self.ranks)), self.ridge, self.eps, self.composition_k)
+
+TRAINED = ("attention", "light attention", "projected")

@@ -1,93 +1,118 @@
-"""Fit both probes on every feature matrix and choose each penalty on validation; the test rows are not touched here."""
+"""Fit the probes on every table and choose each penalty on validation; the test labels are not touched here."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from covjax import checkpoint
 from covjax.data import Dataset
 from covjax.errors import InputError
-from covjax.probes import LinearProbe, fit_logistic_path, fit_ridge_path, row_space
+from covjax.probes import DualProbe, LinearProbe
+from covjax.probes.logistic import logistic_path
+from covjax.probes.ridge import ridge_path
 from eval.config import CompareConfig
-from eval.features import Features, slug
+from eval.features import Tables, slug
+from eval.tables import Table
 from eval.tasks import TASKS, Task, macro, predictions
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedProbe:
-    """The probe at the chosen penalty, and what the choice saw: the primary metric on validation for every penalty."""
+    """The probe at the chosen penalty, its scores of every sequence, and what the choice saw on validation."""
 
-    probe: LinearProbe
+    probe: LinearProbe | DualProbe
+    scores: Float[np.ndarray, "n k"]
     penalty: float
     validation: list[float]
     converged: bool
 
 
-def fit_probes(
-    config: CompareConfig, data: Dataset, features: Features, output: Path, manifest: dict[str, Any]
-) -> dict[str, dict[str, FittedProbe]]:
+Probes = dict[str, dict[str, FittedProbe]]
+
+
+def probe_names(config: CompareConfig, data: Dataset) -> tuple[str, ...]:
+    """The probes of this comparison; InputError for one that the task cannot have."""
+    allowed = TASKS[data.task].probes
+    if odd := [name for name in config.probes if name not in allowed]:
+        raise InputError(f"probes: {odd[0]!r} does not fit the task {data.task}; allowed: {', '.join(allowed)}")
+    return tuple(name for name in allowed if not config.probes or name in config.probes)
+
+
+def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Path, manifest: dict[str, Any]) -> Probes:
     """Fitted probes by row label and probe name; complete checkpoints in `output/probes` are reused.
 
     A checkpoint fitted on other features, penalties or targets is refused with the difference.
     """
-    task = TASKS[data.task]
-    like = {name: LinearProbe(np.empty(0), np.empty(0)) for name in task.probes}
-    fitted, missing = {}, []
-    for label, table in features.items():
+    names = probe_names(config, data)
+    fitted: Probes = {}
+    missing = []
+    for label, table in tables.items():
         path = output / "probes" / slug(label)
-        settings = _settings(config, manifest, table)
+        settings = _settings(config, manifest, names, table)
         if (saved := checkpoint.read_manifest(path)) is None:
             missing.append(label)
             continue
-        state = checkpoint.load(path, like, settings)
-        fitted[label] = {name: FittedProbe(state[name], **saved["chosen"][name]) for name in task.probes}
+        empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
+        state = checkpoint.load(path, {name: {"probe": empty, "scores": 0} for name in names}, settings)
+        fitted[label] = {name: FittedProbe(**state[name], **saved["chosen"][name]) for name in names}
     if not missing:
         print(f"probes: all {len(fitted)} complete in {output / 'probes'}, reused")
         return fitted
     print(f"probes: {len(fitted)} complete and reused, {len(missing)} to fit")
     for label in tqdm(missing, desc=f"{'fit probes':>12}", unit="pooler"):
         try:
-            fitted[label] = _fit(config, data, task, features[label])
+            fitted[label] = _fit(config, data, names, tables[label])
         except InputError as error:
             raise InputError(f"{data.name}: pooler {label!r}: {error}") from None
         chosen = {
             name: {"penalty": fit.penalty, "validation": fit.validation, "converged": fit.converged}
             for name, fit in fitted[label].items()
         }
-        state = {name: fit.probe for name, fit in fitted[label].items()}
-        settings = _settings(config, manifest, features[label]) | {"chosen": chosen}
+        state = {name: {"probe": fit.probe, "scores": fit.scores} for name, fit in fitted[label].items()}
+        settings = _settings(config, manifest, names, tables[label]) | {"chosen": chosen}
         checkpoint.save(output / "probes" / slug(label), state, settings)
-    return {label: fitted[label] for label in features}
+    return {label: fitted[label] for label in tables}
 
 
-def _settings(config: CompareConfig, manifest: dict[str, Any], table: np.ndarray) -> dict[str, Any]:
+def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str, ...], table: Table) -> dict[str, Any]:
     return {
         "penalties": list(config.penalties),
+        "probes": list(names),
         "data": manifest["data"],
-        "features_digest": checkpoint.leaf_digests({"features": table})["['features']"],
+        "features_digest": checkpoint.leaf_digests({"values": table.values})["['values']"],
     }
 
 
-def _fit(config: CompareConfig, data: Dataset, task: Task, table: np.ndarray) -> dict[str, FittedProbe]:
+def _fit(config: CompareConfig, data: Dataset, names: tuple[str, ...], table: Table) -> dict[str, FittedProbe]:
+    task: Task = TASKS[data.task]
     train, validation = data.rows("train"), data.rows("validation")
-    space = row_space(table[train])
-    coordinates = space.coordinates(table[train])
+    space = table.space(train)
+    coordinates = space.coordinates(table.values)
     targets = data.targets[train]
     paths: dict[str, tuple[list[LinearProbe], list[bool]]] = {}
-    paths["ridge"] = (fit_ridge_path(space, coordinates, targets, config.penalties), [True] * len(config.penalties))
-    if "logistic" in task.probes:
-        logistic = fit_logistic_path(space, coordinates, targets, config.penalties, task.exclusive)
+    if "ridge" in names:
+        path = ridge_path(space.eigenvalues, coordinates[train], targets, config.penalties)
+        paths["ridge"] = (path, [True] * len(path))
+    if "logistic" in names:
+        logistic = logistic_path(space.eigenvalues, coordinates[train], targets, config.penalties, task.exclusive)
         paths["logistic"] = (logistic.probes, [slope <= 1e-4 for slope in logistic.gradient])
     fitted = {}
     metric = task.metrics[task.primary][1]
-    for name in task.probes:
+    for name in names:
         probes, converged = paths[name]
-        scores = (predictions(task, name, probe.scores(table[validation])) for probe in probes)
+        scores = (predictions(task, name, probe.scores(coordinates[validation])) for probe in probes)
         values = [float(macro(np.atleast_1d(metric(data.targets[validation], each)))) for each in scores]
         # Equal on validation: the stronger penalty is the safer one.
         best = max(range(len(values)), key=lambda i: (values[i], config.penalties[i]))
-        fitted[name] = FittedProbe(probes[best], config.penalties[best], values, converged[best])
+        fitted[name] = FittedProbe(
+            space.probe(probes[best]),
+            probes[best].scores(coordinates),
+            config.penalties[best],
+            values,
+            converged[best],
+        )
     return fitted

@@ -9,11 +9,13 @@ from tqdm import tqdm
 
 from covjax.data import Dataset
 from covjax.errors import InputError
-from covjax.metrics import interval, resample_counts
+from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from eval.config import SECOND_ORDER, CompareConfig
-from eval.features import Features
-from eval.probing import FittedProbe
+from eval.features import Tables
+from eval.probing import Probes, probe_names
+from eval.rows import Row, matched_rank
 from eval.tasks import TASKS, macro, predictions
+from eval.tokens import TokenSet
 
 REFERENCE = "mean"
 
@@ -21,56 +23,59 @@ REFERENCE = "mean"
 def summarise(
     config: CompareConfig,
     data: Dataset,
-    features: Features,
-    probes: dict[str, dict[str, FittedProbe]],
+    tokens: TokenSet,
+    rows: tuple[Row, ...],
+    tables: Tables,
+    probes: Probes,
     manifest: dict[str, Any],
 ) -> dict[str, Any]:
     """Score the test rows once per pooler and probe; plain JSON data (see `eval.report` for its readers).
 
     Intervals: percentiles of `config.resamples` bootstrap resamples of whole groups, the same ones for every pooler,
-    so that differences to the reference are paired.
+    so that differences to the reference are paired. A pool trained with several seeds counts with the mean of its
+    metrics over the seeds, in every resample too.
     """
-    task = TASKS[data.task]
+    task, names = TASKS[data.task], probe_names(config, data)
     test = data.rows("test")
     truth = data.targets[test]
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
-    rows: list[dict[str, Any]] = []
-    resampled: dict[tuple[str, str, str], np.ndarray] = {}
-    for row in tqdm(config.rows, desc=f"{'score test':>12}", unit="pooler"):
+    entries: list[dict[str, Any]] = []
+    reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    for row in tqdm([row for row in rows if not row.replica_of], desc=f"{'score test':>12}", unit="pooler"):
+        labels = [row.label, *[other.label for other in rows if other.replica_of == row.label]]
         entry: dict[str, Any] = {"label": row.label, "role": row.role, "rank": row.rank, "probes": {}}
-        entry["num_features"] = features[row.label].shape[1]
-        for name in task.probes:
-            fit = probes[row.label][name]
-            scores = predictions(task, name, fit.probe.scores(features[row.label][test]))
+        entry["num_features"] = tables[row.label].num_features
+        for name in names:
+            fits = [probes[label][name] for label in labels]
+            scores = [predictions(task, name, fit.scores[test]) for fit in fits]
             test_scores, per_term = {}, {}
             for key, (_, metric) in task.metrics.items():
-                values = np.atleast_1d(metric(truth, scores))
-                draws = metric(truth, scores, counts)
-                draws = macro(draws) if draws.ndim == 2 else draws
-                resampled[row.label, name, key] = draws
+                values = np.mean([np.atleast_1d(metric(truth, each)) for each in scores], axis=0)
+                draws = np.mean([_macro_draws(metric(truth, each, counts)) for each in scores], axis=0)
                 value = float(macro(values))
-                baseline = resampled[REFERENCE, name, key]
-                reference = value if row.label == REFERENCE else rows[0]["probes"][name]["test"][key]["value"]
+                base, base_draws = reference.setdefault((name, key), (value, draws))  # the first row is the reference
                 test_scores[key] = {
                     "value": value,
                     "interval": list(interval(draws)),
-                    "difference": value - reference,
-                    "difference_interval": list(interval(draws - baseline)),
+                    "difference": value - base,
+                    "difference_interval": list(interval(draws - base_draws)),
+                    "p_value": bootstrap_p_value(draws - base_draws),
                 }
+                if len(scores) > 1:
+                    test_scores[key]["seeds"] = [float(macro(np.atleast_1d(metric(truth, each)))) for each in scores]
                 if len(values) > 1:
                     per_term[key] = values.tolist()
             entry["probes"][name] = {
-                "penalty": fit.penalty,
-                "at_edge": fit.penalty in (min(config.penalties), max(config.penalties)),
-                "validation": max(fit.validation),
-                "validation_path": fit.validation,
-                "converged": fit.converged,
+                "penalty": fits[0].penalty,
+                "at_edge": fits[0].penalty in (min(config.penalties), max(config.penalties)),
+                "validation": float(np.mean([max(fit.validation) for fit in fits])),
+                "validation_path": fits[0].validation,
+                "converged": all(fit.converged for fit in fits),
                 "test": test_scores,
                 "per_term": per_term,
             }
-        rows.append(entry)
-    first = task.probes[0]
-    second_order = [row for row in rows if row["role"] == SECOND_ORDER]
+        entries.append(entry)
+    second_order = [entry for entry in entries if entry["role"] == SECOND_ORDER]
     return {
         "name": config.name,
         "task": data.task,
@@ -78,25 +83,37 @@ def summarise(
         "primary": task.primary,
         "primary_name": task.metrics[task.primary][0],
         "metrics": {key: name for key, (name, _) in task.metrics.items()},
-        "probes": list(task.probes),
+        "probes": list(names),
         "sizes": {split: len(data.rows(split)) for split in ("train", "validation", "test")},
+        "groups": {split: len({data.groups[i] for i in data.rows(split)}) for split in ("train", "validation", "test")},
+        "median_letters": float(np.median([len(sequence) for sequence in data.sequences])),
         "num_targets": len(data.target_names),
-        "best_second_order": max(second_order, key=lambda row: row["probes"][first]["validation"])["label"],
-        "rows": rows,
+        "encoder_features": tokens.features,
+        "matched_rank": matched_rank(tokens.features),
+        "best_second_order": max(second_order, key=lambda entry: entry["probes"][names[0]]["validation"])["label"],
+        "rows": entries,
         "terms": _terms(config, data) if data.task == "multilabel" else [],
-        "warnings": _warnings(config, rows),
+        "warnings": _warnings(entries, tables, data),
         "manifest": manifest,
     }
 
 
-def _warnings(config: CompareConfig, rows: list[dict[str, Any]]) -> list[str]:
+def _macro_draws(draws: np.ndarray) -> np.ndarray:
+    return macro(draws) if draws.ndim == 2 else draws
+
+
+def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset) -> list[str]:
     texts = []
-    for row in rows:
-        for name, fit in row["probes"].items():
+    for entry in entries:
+        values = tables[entry["label"]].values[data.rows("train")]
+        if (values == values[:1]).all():
+            texts.append(f"{entry['label']}: equal for all training sequences; its probe predicts a constant")
+    for entry in entries:
+        for name, fit in entry["probes"].items():
             if fit["at_edge"]:
-                texts.append(f"{row['label']}, {name}: penalty {fit['penalty']:g} is at the edge of the grid")
+                texts.append(f"{entry['label']}, {name}: penalty {fit['penalty']:g} is at the edge of the grid")
             if not fit["converged"]:
-                texts.append(f"{row['label']}, {name}: L-BFGS stopped before its tolerance")
+                texts.append(f"{entry['label']}, {name}: L-BFGS stopped before its tolerance")
     return texts
 
 

@@ -1,43 +1,125 @@
-"""Token activations of a data set, in batches, held in memory where they fit."""
+"""Token activations of a data set: encoded once and held in memory where they fit, walked over in padded batches."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
 
 from covjax.data import Dataset
-from covjax.encoders import Encoder, embed
+from covjax.encoders import Encoder, embed, tokenize
+from covjax.encoders.embed import bucket_edges
+from covjax.encoders.rows import plan_rows
+from covjax.errors import InputError
 from covjax.moments import Moments, merge, moments
 
-Batch = tuple[np.ndarray, Float[np.ndarray, "b t d"], np.ndarray]  # rows, tokens, weights
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Sequences of about one length; arrays may have more rows than there are row numbers (see `embed`)."""
+
+    rows: Int[np.ndarray, "r"]
+    tokens: Float[np.ndarray, "b t d"]
+    weights: Float[np.ndarray, "b t"]  # 1 on the sequence's own tokens, 0 on special ones and padding
+    cls: Float[np.ndarray, "b d"] | None  # the special token before the sequence, where the model has one
 
 
-def token_batches(
-    encoder: Encoder, data: Dataset, layer: int, token_budget: int, max_gib: float
-) -> Callable[[], Iterator[Batch]]:
-    """Return a function that walks once over all batches `(rows, tokens, weights)`; call it as often as needed.
+class TokenSet:
+    """The tokens of every sequence at one layer.
 
-    Activations are kept after the first walk where `tokens x features x 4 bytes` is at most `max_gib`; otherwise every
-    walk runs the encoder again, which costs time instead of memory.
+    They are kept where `tokens x features x 4 bytes` is at most `max_gib`; otherwise every walk runs the encoder again,
+    which costs time instead of memory.
     """
-    kept: list[Batch] = []
-    fits = sum(map(len, data.sequences)) * encoder.features(layer) * 4 <= max_gib * 2**30
 
-    def walk() -> Iterator[Batch]:
-        if kept:
-            yield from kept
-            return
-        fresh = []
-        for rows, layers, mask in embed(encoder, data.sequences, (layer,), token_budget=token_budget):
-            batch = (np.asarray(rows), np.asarray(layers[layer]), np.asarray(mask, np.float32))
-            if fits:
-                fresh.append(batch)
+    def __init__(self, encoder: Encoder, data: Dataset, layer: int, token_budget: int, max_gib: float):
+        self.encoder, self.data, self.layer, self.token_budget = encoder, data, layer, token_budget
+        self.features = encoder.features(layer)
+        self.has_cls = has_cls(encoder, data.sequences[0])
+        self.gib = sum(map(len, data.sequences)) * self.features * 4 / 2**30
+        self.fits = self.gib <= max_gib
+        self._kept: list[np.ndarray] = []
+        self._cls = np.zeros((len(data), self.features), np.float32)
+
+    def walk(self, stage: str) -> Iterator[Batch]:
+        """All sequences once, with a progress bar; the order and the shapes are the same in every walk."""
+        if self.fits and not self._kept:
+            kept: list[np.ndarray] = [np.empty(0)] * len(self.data)
+            for batch in _progress("encode", self._encode(max_segments=2), len(self.data)):
+                for place, row in enumerate(batch.rows):
+                    kept[row] = batch.tokens[place][batch.weights[place] > 0]
+                if batch.cls is not None:
+                    self._cls[batch.rows] = batch.cls[: len(batch.rows)]
+            self._kept = kept
+        yield from _progress(stage, self._padded() if self.fits else self._encode(max_segments=1), len(self.data))
+
+    def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (b, length, features) and weights (b, length) of chosen sequences; needs kept tokens."""
+        chosen = [self._kept[row] for row in rows]
+        weights = (np.arange(length) < np.array([len(x) for x in chosen])[:, None]).astype(np.float32)
+        return np.stack([np.pad(x, ((0, length - len(x)), (0, 0))) for x in chosen]), weights
+
+    def mixed(self, rows: Int[np.ndarray, "n"], token_budget: int) -> Iterator[Batch]:
+        """Chosen rows once, in at most 4 shapes, for training: drawn into batches, always the same ones; kept tokens.
+
+        Sequences of about one length share a batch; which ones, and the order of the batches, is random.
+        """
+        random = np.random.default_rng(0)
+        lengths = np.array([len(self._kept[row]) for row in rows])
+        edges = bucket_edges(lengths, 4)
+        bucket = np.searchsorted(edges, lengths)
+        batches = []
+        for number, edge in enumerate(edges):
+            order = random.permutation(rows[bucket == number])
+            size = max(1, token_budget // edge)
+            batches += [(order[first : first + size], size, edge) for first in range(0, len(order), size)]
+        for place in random.permutation(len(batches)):
+            chosen, size, edge = batches[place]
+            tokens, weights = self.sample(np.resize(chosen, size), edge)
+            weights[len(chosen) :] = 0
+            yield Batch(chosen, tokens, weights, None)
+
+    def require_kept(self, why: str) -> None:
+        """Raise InputError where the tokens are not in memory."""
+        if not self.fits:
+            raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.gib:.2g} GiB")
+
+    def _encode(self, max_segments: int) -> Iterator[Batch]:
+        batches = embed(
+            self.encoder, self.data.sequences, (self.layer,), token_budget=self.token_budget, max_segments=max_segments
+        )
+        for rows, layers, pool in batches:
+            tokens = np.asarray(layers[self.layer], np.float32)
+            before = np.maximum(np.argmax(pool, axis=1) - 1, 0)
+            cls = tokens[np.arange(len(tokens)), before] if self.has_cls else None
+            yield Batch(np.asarray(rows), tokens, np.asarray(pool, np.float32), cls)
+
+    def _padded(self) -> Iterator[Batch]:
+        lengths = np.array([len(x) for x in self._kept])
+        for edge, planned in plan_rows(lengths, bucket_edges(lengths, 4), 1).items():
+            order = np.array([row[0] for row in planned])
+            size = max(1, self.token_budget // edge)
+            for first in range(0, len(order), size):
+                rows = order[first : first + size]
+                full = np.resize(rows, size)
+                tokens, weights = self.sample(full, edge)
+                weights[len(rows) :] = 0
+                yield Batch(rows, tokens, weights, self._cls[full] if self.has_cls else None)
+
+
+def has_cls(encoder: Encoder, sequence: str) -> bool:
+    """Whether the model puts a special token of its own before the sequence."""
+    _, mask, pool = tokenize(encoder, [sequence])
+    return bool(mask[0, 0] and not pool[0, 0])
+
+
+def _progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+    with tqdm(total=total, desc=f"{stage:>12}", unit="seq") as bar:
+        for batch in batches:
             yield batch
-        kept.extend(fresh)
-
-    return walk
+            bar.update(len(batch.rows))
 
 
 @jax.jit
@@ -46,16 +128,21 @@ def _batch_moments(total: Moments, x: Float[Array, "b t d"], w: Float[Array, "b 
     return jax.lax.scan(lambda a, b: (merge(a, b), None), total, each)[0]
 
 
-def standardiser(batches: Iterator[Batch], features: int, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardiser(tokens: TokenSet, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of every feature over all tokens of the training rows; a dead channel gets deviation 1.
 
     Dead means a deviation below 1e-6 of the largest one: dividing by rounding noise would blow it up to unit variance.
     """
-    total = Moments.zeros(features)
-    for rows, tokens, weights in batches:
-        keep = np.zeros(len(tokens), np.float32)
-        keep[: len(rows)] = np.isin(rows, train)
-        total = _batch_moments(total, jnp.asarray(tokens), jnp.asarray(weights * keep[:, None]))
+    total = Moments.zeros(tokens.features)
+    for batch in tokens.walk("standardise"):
+        total = _batch_moments(total, jnp.asarray(batch.tokens), jnp.asarray(train_weights(batch, train)))
     std = np.sqrt(np.diag(np.asarray(total.covariance(), np.float64)))
     dead = std <= 1e-6 * std.max()
     return np.asarray(total.mean, np.float32), np.where(dead, 1.0, std).astype(np.float32)
+
+
+def train_weights(batch: Batch, train: np.ndarray) -> Float[np.ndarray, "b t"]:
+    """The batch's weights with every sequence that is not a training row at 0."""
+    keep = np.zeros((len(batch.tokens), 1), np.float32)
+    keep[: len(batch.rows), 0] = np.isin(batch.rows, train)
+    return batch.weights * keep

@@ -1,6 +1,6 @@
 """Metrics, each also over bootstrap resamples: `metric(truth, scores, counts)`."""
 
-from covjax.metrics.bootstrap import interval, resample_counts
+from covjax.metrics.bootstrap import bootstrap_p_value, interval, resample_counts
 from covjax.metrics.classification import accuracy, matthews
 from covjax.metrics.fmax import fmax
 from covjax.metrics.holm import holm
@@ -11,6 +11,7 @@ __all__ = [
     "accuracy",
     "auroc",
     "average_precision",
+    "bootstrap_p_value",
     "fmax",
     "holm",
     "interval",

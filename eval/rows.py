@@ -1,0 +1,105 @@
+"""The rows of a comparison: poolers, baselines and controls, the same for every task (DESIGN: honest comparison)."""
+
+import dataclasses
+import math
+
+from covjax.errors import InputError
+from eval.config import BASELINE, COMPOSITION, CONTROL, SECOND_ORDER, CompareConfig
+from eval.tables import WIDE
+
+LEARNED = {
+    "attention": (BASELINE, "attention", (("heads", 1),)),
+    "light attention": (BASELINE, "light_attention", (("kernel_size", 9),)),
+    "projected": (SECOND_ORDER, "projected", (("rank", 32),)),
+}
+LIGHT_WIDTH = 64  # a convolution over more channels costs more than all other rows together
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of the comparison: which features, and what the row is for.
+
+    `label` is shown and names the folders. `pooler` with `options` goes to `covjax.get_pooler`. `rank` asks for the
+    top-`rank` PCA basis of the mean training covariance. `shuffled` permutes every feature within the sequence first.
+    `cls` takes the model's own special token. `trained` fits the pooler end to end with seed `seed`, on the first
+    `width` principal components; `replica_of` names the row whose other seeds it belongs to. `parts` names earlier rows
+    to set side by side, each scaled to unit root-mean-square norm on the training set, of which `components` principal
+    components are kept. `k` counts k-mers of the sequence itself (0: words) instead of pooling tokens.
+    """
+
+    label: str
+    role: str
+    pooler: str = ""
+    options: tuple[tuple[str, float | str], ...] = ()
+    rank: int | None = None
+    shuffled: bool = False
+    cls: bool = False
+    trained: bool = False
+    seed: int = 0
+    width: int | None = None
+    replica_of: str = ""
+    parts: tuple[str, ...] = ()
+    components: int | None = None
+    k: int | None = None
+
+
+def matched_rank(features: int) -> int:
+    """The largest r whose r(r + 1)/2 numbers are at most `features`: a covariance of the mean's size."""
+    return (math.isqrt(8 * features + 1) - 1) // 2
+
+
+def make_rows(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row, ...]:
+    """Every row for an encoder of `features` numbers a token; InputError for a rank it does not have."""
+    if too_big := [rank for rank in config.ranks if rank > features]:
+        raise InputError(f"ranks: {too_big[0]} is more than the encoder's {features} features")
+    log, sqrt = (("eps", config.eps),), (("ridge", config.ridge),)
+    ranks = sorted({*config.ranks, matched_rank(features)} - {features})
+    log_name = "log(Σ+εI)"
+    short = [k for k in config.components if features * (features + 1) // 2 > WIDE]
+    return (
+        Row("mean", BASELINE, "mean"),
+        Row("mean+std", BASELINE, "mean_std"),
+        Row("max", BASELINE, "max"),
+        Row("first", BASELINE, "first"),
+        *[Row("CLS", BASELINE, cls=True)] * has_cls,
+        Row("last", BASELINE, "last"),
+        *_trained(config, features, BASELINE),
+        Row("second moment M", SECOND_ORDER, "second_moment"),
+        Row("covariance Σ", SECOND_ORDER, "covariance"),
+        Row("sqrt Σ", SECOND_ORDER, "sqrt_covariance", sqrt),
+        Row(log_name, SECOND_ORDER, "log_covariance", log),
+        *[Row(f"PCA-Σ rank {r}", SECOND_ORDER, "projected_covariance", rank=r) for r in ranks],
+        *[
+            Row(f"PCA-√Σ rank {r}", SECOND_ORDER, "projected_covariance", (("spectral", "sqrt"), *sqrt), rank=r)
+            for r in ranks
+        ],
+        *_trained(config, features, SECOND_ORDER),
+        *[
+            Row(f"{name}, {k} components", SECOND_ORDER, parts=(name,), components=k)
+            for name in ("sqrt Σ", log_name)
+            for k in short
+        ],
+        Row("mean + sqrt Σ", SECOND_ORDER, parts=("mean", "sqrt Σ")),
+        Row("mean + log(Σ+εI)", SECOND_ORDER, parts=("mean", log_name)),
+        Row("outer product μμᵀ", CONTROL, "mean_outer"),
+        Row("mean + μμᵀ", CONTROL, parts=("mean", "outer product μμᵀ")),
+        Row("shuffled Σ", CONTROL, "covariance", shuffled=True),
+        Row("shuffled sqrt Σ", CONTROL, "sqrt_covariance", sqrt, shuffled=True),
+        Row("shuffled log(Σ+εI)", CONTROL, "log_covariance", log, shuffled=True),
+        Row("composition", COMPOSITION, k=config.composition_k),
+    )
+
+
+def _trained(config: CompareConfig, features: int, wanted: str) -> list[Row]:
+    rows = []
+    for name in config.trained:
+        role, pooler, options = LEARNED[name]
+        if role != wanted:
+            continue
+        if name == "projected":
+            options, name = (("rank", min(32, features)),), "projected (learned)"
+        width = LIGHT_WIDTH if name == "light attention" and features > LIGHT_WIDTH else None
+        for i, seed in enumerate(config.seeds):
+            label, replica_of = (name, "") if i == 0 else (f"{name}, seed {seed}", name)
+            rows.append(Row(label, role, pooler, options, trained=True, seed=seed, width=width, replica_of=replica_of))
+    return rows
