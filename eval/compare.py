@@ -2,11 +2,13 @@
 
     python -m eval.compare --config configs/quickstart.py
     python -m eval.compare --config configs/quickstart.py --data my.csv --output runs/mine
+    python -m eval.compare --suite all
 
 Frozen tokens of one encoder are pooled in every way, the same two linear probes are fitted on each, the penalty is
 chosen on validation from one grid, and the test set is scored once. Exit status 2 and one line for bad input.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -33,6 +35,7 @@ from eval.report import text_table, write_report
 from eval.results import summarise
 from eval.rows import make_rows
 from eval.sources import write_source
+from eval.suite import run_suite
 from eval.tokens import TokenSet
 
 COMMAND = "python -m eval.compare"
@@ -60,8 +63,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_input_error(COMMAND):
+        if "--suite" in argv:
+            raise SystemExit(_suite(argv))
         config, flags = parse(COMMAND, __doc__ or "", CompareConfig, argv)
         compare(config, force=flags.force, command=f"{COMMAND} {shlex.join(argv)}")
+
+
+def _suite(argv: Sequence[str]) -> int:
+    """Run `--suite`: every other option but `--output` and `--force` goes to each of its tasks."""
+    parser = argparse.ArgumentParser(prog=COMMAND, allow_abbrev=False)
+    parser.add_argument("--suite", required=True, help="all, or names of configs/tasks separated by commas")
+    parser.add_argument("--output", type=Path, default=Path("runs/suite"))
+    parser.add_argument("--force", action="store_true")
+    flags, overrides = parser.parse_known_args(argv)
+    return run_suite(flags.suite.split(","), flags.output, overrides, flags.force, f"{COMMAND} {shlex.join(argv)}")
 
 
 def compare(config: CompareConfig, force: bool = False, command: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from covjax.errors import InputError
 from covjax.moments import moments
 from eval.composition import kmer_frequencies, word_frequencies
 from eval.config import CompareConfig
-from eval.learned import train_pool
+from eval.learned import train_pools
 from eval.rows import Row
 from eval.tables import Table, make_table, principal_components, side_by_side
 from eval.tokens import TokenSet, standardiser, train_weights
@@ -79,12 +79,14 @@ def _make(
         if any(row.rank or row.width for row in pooled):
             basis = _pca_basis(tokens, fit, train)
         poolers: dict[str, Pool] = {}
+        kinds: dict[str, list[Row]] = {}
         for row in pooled:
             if row.trained:
-                folder = output / "pools" / slug(row.label)
-                poolers[row.label] = train_pool(config, data, tokens, row, fit, basis, folder)
+                kinds.setdefault(row.replica_of or row.label, []).append(row)
             elif not row.cls:
                 poolers[row.label] = _pooler(row, basis)
+        for name, seeds in kinds.items():
+            poolers |= train_pools(config, data, tokens, seeds, fit, basis, output / "pools" / slug(name))
         for group in _groups(pooled, poolers, tokens.features, len(data), config.max_features_gib):
             features = _pool(group, poolers, tokens, fit, len(data), config.seed)
             for row in group:

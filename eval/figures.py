@@ -11,7 +11,6 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
 COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}
@@ -78,28 +77,32 @@ def _differences(results: dict[str, Any]) -> Figure:
     return figure
 
 
+CURVES = (("PCA-Σ", "covariance Σ", "#0072B2"), ("PCA-√Σ", "sqrt Σ", "#CC79A7"))
+
+
 def _rank(results: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
-    truncated = [row for row in results["rows"] if row["rank"]]
-    whole = next(row for row in results["rows"] if row["label"] == "covariance Σ")
-    mean = next(row for row in results["rows"] if row["label"] == results["reference"])
-    ranks = [row["rank"] for row in truncated] + [results["encoder_features"]]
+    rows = {row["label"]: row for row in results["rows"]}
+    ranks: list[int] = []
+    for prefix, whole, colour in CURVES:
+        truncated = [row for label, row in rows.items() if label.startswith(f"{prefix} ")]
+        ranks = [row["rank"] for row in truncated] + [results["encoder_features"]]
+        for probe in results["probes"]:
+            scores = [_primary(row, results, probe) for row in [*truncated, rows[whole]]]
+            style = MARKERS[probe] + LINES[probe]
+            name = f"{prefix.removeprefix('PCA-')}, {probe}"
+            axes.plot(ranks, [s["value"] for s in scores], style, color=colour, label=name)
+            lows, highs = np.array([s["interval"] for s in scores]).T
+            axes.fill_between(ranks, lows, highs, color=colour, alpha=0.08, linewidth=0)
     for probe in results["probes"]:
-        scores = [_primary(row, results, probe) for row in [*truncated, whole]]
-        axes.plot(ranks, [s["value"] for s in scores], MARKERS[probe] + "-", color="#0072B2", label=f"Σ, {probe}")
-        lows, highs = np.array([s["interval"] for s in scores]).T
-        axes.fill_between(ranks, lows, highs, color="#0072B2", alpha=0.10, linewidth=0)
-        axes.axhline(_primary(mean, results, probe)["value"], color="#555555", linestyle=LINES[probe])
+        mean = _primary(rows[results["reference"]], results, probe)["value"]
+        axes.axhline(mean, color="#555555", linestyle=LINES[probe], label=f"{results['reference']}, {probe}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks[:-1]] + [f"{ranks[-1]}\n(whole)"])
     axes.minorticks_off()
     axes.set_xlabel("rank of the PCA-truncated covariance")
     axes.set_ylabel(f"test {results['primary_name']}")
-    handles, _ = axes.get_legend_handles_labels()
-    handles += [
-        Line2D([], [], color="#555555", linestyle=LINES[probe], label=f"mean, {probe}") for probe in results["probes"]
-    ]
-    axes.legend(handles=handles, frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     return figure
 

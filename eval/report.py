@@ -4,6 +4,8 @@ import html
 from pathlib import Path
 from typing import Any
 
+from eval.rows import LIGHT_WIDTH
+
 STYLE = """
 :root{--ink:#1b1b1b;--soft:#666;--line:#ddd;--good:#00614a;--bad:#a33c00}
 *{box-sizing:border-box}
@@ -30,8 +32,8 @@ details pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem;backgro
 CAPTIONS = {
     "differences": "Every pooler minus {reference} on the test set. Bars: difference; black lines: 95 % paired "
     "bootstrap interval over groups. A bar whose line crosses zero is not evidence.",
-    "rank": "Test metric against the rank at which the covariance is truncated (PCA basis of the mean training "
-    "covariance). Grey lines: {reference}. Bands: 95 % bootstrap interval of the value itself.",
+    "rank": "Test metric against the rank at which the covariance, or its square root, is truncated (PCA basis of the "
+    "mean training covariance). Grey lines: {reference}. Bands: 95 % bootstrap interval of the value itself.",
     "terms": "One point a label.",
 }
 
@@ -67,12 +69,13 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
 def text_table(results: dict[str, Any]) -> str:
     """The result on one screen: a line a pooler, the primary metric and its difference under both probes."""
     probes, reference = results["probes"], results["reference"]
-    head = f"{'pooler':<20}{'features':>9}"
+    width = max(len(row["label"]) for row in results["rows"]) + 1
+    head = f"{'pooler':<{width}}{'features':>9}"
     for probe in probes:
         head += f"{probe:>10}  {'minus ' + reference + ' [95 %]':<24}"
     lines = [head.rstrip(), "-" * len(head)]
     for row in results["rows"]:
-        line = f"{row['label']:<20}{row['num_features']:>9,}"
+        line = f"{row['label']:<{width}}{row['num_features']:>9,}"
         for probe in probes:
             score = row["probes"][probe]["test"][results["primary"]]
             low, high = score["difference_interval"]
@@ -122,7 +125,11 @@ def _how_to_read(results: dict[str, Any]) -> str:
         f"{results['manifest']['config']['resamples']:,} paired group-bootstrap resamples. Green: the interval lies "
         "above zero; orange: below. Controls: the outer product of the mean has the covariance's quadratic features "
         "but no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys it. "
-        "A gain over the reference that does not also beat the controls is not covariance."
+        "A gain over the reference that does not also beat the controls is not covariance. "
+        "Trained pools (attention, light attention, projected) are fitted on the task with AdamW, all with the same "
+        "steps and grid, then frozen and probed like every other row; their value is the mean over seeds "
+        f"{', '.join(map(str, results['manifest']['config']['seeds']))}, and light attention sees the first "
+        f"{LIGHT_WIDTH} principal components where a token has more features."
     )
 
 

@@ -62,13 +62,13 @@ class TokenSet:
         return np.stack([np.pad(x, ((0, length - len(x)), (0, 0))) for x in chosen]), weights
 
     def mixed(self, rows: Int[np.ndarray, "n"], token_budget: int) -> Iterator[Batch]:
-        """Chosen rows once, in at most 4 shapes, for training: drawn into batches, always the same ones; kept tokens.
+        """Chosen rows once, in at most 2 shapes, for training: drawn into batches, always the same ones; kept tokens.
 
         Sequences of about one length share a batch; which ones, and the order of the batches, is random.
         """
         random = np.random.default_rng(0)
         lengths = np.array([len(self._kept[row]) for row in rows])
-        edges = bucket_edges(lengths, 4)
+        edges = bucket_edges(lengths, 2)
         bucket = np.searchsorted(edges, lengths)
         batches = []
         for number, edge in enumerate(edges):

@@ -8,18 +8,19 @@ from eval.sources import SOURCES
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "configs" / "tasks").glob("*.py"))
+HUB = sorted((ROOT / "configs" / "hub").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES + HUB, ids=lambda path: path.stem)
 def test_the_config_and_its_command(path):
     config = load_config(path, CompareConfig)
     text = path.read_text()
-    assert f"python -m eval.compare --config configs/tasks/{path.name}" in text
+    assert f"python -m eval.compare --config configs/{path.parent.name}/{path.name}" in text
     assert config.output == f"runs/{path.stem}"
     assert config.source in SOURCES or (config.source == "" and "--data" in text)
 
 
 def test_every_source_has_a_config_and_names_are_distinct():
-    configs = [load_config(path, CompareConfig) for path in FILES]
+    configs = [load_config(path, CompareConfig) for path in FILES + HUB]
     assert {config.source for config in configs} - {""} == set(SOURCES)
     assert len({config.name for config in configs}) == len(configs)

@@ -3,8 +3,8 @@
     python -m eval.compare --config configs/tasks/mnase.py
 
 Windows of 512 nt, targets log(1 + mean) of MNase coverage and dyads in phases G2 and M over the central 256 nt, 20-kb
-blocks as groups: the small offline sister of hub_tracks_ntv3.py. Needs COVJAX_SHARED, or --data with a table of the
-same columns.
+blocks as groups: the small offline sister of configs/hub/tracks_ntv3.py. Needs COVJAX_SHARED, or --data with a table
+of the same columns.
 """
 
 import os

@@ -65,6 +65,7 @@ def fit_minibatch(
     budget: Budget,
     *,
     decay: bool,
+    stacked: bool = False,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Fitted:
@@ -72,13 +73,14 @@ def fit_minibatch(
 
     Args:
         loss: of one strength on one batch; batches of few shapes compile few programs.
-        start: parameters, a pytree of arrays, equal for all strengths.
+        start: parameters, a pytree of arrays, equal for all strengths unless `stacked`.
         strengths: L numbers, given to `loss` and, where `decay`, to AdamW as its decoupled weight decay (Loshchilov,
             Hutter 2019) of the parameters with two or more axes.
         batches: called once an epoch; must give the same batches in the same order each time.
         validate: stacked parameters (L on axis 0) → L values.
         budget: see `Budget`.
         decay: whether the optimiser decays weights (else the penalty is the loss's own business).
+        stacked: `start` holds the parameters of every strength, on axis 0.
         checkpoint: folder for the state, written at every look at validation; a fit found there goes on.
         settings: JSON that must be equal for that.
 
@@ -89,7 +91,7 @@ def fit_minibatch(
     rate = optax.warmup_cosine_decay_schedule(0, budget.learning_rate, max(1, budget.steps // 20), budget.steps)
 
     def optimiser(strength):
-        mask = jax.tree.map(lambda leaf: leaf.ndim > 1, start)
+        mask = jax.tree.map(lambda leaf: leaf.ndim > 1 + stacked, start)
         return optax.adamw(rate, weight_decay=strength if decay else 0.0, mask=mask)
 
     def one(parameters, state, strength, batch):
@@ -102,11 +104,12 @@ def fit_minibatch(
         return train(state["parameters"], state["optimiser"], levels, batch)
 
     advance = jax.jit(step, donate_argnums=0)
-    stacked = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], len(levels), axis=0), start)
+    repeats = 1 if stacked else len(levels)
+    first = jax.tree.map(lambda leaf: jnp.repeat(leaf if stacked else leaf[None], repeats, axis=0), _arrays(start))
     looks = -(-budget.steps // budget.evaluate_every)
     state = {
-        "train": {"parameters": stacked, "optimiser": jax.vmap(optimiser(0.0).init)(stacked)},
-        "best": jax.tree.map(np.array, stacked),  # copies: the buffers are donated
+        "train": {"parameters": first, "optimiser": jax.vmap(optimiser(0.0).init)(first)},
+        "best": jax.tree.map(np.array, first),  # copies: the buffers are donated
         "best_step": np.zeros(len(levels), np.int32),
         "validation": np.full((looks, len(levels)), -np.inf, np.float64),
         "position": np.zeros(3, np.int32),  # step, epoch, batches of the epoch that were used
@@ -133,6 +136,10 @@ def fit_minibatch(
             state["position"] = np.array([state["position"][0], state["position"][1] + 1, 0], np.int32)
     done = -(-int(state["position"][0]) // budget.evaluate_every)
     return Fitted(state["best"], np.asarray(state["best_step"]), np.asarray(state["validation"])[:done])
+
+
+def _arrays(tree: Tree) -> Tree:
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def _finished(state: dict[str, Any], budget: Budget) -> bool:

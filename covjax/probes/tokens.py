@@ -55,8 +55,13 @@ class TokenProbe:
         return z @ self.weights + self.bias
 
 
-def fit_token_probe(
-    pool: nnx.Module,
+def fit_token_probe(pool: nnx.Module, *args, **settings) -> TokenProbe:
+    """`fit_token_probes` of one pool."""
+    return fit_token_probes([pool], *args, **settings)[0]
+
+
+def fit_token_probes(
+    pools: Sequence[nnx.Module],
     walk: Walk,
     targets: Float[np.ndarray, "n k"],
     train_rows: np.ndarray,
@@ -68,14 +73,15 @@ def fit_token_probe(
     metric: Metric | None = None,
     class_weights: ClassWeights = None,
     checkpoint: str | Path | None = None,
-) -> TokenProbe:
-    """Train `pool` (its `nnx.Param`s) and a linear readout with AdamW; every pool gets the same budget and grid.
+) -> list[TokenProbe]:
+    """Train every pool (its `nnx.Param`s) and a linear readout with AdamW; all get the same budget, grid and batches.
 
-    The readout sees the pool's features centred and scaled by their mean and deviation over the training rows at the
-    start, so that one learning rate suits poolers of any units, and starts from 0. `pool` itself is not changed.
+    The pools are of one kind and differ in their parameters only (seeds): one compiled program trains them all. The
+    readout sees a pool's features centred and scaled by their mean and deviation over the training rows at the start,
+    so that one learning rate suits poolers of any units, and starts from 0. The pools themselves are not changed.
 
     Args:
-        pool: `get_pooler("attention" | "light_attention" | "projected" | "attention_covariance", features=d, …)`,
+        pools: `get_pooler("attention" | "light_attention" | "projected" | "attention_covariance", features=d, …)`,
             `BilinearReadout`, or any NNX module (tokens, weights) → (p,).
         walk: a function that passes once over padded batches `(rows, tokens, weights)`, the same each time, such as
             `eval.tokens.token_batches` gives; tokens beyond `len(rows)` are padding of the batch. Tokens enter as they
@@ -91,8 +97,8 @@ def fit_token_probe(
         checkpoint: folder; a fit that was killed goes on from there to the same bits (see `fit_minibatch`).
 
     Raises:
-        InputError: targets or rows that do not fit each other, a class absent from the training rows, NaN in the
-            pooled features (rows named), a checkpoint of other settings.
+        InputError: pools of different kinds, targets or rows that do not fit each other, a class absent from the
+            training rows, NaN in the pooled features (rows named), a checkpoint of other settings.
     """
     budget = budget or Budget()
     train, validation = _rows("train_rows", train_rows, targets), _rows("validation_rows", validation_rows, targets)
@@ -105,11 +111,18 @@ def fit_token_probe(
     truth = ((np.asarray(targets, np.float64) - mean) / std).astype(np.float32)
     weights = np.zeros((len(truth), y.shape[1] if task != "multiclass" else 1), np.float32)
     weights[train] = element_weights(y, class_weights, task == "multiclass")
-    graph, parameters, *constant = nnx.split(pool, nnx.Param, ...)
-    center, scale, first_batch = _statistics(graph, parameters, constant, walk, train)
+    graph, _, *constant = nnx.split(pools[0], nnx.Param, ...)
+    if any(nnx.split(pool, nnx.Param, ...)[0] != graph for pool in pools):
+        raise InputError(f"pools: {len(pools)} pools must be of one kind with equal options")
+    parameters = [nnx.split(pool, nnx.Param, ...)[1] for pool in pools]
+    found = [_statistics(graph, each, constant, walk, train) for each in parameters]
+    first_batch = found[0][2]
+    grid = [(i, decay) for i in range(len(pools)) for decay in weight_decays]
 
     def readout(tree: Any, x: Array, w: Array) -> Float[Array, "b k"]:
         pooled = jax.vmap(nnx.merge(graph, tree["pool"], *constant))(x, w)
+        # Constants that differ from pool to pool: no gradient, no decay, so AdamW leaves them as they are.
+        center, scale = jax.lax.stop_gradient((tree["center"], tree["scale"]))
         z = (pooled - center) / scale
         return jnp.matmul(z, tree["weights"], precision=_HIGHEST) + tree["bias"]
 
@@ -119,7 +132,7 @@ def fit_token_probe(
     scores = jax.jit(jax.vmap(readout, in_axes=(0, None, None)))
 
     def validate(trees) -> np.ndarray:
-        found = np.full((len(weight_decays), len(validation), y.shape[1]), np.nan, np.float32)
+        found = np.full((len(grid), len(validation), y.shape[1]), np.nan, np.float32)
         for index, tokens, w in walk():
             keep = np.isin(index, validation)
             if keep.any():
@@ -131,11 +144,17 @@ def fit_token_probe(
         ones, known = jnp.ones((len(validation), weights.shape[1])), jnp.asarray(truth[validation])
         return np.array([-sample_loss(task, jnp.asarray(each), known, ones).mean() for each in found])
 
-    start = {
-        "pool": parameters,
-        "weights": jnp.zeros((len(center), y.shape[1])),
-        "bias": jnp.asarray(log_odds(task, truth[train].astype(np.float64), weights[train]), jnp.float32),
-    }
+    bias = jnp.asarray(log_odds(task, truth[train].astype(np.float64), weights[train]), jnp.float32)
+    starts = [
+        {
+            "pool": parameters[i],
+            "center": jnp.asarray(found[i][0], jnp.float32),
+            "scale": jnp.asarray(found[i][1], jnp.float32),
+            "weights": jnp.zeros((len(found[i][0]), y.shape[1])),
+            "bias": bias,
+        }
+        for i, _ in grid
+    ]
     settings = {
         "task": task,
         "first_batch": first_batch,
@@ -144,29 +163,36 @@ def fit_token_probe(
     }
     fit = fit_minibatch(
         loss,
-        start,
-        weight_decays,
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
+        [decay for _, decay in grid],
         lambda: _selected(walk(), train, truth, weights),
         validate,
         budget,
         decay=True,
+        stacked=True,
         checkpoint=checkpoint,
         settings=settings,
     )
     # Equal on validation: the larger weight decay is the safer one.
     values = fit.validation.max(0)
-    chosen = max(range(len(weight_decays)), key=lambda i: (values[i], weight_decays[i]))
-    best = jax.tree.map(lambda leaf: leaf[chosen], fit.best)
-    return TokenProbe(
-        nnx.merge(graph, best["pool"], *constant),
-        center,
-        scale,
-        best["weights"].astype(np.float64) * std,
-        best["bias"].astype(np.float64) * std + mean,
-        weight_decays[chosen],
-        fit.validation,
-        fit.best_step,
-    )
+    probes = []
+    for i in range(len(pools)):
+        own = [place for place, (pool, _) in enumerate(grid) if pool == i]
+        chosen = max(own, key=lambda place: (values[place], grid[place][1]))
+        best = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], fit.best)
+        probes.append(
+            TokenProbe(
+                nnx.merge(graph, best["pool"], *constant),
+                best["center"].astype(np.float64),
+                best["scale"].astype(np.float64),
+                best["weights"].astype(np.float64) * std,
+                best["bias"].astype(np.float64) * std + mean,
+                grid[chosen][1],
+                fit.validation[:, own],
+                fit.best_step[own],
+            )
+        )
+    return probes
 
 
 def _rows(name: str, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:

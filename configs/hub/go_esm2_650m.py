@@ -1,11 +1,11 @@
 """Gene Ontology molecular function from ESM-2 650M (2.6 GB from the hub; an accelerator is wanted).
 
-    python -m eval.compare --config configs/tasks/hub_go_esm2_650m.py
+    python -m eval.compare --config configs/hub/go_esm2_650m.py
 
 The proteins and terms of go_esm2.py. For proteins of your own, with terms from GO's files as they are published:
 
     python -m covjax.data.ontology --obo go-basic.obo --gaf goa_human.gaf.gz --fasta proteins.fasta --output go.csv.gz
-    python -m eval.compare --config configs/tasks/hub_go_esm2_650m.py --data go.csv.gz
+    python -m eval.compare --config configs/hub/go_esm2_650m.py --data go.csv.gz
 """
 
 from eval.config import CompareConfig
@@ -20,5 +20,5 @@ def get_config() -> CompareConfig:
         max_length=400,
         ranks=(16, 32, 64, 128),
         eps=0.1,
-        output="runs/hub_go_esm2_650m",
+        output="runs/go_esm2_650m",
     )

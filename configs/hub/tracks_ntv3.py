@@ -2,7 +2,7 @@
 
     python -m covjax.data.tracks --bed regions.bed --genome genome.fa.gz --bigwig first.bw,second.bw --window 2048 \
         --stride 1024 --centre 1024 --block 100000 --output tracks.csv.gz
-    python -m eval.compare --config configs/tasks/hub_tracks_ntv3.py --data tracks.csv.gz
+    python -m eval.compare --config configs/hub/tracks_ntv3.py --data tracks.csv.gz
 
 Targets are log(1 + mean) of every track; groups are blocks of the chromosomes, and windows over a block's edge are left
 out. `--bins 8` gives eight targets a track. The hub shows the model's licence before the download.
@@ -20,5 +20,5 @@ def get_config() -> CompareConfig:
         max_length=32_768,
         ranks=(16, 32, 64, 128),
         token_budget=32_768,
-        output="runs/hub_tracks_ntv3",
+        output="runs/tracks_ntv3",
     )

@@ -3,7 +3,7 @@
     python -m covjax.data.genes --gtf genes.gtf.gz --genome genome.fa.gz --part span --output genes.fasta.gz
     python -m covjax.data.ontology --obo go-basic.obo --gaf sgd.gaf.gz --match synonym --fasta genes.fasta.gz \
         --output genes_go.csv.gz
-    python -m eval.compare --config configs/tasks/hub_go_ntv3.py --data genes_go.csv.gz
+    python -m eval.compare --config configs/hub/go_ntv3.py --data genes_go.csv.gz
 
 Groups are blocks of the chromosomes (1 Mb), so neighbours stand on one side; paralogues do not: give a `group` column
 of gene families where they matter. The hub shows the model's licence before the download.
@@ -21,5 +21,5 @@ def get_config() -> CompareConfig:
         max_length=32_768,
         ranks=(16, 32, 64, 128),
         token_budget=32_768,
-        output="runs/hub_go_ntv3",
+        output="runs/go_ntv3",
     )
