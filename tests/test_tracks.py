@@ -7,7 +7,7 @@ import pytest
 
 from covjax.data import read_table
 from covjax.data.bed import Region
-from covjax.data.tracks import binned, cut_windows, main, track_windows
+from covjax.data.tracks import Cut, binned, cut_windows, main, track_windows
 from covjax.errors import InputError
 
 CHR1 = "ACGTTGCAAC" * 4
@@ -28,6 +28,13 @@ def test_bins_are_means_of_equal_stretches():
         binned(np.arange(6.0), 4)
 
 
+def test_bad_choices():
+    with pytest.raises(InputError, match="missing: 'nan' must be error or zero"):
+        Cut(missing="nan")
+    with pytest.raises(InputError, match="scale: 'log' log1p or none"):
+        Cut(scale="log")
+
+
 def test_without_the_package(tmp_path, monkeypatch):
     real = builtins.__import__
 
@@ -38,7 +45,7 @@ def test_without_the_package(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"a.bw: reading bigWig needs the package pyBigWig"):
-        next(track_windows(tmp_path / "r.bed", tmp_path / "g.fa", [tmp_path / "a.bw"]))
+        next(track_windows(tmp_path / "r.bed", tmp_path / "g.fa", [tmp_path / "a.bw"], Cut()))
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def test_the_command_by_hand(files, capsys):
 
 
 def test_whole_regions_and_the_logarithm(files):
-    found = list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"]))
+    found = list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut()))
     np.testing.assert_allclose([w.targets[0] for w in found], np.log1p([11.5, 103.5]))
     assert found[0].sequence == CHR1[:24]
 
@@ -87,8 +94,8 @@ def test_missing_values(files):
     file.addEntries("chr1", 0, values=[3.0] * 6, span=1, step=1)
     file.close()
     with pytest.raises(InputError, match="no value for 18 of the nucleotides chr1:0-24; --missing zero"):
-        list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], scale="none"))
-    found = list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], scale="none", missing="zero"))
+        list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut(scale="none")))
+    found = list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut(scale="none", missing="zero")))
     assert [w.targets.tolist() for w in found] == [[0.75], [0.0]]
 
 
@@ -118,7 +125,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, capfd, more, bed, messa
 def test_another_assembly_and_negative_means(files):
     (files / "g.fa").write_text(f">chr1\n{CHR1}A\n>chr2\n{CHR2}\n")
     with pytest.raises(InputError, match=r"a.bw: 'chr1' has 40 nucleotides, 41 in"):
-        list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"]))
+        list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut()))
     bigwig = pytest.importorskip("pyBigWig")
     file = bigwig.open(str(files / "a.bw"), "w")
     file.addHeader([("chr2", 10)])
@@ -126,4 +133,4 @@ def test_another_assembly_and_negative_means(files):
     file.close()
     (files / "r.bed").write_text("chr2\t0\t8\n")
     with pytest.raises(InputError, match="scale: a mean of -1 in chr2:0-8; use none"):
-        list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"]))
+        list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut()))

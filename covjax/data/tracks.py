@@ -9,6 +9,7 @@ a stream; one chromosome is held at a time.
 
 import argparse
 import csv
+import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -72,76 +73,87 @@ def read_signal(track: Any, name: str, chromosome: str, start: int, end: int, mi
     return np.where(gaps, 0.0, values)
 
 
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How regions become examples.
+
+    Windows of `window` nucleotides every `stride` (0: the region itself); targets are means over `bins` equal stretches
+    of the central `centre` nucleotides (0: of all), as log(1 + mean) or as they are (`scale` log1p, none); nucleotides
+    without a value are an error or 0 (`missing` error, zero); groups are blocks of `block` nucleotides.
+
+    Raises InputError for another `missing` or `scale`; the numbers are checked where they are used.
+    """
+
+    window: int = 0
+    stride: int = 1
+    centre: int = 0
+    bins: int = 1
+    block: int = 100_000
+    missing: str = "error"
+    scale: str = "log1p"
+
+    def __post_init__(self):
+        if self.missing not in ("error", "zero") or self.scale not in ("log1p", "none"):
+            raise InputError(f"missing: {self.missing!r} must be error or zero, scale: {self.scale!r} log1p or none")
+
+
 def track_windows(
-    bed: str | Path,
-    genome: str | Path,
-    bigwigs: Sequence[str | Path],
-    window: int = 0,
-    stride: int = 1,
-    centre: int = 0,
-    bins: int = 1,
-    block: int = 100_000,
-    missing: str = "error",
-    scale: str = "log1p",
+    bed: str | Path, genome: str | Path, bigwigs: Sequence[str | Path], cut: Cut
 ) -> Iterator[Window | None]:
     """Yield the windows, chromosome by chromosome as the genome has them; None for one over the edge of a block.
 
-    Targets are means over `bins` equal stretches of the central `centre` nucleotides (0: of all), as log(1 + mean) or
-    as they are (`scale` log1p, none). Regions on the strand `-` give the other strand, and their bins in its order.
-    The group is the block of `block` nucleotides; a window over its edge would share nucleotides with two groups.
+    Such a window would share nucleotides with two groups. Regions on the strand `-` give the other strand, and their
+    bins in its order.
 
-    Raises InputError for bad options, a region outside its chromosome, a chromosome that the genome or a track lacks
-    or has at another length, no package pyBigWig, no readable bigWig, missing values (see `read_signal`), and means
-    below 0 under log1p.
+    Raises InputError for numbers that do not go together, a region outside its chromosome, a chromosome that the genome
+    or a track lacks or has at another length, no package pyBigWig, no readable bigWig, missing values (see
+    `read_signal`), and means below 0 under log1p.
     """
-    if missing not in ("error", "zero") or scale not in ("log1p", "none"):
-        raise InputError(f"missing: {missing!r} must be error or zero, and scale: {scale!r} log1p or none")
     tracks = {str(path): _open(path) for path in bigwigs}
-    if not tracks:
-        raise InputError("bigwig: name at least one file")
     waiting: defaultdict[str, list[Region]] = defaultdict(list)
     for region in parse_bed(bed, read_text(bed)):
         waiting[region.chromosome].append(region)
     try:
         for _, header, chromosome in stream_fasta(genome):
             name = (header.split() or [""])[0]
-            regions = waiting.pop(name, [])
-            for path, track in tracks.items():
-                if regions and track.chroms().get(name) != len(chromosome):
-                    raise InputError(
-                        f"{path}: {name!r} has {track.chroms().get(name, 'no')} nucleotides, {len(chromosome)} in "
-                        f"{genome}: another assembly, or other names"
-                    )
-            for region in regions:
+            for region in waiting.pop(name, []):
                 region.refuse_outside(bed, genome, len(chromosome))
-                for start, end in cut_windows(region, window, stride):
-                    group = block_name(name, start, block)
-                    if block_name(name, end - 1, block) != group:
-                        yield None
-                        continue
-                    sequence = chromosome[start:end]
-                    inner = centre or end - start
-                    if not 0 < inner <= end - start:
-                        raise InputError(f"centre: {centre} must be 0 to {end - start}, the window's length")
-                    first = start + (end - start - inner) // 2
-                    means = [
-                        binned(read_signal(track, path, name, first, first + inner, missing), bins)
-                        for path, track in tracks.items()
-                    ]
-                    if region.strand == "-":
-                        sequence, means = reverse_complement(sequence), [part[::-1] for part in means]
-                    targets = np.concatenate(means)
-                    if scale == "log1p":
-                        if targets.min() < 0:
-                            raise InputError(f"scale: a mean of {targets.min():.4g} in {name}:{start}-{end}; use none")
-                        targets = np.log1p(targets)
-                    mark = "(-)" if region.strand == "-" else ""
-                    yield Window(f"{name}:{start}-{end}{mark}", sequence, targets, group)
+                for path, track in tracks.items():
+                    if track.chroms().get(name) != len(chromosome):
+                        raise InputError(
+                            f"{path}: {name!r} has {track.chroms().get(name, 'no')} nucleotides, {len(chromosome)} in "
+                            f"{genome}: another assembly, or other names"
+                        )
+                for start, end in cut_windows(region, cut.window, cut.stride):
+                    yield _window(chromosome, region, start, end, tracks, cut)
     finally:
         for track in tracks.values():
             track.close()
     for regions in waiting.values():
         regions[0].refuse_outside(bed, genome, None)
+
+
+def _window(chromosome: str, region: Region, start: int, end: int, tracks: dict[str, Any], cut: Cut) -> Window | None:
+    name, sequence = f"{region.chromosome}:{start}-{end}", chromosome[start:end]
+    group = block_name(region.chromosome, start, cut.block)
+    if block_name(region.chromosome, end - 1, cut.block) != group:
+        return None
+    inner = cut.centre or end - start
+    if not 0 < inner <= end - start:
+        raise InputError(f"centre: {cut.centre} must be 0 to {end - start}, the window's length")
+    first = start + (end - start - inner) // 2
+    means = [
+        binned(read_signal(track, path, region.chromosome, first, first + inner, cut.missing), cut.bins)
+        for path, track in tracks.items()
+    ]
+    if region.strand == "-":
+        name, sequence, means = f"{name}(-)", reverse_complement(sequence), [part[::-1] for part in means]
+    targets = np.concatenate(means)
+    if cut.scale == "log1p":
+        if targets.min() < 0:
+            raise InputError(f"scale: a mean of {targets.min():.4g} in {name}; use none")
+        targets = np.log1p(targets)
+    return Window(name, sequence, targets, group)
 
 
 def _open(path: str | Path) -> Any:
@@ -167,18 +179,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--genome", type=Path, required=True, help="FASTA of the chromosomes")
     parser.add_argument("--bigwig", required=True, help="files of the tracks, separated by commas")
     parser.add_argument("--output", type=Path, required=True, help="the table to write: .csv or .csv.gz")
-    for name, value, text in (
-        ("window", 0, "nucleotides of a window; 0 takes every region as one"),
-        ("stride", 1, "from one window's start to the next one's"),
-        ("centre", 0, "central nucleotides that the targets are of; 0 takes all"),
-        ("bins", 1, "targets a track"),
-        ("block", 100_000, "nucleotides of one group"),
+    for name, text in (
+        ("window", "nucleotides of a window; 0 takes every region as one"),
+        ("stride", "from one window's start to the next one's"),
+        ("centre", "central nucleotides that the targets are of; 0 takes all"),
+        ("bins", "targets a track"),
+        ("block", "nucleotides of one group"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: %(default)s)")
-    parser.add_argument("--missing", choices=("error", "zero"), default="error", help="nucleotides without a value")
-    parser.add_argument("--scale", choices=("log1p", "none"), default="log1p", help="of the means")
+        parser.add_argument(f"--{name}", type=int, default=getattr(Cut, name), help=f"{text} (default: %(default)s)")
+    parser.add_argument("--missing", choices=("error", "zero"), default=Cut.missing, help="nucleotides without a value")
+    parser.add_argument("--scale", choices=("log1p", "none"), default=Cut.scale, help="of the means")
     flags = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
-    output, bigwigs = flags.pop("output"), flags.pop("bigwig").split(",")
+    bed, genome, bigwigs, output = (flags.pop(name) for name in ("bed", "genome", "bigwig", "output"))
     with exit_on_input_error(COMMAND):
         if not output.name.endswith((".csv", ".csv.gz")):
             raise InputError(f"output: {output} must end in .csv or .csv.gz")
@@ -186,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with new_text(output) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", "sequence", "targets", "group"])
-            for window in track_windows(bigwigs=bigwigs, **flags):
+            for window in track_windows(bed, genome, bigwigs.split(","), Cut(**flags)):
                 if window is None:
                     over_edges += 1
                     continue
@@ -195,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 written += 1
                 groups.add(window.group)
             if not written:
-                raise InputError(f"{flags['bed']}: no window; {over_edges} lay over the edge of a block")
+                raise InputError(f"{bed}: no window; {over_edges} lay over the edge of a block")
         print(f"{output}: {written} windows in {len(groups)} groups; left out: {over_edges} over the edge of a block")
 
 
