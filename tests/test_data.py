@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from covjax.data import assign_splits, check_splits, read_table
+from covjax.data.sequences import read_sequences
 from covjax.errors import InputError
 
 
@@ -55,6 +56,12 @@ def test_text_keeps_its_case_and_residues_do_not(tmp_path):
     residues = read_table(write(tmp_path, "sequence,label\nmKa,a\nEh,b\n"))
     assert residues.sequences == ("MKA", "EH")
     assert not residues.is_text
+
+
+def test_a_sequence_longer_than_the_csv_module_allows(tmp_path):
+    path = write(tmp_path, f"sequence,label\n{'ACGT' * 50_000},a\nAC,b\n")
+    assert [len(s) for s in read_table(path).sequences] == [200_000, 2]
+    assert len(read_sequences(path)[1][0]) == 200_000
 
 
 def test_tsv_and_gzip_read_the_same(tmp_path):

@@ -1,15 +1,17 @@
 """Unlabelled sequences from FASTA, CSV, TSV, Parquet, plain text, or BED windows of a FASTA genome."""
 
 import csv
-import gzip
 import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from covjax.data.bed import parse_bed
 from covjax.data.fasta import stream_fasta
 from covjax.data.nucleotides import reverse_complement
+from covjax.data.text import read_text
 from covjax.errors import InputError
 
+csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 letters is shorter than many a gene
 SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".csv", ".tsv", ".txt", ".bed", ".parquet")
 
 
@@ -39,7 +41,7 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
     elif suffix in (".csv", ".tsv"):
         entries = _delimited(path, "\t" if suffix == ".tsv" else ",")
     elif suffix == ".txt":
-        entries = ((n, f"row{n}", line) for n, line in enumerate(_text(path).splitlines(), 1) if line.strip())
+        entries = ((n, f"row{n}", line) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip())
     else:
         entries = _fasta(path)
     seen: dict[str, int] = {}
@@ -57,21 +59,13 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
     return tuple(seen), tuple(sequences)
 
 
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from None
-
-
 def _fasta(path: Path) -> Iterator[tuple[int, str, str]]:
     for line, header, sequence in stream_fasta(path):
         yield line, (header.split() or [f"row{line}"])[0], sequence
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, str, str]]:
-    reader = csv.DictReader(io.StringIO(_text(path)), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter)
     if "sequence" not in (reader.fieldnames or ()):
         raise InputError(f"{path}: missing column 'sequence'; found {', '.join(reader.fieldnames or ())}")
     for number, row in enumerate(reader, 2):
@@ -96,22 +90,11 @@ def _parquet(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def _bed(path: Path, genome: str | Path) -> Iterator[tuple[int, str, str]]:
     chromosomes = dict(zip(*read_sequences(genome)))
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        fields = line.split("\t")
-        if len(fields) < 3 or not (fields[1].isdigit() and fields[2].isdigit()):
-            raise InputError(f"{path}: line {number}: not chrom, start, end separated by tabs: {line[:60]!r}")
-        chrom, start, end = fields[0], int(fields[1]), int(fields[2])
-        if chrom not in chromosomes:
-            raise InputError(f"{path}: line {number}: chromosome {chrom!r} is not in {genome}")
-        if not 0 <= start < end <= len(chromosomes[chrom]):
-            raise InputError(
-                f"{path}: line {number}: window {start}-{end} is empty or outside {chrom!r} of "
-                f"{len(chromosomes[chrom])} letters"
-            )
-        sequence = chromosomes[chrom][start:end]
-        if len(fields) > 5 and fields[5] == "-":
+    for region in parse_bed(path, read_text(path)):
+        chromosome = chromosomes.get(region.chromosome)
+        region.refuse_outside(path, genome, None if chromosome is None else len(chromosome))
+        assert chromosome is not None
+        sequence = chromosome[region.start : region.end]
+        if region.strand == "-":
             sequence = reverse_complement(sequence)
-        named = len(fields) > 3 and fields[3] not in ("", ".")
-        yield number, fields[3] if named else f"{chrom}:{start}-{end}", sequence
+        yield region.line, region.name or f"{region.chromosome}:{region.start}-{region.end}", sequence

@@ -2,15 +2,16 @@
 
 import csv
 import dataclasses
-import gzip
 import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 
+from covjax.data.text import read_text
 from covjax.errors import InputError
 
+csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 letters is shorter than many a gene
 TASKS = ("multilabel", "multiclass", "regression")
 ANSWERS = ("label", "labels", "targets")
 
@@ -114,11 +115,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     suffixes = [s.lower() for s in path.suffixes]
-    raw = path.read_bytes()
-    try:
-        text = (gzip.decompress(raw) if suffixes[-1:] == [".gz"] else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    text = read_text(path)
     if not text.strip():
         raise InputError(f"{path}: the file is empty")
     reader = csv.DictReader(io.StringIO(text), delimiter="\t" if ".tsv" in suffixes else ",")

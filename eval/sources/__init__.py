@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import gzip
-import io
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ import numpy as np
 
 from covjax.data import check_splits, read_table
 from covjax.data.splits import SPLITS
+from covjax.data.write import new_text
 from covjax.errors import InputError
 from eval.sources import deeploc, go, gue, lactamase, mnase, sentiment, subj, terminator, trec
 from eval.sources.draw import Sizes
@@ -83,9 +82,7 @@ def describe(rows: Sequence[Row]) -> str:
 
 
 def _write(path: Path, column: str, rows: Sequence[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "sequence", column, "split", "group"])
-    writer.writerows((row.id, row.sequence, row.answer, row.split, row.group) for row in rows)
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:  # no time stamp: the same bytes
-        file.write(text.getvalue().encode())
+    with new_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "sequence", column, "split", "group"])
+        writer.writerows((row.id, row.sequence, row.answer, row.split, row.group) for row in rows)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covjax.data.blocks import block_name
 from covjax.data.nucleotides import reverse_complement
 from eval.sources.draw import Sizes, draw
 from eval.sources.rows import Row, shared_file
@@ -40,7 +41,7 @@ def build(shared: Path, sizes: Sizes) -> list[Row]:
             values = np.log1p(tracks[:, centre].mean(axis=1))
             answer = ";".join(f"{value:.6f}" for value in values)
             name = f"chrII:{start}-{start + WINDOW}"
-            rows.append(Row(name, sequence[start : start + WINDOW], answer, f"chrII:{block}-{block + BLOCK}"))
+            rows.append(Row(name, sequence[start : start + WINDOW], answer, block_name("chrII", start, BLOCK)))
     print(f"left out: {shared_repeats} windows with a {K}-mer that stands in another block too, {unread} without reads")
     return draw(rows, sizes, largest=None)
 

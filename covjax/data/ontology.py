@@ -1,0 +1,147 @@
+"""Gene Ontology labels for sequences, from the files as they are published: OBO, GAF and FASTA.
+
+    python -m covjax.data.ontology --obo go-basic.obo --gaf goa_human.gaf.gz --fasta proteins.fasta --output go.csv.gz
+
+Annotations are filtered by evidence, NOT ones left out, carried up to all ancestors over is_a and part_of, and kept
+where enough sequences have the term and enough have not.
+"""
+
+import argparse
+import csv
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from covjax.cli import exit_on_input_error
+from covjax.data.fasta import stream_fasta
+from covjax.data.gaf import COLUMNS, EXPERIMENTAL, Annotation, read_gaf
+from covjax.data.obo import Ontology, read_obo
+from covjax.data.write import new_text
+from covjax.errors import InputError
+
+COMMAND = "python -m covjax.data.ontology"
+
+
+def propagate(annotations: Iterable[Annotation], ontology: Ontology, namespace: str) -> dict[str, set[str]]:
+    """Terms of every name, with all ancestors, in one namespace (`molecular_function`, …); its root is left out.
+
+    Part_of may lead from one namespace to another; only terms of the asked one are returned. Annotations to obsolete
+    terms without a replacement are left out.
+
+    Raises InputError for a namespace that no term has and a term the ontology lacks.
+    """
+    if namespace not in ontology.namespaces.values():
+        known = ", ".join(sorted(set(ontology.namespaces.values())))
+        raise InputError(f"namespace: {namespace!r} is not one of {known}")
+    direct: defaultdict[str, set[str]] = defaultdict(set)
+    for names, term in annotations:
+        current = ontology.current(term)
+        if current is not None:
+            for name in names:
+                direct[name].add(current)
+    wanted = {term for term, own in ontology.namespaces.items() if own == namespace and ontology.parents[term]}
+    above = {term: ontology.with_ancestors({term}) & wanted for term in set().union(*direct.values())}
+    found = {name: set().union(*(above[term] for term in terms)) for name, terms in direct.items()}
+    return {name: terms for name, terms in found.items() if terms}
+
+
+def frequent(labels: Iterable[set[str]], least: int) -> set[str]:
+    """Terms that at least `least` of the label sets hold and at least `least` do not."""
+    labels = list(labels)
+    counts = Counter(term for terms in labels for term in terms)
+    return {term for term, count in counts.items() if least <= count <= len(labels) - least}
+
+
+def accession(header: str) -> str:
+    """First word of a FASTA header; of `sp|P12345|NAME` and `tr|…|…` the middle part."""
+    first = (header.split() or [""])[0]
+    parts = first.split("|")
+    return parts[1] if len(parts) == 3 and parts[0] in ("sp", "tr") else first
+
+
+def group_of(header: str) -> str:
+    """The value of `group=…` in a FASTA header (as `covjax.data.genes` writes it), else the accession."""
+    return next((word[6:] for word in header.split() if word.startswith("group=") and word[6:]), accession(header))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for name, text in (
+        ("obo", "the ontology"),
+        ("gaf", "the annotations (GAF 2.x)"),
+        ("fasta", "the sequences; `group=…` in a header gives its group"),
+        ("output", "the table to write: .csv or .csv.gz"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=text)
+    parser.add_argument("--namespace", default="molecular_function", help="(default: %(default)s)")
+    parser.add_argument("--evidence", default="experimental", help="codes such as IDA,IPI; experimental; or all")
+    parser.add_argument("--match", default="id", choices=COLUMNS, help="GAF column that holds the FASTA's accessions")
+    parser.add_argument("--min-count", type=int, default=50, help="sequences with, and without, every kept term")
+    flags = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    with exit_on_input_error(COMMAND):
+        write_labels(
+            flags.obo,
+            flags.gaf,
+            flags.fasta,
+            flags.output,
+            flags.namespace,
+            flags.evidence,
+            flags.match,
+            flags.min_count,
+        )
+
+
+def write_labels(
+    obo: Path,
+    gaf: Path,
+    fasta: Path,
+    output: Path,
+    namespace: str = "molecular_function",
+    evidence: str = "experimental",
+    match: str = "id",
+    min_count: int = 50,
+) -> None:
+    """Write the table id, sequence, labels, group of all annotated sequences; prints counts and what is left out.
+
+    A sequence without any annotation left is no example of anything and gets no row; one whose terms are all too rare
+    keeps its row without labels.
+
+    Raises InputError for bad files and options, ids that do not match, and no term that is frequent enough.
+    """
+    if not output.name.endswith((".csv", ".csv.gz")):
+        raise InputError(f"output: {output} must end in .csv or .csv.gz")
+    if min_count < 1:
+        raise InputError(f"min_count: {min_count} must be >= 1")
+    codes = {"experimental": EXPERIMENTAL, "all": None}.get(evidence, frozenset(evidence.split(",")))
+    ontology = read_obo(obo)
+    labels = propagate(read_gaf(gaf, codes, match), ontology, namespace)
+    records = [(accession(header), group_of(header), sequence) for _, header, sequence in stream_fasta(fasta)]
+    found = [record for record in records if record[0] in labels]
+    if not found:
+        raise InputError(
+            f"{fasta}: none of {len(records)} sequences is annotated; its first id is "
+            f"{records[0][0] if records else None!r}, the annotations' is {next(iter(labels), None)!r} (see --match)"
+        )
+    kept = frequent((labels[name] for name, *_ in found), min_count)
+    if not kept:
+        raise InputError(
+            f"min_count: no term has {min_count} of the {len(found)} annotated sequences with and without it"
+        )
+    with new_text(output) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "sequence", "labels", "group"])
+        for name, group, sequence in found:
+            terms = (f"{term} {ontology.names[term].replace(';', ',')}" for term in sorted(labels[name] & kept))
+            writer.writerow([name, sequence, ";".join(terms), group])
+    print(
+        f"{output}: {len(found)} sequences, {len(kept)} terms of {namespace}; "
+        f"left out: {len(records) - len(found)} sequences without annotation"
+    )
+
+
+if __name__ == "__main__":
+    main()
