@@ -186,12 +186,3 @@ def test_another_comparison_in_the_same_folder_is_refused(finished, tmp_path, ca
     with pytest.raises(SystemExit):
         run(tmp_path, "--seed", "1")
     assert "config.seed: 0 -> 1" in capsys.readouterr().err
-
-
-def test_side_by_side_gives_every_block_the_same_weight(rng):
-    blocks = [rng.normal(size=(30, 3)) * 100, rng.normal(size=(30, 5)) + 7]
-    train = np.arange(20)
-    both = features.side_by_side(blocks, train)
-    for part in (both[train, :3], both[train, 3:]):
-        np.testing.assert_allclose((part**2).sum(1).mean(), 1, rtol=1e-5)
-        np.testing.assert_allclose(part.mean(0), 0, atol=1e-6)

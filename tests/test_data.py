@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from covjax.data import assign_splits, check_splits, read_table
+from covjax.data import align, assign_splits, check_splits, read_table
 from covjax.data.sequences import read_sequences
 from covjax.errors import InputError
 
@@ -173,3 +173,20 @@ def test_too_few_groups_for_three_splits(tmp_path):
     data = table(tmp_path, ["MK,a,1", "MA,b,1"], header="sequence,label,group")
     with pytest.raises(InputError, match="leave the split"):
         assign_splits(data)
+
+
+def test_align_puts_features_into_the_labels_order():
+    assert align(["a", "b", "c"], ["c", "a", "b"]).tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "match"),
+    [
+        (["a", "b"], ["a", "b", "c", "d"], r"2 of 4 ids of the labels have no features \(first 'c', 'd'\)"),
+        (["a", "b", "x"], ["a", "b"], r"1 of 3 ids of the features have no labels \(first 'x'\)"),
+        (["a", "b", "a"], ["a", "b"], r"1 ids stand more than once in the features \(first 'a'\)"),
+    ],
+)
+def test_align_names_ids_that_do_not_match(features, labels, match):
+    with pytest.raises(InputError, match=match):
+        align(features, labels)

@@ -138,3 +138,11 @@ def test_bad_tables_are_refused(truth, scores, message):
 def test_too_few_groups_are_refused():
     with pytest.raises(InputError, match="1 group"):
         metrics.resample_counts(["a", "a"], 10, 0)
+
+
+def test_bootstrap_p_value():
+    assert metrics.bootstrap_p_value(np.arange(1.0, 1001)) == pytest.approx(2 / 1001)
+    assert metrics.bootstrap_p_value(-np.arange(1.0, 1001)) == pytest.approx(2 / 1001)
+    assert metrics.bootstrap_p_value(np.zeros(10)) == 1
+    draws = np.array([-1.0] * 25 + [1.0] * 974 + [np.nan] * 3)
+    assert metrics.bootstrap_p_value(draws) == pytest.approx(2 * 26 / 1000)

@@ -1,6 +1,7 @@
 """Reading labelled sequences and splitting them honestly."""
 
+from covjax.data.align import align
 from covjax.data.splits import assign_splits, check_splits
 from covjax.data.table import Dataset, read_table
 
-__all__ = ["Dataset", "assign_splits", "check_splits", "read_table"]
+__all__ = ["Dataset", "align", "assign_splits", "check_splits", "read_table"]

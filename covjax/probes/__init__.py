@@ -1,5 +1,6 @@
 """Linear probes on pooled features, both fitted in the same rotated coordinates over the same penalty grid."""
 
+from covjax.probes.attribution import plot_contributions, quadratic_form, token_contributions, top_feature_pairs
 from covjax.probes.bilinear import BilinearReadout
 from covjax.probes.dual import fit_ridge_blocks
 from covjax.probes.kernelspace import DualProbe, KernelSpace, kernel_space
@@ -32,6 +33,10 @@ __all__ = [
     "kernel_space",
     "load_variant_probe",
     "logistic_path",
+    "plot_contributions",
+    "quadratic_form",
     "ridge_path",
     "row_space",
+    "token_contributions",
+    "top_feature_pairs",
 ]

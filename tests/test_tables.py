@@ -1,0 +1,77 @@
+"""Tables of the comparison: a kernel in place of wide features changes no score."""
+
+import numpy as np
+import pytest
+
+from covjax.probes import fit_ridge_path
+from eval import tables
+from eval.tables import Table, make_table, principal_components, side_by_side
+
+TRAIN = np.arange(20)
+
+
+@pytest.fixture
+def features(rng):
+    return (rng.normal(size=(30, 50)) * np.geomspace(1, 1e-2, 50) + 5).astype(np.float32)
+
+
+def wide(monkeypatch, features):
+    monkeypatch.setattr(tables, "WIDE", 10)
+    return make_table(features.copy(), TRAIN)
+
+
+def scores(table, y):
+    space = table.space(TRAIN)
+    return [p.scores(table.values) for p in fit_ridge_path(space, space.coordinates(table.values[TRAIN]), y, [1e-3, 1])]
+
+
+def test_make_table(monkeypatch, rng, features):
+    plain, kernel = make_table(features.copy(), TRAIN), wide(monkeypatch, features)
+    assert (plain.is_kernel, kernel.is_kernel) == (False, True)
+    assert plain.num_features == kernel.num_features == 50
+    assert kernel.values.shape == (30, 20)
+    assert np.trace(kernel.values[TRAIN]) / 20 == pytest.approx(1, rel=1e-5)
+    y = rng.normal(size=(20, 2))
+    for ours, theirs in zip(scores(kernel, y), scores(plain, y)):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_more_features_than_rows_but_few_stay_features(features):
+    assert not make_table(features, TRAIN).is_kernel
+
+
+def test_side_by_side_gives_every_block_the_same_weight(rng):
+    blocks = [rng.normal(size=(30, 3)) * 100, rng.normal(size=(30, 5)) + 7]
+    both = side_by_side([Table(block, block.shape[1]) for block in blocks], TRAIN).values
+    for part in (both[TRAIN, :3], both[TRAIN, 3:]):
+        np.testing.assert_allclose((part**2).sum(1).mean(), 1, rtol=1e-5)
+        np.testing.assert_allclose(part.mean(0), 0, atol=1e-6)
+
+
+def test_side_by_side_of_kernels_is_that_of_features(monkeypatch, rng, features):
+    other = Table(rng.normal(size=(30, 4)), 4)
+    plain = side_by_side([make_table(features.copy(), TRAIN), other], TRAIN)
+    mixed = side_by_side([wide(monkeypatch, features), other], TRAIN)
+    assert (plain.num_features, mixed.num_features) == (54, 54)
+    assert mixed.is_kernel
+    y = rng.normal(size=(20, 2))
+    for ours, theirs in zip(scores(mixed, y), scores(plain, y)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_principal_components(monkeypatch, features):
+    centred = features - features[TRAIN].mean(0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred[TRAIN].T @ centred[TRAIN])
+    expected = centred @ vectors[:, np.argsort(-values)[:4]] / np.sqrt((centred[TRAIN] ** 2).sum() / 20)
+    for table in (make_table(features.copy(), TRAIN), wide(monkeypatch, features)):
+        short = principal_components(table, 4, TRAIN)
+        assert (short.num_features, short.is_kernel) == (4, False)
+        np.testing.assert_allclose(np.abs(short.values), np.abs(expected), atol=1e-4)
+
+
+def test_equal_training_rows_have_no_coordinates():
+    table = Table(np.ones((5, 3), np.float32), 3)
+    space = table.space(np.arange(3))
+    assert space.coordinates(table.values).shape == (5, 0)
+    probe = fit_ridge_path(space, np.empty((3, 0)), np.array([[1.0], [2.0], [6.0]]), [0.1])[0]
+    np.testing.assert_allclose(probe.scores(table.values), 3.0)
