@@ -7,6 +7,7 @@ Complete tasks are reused. A task that fails (its data is absent, say) is named 
 suite goes on.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -19,15 +20,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from covjax.cli import parse
 from covjax.errors import InputError
+from eval.config import CompareConfig
 from eval.suite_report import write_suite
 
+COMMAND = "python -m eval.compare"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "tasks"
 
 
 def task_names(configs: Path = CONFIGS) -> list[str]:
     """Names of the suite's tasks: the files of `configs` without a leading underscore, in alphabetical order."""
     return sorted(path.stem for path in configs.glob("*.py") if not path.stem.startswith("_"))
+
+
+def main(argv: Sequence[str]) -> int:
+    """`--suite all|NAME,NAME [--output FOLDER] [--force]`; every other option goes to every task. The exit status.
+
+    Raises InputError for `--config`, and as `run_suite`; options that no comparison has end it before the first task.
+    """
+    parser = argparse.ArgumentParser(prog=COMMAND, add_help=False, allow_abbrev=False)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--output", type=Path, default=Path("runs/suite"))
+    parser.add_argument("--force", action="store_true")
+    flags, overrides = parser.parse_known_args(argv)
+    if any(each.split("=")[0] == "--config" for each in overrides):
+        raise InputError("--config: not allowed beside --suite, which takes the configs of configs/tasks")
+    parse(COMMAND, __doc__ or "", CompareConfig, overrides)
+    command = f"{COMMAND} {shlex.join(argv)}"
+    return run_suite(flags.suite.split(","), flags.output, overrides, flags.force, command)
 
 
 def run_suite(
@@ -90,7 +111,7 @@ def run_task(name: str, configs: Path, output: Path, overrides: Sequence[str], f
         ).returncode
     seconds: float | None = time.monotonic() - start
     record = {"task": name, "status": "complete" if status == 0 else "failed", "reason": "", "reused": False}
-    record["command"] = f"python -m eval.compare {shlex.join(options)}"
+    record["command"] = f"{COMMAND} {shlex.join(options)}"
     after = _digest(folder / "results.json")
     if status:
         record["reason"] = _reason(status, folder / "log.txt")

@@ -1,6 +1,7 @@
 """The suite's figures, drawn from its summary alone; each is written as PNG and returned as SVG text."""
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,18 +93,20 @@ def _mean_ranks(summary: dict[str, Any]) -> Figure:
     bars, step = found["cliques"], 0.26
     left = labels[: (k + 1) // 2]
     start = 0.35 + 0.16 * len(bars)
+    # The axis covers the ranks that occur and has room for the critical difference.
+    first = math.floor(ranks[0])
+    last = max(math.ceil(ranks[-1]), math.ceil(first + cd))
+    span = last - first
     figure, axes = plt.subplots(figsize=(8.5, 0.9 + 0.26 * (len(left) + 1) + 0.16 * len(bars)))
-    span = k - 1
-    axes.set(xlim=(1 - 0.42 * span, k + 0.42 * span), ylim=(-start - step * len(left), 0.8))
+    axes.set(xlim=(first - 0.42 * span, last + 0.42 * span), ylim=(-start - step * len(left), 0.8))
     axes.axis("off")
-    axes.plot([1, k], [0, 0], color="black", linewidth=1)
-    for tick in range(1, k + 1):
+    axes.plot([first, last], [0, 0], color="black", linewidth=1)
+    for tick in range(first, last + 1):
         axes.plot([tick, tick], [0, 0.08], color="black", linewidth=1)
         axes.text(tick, 0.14, str(tick), ha="center", va="bottom", fontsize=8)
-    shown = min(cd, span)
-    axes.plot([1, 1, 1, 1 + shown, 1 + shown, 1 + shown], [0.46, 0.58, 0.52, 0.52, 0.46, 0.58], color="black")
-    text = f"critical difference {cd:.2f}" + (" (more than the axis)" if cd > span else "")
-    axes.text(1, 0.64, text, fontsize=8, va="bottom")
+    end = first + cd
+    axes.plot([first, first, first, end, end, end], [0.46, 0.58, 0.52, 0.52, 0.46, 0.58], color="black")
+    axes.text(first, 0.64, f"critical difference {cd:.2f}", fontsize=8, va="bottom")
     for place, (low, high) in enumerate(bars):
         y = -0.16 * (place + 1)
         axes.plot([low - 0.012 * span, high + 0.012 * span], [y, y], color="black", linewidth=2.5)
@@ -111,7 +114,7 @@ def _mean_ranks(summary: dict[str, Any]) -> Figure:
         on_left = place < len(left)
         row = place if on_left else k - 1 - place
         y = -start - step * row
-        edge = 1 - 0.03 * span if on_left else k + 0.03 * span
+        edge = first - 0.03 * span if on_left else last + 0.03 * span
         axes.plot([rank, rank, edge], [0, y, y], color="#888888", linewidth=0.7)
         words = f"{label}  {rank:.2f}" if on_left else f"{rank:.2f}  {label}"
         shift = -0.01 * span if on_left else 0.01 * span

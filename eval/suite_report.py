@@ -18,8 +18,13 @@ body{max-width:82rem}p,ul{max-width:64rem}
 .grid th:first-child,.grid td:first-child{position:sticky;left:0;background:#fff;z-index:1}
 .grid td{vertical-align:top}.grid tr.role td{background:#f4f4f4}
 .grid .interval,.grid .seeds{display:block;color:var(--soft);font-size:.85em}
+.grid th:first-child,.grid td:first-child{box-shadow:inset 0 -1px var(--line)}
 .best{border-bottom:2px solid var(--ink);font-weight:600}.chosen{background:#eef4fb}
-td.text{text-align:left;white-space:normal}
+td.text{text-align:left;white-space:normal;min-width:16rem}td.text .interval{display:inline}
+.left th{text-align:left}
+@media(max-width:40rem){.left thead{display:none}.left td{display:block;box-shadow:none!important;border:0}
+ .left td:first-child{font-weight:600}.left tr{border-bottom:1px solid var(--line)}}
+td.text ul{margin:0;padding-left:1rem}
 """
 WORDS = {"above": "above", "below": "below", "undecided": "not distinguishable from", "no interval": "not above"}
 
@@ -116,17 +121,13 @@ def _planned(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
         text += f" After Holm's correction the gain over {reference} stands in {surviving} of {len(holm)} tasks."
     rows = []
     for task in summary["headline"]:
-        row = [f"<td title='{_e(task['name'])}'>{_e(task['task'])}</td>", _e(task["metric"]), _e(task["chosen"] or "–")]
-        row.append(f"{task['cells'][reference]['value']:.3f}")
-        row.append(f"{task['cells'][task['chosen']]['value']:.3f}" if task["chosen"] else "–")
-        for name in planned:
-            entry = planned[name].get(task["task"])
-            row.append(_signed(entry) + _other(name, entry) if entry else "–")
-            row.append(_e(p_text(entry["p_holm"])) if entry else "–")
+        base, gain = task["cells"][reference]["value"], planned["gain"].get(task["task"])
+        row = [f"<td title='{_e(task['name'])}'>{_e(task['task'])}</td>", _e(task["metric"]), f"{base:.3f}"]
+        row.append(f"{base + gain['value']:.3f} <span class='interval'>{_e(gain['row'])}</span>" if gain else "–")
+        row += [_planned_cell(entries.get(task["task"]), reference) for entries in planned.values()]
         rows.append(row)
-    head = ["task", "metric", "chosen on validation", reference, "chosen"]
-    for against in AGAINST.values():
-        head += [f"minus {against.format(reference=reference)} [95 %]", "Holm p"]
+    head = ["task", "metric", reference, "chosen"]
+    head += [f"minus {text.format(reference=reference)}" for text in AGAINST.values()]
     return [
         f"<p>{_e(text)}</p>",
         _figure(
@@ -144,8 +145,12 @@ def _planned(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
     ]
 
 
-def _other(name: str, entry: Mapping[str, Any]) -> str:
-    return "" if name == "gain" else f" <span class='interval'>{_e(entry['other'])}</span>"
+def _planned_cell(entry: Mapping[str, Any] | None, reference: str) -> str:
+    if entry is None:
+        return "–"
+    p = "" if entry["p_holm"] is None else f" <span class='interval'>Holm p {_e(p_text(entry['p_holm']))}</span>"
+    other = "" if entry["other"] == reference else f" <span class='interval'>{_e(entry['other'])}</span>"
+    return _signed(entry) + p + other
 
 
 def _poolers(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
@@ -230,13 +235,7 @@ def _decomposition(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
     rows = []
     for entry in entries:
         row = [_e(entry["task"]), _e(entry["metric"]), _e(entry["whole_gain"]["row"])]
-        for name in names:
-            steps = "" if entry[name]["row"] == entry[name]["other"] or name in ("whole_gain",) else entry[name]["row"]
-            none = entry[name]["row"] == entry[name]["other"]
-            shown = "0 <span class='interval'>no control helps</span>" if none else _signed(entry[name])
-            extra = f" <span class='interval'>{_e(steps)}</span>" if steps and name != "co_occurrence" else ""
-            row.append(shown + extra)
-        rows.append(row)
+        rows.append(row + [_part(name, entry[name]) for name in names])
     partial = any(entry[name]["interval"] is None for entry in entries for name in names)
     return [
         "<h2>What the gain of a whole matrix is made of</h2>",
@@ -264,6 +263,13 @@ def _decomposition(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
     ]
 
 
+def _part(name: str, entry: Mapping[str, Any]) -> str:
+    if entry["row"] == entry["other"]:
+        return "0 <span class='interval'>none on validation</span>"
+    control = f" <span class='interval'>{_e(entry['row'])}</span>" if name in ("quadratic", "marginal") else ""
+    return _signed(entry) + control
+
+
 def _losses(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
     entries = summary["losses"]
     if not entries:
@@ -274,21 +280,25 @@ def _losses(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
     reference = summary["headline"][0]["reference"]
     rows = []
     for entry in entries:
-        verdicts = "; ".join(_sentence(each, reference) for each in entry["not_above"])
-        facts = "; ".join(_e(fact) for fact in entry["facts"]) or "no fact in the results explains it"
-        rows.append([_e(entry["task"]), f"<td class='text'>{verdicts}.</td>", f"<td class='text'>{facts}.</td>"])
+        verdicts = [_sentence(each, reference) for each in entry["not_above"]]
+        facts = [_e(fact) for fact in entry["facts"]] or ["no fact in the results explains it"]
+        rows.append([_e(entry["task"]), _list(verdicts), _list(facts)])
     return [
         "<h2>Where second order loses</h2>",
         "<p>Every task where the chosen second-order row is not shown to be above the reference, the control or "
         "composition; the facts are computed from that task's numbers.</p>",
-        _table(["task", "<span>what is not above</span>", "facts"], rows, "grid"),
+        _table(["task", "the chosen row …", "facts"], rows, "grid left"),
     ]
 
 
+def _list(items: Sequence[str]) -> str:
+    return f"<td class='text'><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul></td>"
+
+
 def _sentence(entry: Mapping[str, Any], reference: str) -> str:
-    against = AGAINST[entry["name"]].format(reference=reference)
-    name = "" if entry["name"] == "gain" else f" ({_e(entry['other'])})"
-    return f"{_e(entry['row'])} is {WORDS[entry['verdict']]} {_e(against)}{name}: {_signed(entry)}"
+    against = reference if entry["other"] == reference else AGAINST[entry["name"]]
+    name = "" if entry["other"] in (reference, "composition") else f", {entry['other']}"
+    return f"{_e(entry['row'])} is {WORDS[entry['verdict']]} {_e(against + name)}: {_signed(entry)}"
 
 
 def _compactness(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:

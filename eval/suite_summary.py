@@ -84,7 +84,7 @@ def headline(tasks: Results) -> list[dict[str, Any]]:
                 "difference": score["difference"],
                 "interval": score["difference_interval"],
                 "p_value": score.get("p_value"),
-                "seeds": row.get("seeds"),
+                "seeds": score.get("seeds"),
             }
         out.append(
             {
@@ -127,11 +127,13 @@ def planned(tasks: Results) -> dict[str, list[dict[str, Any]]]:
 def average_ranks(tasks: Results) -> dict[str, Any]:
     """Mean rank over the tasks of every row that all of them have, Friedman's test, Nemenyi's critical difference.
 
+    Truncated rows are left out: every further row widens the critical difference, and theirs is a figure of its own.
     `{"missing": reason}` with fewer than two tasks or two common rows.
     """
     tables = {key: scores(results) for key, results in tasks.items()}
+    truncated = {row["label"] for results in tasks.values() for row in results["rows"] if row["rank"]}
     first = next(iter(tables.values()), {})
-    labels = [label for label in first if all(label in table for table in tables.values())]
+    labels = [label for label in first if all(label in table for table in tables.values()) and label not in truncated]
     if len(tables) < 2 or len(labels) < 2:
         return {"missing": f"{len(tables)} tasks with {len(labels)} rows in common; needs two of each"}
     found = mean_ranks(np.array([[table[label]["value"] for label in labels] for table in tables.values()]))
@@ -257,10 +259,6 @@ def _shown_above(entry: dict[str, Any]) -> bool:
     return entry["value"] > 0 if entry["interval"] is None else entry["interval"][0] > 0
 
 
-def _below(entry: dict[str, Any]) -> bool:
-    return entry["value"] < 0 if entry["interval"] is None else entry["interval"][1] < 0
-
-
 def _facts(results: dict[str, Any]) -> list[str]:
     probe, reference = probe_of(results), results["reference"]
     rows = {row["label"]: row for row in results["rows"]}
@@ -272,11 +270,12 @@ def _facts(results: dict[str, Any]) -> list[str]:
     facts = []
 
     composition = found.get("over_composition")
-    if composition and _below(composition):
-        other = by_label[composition["other"]]["value"]
-        first = by_label[reference]["value"]
-        text = f"k-mer content decides: {composition['other']}, which never sees the encoder, reaches {other:.3f}"
-        facts.append(text + (f" and is above {reference} ({first:.3f}) too" if other > first else ""))
+    if composition and composition["value"] < 0:
+        other, first = by_label[composition["other"]]["value"], by_label[reference]["value"]
+        unit = {0: "word", 1: "letter"}.get(results["manifest"]["config"].get("composition_k"), "k-mer")
+        text = f"{unit} content decides: " if verdict(composition) == "below" else ""
+        text += f"{composition['other']}, which never sees the encoder, reaches {other:.3f}"
+        facts.append(text + (f", and {reference} {first:.3f}" if other > first else ""))
     control = found.get("over_control")
     if control and _shown_above(found["gain"]) and not _shown_above(control):
         facts.append(
@@ -287,11 +286,11 @@ def _facts(results: dict[str, Any]) -> list[str]:
     above = {
         label: score["value"]
         for label, score in by_label.items()
-        if label in rows and rows[label]["role"] not in roles and label != reference and score["value"] > value
+        if rows[label]["role"] not in roles and label != reference and score["value"] > value
     }
     if above:
         best = max(above, key=lambda label: above[label])
-        facts.append(f"without co-occurrence {best} reaches {above[best]:.3f} on the test set")
+        facts.append(f"{best}, a {rows[best]['role']}, reaches {above[best]:.3f} on the test set")
     before = fit["validation"] - rows[reference]["probes"][probe]["validation"]
     if before > 0 and found["gain"]["value"] <= 0:
         facts.append(f"its advantage on validation ({before:+.3f} over {reference}) did not carry over to the test set")
@@ -303,11 +302,12 @@ def _facts(results: dict[str, Any]) -> list[str]:
         facts.append("its probe stopped before its tolerance")
     if chosen["num_features"] > sizes["train"]:
         facts.append(f"{chosen['num_features']:,} features on {sizes['train']:,} training sequences")
-    tokens = sizes.get("median_tokens")
-    if tokens is not None and tokens <= d:
+    unit = "tokens" if "median_tokens" in sizes else "letters"
+    length = sizes.get("median_tokens", results.get("median_letters"))
+    if length is not None and length <= d:
         facts.append(
-            f"half of the sequences have at most {tokens:g} tokens for {d} features a token, so their covariance has "
-            f"rank below {tokens:g}"
+            f"half of the sequences have at most {length:g} {unit} for {d} features a token: their covariance has "
+            f"rank below {length:g}"
         )
     if verdict(found["gain"]) == "undecided":
         low, high = found["gain"]["interval"]

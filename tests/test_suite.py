@@ -1,5 +1,6 @@
 """The suite: every task in a process of its own, failures named, complete tasks reused, one report."""
 
+import functools
 import json
 import subprocess
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from covjax.errors import InputError
-from eval import suite
+from eval import suite, suite_report
 from eval.suite import run_suite, task_names
 from eval.suite_report import relative_line, write_suite
 from tests.suite_examples import example
@@ -17,7 +18,8 @@ from tests.test_suite_summary import LOSES, WINS
 
 
 @pytest.fixture
-def configs(tmp_path):
+def configs(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite_report, "draw_suite", lambda *_: {})  # seconds each time; they have a test of their own
     folder = tmp_path / "configs"
     folder.mkdir()
     for name in ("alpha", "beta", "gamma", "_shared"):
@@ -119,6 +121,30 @@ def test_an_output_that_cannot_be_written(configs):
         run_suite(["alpha"], Path("/proc/none"), configs=configs)
 
 
+def test_command_line(configs, tmp_path, monkeypatch, capsys):
+    machine = Machine(RESULTS)
+    monkeypatch.setattr(suite.subprocess, "run", machine)
+    monkeypatch.setattr(suite, "run_suite", functools.partial(run_suite, configs=configs))
+    output = str(tmp_path / "suite")
+    argv = ["--suite", "alpha,gamma", "--resamples", "300", "--output", output, "--force"]
+    assert suite.main(argv) == 0
+    assert len(machine.calls) == 2
+    assert machine.calls[0][-3:] == ["--resamples", "300", "--force"]
+    stored = json.loads((tmp_path / "suite" / "suite.json").read_text())
+    assert stored["command"] == f"python -m eval.compare {' '.join(argv)}"
+    for options, message in (
+        (["--resamples", "many"], "invalid int value: 'many'"),
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            suite.main(["--suite", "all", "--output", output, *options])
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(InputError, match="--config: not allowed beside --suite"):
+        suite.main(["--suite", "all", "--config=x.py"])
+    assert len(machine.calls) == 2
+
+
 class Page(HTMLParser):
     VOID = ("meta", "br", "path", "use")
 
@@ -140,7 +166,7 @@ class Page(HTMLParser):
 
 def test_the_page_holds_every_section_and_figure(tmp_path):
     tracks = example("tracks", WINS | {"PCA-√Σ rank 2": (0.1, 0.3)}, task="regression")
-    tracks["rows"][2]["seeds"] = [0.61, 0.63]
+    tracks["rows"][2]["probes"]["ridge"]["test"]["r2"]["seeds"] = [0.61, 0.63]
     tasks = {"wins": example("A <b> & c", WINS), "loses": example("loses", LOSES), "tracks": tracks}
     runs = [
         {"task": key, "status": "complete", "reason": "", "reused": False, "seconds": 12.0, "command": ""}

@@ -165,6 +165,12 @@ def test_relative_r2_is_in_percent_of_the_mean():
     assert relative_r2(tasks)[0]["rows"]["sqrt Σ"]["percent"] is None
 
 
+def lost_to_composition():
+    found = contrasts(example("b", LOSES)["rows"], "mean", "ridge", "mcc")
+    found["over_composition"]["interval"] = [-0.2, -0.1]
+    return found
+
+
 def test_losses_name_what_is_not_above_and_only_facts_the_numbers_support():
     lost = example("b", LOSES, sizes={"train": 30, "validation": 9, "test": 9, "median_tokens": 7})
     (entry,) = losses({"a": example("a", WINS), "b": lost})
@@ -172,12 +178,15 @@ def test_losses_name_what_is_not_above_and_only_facts_the_numbers_support():
     assert [each["name"] for each in entry["not_above"]] == ["gain", "over_control", "over_composition"]
     assert entry["not_above"][0]["verdict"] == "below"
     facts = " ".join(entry["facts"])
-    assert "composition, which never sees the encoder, reaches 0.600 and is above mean (0.500) too" in facts
-    assert "outer product μμᵀ reaches 0.520 on the test set" in facts
+    # Without an interval of the difference to composition nothing is said to be decided.
+    assert facts.startswith("composition, which never sees the encoder, reaches 0.600, and mean 0.500")
+    assert "outer product μμᵀ, a control, reaches 0.520 on the test set" in facts
     assert "(+0.100 over mean) did not carry over" in facts
     assert "36 features on 30 training sequences" in facts
     assert "at most 7 tokens for 8 features" in facts
     assert "edge" not in facts
+    (entry,) = losses({"b": example("b", LOSES, contrasts=lost_to_composition(), manifest={"config": {}})})
+    assert entry["facts"][0].startswith("k-mer content decides: composition")
     assert "wide" not in facts  # the interval excludes zero: its width explains nothing
 
 
