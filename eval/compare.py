@@ -129,7 +129,7 @@ def _source_table(config: CompareConfig, output: Path) -> Path:
     """The built-in data set as a table in the output folder, made once."""
     path = output / "data.csv.gz"
     if not path.is_file():
-        write_source(config.source, path, os.environ.get("COVJAX_SHARED", "../shared"), config.sizes or None)
+        write_source(config.source, path, os.environ.get("COVJAX_SHARED", "../shared"), config.source_sizes)
     return path
 
 

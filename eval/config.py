@@ -77,5 +77,13 @@ class CompareConfig:
             if not good:
                 raise InputError(f"{field}: {getattr(self, field)!r} is not allowed; {allowed}")
 
+    @property
+    def source_sizes(self) -> tuple[int, int, int] | None:
+        """`sizes` as `write_source` takes them."""
+        if not self.sizes:
+            return None
+        train, validation, test = self.sizes
+        return train, validation, test
+
 
 TRAINED = ("attention", "light attention", "projected")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def train_pools(
     train, validation = data.rows("train"), data.rows("validation")
     matrix = None if first.width is None or basis is None else basis[:, : first.width]
     width, options = first.width or tokens.features, dict(first.options)
-    pools: list[nnx.Module] = [get_pooler(row.pooler, features=width, seed=row.seed, **options) for row in rows]
+    pools = [cast(nnx.Module, get_pooler(row.pooler, features=width, seed=row.seed, **options)) for row in rows]
 
     def walk() -> Iterator[TokenBatch]:
         for batch in tokens.mixed(np.concatenate([train, validation]), config.token_budget // 2):
