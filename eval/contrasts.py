@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from covjax.metrics import interval
+from covjax.metrics import bootstrap_p_value, interval
 from eval.config import COMPOSITION, CONTROL, SECOND_ORDER
 
 # The same pooler after each feature was shuffled within its sequence.
@@ -87,17 +87,8 @@ def contrasts(
             entry |= {"interval": [0.0, 0.0], "p_value": 1.0}
         elif draws is not None:
             difference = np.asarray(draws[label]) - np.asarray(draws[other])
-            entry |= {"interval": list(interval(difference)), "p_value": two_sided_p(difference)}
+            entry |= {"interval": list(interval(difference)), "p_value": bootstrap_p_value(difference)}
         elif other == reference:
             entry |= {"interval": list(score["difference_interval"]), "p_value": score.get("p_value")}
         out[name] = entry
     return out
-
-
-def two_sided_p(differences: Float[np.ndarray, "resamples"]) -> float:
-    """Two-sided bootstrap p of a difference: 2 min(1 + #{d <= 0}, 1 + #{d >= 0}) / (B + 1), at most 1.
-
-    Never 0: B resamples resolve no p below 2/(B + 1) (Davison & Hinkley 1997, §4.2). NaN resamples are left out.
-    """
-    d = differences[np.isfinite(differences)]
-    return float(min(1, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (len(d) + 1)))

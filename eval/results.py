@@ -11,6 +11,7 @@ from covjax.data import Dataset
 from covjax.errors import InputError
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from eval.config import SECOND_ORDER, CompareConfig
+from eval.contrasts import contrasts
 from eval.features import Tables
 from eval.probing import Probes, probe_names
 from eval.rows import Row, matched_rank
@@ -41,6 +42,7 @@ def summarise(
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
     entries: list[dict[str, Any]] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
     for row in tqdm([row for row in rows if not row.replica_of], desc=f"{'score test':>12}", unit="pooler"):
         labels = [row.label, *[other.label for other in rows if other.replica_of == row.label]]
         entry: dict[str, Any] = {"label": row.label, "role": row.role, "rank": row.rank, "probes": {}}
@@ -53,6 +55,8 @@ def summarise(
                 values = np.mean([np.atleast_1d(metric(truth, each)) for each in scores], axis=0)
                 draws = np.mean([_macro_draws(metric(truth, each, counts)) for each in scores], axis=0)
                 value = float(macro(values))
+                if (name, key) == (names[0], task.primary):
+                    planned[row.label] = draws
                 base, base_draws = reference.setdefault((name, key), (value, draws))  # the first row is the reference
                 test_scores[key] = {
                     "value": value,
@@ -91,6 +95,7 @@ def summarise(
         "encoder_features": tokens.features,
         "matched_rank": matched_rank(tokens.features),
         "best_second_order": max(second_order, key=lambda entry: entry["probes"][names[0]]["validation"])["label"],
+        "contrasts": contrasts(entries, REFERENCE, names[0], task.primary, planned),
         "rows": entries,
         "terms": _terms(config, data) if data.task == "multilabel" else [],
         "warnings": _warnings(entries, tables, data),

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from eval.contrasts import contrasts, planned_pairs, two_sided_p
+from covjax.metrics import bootstrap_p_value
+from eval.contrasts import contrasts, planned_pairs
 from eval.suite_summary import (
     average_ranks,
     compactness,
@@ -88,16 +89,16 @@ def test_paired_draws_give_intervals_and_p_values(rng):
     )
 
 
-def test_two_sided_p_counts_the_smaller_side_and_is_never_zero():
-    assert two_sided_p(np.array([1.0, 2, 3, -1])) == pytest.approx(2 * 2 / 5)
-    assert two_sided_p(np.array([-1.0, -2, np.nan, -3])) == pytest.approx(2 * 1 / 4)
-    assert two_sided_p(np.zeros(9)) == 1
+def test_bootstrap_p_value_counts_the_smaller_side_and_is_never_zero():
+    assert bootstrap_p_value(np.array([1.0, 2, 3, -1])) == pytest.approx(2 * 2 / 5)
+    assert bootstrap_p_value(np.array([-1.0, -2, np.nan, -3])) == pytest.approx(2 * 1 / 4)
+    assert bootstrap_p_value(np.zeros(9)) == 1
 
 
 def test_p_values_of_no_effect_are_uniform(rng):
     # The sampling distribution of a mean and its bootstrap: p is below α in a share α of the experiments.
     draws = rng.normal(size=(400, 1)) + rng.normal(size=(400, 999))
-    p = np.array([two_sided_p(each) for each in draws])
+    p = np.array([bootstrap_p_value(each) for each in draws])
     assert abs((p <= 0.2).mean() - 0.2) < 0.06
 
 
