@@ -30,9 +30,9 @@ class CompareConfig:
     trained: tuple[str, ...] = option(
         ("attention", "light attention", "projected"), "pools trained on the task, then frozen and probed like the rest"
     )
-    steps: int = option(200, "training steps of every trained pool, each on about token_budget / 2 tokens")
-    learning_rates: tuple[float, ...] = option((1e-3, 1e-2), "AdamW rates tried on validation for every trained pool")
-    weight_decays: tuple[float, ...] = option((1e-2,), "AdamW weight decays tried on validation for every trained pool")
+    steps: int = option(200, "training steps of every trained pool, each on about token_budget / 4 tokens")
+    learning_rates: tuple[float, ...] = option((3e-3,), "AdamW rates tried on validation for every trained pool")
+    weight_decays: tuple[float, ...] = option((1e-2, 1.0), "AdamW weight decays tried on validation for them")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of every trained pool; the table shows their mean")
     probes: tuple[str, ...] = option((), "logistic, ridge or both; empty: all that the task has")
     penalties: tuple[float, ...] = option(

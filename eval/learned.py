@@ -44,7 +44,7 @@ def train_pools(
     pools = [cast(nnx.Module, get_pooler(row.pooler, features=width, seed=row.seed, **options)) for row in rows]
 
     def walk() -> Iterator[TokenBatch]:
-        for batch in tokens.mixed(np.concatenate([train, validation]), config.token_budget // 2):
+        for batch in tokens.mixed(np.concatenate([train, validation]), config.token_budget // 4):
             x = np.where(batch.weights[..., None] > 0, (batch.tokens - fit[0]) / fit[1], 0)
             yield batch.rows, x if matrix is None else x @ matrix, batch.weights
 

