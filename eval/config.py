@@ -26,7 +26,7 @@ class CompareConfig:
     components: tuple[int, ...] = option((256, 1024), "principal components kept of whole matrices over 4,096 numbers")
     ridge: float = option(1e-6, "added to the eigenvalues before the square root")
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens")
-    composition_k: int = option(1, "length of the counted k-mers in the composition baseline; 0 counts words")
+    composition_k: int = option(1, "length of the counted k-mers in the composition baseline; text counts words")
     trained: tuple[str, ...] = option(
         ("attention", "light attention", "projected"), "pools trained on the task, then frozen and probed like the rest"
     )
@@ -57,7 +57,7 @@ class CompareConfig:
             "components": (all(k >= 1 for k in self.components), ">= 1"),
             "ridge": (self.ridge >= 0, ">= 0"),
             "eps": (self.eps > 0, "> 0"),
-            "composition_k": (0 <= self.composition_k <= 6, "0 (words) to 6"),
+            "composition_k": (1 <= self.composition_k <= 6, "1 to 6"),
             "trained": (set(self.trained) <= set(TRAINED), f"names among {', '.join(TRAINED)}"),
             "steps": (self.steps >= 1, ">= 1"),
             "learning_rates": (bool(self.learning_rates) and all(r > 0 for r in self.learning_rates), "> 0"),

@@ -94,7 +94,8 @@ def _make(
                 yield row, make_table(features.pop(row.label), train)
     for row in missing:
         if row.k is not None:
-            counts = kmer_frequencies(data.sequences, row.k) if row.k else word_frequencies(data.sequences, train)
+            text = data.is_text
+            counts = word_frequencies(data.sequences, train) if text else kmer_frequencies(data.sequences, row.k)
             yield row, make_table(counts, train)
         elif row.parts:
             table = side_by_side([done[part] for part in row.parts], train)

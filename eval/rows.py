@@ -24,7 +24,7 @@ class Row:
     `cls` takes the model's own special token. `trained` fits the pooler end to end with seed `seed`, on the first
     `width` principal components; `replica_of` names the row whose other seeds it belongs to. `parts` names earlier rows
     to set side by side, each scaled to unit root-mean-square norm on the training set, of which `components` principal
-    components are kept. `k` counts k-mers of the sequence itself (0: words) instead of pooling tokens.
+    components are kept. `k` counts k-mers of the sequence itself, or words of a text, instead of pooling tokens.
     """
 
     label: str
