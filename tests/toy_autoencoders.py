@@ -27,7 +27,7 @@ class NoisyTucker(TuckerAutoencoder):
 
     def __init__(self, features, *, rank=4, seed=0):
         super().__init__(features, rank=rank, center="data", init="pca", standardise=True, seed=seed)
-        self.rngs = nnx.Rngs(noise=seed)
+        self.rngs = nnx.Rngs(noise=jax.random.key(seed, impl="unsafe_rbg"))  # compiles fast
         self.seen = nnx.Variable(jax.numpy.zeros((), int))
 
     def loss(self, x, weights=None):
