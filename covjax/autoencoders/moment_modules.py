@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -63,10 +64,10 @@ class SecondMomentAutoencoder(nnx.Module):
             raise InputError(f"prefixes: {prefixes} are not increasing ranks in 1 … {rank} (rank)")
         self.center, self.init, self.standardise = center, init, standardise
         self.prefixes = None if prefixes is None else tuple(prefixes)
-        keys = jax.random.split(jax.random.key(seed))
-        sides = [jnp.linalg.qr(jax.random.normal(key, (features, rank)))[0] for key in keys]
-        self.left = nnx.Param(sides[0])
-        self.right = None if tied else nnx.Param(sides[1])
+        gaussian = np.random.default_rng(seed).standard_normal((2, features, rank))
+        left, right = jnp.asarray(np.linalg.qr(gaussian)[0], jnp.float32)
+        self.left = nnx.Param(left)
+        self.right = None if tied else nnx.Param(right)
         self.mean = Statistic(jnp.zeros(features))
         self.deviation = Statistic(jnp.ones(features))
 
