@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import sys
 import types
 import typing
@@ -31,6 +32,23 @@ def option(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
+def parse_settings(text: str) -> dict[str, Any]:
+    """{option: value} of "option=value:option=value", values as JSON (true, 0.1, [8,16]) or else as text.
+
+    Raises InputError for a part without "=".
+    """
+    settings: dict[str, Any] = {}
+    for setting in text.split(":") if text else []:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise InputError(f"{text!r}: expected option=value, got {setting!r}")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
+
+
 def load_config(path: str | Path, kind: type[Config]) -> Config:
     """Run a config file and return its `get_config()`; InputError where there is none or it returns another type."""
     path = Path(path)
@@ -55,7 +73,8 @@ def load_config(path: str | Path, kind: type[Config]) -> Config:
 def parse(command: str, description: str, kind: type[Config], argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     """Read `--config`, then the overrides; return the config and the flags that are not part of it (`force`).
 
-    Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas) and `T | None` ("none").
+    Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
+    dict[str, Any] (see `parse_settings`).
     Fields of other types can be set in the config file only.
     """
     first = _Parser(prog=command, add_help=False, allow_abbrev=False)
@@ -100,6 +119,8 @@ def _converter(hint: Any) -> Any:
         return _boolean
     if hint in (str, int, float):
         return hint
+    if hint == dict[str, Any]:
+        return _settings
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType) and len(arguments) == 2 and arguments[1] is type(None):
         inner = _converter(arguments[0])
@@ -112,6 +133,13 @@ def _converter(hint: Any) -> Any:
 def _named(convert: Any, kind: type) -> Any:
     convert.__name__ = kind.__name__  # argparse prints it: "invalid float value: 'x'"
     return convert
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        return parse_settings(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _boolean(text: str) -> bool:

@@ -27,7 +27,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from covjax import checkpoint, get_pooler
-from covjax.cli import exit_on_input_error, parse
+from covjax.cli import exit_on_input_error, parse, parse_settings
 from covjax.data.sequences import read_sequences
 from covjax.data.store import encode_tokens, file_digest, shard_path, token_path
 from covjax.encoders import Encoder, load
@@ -40,16 +40,11 @@ from train.extract_config import ExtractConfig
 
 def parse_pooler(text: str) -> Callable[[Array, Array], Array]:
     """The pooler of "name" or "name:option=value:option=value"; InputError for what `get_pooler` does not know."""
-    name, *settings = text.split(":")
-    options: dict[str, Any] = {}
-    for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise InputError(f"poolers: {text!r}: expected option=value after the colon, got {setting!r}")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
+    name, _, settings = text.partition(":")
+    try:
+        options = parse_settings(settings)
+    except InputError as error:
+        raise InputError(f"poolers: {text!r}: {error}") from None
     return get_pooler(name, **options)
 
 

@@ -8,6 +8,7 @@ from covjax.autoencoders.registry import (
     make_autoencoder,
     register_autoencoder,
 )
+from covjax.autoencoders.saved import load_autoencoder, save_autoencoder
 from covjax.autoencoders.second_moment import cp_latents, cp_loss, fvu, moment_norm, tucker_loss
 from covjax.autoencoders.solver import Solution, evaluate_fvu, pca_basis, solve_tucker
 
@@ -21,10 +22,12 @@ __all__ = [
     "cp_loss",
     "evaluate_fvu",
     "fvu",
+    "load_autoencoder",
     "make_autoencoder",
     "moment_norm",
     "pca_basis",
     "register_autoencoder",
+    "save_autoencoder",
     "solve_tucker",
     "tucker_loss",
 ]

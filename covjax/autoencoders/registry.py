@@ -43,7 +43,7 @@ def autoencoder_options(kind: str) -> dict[str, inspect.Parameter]:
 
 def _parameters(factory: Callable) -> dict[str, inspect.Parameter]:
     # The signature of a Flax module's class is that of its metaclass: (*args, **kwargs).
-    function = factory.__init__ if isinstance(factory, type) else factory
+    function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     return {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
 
 

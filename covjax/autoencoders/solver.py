@@ -79,8 +79,8 @@ def solve_tucker(
     active = np.arange(starts)
     for _ in range(max_iterations):
         k, objective = _gram(batches, u[active], center)
-        for start, value in zip(active, objective):
-            history[start].append(float(value))
+        for place, value in zip(active, objective):
+            history[place].append(float(value))
         new = np.linalg.eigh(k)[1][:, :, ::-1][:, :, :rank]
         moved = np.array([_largest_sine(a, b) for a, b in zip(u[active], new)])
         u[active] = new
@@ -88,8 +88,8 @@ def solve_tucker(
         if not len(active):
             break
     _, objective = _gram(batches, u, center)
-    for start, value in enumerate(objective):
-        history[start].append(float(value))
+    for values, value in zip(history, objective):
+        values.append(float(value))
     best = int(np.argmax(objective))
     norm = sum(float(_norms(*batch, center).sum()) for batch in batches)
     return Solution(
@@ -200,14 +200,14 @@ def _part(z: Float[Array, "b t d"], u: Float[Array, "d r"]) -> tuple[Array, Arra
 
 def _gram(batches: Sequence[Batch], bases: np.ndarray, center: Center) -> tuple[np.ndarray, np.ndarray]:
     """K and the objective for every basis, from one pass over the batches."""
-    k, objective = 0, 0
+    k, objective = np.zeros(()), np.zeros(())
     with jax.enable_x64(True):
         for x, weights in batches:
             z = _scaled(*_wide(x, weights, center))
             parts = [_part(z, jnp.asarray(u)) for u in bases]
             k = k + np.stack([np.asarray(part[0]) for part in parts])
             objective = objective + np.stack([np.asarray(part[1]) for part in parts])
-    return np.asarray(k), np.asarray(objective)
+    return k, objective
 
 
 @jax.jit

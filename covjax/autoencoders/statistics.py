@@ -26,12 +26,12 @@ def feature_statistics(
     count, mean, scatter = 0.0, np.zeros(()), np.zeros(())
     for x, weights in batches:
         w = np.ones(x.shape[:-1]) if weights is None else np.asarray(weights, np.float64)
-        w, x = w[w > 0], np.asarray(x, np.float64)[w > 0]
-        if not np.isfinite(x).all():
+        w, tokens = w[w > 0], np.asarray(x, np.float64)[w > 0]
+        if not np.isfinite(tokens).all():
             raise InputError("activations: NaN or infinite values among the tokens")
-        own = w @ x / w.sum()
+        own = w @ tokens / w.sum()
         share, delta = w.sum() / (count + w.sum()), own - mean
-        scatter = scatter + w @ np.square(x - own) + count * share * delta**2  # Chan, Golub, LeVeque 1983
+        scatter = scatter + w @ np.square(tokens - own) + count * share * delta**2  # Chan, Golub, LeVeque 1983
         mean, count = mean + share * delta, count + w.sum()
     std = np.sqrt(scatter / count)
     if not (std > 1e-6 * np.abs(mean)).any():

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import BFloat16, Float
+from jaxtyping import BFloat16, Float, Int
 
 from covjax import checkpoint
 from covjax.errors import InputError
@@ -73,7 +73,8 @@ class TokenStore:
 
     `store[i]` is (tokens, features) in bfloat16, special tokens and padding left out, of sequence i of the input.
     Raises InputError for a layer that was not kept, missing shards, and token files that do not match their digest
-    (all files are read once for that).
+    (all files are read once for that). `run` is the manifest of the extraction, `features` the width of the layer,
+    `digest` stands for the content of all token files.
     """
 
     def __init__(self, folder: str | Path, layer: int):
@@ -90,9 +91,17 @@ class TokenStore:
         self._source = ArrayRecordDataSource([str(path) for path in paths])
         self._layers, self._layer = run["token_layers"], layer
         self._widths = run["token_widths"]
+        self.run = run
+        self.features: int = run["token_widths"][run["token_layers"].index(layer)]
+        self.digest = hashlib.sha256("".join(m["tokens"] for m in manifests).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._place)
+
+    def lengths(self) -> Int[np.ndarray, "n"]:
+        """Tokens of every sequence; reads every record."""
+        size = 2 * sum(self._widths)
+        return np.array([len(self._source[self._place[row]]) // size for row in range(len(self))])
 
     def __getitem__(self, row: int) -> BFloat16[np.ndarray, "tokens features"]:
         if not 0 <= row < len(self):

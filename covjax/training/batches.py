@@ -1,0 +1,147 @@
+"""Batches of training examples, shuffled by index with Grain: the position in the stream is the only state."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from covjax.data.activations import Activations
+from covjax.encoders.embed import bucket_edges
+from covjax.errors import InputError
+
+Batch = tuple[Float[np.ndarray, "b *shape"], Float[np.ndarray, "b t"] | None]
+
+
+def split_rows(count: int, held_out: float, seed: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"]]:
+    """Numbers of the training and of the held-out sequences: a random share, the same for the same seed.
+
+    Raises InputError where one of the two would be empty.
+    """
+    held = round(count * held_out)
+    if not 1 <= held < count:
+        raise InputError(f"held_out: {held_out} of {count} sequences leaves no sequence on one side")
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def shuffled(count: int, start: int, size: int, seed: int, stream: int = 0) -> Int[np.ndarray, "size"]:
+    """Entries start … start + size of an endless stream that runs through 0 … count − 1 in a new order every epoch.
+
+    The order is Grain's index shuffle, a permutation computed entry by entry: nothing is held, any place is reached at
+    once, and examples far apart meet in one batch.
+    """
+    from grain.experimental import index_shuffle
+
+    seeds: dict[int, int] = {}
+    out = np.empty(size, np.int64)
+    for place, position in enumerate(range(start, start + size)):
+        epoch, index = divmod(position, count)
+        if epoch not in seeds:
+            seeds[epoch] = int(np.random.SeedSequence([seed, stream, epoch]).generate_state(1)[0])
+        out[place] = index_shuffle(index, max_index=count - 1, seed=seeds[epoch], rounds=4)
+    return out
+
+
+class TokenBatches:
+    """Batches (size, features) of single tokens from all sequences of `rows`; no weights."""
+
+    def __init__(self, activations: Activations, rows: Int[np.ndarray, "n"], size: int, dtype: Any):
+        self._activations, self._rows, self._size, self._dtype = activations, rows, size, dtype
+        self._ends = np.cumsum(activations.lengths[rows])
+
+    def training(self, steps: int, seed: int) -> Any:
+        """A Grain data set of `steps` shuffled batches; InputError for a stream shorter than one batch."""
+        import grain
+
+        if self._ends[-1] < self._size:
+            raise InputError(f"batch: {self._size} tokens, but the stream holds only {self._ends[-1]}")
+
+        def batch(step: int) -> Batch:
+            return self._gather(shuffled(int(self._ends[-1]), step * self._size, self._size, seed))
+
+        return grain.MapDataset.range(steps).map(batch)
+
+    def once(self) -> Iterator[Batch]:
+        """Every token once, in order; the last batch may be smaller."""
+        for start in range(0, int(self._ends[-1]), self._size):
+            yield self._gather(np.arange(start, min(start + self._size, int(self._ends[-1]))))
+
+    def _gather(self, tokens: Int[np.ndarray, "b"]) -> Batch:
+        owner = np.searchsorted(self._ends, tokens, "right")
+        order = np.argsort(owner, kind="stable")
+        chosen, first = np.unique(owner[order], return_index=True)  # a sequence is read once, whatever it gives
+        position = tokens - np.concatenate([[0], self._ends])[owner]
+        out = np.empty((len(tokens), self._activations.features), self._dtype)
+        for here, x in zip(np.split(order, first[1:]), _read(self._activations, self._rows[chosen])):
+            out[here] = x[position[here]]
+        return out, None
+
+
+class SequenceBatches:
+    """Batches (size, tokens, features) of whole sequences with weights (size, tokens), 0 on padding.
+
+    Sequences of similar length share a batch, in at most `max_shapes` shapes; buckets too small for a batch are merged
+    with the next longer one. Batches of the buckets alternate in proportion to their sequences.
+    """
+
+    def __init__(self, activations: Activations, rows: Int[np.ndarray, "n"], size: int, dtype: Any, max_shapes: int):
+        self._activations, self._size, self._dtype = activations, size, dtype
+        lengths = activations.lengths[rows]
+        self._count = len(rows)
+        self._buckets: list[tuple[int, np.ndarray]] = []
+        waiting = np.empty(0, rows.dtype)
+        edges = bucket_edges(lengths, max_shapes)
+        for below, edge in zip([0, *edges], edges):
+            waiting = np.concatenate([waiting, rows[(lengths > below) & (lengths <= edge)]])
+            if len(waiting) >= size:
+                self._buckets.append((edge, waiting))
+                waiting = waiting[:0]
+        if len(waiting):  # the longest are fewer than a batch: the bucket before, if there is one, takes them in
+            last = self._buckets.pop()[1] if self._buckets else waiting[:0]
+            self._buckets.append((edges[-1], np.concatenate([last, waiting])))
+
+    def training(self, steps: int, seed: int) -> Any:
+        """A Grain data set of `steps` shuffled batches; InputError for a stream shorter than one batch."""
+        import grain
+
+        if self._count < self._size:
+            raise InputError(f"batch: {self._size} sequences, but the stream holds only {self._count}")
+
+        def data_set(stream: int, edge: int, rows: np.ndarray) -> Any:
+            def batch(step: int) -> Batch:
+                return self._gather(rows[shuffled(len(rows), step * self._size, self._size, seed, stream)], edge)
+
+            return grain.MapDataset.range(steps).map(batch)
+
+        sets = [data_set(stream, *bucket) for stream, bucket in enumerate(self._buckets)]
+        return grain.MapDataset.mix(sets, [len(rows) for _, rows in self._buckets])[:steps]
+
+    def once(self) -> Iterator[Batch]:
+        """Every sequence once, shortest buckets first; the last batch of a bucket may be smaller."""
+        for edge, rows in self._buckets:
+            for start in range(0, len(rows), self._size):
+                yield self._gather(rows[start : start + self._size], edge)
+
+    def _gather(self, rows: Int[np.ndarray, "b"], edge: int) -> Batch:
+        x = np.zeros((len(rows), edge, self._activations.features), self._dtype)
+        weights = np.zeros((len(rows), edge), np.float32)
+        for place, tokens in enumerate(_read(self._activations, rows)):
+            x[place, : len(tokens)] = tokens
+            weights[place, : len(tokens)] = 1
+        return x, weights
+
+
+def iterate(data_set: Any) -> Any:
+    """A Grain iterator that prepares the next few batches in the background; it takes and gives its state."""
+    import grain
+
+    return iter(data_set.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def _read(activations: Activations, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    arrays = activations.read([int(row) for row in rows])
+    for row, x in zip(rows, arrays):
+        if not np.isfinite(np.asarray(x, np.float32)).all():
+            raise InputError(f"activations: NaN or infinite values in sequence {row}")
+    return arrays

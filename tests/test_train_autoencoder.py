@@ -1,0 +1,176 @@
+"""Training in one process: what is written, what a second run does, what is refused."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from covjax import checkpoint
+from covjax.autoencoders import evaluate_fvu, load_autoencoder
+from covjax.data.activations import HeldActivations
+from covjax.errors import InputError
+from covjax.training.checkpoints import checkpoint_path, saved_steps
+from covjax.training.log import read_log
+from tests.toy_autoencoders import EXAMPLE, activations, config
+from train.autoencoder import main, train_autoencoder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run; tests that change its files work on a copy."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    return path, train_autoencoder(config(path), activations())
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def test_a_run_writes_log_figures_checkpoints_and_the_autoencoder(finished):
+    path, result = finished
+    rows = read_log(path)
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 13))
+    assert [row["step"] for row in rows if row["split"] == "held-out"] == [6, 12]
+    assert all(np.isfinite([row["loss"] for row in rows if row["split"] == "train"]))
+    assert rows[-1]["fvu"] == result.held_out["fvu"]
+    assert saved_steps(path / "checkpoints") == [8, 12]
+    assert (path / "figures" / "training.png").stat().st_size > 1000
+    model = load_autoencoder(path / "autoencoder")
+    np.testing.assert_array_equal(model.left[...], result.model.left[...])
+    assert model.seen[...] == 12 * 8
+
+
+def test_held_out_fvu_is_that_of_the_held_out_sequences(finished):
+    from covjax.training.batches import split_rows
+
+    model, data = finished[1].model, activations()
+    _, held = split_rows(40, 0.1, 0)
+    assert len(held) == 4
+    tokens = [((x - model.mean[...]) / model.deviation[...])[None] for x in data.read(held)]
+    expected = evaluate_fvu([(x, None) for x in tokens], model.left[...])
+    assert finished[1].held_out["fvu"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_finished_run_is_not_trained_again(run, finished):
+    before = {p: p.stat().st_mtime_ns for p in (run / "checkpoints").rglob("*") if p.is_file()}
+    result = train_autoencoder(config(run), activations())
+    assert result.held_out == finished[1].held_out
+    assert before == {p: p.stat().st_mtime_ns for p in (run / "checkpoints").rglob("*") if p.is_file()}
+
+
+def test_an_earlier_checkpoint_leads_to_the_same_end(run, finished):
+    """As after a kill: no newest checkpoint, rows of the log beyond the one before, a half-written row and save."""
+    end = checkpoint.read_manifest(checkpoint_path(finished[0] / "checkpoints", 12))
+    shutil.rmtree(checkpoint_path(run / "checkpoints", 12))
+    partial = run / "checkpoints" / "00000012.orbax-checkpoint-tmp"
+    partial.mkdir()
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 13, "spl')
+    train_autoencoder(config(run), activations())
+    assert checkpoint.read_manifest(checkpoint_path(run / "checkpoints", 12)) == end
+    assert not partial.exists()
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    assert strip(read_log(run)) == strip(read_log(finished[0]))
+
+
+def test_changed_settings_and_data_are_refused_with_the_difference(run):
+    with pytest.raises(InputError, match=r"00000012: saved under other settings: config.learning_rate: 0.01 -> 0.02"):
+        train_autoencoder(config(run, learning_rate=0.02), activations())
+    with pytest.raises(InputError, match=r"data.toy: 0 -> 1"):
+        train_autoencoder(config(run), activations(seed=1))
+    with pytest.raises(InputError, match=r"config.batch: 8 -> 4"):
+        train_autoencoder(config(run, batch=4), activations())
+
+
+@pytest.mark.parametrize("fault", ["flipped", "truncated", "metadata"])
+def test_damaged_files_are_refused_by_name(run, fault):
+    newest = checkpoint_path(run / "checkpoints", 12)
+    files = sorted((p for p in (newest / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if fault == "metadata":
+        (newest / "manifest" / "_strings.json").write_text("{")
+    else:
+        content = bytearray(files[-1].read_bytes())
+        content[len(content) // 2] ^= 255
+        files[-1].write_bytes(bytes(content) if fault == "flipped" else bytes(content[: len(content) // 2]))
+    with pytest.raises(InputError, match="00000012: "):
+        train_autoencoder(config(run), activations())
+
+
+def test_the_pages_example_trains_through_the_loop(tmp_path):
+    assert len(EXAMPLE.strip().splitlines()) <= 40
+    settings = config(
+        tmp_path, kind="absolute-topk", options={"latents": 32, "k": 3}, batch=64, steps=150, evaluate_every=50
+    )
+    result = train_autoencoder(dataclasses.replace(settings, save_every=150, log_every=50), activations())
+    curve = [row["fvu"] for row in read_log(tmp_path) if row["split"] == "held-out"]
+    assert len(curve) == 3
+    assert curve[-1] < 0.8 * curve[0]
+    np.testing.assert_allclose(np.linalg.norm(result.model.dictionary[...], axis=1), 1, rtol=1e-5)
+    assert 0 <= result.held_out["dead"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 41}, "batch: 41 sequences, but the stream holds only 36"),
+        ({"kind": "absolute-topk", "batch": 10**6}, r"batch: 1000000 tokens, but the stream holds only \d+"),
+        ({"kind": "nothing"}, "kind: 'nothing' is not known; allowed: absolute-topk"),
+        ({"options": {"rank": 13}}, "rank: 13 is not in 1 … 12"),
+        ({"options": {"depth": 1}}, "no option 'depth'; allowed: rank"),
+        ({"held_out": 0.001}, "held_out: 0.001 of 40 sequences"),
+        ({"learning_rate": 0.0}, "learning_rate: 0.0 is not allowed"),
+        ({"data": "both"}, "store: 'toy' is not allowed; expected either"),
+        ({"wandb": "project"}, "wandb: 'project' is asked for, but"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        train_autoencoder(config(tmp_path, **change), activations())
+
+
+def test_bad_activations_are_named(tmp_path):
+    good = activations()
+    arrays = good.read(range(40))
+    arrays[7] = np.full_like(arrays[7], np.nan)
+    with pytest.raises(InputError, match="NaN or infinite values in sequence 7"):
+        train_autoencoder(config(tmp_path / "nan"), HeldActivations(arrays, {}))
+    constant = [np.ones_like(x) for x in arrays]
+    with pytest.raises(InputError, match="every feature is constant"):
+        train_autoencoder(config(tmp_path / "constant"), HeldActivations(constant, {}))
+    huge = [1e20 * x for x in good.read(range(40))]
+    with pytest.raises(InputError, match="learning_rate: .* is (nan|inf|-inf) at step 1"):
+        train_autoencoder(config(tmp_path / "huge", kind="tucker", options={"rank": 3}), HeldActivations(huge, {}))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="output: .*file.* cannot be written"):
+        train_autoencoder(config(tmp_path / "file"), activations())
+
+
+def test_the_command_prints_one_line_for_an_error(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--steps", "3"])
+    assert "expected either --store FOLDER or --data FILE" in capsys.readouterr().err
+
+
+def test_a_step_too_large_for_memory_is_refused_before_it_runs(tmp_path, monkeypatch):
+    from covjax.training import state
+
+    monkeypatch.setattr(state, "_free_memory", lambda: 10)
+    with pytest.raises(InputError, match=r"batch: a step on \(8, \d+, 12\) needs .* GiB more"):
+        train_autoencoder(config(tmp_path), activations())
+
+
+def test_log_reaches_tensorboard_where_it_is_installed(finished):
+    pytest.importorskip("tensorboardX")
+    assert list((finished[0] / "tensorboard").glob("events.*"))
+
+
+def test_json_rows_are_json(finished):
+    for line in (finished[0] / "log.jsonl").read_text().splitlines():
+        assert {"step", "split", "seconds"} < set(json.loads(line))

@@ -1,0 +1,175 @@
+"""Train an autoencoder on token activations: any registered kind, resumable at any point.
+
+    python -m train.autoencoder --config configs/autoencoder_tucker.py
+
+Activations come from a store of `train.extract --keep-tokens true` or straight from an encoder over a sequence file.
+Examples are shuffled by index; batches are split over all devices; held-out sequences are evaluated at intervals.
+A run killed at any point goes on from its newest checkpoint and ends bit-identical. Writes `checkpoints`, `log.jsonl`,
+`tensorboard`, `figures/training.png` and `autoencoder`, which `covjax.autoencoders.load_autoencoder` reads.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from covjax.autoencoders import make_autoencoder, save_autoencoder
+from covjax.autoencoders.arrays import from_arrays, to_arrays
+from covjax.cli import exit_on_input_error, parse
+from covjax.data.activations import Activations, EncodedActivations, StoredActivations, hold
+from covjax.data.sequences import read_sequences
+from covjax.encoders import load
+from covjax.errors import InputError
+from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
+from covjax.training.checkpoints import load_newest, save_step
+from covjax.training.figures import draw_training
+from covjax.training.log import Log, read_log
+from covjax.training.state import (
+    Step,
+    TrainState,
+    data_mesh,
+    distribute,
+    make_evaluation,
+    make_optimiser,
+    replicate,
+    summarise,
+)
+from train.autoencoder_config import NOT_IN_RESULT, AutoencoderConfig
+
+PROGRESS = ("fvu", "l0", "dead", "loss")  # shown while training, where the autoencoder reports them
+
+
+class Result(NamedTuple):
+    """What a run ends with: the autoencoder, and the figures on the held-out sequences."""
+
+    model: Any
+    held_out: dict[str, float]
+
+
+def train_autoencoder(config: AutoencoderConfig, activations: Activations | None = None) -> Result:
+    """Run or resume a training; `activations` stand in for the config's store or data.
+
+    Raises InputError for everything a user can put right.
+    """
+    config.check()
+    output = Path(config.output)
+    try:
+        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
+    activations = _activations(config) if activations is None else activations
+    train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.seed)
+    model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
+    stream = _batches(config, model.examples, activations, train_rows).training(config.steps, config.seed)
+    held = _batches(config, model.examples, activations, held_rows)
+    mesh = data_mesh(config.batch)
+    manifest = _manifest(config, activations)
+
+    optimiser = make_optimiser(config.steps, config.learning_rate, config.warmup, config.decay, config.clip)
+    graph, state = nnx.split(TrainState(model, optimiser))
+    examples, step = iterate(stream), 0
+    found = load_newest(output / "checkpoints", to_arrays(state), manifest)
+    if found is not None:
+        state, step = from_arrays(state, found[0]), found[1]["step"]
+        examples.set_state(found[1]["iterator"])
+        print(f"resumed at step {step:,} of {config.steps:,} in {output}")
+    elif hasattr(model, "initialise"):
+        model.initialise([stream[i] for i in range(min(config.init_batches, config.steps))])
+        graph, state = nnx.split(TrainState(model, optimiser))
+    state = replicate(mesh, state)
+    advance, evaluation = Step(graph, mesh), make_evaluation(graph)
+    start = time.monotonic()
+    figures: dict[str, float] = {}
+    bar = tqdm(total=config.steps, initial=step, unit="step", disable=None)
+    with bar, contextlib.closing(Log(output, step, config.wandb, manifest["config"])) as log:
+        while step < config.steps:
+            state, metrics = advance(state, *distribute(mesh, next(examples)))
+            step += 1
+            bar.update()
+            last = step == config.steps
+            if step % config.log_every == 0 or last:
+                values = {name: float(value) for name, value in metrics.items()}
+                _refuse_divergence(values, step)
+                log.write(step, "train", values, time.monotonic() - start)
+                shown = values | figures
+                bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown})
+            if step % config.evaluate_every == 0 or last:
+                sums = [evaluation(state, *distribute(mesh, batch)) for batch in held.once()]
+                total = jax.tree.map(lambda *parts: sum(parts), *sums)
+                figures = summarise(nnx.merge(graph, state).model, total)
+                log.write(step, "held-out", figures, time.monotonic() - start)
+            if step % config.save_every == 0 or last:  # after the log's rows of this step: they are kept with it
+                position = {"step": step, "iterator": examples.get_state()}
+                save_step(output / "checkpoints", step, to_arrays(state), manifest | position)
+    rows = read_log(output)
+    model = nnx.merge(graph, state).model
+    save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
+    draw_training(rows, output / "figures" / "training.png")
+    return Result(model, {k: v for k, v in rows[-1].items() if k not in ("step", "split", "seconds")})
+
+
+def _activations(config: AutoencoderConfig) -> Activations:
+    if config.store:
+        source: Activations = StoredActivations(config.store, config.layer, config.encoder)
+    else:
+        _, sequences = read_sequences(config.data)
+        encoder = load(config.encoder)
+        source = EncodedActivations(encoder, sequences, config.layer, config.token_budget, config.max_shapes)
+    tokens = int(source.lengths.sum())
+    size = tokens * source.features * np.dtype(jax.numpy.dtype(config.dtype)).itemsize / 2**30
+    print(f"{len(source.lengths):,} sequences, {tokens:,} tokens of {source.features} features: {size:.3g} GiB")
+    return hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
+
+
+def _batches(
+    config: AutoencoderConfig, examples: str, activations: Activations, rows: np.ndarray
+) -> TokenBatches | SequenceBatches:
+    dtype = jax.numpy.dtype(config.dtype)
+    if examples == "sequences":
+        return SequenceBatches(activations, rows, config.batch, dtype, config.max_shapes)
+    if isinstance(activations, EncodedActivations):
+        raise InputError(
+            f"max_memory_gib: {config.max_memory_gib} is too little for all tokens, and encoding a sequence for each "
+            "token of a batch is slow; raise it, or write a store first: train.extract --keep-tokens true"
+        )
+    return TokenBatches(activations, rows, config.batch, dtype)
+
+
+def _manifest(config: AutoencoderConfig, activations: Activations) -> dict[str, Any]:
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_RESULT}
+    versions = {"jax": jax.__version__}
+    return json.loads(json.dumps({"config": settings, "data": activations.identity, "versions": versions}))
+
+
+def _refuse_divergence(values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(f"learning_rate: {name} is {value} at step {step}; lower the rate or clip the gradient")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; exit status 2 and one line for a user's error."""
+    command = "python -m train.autoencoder"
+    with exit_on_input_error(command):
+        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv)
+        if flags.force:
+            shutil.rmtree(config.output, ignore_errors=True)
+        result = train_autoencoder(config)
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
+        print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
