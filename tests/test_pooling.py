@@ -7,10 +7,12 @@ import pytest
 from flax import nnx
 
 from covjax import InputError, Pooler, get_pooler, pooler_names
+from covjax.autoencoders.sparse import TopK
 from covjax.pooling import FunctionPooler, register
 
 D, T = 6, 14
 BASIS = np.random.default_rng(5).normal(size=(D, 3)).astype(np.float32)
+SAE = TopK(D, latents=8, k=5)
 OPTIONS: dict[str, list[dict]] = {
     **{name: [{}] for name in ("mean", "std", "mean_std", "max", "first", "last", "mean_outer")},
     **{name: [{}] for name in ("second_moment", "covariance", "correlation")},
@@ -26,6 +28,8 @@ OPTIONS: dict[str, list[dict]] = {
     "tensor_sketch": [{"size": 16}, {"size": 8, "degree": 3}],
     "random_maclaurin": [{"size": 16}],
     "random_projection": [{"rank": 3}],
+    **{name: [{"autoencoder": SAE}] for name in ("sae_mean", "sae_max")},
+    "sae_cooccurrence": [{"autoencoder": SAE, "pairs": np.array([[0, 0], [0, 3], [2, 7]])}],
     "hybrid": [{"parts": ["mean", "log_covariance"]}],
 }
 CASES = [(name, i) for name, options in OPTIONS.items() for i in range(len(options))]
@@ -112,8 +116,9 @@ def test_masked_nan_reaches_neither_value_nor_gradient(rng, case):
 def test_masked_nan_does_not_reach_the_gradient_of_parameters(rng, case):
     if not isinstance(case.pool, nnx.Module):
         pytest.skip("no parameters")
-    graph, state = nnx.split(case.pool)
-    gradient = jax.jit(jax.grad(lambda s, x, w: jnp.sum(jnp.sin(nnx.merge(graph, s)(x, w)))))
+    is_real = lambda _, leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+    graph, state, rest = nnx.split(case.pool, is_real, ...)
+    gradient = jax.jit(jax.grad(lambda s, x, w: jnp.sum(jnp.sin(nnx.merge(graph, s, rest)(x, w)))))
     x = tokens(rng)
     dirty, clean = (jax.tree.leaves(gradient(state, *pad(x, fill=fill))) for fill in (np.nan, 0))
     for a, b in zip(dirty, clean, strict=True):

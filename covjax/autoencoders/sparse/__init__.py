@@ -1,7 +1,7 @@
 """Sparse autoencoders of tokens: TopK, BatchTopK, ReLU, JumpReLU, Matryoshka."""
 
 from covjax.autoencoders.sparse.dense import BatchTopK, JumpReLU, Matryoshka, ReLU
-from covjax.autoencoders.sparse.module import SparseAutoencoder, Statistic
+from covjax.autoencoders.sparse.module import SparseAutoencoder
 from covjax.autoencoders.sparse.topk import TopK
 
-__all__ = ["BatchTopK", "JumpReLU", "Matryoshka", "ReLU", "SparseAutoencoder", "Statistic", "TopK"]
+__all__ = ["BatchTopK", "JumpReLU", "Matryoshka", "ReLU", "SparseAutoencoder", "TopK"]

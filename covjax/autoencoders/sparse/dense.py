@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from covjax.autoencoders.registry import register_autoencoder
 from covjax.autoencoders.sparse.activations import batch_topk, check_k, jumprelu, step
-from covjax.autoencoders.sparse.module import Forward, SparseAutoencoder, Statistic
+from covjax.autoencoders.sparse.module import Forward, SparseAutoencoder
+from covjax.autoencoders.statistics import Statistic
 from covjax.errors import InputError
 from covjax.tokens import safe_ratio
 

@@ -15,14 +15,11 @@ from covjax.autoencoders.sparse.auxk import auxk
 from covjax.autoencoders.sparse.codes import preactivations
 from covjax.autoencoders.sparse.metrics import Sums, dead_share, fvu, l0, token_sums
 from covjax.autoencoders.sparse.start import geometric_median, norm_scale
+from covjax.autoencoders.statistics import Statistic
 from covjax.errors import InputError
 from covjax.tokens import check_tokens, check_weights, is_concrete, safe_ratio, token_weights
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-
-
-class Statistic(nnx.Variable):
-    """State that training updates and the optimiser does not: saved with the module."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""What two trainings of the same autoencoder have in common, and what they would have by chance."""
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import orthogonal_procrustes, subspace_angles
+from scipy.optimize import linear_sum_assignment
+
+from covjax.errors import InputError
+
+
+def matched_cosines(
+    left: Float[np.ndarray, "latents features"], right: Float[np.ndarray, "latents features"]
+) -> Float[np.ndarray, "latents"]:
+    """|cosine| of every row of `left` with its own row of `right`, in the one-to-one matching with the largest sum.
+
+    The Hungarian method: no row serves two. Order and sign of the rows do not matter; a row of zeros has cosine 0.
+    Raises InputError for other shapes, and NaN or inf.
+    """
+    _check(left, right)
+    cosines = np.abs(_unit(left) @ _unit(right).T)
+    rows, columns = linear_sum_assignment(cosines, maximize=True)
+    return np.minimum(cosines[rows, columns], 1)
+
+
+def random_cosines(latents: int, features: int, seed: int = 0) -> Float[np.ndarray, "latents"]:
+    """`matched_cosines` of two random dictionaries of that size: what chance and the choice among many rows give."""
+    rng = np.random.default_rng(seed)
+    return matched_cosines(*rng.normal(size=(2, latents, features)))
+
+
+def share_above(cosines: Float[np.ndarray, "latents"], threshold: float) -> float:
+    """Share of the matched latents whose cosine is above `threshold`."""
+    return float(np.mean(cosines > threshold))
+
+
+def principal_angles(
+    left: Float[np.ndarray, "features rank"], right: Float[np.ndarray, "features rank"]
+) -> Float[np.ndarray, "rank"]:
+    """Angles in radians between the spans of the columns, ascending (Björck and Golub 1973; exact for small ones too).
+
+    Raises InputError for other shapes, and NaN or inf.
+    """
+    _check(left, right)
+    return subspace_angles(np.asarray(left, np.float64), np.asarray(right, np.float64))[::-1]
+
+
+def procrustes_distance(left: Float[np.ndarray, "n k"], right: Float[np.ndarray, "n k"]) -> float:
+    """min_R ‖X − Y R‖_F / ‖X‖_F over orthogonal R, for embeddings of the same n sequences, each centred first.
+
+    0 for embeddings that differ by a rotation or a reflection, √2 for unrelated ones of equal size in many dimensions.
+    Raises InputError for other shapes, NaN or inf, and embeddings X that are all the same.
+    """
+    _check(left, right)
+    x, y = (np.asarray(a, np.float64) - np.mean(a, axis=0, dtype=np.float64) for a in (left, right))
+    if not (size := np.linalg.norm(x)):
+        raise InputError("left must vary over its rows")
+    rotation, _ = orthogonal_procrustes(y, x)
+    return float(np.linalg.norm(x - y @ rotation) / size)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, np.float64)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norm > 0, norm, 1)
+
+
+def _check(left: np.ndarray, right: np.ndarray) -> None:
+    if left.ndim != 2 or left.shape != right.shape or 0 in left.shape:
+        raise InputError(f"left and right must be matrices of one shape, got {left.shape} and {right.shape}")
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise InputError("left and right must be finite, got NaN or inf")

@@ -1,0 +1,107 @@
+"""Poolers on the latents of a trained sparse autoencoder: their mean, their maximum, and the moment of chosen pairs."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from covjax.autoencoders.saved import load_autoencoder
+from covjax.autoencoders.sparse import SparseAutoencoder
+from covjax.errors import InputError
+from covjax.pooling.base import register
+from covjax.tokens import prepare_tokens, safe_ratio
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class _LatentPool(nnx.Module):
+    permutation_invariant = True
+
+    def __init__(self, autoencoder: SparseAutoencoder):
+        self.autoencoder = autoencoder
+
+    def __call__(
+        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
+    ) -> Float[Array, "k"]:
+        """Pool one sequence (see `covjax.pooling.Pooler`); the tokens receive a gradient, the autoencoder none."""
+        x, w = prepare_tokens(x, weights)
+        graph, state = nnx.split(self.autoencoder)
+        z = nnx.merge(graph, jax.lax.stop_gradient(state)).encode(x)
+        return self.pool(jnp.where(w[:, None] > 0, z, 0), w)
+
+    def pool(self, z: Float[Array, "tokens latents"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
+        """Latents, 0 for masked tokens, to one vector."""
+        raise NotImplementedError
+
+
+class MeanLatents(_LatentPool):
+    """Σ w z / n; size latents."""
+
+    name = "sae_mean"
+
+    def pool(self, z, w):
+        """See the class."""
+        return safe_ratio(jnp.matmul(w, z, precision=_HIGHEST), jnp.sum(w))
+
+
+class MaxLatents(_LatentPool):
+    """Largest value of every latent; size latents."""
+
+    name = "sae_max"
+
+    def pool(self, z, w):
+        """See the class."""
+        return jnp.max(z, axis=0)
+
+
+class Pairs(nnx.Variable):
+    """Pairs of latents chosen beforehand: saved with the pooler, not trained."""
+
+
+class Cooccurrence(_LatentPool):
+    """Σ w z_i z_j / n for chosen pairs, off-diagonal ones times √2; size pairs."""
+
+    name = "sae_cooccurrence"
+
+    def __init__(self, autoencoder: SparseAutoencoder, pairs: Int[np.ndarray, "pairs 2"]):
+        super().__init__(autoencoder)
+        self.pairs = Pairs(jnp.asarray(pairs, jnp.int32))
+
+    def pool(self, z, w):
+        """See the class."""
+        left, right = self.pairs[...].T
+        product = jnp.sum(w[:, None] * z[:, left] * z[:, right], axis=0)
+        return safe_ratio(product, jnp.sum(w)) * jnp.where(left == right, 1, 2**0.5)
+
+
+def _autoencoder(given: SparseAutoencoder | str | Path) -> SparseAutoencoder:
+    module = load_autoencoder(given) if isinstance(given, (str, Path)) else given
+    if not isinstance(module, SparseAutoencoder):
+        raise InputError(f"autoencoder must be a sparse one or its folder, got {type(module).__name__}")
+    return module
+
+
+@register("sae_mean")
+def sae_mean(*, autoencoder: SparseAutoencoder | str) -> MeanLatents:
+    """Mean of the latents of a sparse autoencoder (the module, or the folder it was saved in); size latents."""
+    return MeanLatents(_autoencoder(autoencoder))
+
+
+@register("sae_max")
+def sae_max(*, autoencoder: SparseAutoencoder | str) -> MaxLatents:
+    """Maximum of the latents of a sparse autoencoder over the tokens; size latents."""
+    return MaxLatents(_autoencoder(autoencoder))
+
+
+@register("sae_cooccurrence")
+def sae_cooccurrence(*, autoencoder: SparseAutoencoder | str, pairs: Int[np.ndarray, "pairs 2"]) -> Cooccurrence:
+    """Second moment of the latents at the given pairs (i, j), as `sparse.cooccurrence.frequent_pairs` chooses."""
+    module, pairs = _autoencoder(autoencoder), np.asarray(pairs)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.dtype.kind not in "iu":
+        raise InputError(f"pairs must be whole numbers of shape (pairs, 2), got {pairs.dtype} {pairs.shape}")
+    if pairs.min() < 0 or pairs.max() >= module.latents:
+        raise InputError(f"pairs must be from 0 to {module.latents - 1}, got {pairs.min()} to {pairs.max()}")
+    return Cooccurrence(module, pairs)
