@@ -171,10 +171,17 @@ def _rank_panel(axes: Axes, entry: dict[str, Any]) -> None:
     axes.axhline(entry["reference"], color="#555555", linestyle="--", linewidth=1, label="mean")
     whole = {point["rank"] for points in entry["curves"].values() for point in points if point["whole"]}
     axes.set_xscale("log", base=2)
-    shown = sorted(ranks)
-    axes.set_xticks(shown, [f"{rank}\n(whole)" if rank in whole else str(rank) for rank in shown])
+    ticks: list[int] = sorted(ranks, reverse=True)
+    named: list[int] = []
+    for rank in ticks:  # a name where it does not touch the next larger one's
+        if not named or math.log(named[-1] / rank) > 0.09 * math.log(ticks[0] / ticks[-1]):
+            named.append(rank)
+    names = {rank: f"{rank}\n(whole)" if rank in whole else str(rank) for rank in named}
+    axes.set_xticks(ticks, [names.get(rank, "") for rank in ticks])
     axes.minorticks_off()
-    axes.set_title(entry["task"], fontsize=9)
+    axes.set_title(entry["task"], fontsize=9, pad=16)
     axes.set_ylabel(f"test {entry['metric']}")
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.legend(frameon=False, fontsize=7)
+    # Above the axes: no corner is free in every task.
+    style = {"frameon": False, "fontsize": 7, "columnspacing": 1.2}
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3, **style)
