@@ -18,7 +18,7 @@ def auroc(
     NaN for a label with one class only. Raises InputError for wrong shapes or scores that are not finite.
     """
     check_table(truth, scores, counts)
-    return _per_label(truth, scores, counts, _auroc_runs)
+    return _auroc(truth, scores) if counts is None else _per_label(truth, scores, counts, _auroc_runs)
 
 
 def average_precision(
@@ -30,12 +30,48 @@ def average_precision(
     label without positives. Raises InputError for wrong shapes or scores that are not finite.
     """
     check_table(truth, scores, counts)
+    if counts is None:
+        return _average_precision(truth, scores)
     return _per_label(truth, scores, counts, _average_precision_runs)
+
+
+def _positives(truth, scores):
+    """Per label with a positive: its number, all scores and those of its positives, both ascending.
+
+    One sort of all columns, which NumPy does with vector instructions, unlike an argsort; then only the positives, few
+    of many, are looked up.
+    """
+    ordered = np.sort(np.ascontiguousarray(scores.T), axis=1)
+    for j, positive in enumerate(np.ascontiguousarray(truth.T)):
+        if positive.any():
+            yield j, ordered[j], np.sort(scores[positive, j])
+
+
+def _auroc(truth, scores) -> Float[np.ndarray, "k"]:
+    out = np.full(truth.shape[1], np.nan)
+    for j, ordered, positives in _positives(truth, scores):
+        p, n = len(positives), len(ordered)
+        if p < n:
+            # Every positive beats those below it and half of those equal to it; among themselves that makes p²/2.
+            below = (
+                np.searchsorted(ordered, positives, "left").sum() + np.searchsorted(ordered, positives, "right").sum()
+            )
+            out[j] = (below / 2 - p * p / 2) / (p * (n - p))
+    return out
+
+
+def _average_precision(truth, scores) -> Float[np.ndarray, "k"]:
+    out = np.full(truth.shape[1], np.nan)
+    for j, ordered, positives in _positives(truth, scores):
+        # At the threshold of each positive: positives called, over all called.
+        called = len(positives) - np.searchsorted(positives, positives, "left")
+        out[j] = (called / (len(ordered) - np.searchsorted(ordered, positives, "left"))).mean()
+    return out
 
 
 def _per_label(truth, scores, counts, metric):
     # (n, resamples) layout: sorting and running sums then move whole contiguous rows.
-    weights = np.ones((len(truth), 1)) if counts is None else np.ascontiguousarray(counts.T, np.float64)
+    weights = np.ascontiguousarray(counts.T, np.float64)
     out = np.full((weights.shape[1], truth.shape[1]), np.nan)
     for j in range(truth.shape[1]):
         order = np.argsort(-scores[:, j], kind="stable")
@@ -43,7 +79,7 @@ def _per_label(truth, scores, counts, metric):
         if positive.any():
             with np.errstate(invalid="ignore", divide="ignore"):
                 out[:, j] = metric(*_runs(scores[order, j], positive, weights[order]))
-    return out[0] if counts is None else out
+    return out
 
 
 def _runs(score, positive, w):
