@@ -36,7 +36,7 @@ class CompareConfig:
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of every trained pool; the table shows their mean")
     probes: tuple[str, ...] = option((), "logistic, ridge or both; empty: all that the task has")
     penalties: tuple[float, ...] = option(
-        (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "L2 grid of the probes, relative to the features' mean squared norm",
     )
     shares: tuple[float, float, float] = option(

@@ -81,7 +81,7 @@ def _make(
         poolers: dict[str, Pool] = {}
         kinds: dict[str, list[Row]] = {}
         for row in pooled:
-            if row.trained:
+            if row.training:
                 kinds.setdefault(row.replica_of or row.label, []).append(row)
             elif not row.cls:
                 poolers[row.label] = _pooler(row, basis)

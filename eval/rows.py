@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from covjax.errors import InputError
 from eval.config import BASELINE, COMPOSITION, CONTROL, SECOND_ORDER, CompareConfig
@@ -21,10 +22,11 @@ class Row:
 
     `label` is shown and names the folders. `pooler` with `options` goes to `covjax.get_pooler`. `rank` asks for the
     top-`rank` PCA basis of the mean training covariance. `shuffled` permutes every feature within the sequence first.
-    `cls` takes the model's own special token. `trained` fits the pooler end to end with seed `seed`, on the first
-    `width` principal components; `replica_of` names the row whose other seeds it belongs to. `parts` names earlier rows
-    to set side by side, each scaled to unit root-mean-square norm on the training set, of which `components` principal
-    components are kept. `k` counts k-mers of the sequence itself, or words of a text, instead of pooling tokens.
+    `cls` takes the model's own special token. `training` (steps and grid) fits the pooler end to end with seed `seed`,
+    on the first `width` principal components; `replica_of` names the row whose other seeds it belongs to. `parts` names
+    earlier rows to set side by side, each scaled to unit root-mean-square norm on the training set, of which
+    `components` principal components are kept. `k` counts k-mers of the sequence itself, or words of a text, instead of
+    pooling tokens.
     """
 
     label: str
@@ -34,7 +36,7 @@ class Row:
     rank: int | None = None
     shuffled: bool = False
     cls: bool = False
-    trained: bool = False
+    training: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
     width: int | None = None
     replica_of: str = ""
@@ -92,6 +94,11 @@ def make_rows(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row,
 
 def _trained(config: CompareConfig, features: int, wanted: str) -> list[Row]:
     rows = []
+    training = (
+        ("steps", config.steps),
+        ("learning_rates", config.learning_rates),
+        ("weight_decays", config.weight_decays),
+    )
     for name in config.trained:
         role, pooler, options = LEARNED[name]
         if role != wanted:
@@ -101,5 +108,7 @@ def _trained(config: CompareConfig, features: int, wanted: str) -> list[Row]:
         width = LIGHT_WIDTH if name == "light attention" and features > LIGHT_WIDTH else None
         for i, seed in enumerate(config.seeds):
             label, replica_of = (name, "") if i == 0 else (f"{name}, seed {seed}", name)
-            rows.append(Row(label, role, pooler, options, trained=True, seed=seed, width=width, replica_of=replica_of))
+            rows.append(
+                Row(label, role, pooler, options, training=training, seed=seed, width=width, replica_of=replica_of)
+            )
     return rows

@@ -35,7 +35,7 @@ def test_make_rows(features, has_cls):
     assert len(replicas) == 6  # three pools, two further seeds each
     for row in rows:
         if row.pooler and not row.rank:
-            options = {"features": row.width or features, "seed": row.seed} if row.trained else {}
+            options = {"features": row.width or features, "seed": row.seed} if row.training else {}
             get_pooler(row.pooler, **dict(row.options), **options)
 
 
