@@ -1,7 +1,7 @@
 """Token activations of a data set: encoded once and held in memory where they fit, walked over in padded batches."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class TokenSet:
     def __init__(self, encoder: Encoder, data: Dataset, layer: int, token_budget: int, max_gib: float):
         self.encoder, self.data, self.layer, self.token_budget = encoder, data, layer, token_budget
         self.features = encoder.features(layer)
-        self.has_cls = has_cls(encoder, data.sequences[0])
+        self.has_cls = has_cls(encoder, data.sequences, layer)
         self.gib = sum(map(len, data.sequences)) * self.features * 4 / 2**30
         self.fits = self.gib <= max_gib
         self._kept: list[np.ndarray] = []
@@ -109,10 +109,14 @@ class TokenSet:
                 yield Batch(rows, tokens, weights, self._cls[full] if self.has_cls else None)
 
 
-def has_cls(encoder: Encoder, sequence: str) -> bool:
-    """Whether the model puts a special token of its own before the sequence."""
-    _, mask, pool = tokenize(encoder, [sequence])
-    return bool(mask[0, 0] and not pool[0, 0])
+def has_cls(encoder: Encoder, sequences: Sequence[str], layer: int) -> bool:
+    """Whether a special token stands before the sequence and has seen it; the start of a recurrence has not."""
+    other = next((sequence for sequence in sequences if sequence != sequences[0]), sequences[0])
+    tokens, mask, pool = tokenize(encoder, [sequences[0], other])
+    if not mask[0, 0] or pool[0, 0]:
+        return False
+    first = np.asarray(encoder.apply(tokens, mask, (layer,))[layer], np.float32)[:, 0]
+    return not np.array_equal(first[0], first[1])
 
 
 def _progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:

@@ -10,10 +10,13 @@ import pytest
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
 from eval import compare, config, features
+from eval.rows import make_rows
+from eval.tokens import TokenSet
 from tests.test_unirep import random_weights
 
 register_encoder("tiny", lambda dtype: UniRep(random_weights()))
 OPTIONS = ["--encoder", "tiny", "--ranks", "2,4", "--penalties", "1e-3,1e-1,1", "--resamples", "100"]
+OPTIONS += ["--trained", "attention", "--steps", "8", "--seeds", "0,1"]
 
 
 def sequences(rng, n):
@@ -46,7 +49,7 @@ def finished(tmp_path_factory):
 def test_results_hold_every_row_probe_metric_and_the_manifest(finished):
     _, results = finished
     labels = [row["label"] for row in results["rows"]]
-    assert labels[:4] == ["mean", "mean+std", "max", "last"]
+    assert labels[:6] == ["mean", "mean+std", "max", "first", "last", "attention"]
     assert {"outer product μμᵀ", "shuffled Σ", "composition", "log(Σ+εI)"} <= set(labels)
     for row in results["rows"]:
         assert set(row["probes"]) == {"logistic", "ridge"}
@@ -55,6 +58,10 @@ def test_results_hold_every_row_probe_metric_and_the_manifest(finished):
             for score in probe["test"].values():
                 assert score["interval"][0] <= score["interval"][1]
             assert len(probe["validation_path"]) == 3
+    attention = next(row for row in results["rows"] if row["label"] == "attention")["probes"]["ridge"]["test"]["mcc"]
+    assert attention["value"] == pytest.approx(np.mean(attention["seeds"]))
+    assert len(attention["seeds"]) == 2
+    assert results["contrasts"]["gain"]["other"] == "mean"
     assert {"config", "data", "encoder", "device", "versions", "command"} <= set(results["manifest"])
     assert results["rows"][0]["probes"]["ridge"]["test"]["mcc"]["difference"] == 0
 
@@ -69,8 +76,8 @@ def test_a_second_run_reuses_all_and_changes_nothing(finished, capsys):
     folder, results = finished
     assert run(folder) == results
     out = capsys.readouterr().out
-    assert "features: all 15 complete" in out
-    assert "probes: all 15 complete" in out
+    assert "features: all 25 complete" in out
+    assert "probes: all 25 complete" in out
     assert "results: complete" in out
 
 
@@ -82,7 +89,7 @@ def test_a_run_that_lost_parts_ends_in_the_same_numbers(finished, tmp_path, caps
     (tmp_path / "run" / "results.json").unlink()
     (tmp_path / "run" / "features" / "sqrt-cov").mkdir()  # what a kill leaves at worst: a folder without metadata
     again = run(tmp_path)
-    assert "features: 13 complete and reused, 2 to make" in capsys.readouterr().out
+    assert "features: 23 complete and reused, 2 to make" in capsys.readouterr().out
     for a, b in zip(results["rows"], again["rows"]):
         assert a == b
 
@@ -91,7 +98,7 @@ def test_force_redoes_everything(finished, tmp_path, capsys):
     folder, results = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     assert run(tmp_path, "--force")["rows"] == results["rows"]
-    assert "0 complete and reused, 15 to make" in capsys.readouterr().out
+    assert "0 complete and reused, 25 to make" in capsys.readouterr().out
 
 
 class Page(HTMLParser):
@@ -135,15 +142,19 @@ def test_multilabel_and_regression_tasks(tmp_path, rng):
 
 
 def test_features_do_not_depend_on_batches(tmp_path, rng):
-    write_table(tmp_path / "t.csv", rng)
+    """Nor on whether the tokens are kept, or on how many rows are pooled in one pass."""
+    write_table(tmp_path / "t.csv", rng, n=100)
     data = compare.assign_splits(compare.read_table(tmp_path / "t.csv"))
-    tables = []
-    for budget, memory in ((200, 1.0), (5000, 0.0)):
-        settings = config.CompareConfig(data="t.csv", ranks=(2,), token_budget=budget, max_memory_gib=memory)
-        encoder = UniRep(random_weights())
-        tables.append(features._make(settings, data, encoder, list(settings.rows), {}))
-    for label, table in tables[0].items():
-        np.testing.assert_allclose(table, tables[1][label], atol=2e-4, err_msg=label)
+    found = []
+    for number, (budget, memory, gib) in enumerate(((200, 1.0, 1.0), (5000, 0.0, 1e-9))):
+        settings = config.CompareConfig(data="t.csv", ranks=(2,), trained=(), max_features_gib=gib)
+        tokens = TokenSet(UniRep(random_weights()), data, 1, budget, memory)
+        rows = tuple(
+            r for r in make_rows(settings, 8, False) if r.label in ("mean", "sqrt Σ", "shuffled Σ", "PCA-Σ rank 2")
+        )
+        found.append(features.make_features(settings, data, tokens, rows, tmp_path / str(number), {}))
+    for label, table in found[0].items():
+        np.testing.assert_allclose(table.values, found[1][label].values, atol=2e-4, err_msg=label)
 
 
 GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,validation\nMKF,1,test\nMKG,0,test\n"
