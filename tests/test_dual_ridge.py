@@ -5,7 +5,7 @@ import pytest
 
 from covjax.errors import InputError
 from covjax.probes import dual, fit_ridge_path, row_space
-from covjax.probes.dual import ROUTES, block_gram, cholesky_path, choose_route, fit_ridge_blocks
+from covjax.probes.dual import ROUTES, block_gram, cholesky_path, choose_route, default_block, fit_ridge_blocks
 from eval.benchmark import ridge
 
 PENALTIES = (1e-5, 1e-2, 1.0)
@@ -71,6 +71,7 @@ def test_routes_are_chosen_by_size():
     assert choose_route(1000, 500) == "primal"
     assert choose_route(1000, 501) == "eigen"
     assert choose_route(4097, 51_360) == "cholesky"
+    assert [default_block(p) for p in (10, 51_360, 1_180_416, 10**9)] == [512, 512, 56, 1]
 
 
 @pytest.mark.parametrize(
@@ -102,4 +103,5 @@ def test_the_benchmark_reports_every_stage(tmp_path, capsys):
         "weights on the features",
         "peak memory, GiB",
     ):
-        assert f"| {stage}" in text
+        assert f"| {stage} |" in text
+    assert "Peak memory" in text

@@ -38,14 +38,14 @@ def fit_ridge_blocks(
     targets: Float[np.ndarray, "n k"],
     penalties: Sequence[float],
     route: str = "auto",
-    block_size: int = 512,
+    block_size: int | None = None,
     panel_gib: float = 3.0,
 ) -> list[LinearProbe]:
     """`fit_ridge_path` on features that are made block by block, one probe on raw features per penalty.
 
     `features(start, stop)` returns the float32 features of those samples; every call with the same arguments must
-    return the same. Peak memory in bytes is about 8n² (cholesky; 24n² eigen) + `panel_gib` + 4p·`block_size` + the
-    weights, 8 · p · k · penalties.
+    return the same. `block_size` samples are made at a time, by default as many as take 256 MiB, at most 512. Peak
+    memory is about 8n² bytes (eigen: 24n²), `panel_gib`, three blocks, and the weights, 8 · p · k · penalties bytes.
 
     Raises:
         InputError: targets that are not finite, penalties not positive, an unknown route, features that are not finite,
@@ -57,6 +57,7 @@ def fit_ridge_blocks(
     if min(penalties) <= 0:
         raise InputError(f"penalties: {min(penalties)} must be > 0")
     n, p = len(y), features(0, 1).shape[1]
+    block_size = block_size or default_block(p)
     route = choose_route(n, p) if route == "auto" else route
     if route not in ROUTES:
         raise InputError(f"route: {route!r} is not one of auto, {', '.join(ROUTES)}")
@@ -72,9 +73,12 @@ def fit_ridge_blocks(
     return primal_weights(features, alphas, y.mean(0), block_size)
 
 
-def block_gram(
-    features: FeatureBlock, n: int, block_size: int = 512, panel_gib: float = 3.0
-) -> Float[np.ndarray, "n n"]:
+def default_block(p: int) -> int:
+    """Samples of p float32 features in 256 MiB, 1 to 512."""
+    return max(1, min(512, 2**28 // (4 * p)))
+
+
+def block_gram(features: FeatureBlock, n: int, block_size: int, panel_gib: float = 3.0) -> Float[np.ndarray, "n n"]:
     """The kernel F Fᵀ of shifted features in float32, on the host; only its upper half is computed.
 
     All features are shifted by the mean of the first block: centring removes any shift, and a kernel near its centre
@@ -90,17 +94,17 @@ def block_gram(
     kernel = np.empty((n, n), np.float32)
 
     def fill(i: int, left: Array, j: int, right: Array) -> None:
-        values = np.asarray(_inner(left, right, shift))
+        values = np.asarray(_inner(left, right))
         kernel[i : i + len(left), j : j + len(right)] = values
         kernel[j : j + len(right), i : i + len(left)] = values.T
 
     for begin in range(0, len(starts), panel):
-        held = [(i, _block(features, i, min(i + block_size, n), p)) for i in starts[begin : begin + panel]]
+        held = [(i, _block(features, i, min(i + block_size, n), p) - shift) for i in starts[begin : begin + panel]]
         for a, (i, left) in enumerate(held):
             for j, right in held[a:]:
                 fill(i, left, j, right)
         for j in starts[begin + panel :]:
-            right = _block(features, j, min(j + block_size, n), p)
+            right = _block(features, j, min(j + block_size, n), p) - shift
             for i, left in held:
                 fill(i, left, j, right)
     return kernel
@@ -172,8 +176,8 @@ def _block(features: FeatureBlock, start: int, stop: int, p: int | None = None) 
 
 
 @jax.jit
-def _inner(left, right, shift):
-    return jnp.matmul(left - shift, (right - shift).T, precision=jax.lax.Precision.HIGHEST)
+def _inner(left, right):
+    return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.jit
