@@ -311,5 +311,8 @@ def _facts(results: dict[str, Any]) -> list[str]:
         )
     if verdict(found["gain"]) == "undecided":
         low, high = found["gain"]["interval"]
-        facts.append(f"{sizes['test']:,} test sequences leave an interval {high - low:.3f} wide")
+        units = (
+            f"{results['groups']['test']:,} test groups" if "groups" in results else f"{sizes['test']:,} test sequences"
+        )
+        facts.append(f"{units} leave an interval {high - low:.3f} wide")
     return facts

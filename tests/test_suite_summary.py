@@ -191,6 +191,14 @@ def test_losses_name_what_is_not_above_and_only_facts_the_numbers_support():
     assert "wide" not in facts  # the interval excludes zero: its width explains nothing
 
 
+def test_an_undecided_gain_states_what_its_interval_rests_on():
+    undecided = LOSES | {"sqrt Σ": (0.6, 0.51)}
+    for fields, units in (({}, "40 test sequences"), ({"groups": {"test": 7}}, "7 test groups")):
+        (entry,) = losses({"t": example("t", undecided, **fields)})
+        assert entry["not_above"][0]["verdict"] == "undecided"
+        assert f"{units} leave an interval 0.040 wide" in entry["facts"]
+
+
 def test_losses_against_a_control_alone_are_not_called_co_occurrence():
     scores = WINS | {"shuffled sqrt Σ": (0.75, 0.61)}
     result = example("t", scores)
