@@ -8,7 +8,6 @@ Frozen tokens of one encoder are pooled in every way, the same two linear probes
 chosen on validation from one grid, and the test set is scored once. Exit status 2 and one line for bad input.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -27,6 +26,7 @@ from covjax import checkpoint, encoders
 from covjax.cli import exit_on_input_error, parse
 from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.errors import InputError
+from eval import suite
 from eval.config import CompareConfig
 from eval.features import make_features
 from eval.figures import draw_figures
@@ -35,7 +35,6 @@ from eval.report import text_table, write_report
 from eval.results import summarise
 from eval.rows import make_rows
 from eval.sources import write_source
-from eval.suite import run_suite
 from eval.tokens import TokenSet
 
 COMMAND = "python -m eval.compare"
@@ -67,20 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_input_error(COMMAND):
-        if "--suite" in argv:
-            raise SystemExit(_suite(argv))
+        if any(each.split("=")[0] == "--suite" for each in argv):
+            raise SystemExit(suite.main(argv))
         config, flags = parse(COMMAND, __doc__ or "", CompareConfig, argv)
         compare(config, force=flags.force, command=f"{COMMAND} {shlex.join(argv)}")
-
-
-def _suite(argv: Sequence[str]) -> int:
-    """Run `--suite`: every other option but `--output` and `--force` goes to each of its tasks."""
-    parser = argparse.ArgumentParser(prog=COMMAND, allow_abbrev=False)
-    parser.add_argument("--suite", required=True, help="all, or names of configs/tasks separated by commas")
-    parser.add_argument("--output", type=Path, default=Path("runs/suite"))
-    parser.add_argument("--force", action="store_true")
-    flags, overrides = parser.parse_known_args(argv)
-    return run_suite(flags.suite.split(","), flags.output, overrides, flags.force, f"{COMMAND} {shlex.join(argv)}")
 
 
 def compare(config: CompareConfig, force: bool = False, command: str = "") -> dict[str, Any]:

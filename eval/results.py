@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from covjax.data import Dataset
+from covjax.data.splits import SPLITS
 from covjax.errors import InputError
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from eval.config import SECOND_ORDER, CompareConfig
@@ -88,8 +89,8 @@ def summarise(
         "primary_name": task.metrics[task.primary][0],
         "metrics": {key: name for key, (name, _) in task.metrics.items()},
         "probes": list(names),
-        "sizes": {split: len(data.rows(split)) for split in ("train", "validation", "test")},
-        "groups": {split: len({data.groups[i] for i in data.rows(split)}) for split in ("train", "validation", "test")},
+        "sizes": {split: len(data.rows(split)) for split in SPLITS},
+        "groups": {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS},
         "median_letters": float(np.median([len(sequence) for sequence in data.sequences])),
         "num_targets": len(data.target_names),
         "encoder_features": tokens.features,
@@ -130,7 +131,7 @@ def _terms(config: CompareConfig, data: Dataset) -> list[dict[str, Any]]:
             raise InputError(f"label_names: {path}: no such file")
         with open(path, newline="") as file:
             names = {row["label"]: row["name"] for row in csv.DictReader(file)}
-    counts = {split: data.targets[data.rows(split)].sum(0) for split in ("train", "validation", "test")}
+    counts = {split: data.targets[data.rows(split)].sum(0) for split in SPLITS}
     return [
         {
             "label": label,

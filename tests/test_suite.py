@@ -215,7 +215,8 @@ from tests.test_unirep import random_weights
 register_encoder("tiny", lambda dtype: UniRep(random_weights()))
 
 def get_config():
-    return CompareConfig(name="tiny", data={data!r}, encoder="tiny", ranks=(2,), penalties=(1e-2, 1.0), resamples=100)
+    small = dict(ranks=(2,), trained=(), probes=("ridge",), penalties=(1e-2, 1.0), resamples=100)
+    return CompareConfig(name="tiny", data={data!r}, encoder="tiny", **small)
 """
 
 
