@@ -15,7 +15,7 @@ from tests.test_unirep import needs_weights
 def quickstart(tmp_path_factory):
     output = tmp_path_factory.mktemp("quickstart")
     command = [sys.executable, "-m", "eval.compare", "--config", "configs/quickstart.py", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((output / "results.json").read_text()), done.stdout
 
@@ -23,7 +23,10 @@ def quickstart(tmp_path_factory):
 @needs_weights
 @pytest.mark.slow
 def test_readme_shows_what_the_command_prints(quickstart):
-    """Each row of the README's table, to 0.002: another processor rounds float32 sums differently."""
+    """Each row of the README's table, to 0.002: another processor rounds float32 sums differently.
+
+    Training carries such a difference further, so rows of trained pools agree to 0.03.
+    """
     results, _ = quickstart
     readme = (ROOT / "README.md").read_text()
     for row in results["rows"]:
@@ -35,7 +38,8 @@ def test_readme_shows_what_the_command_prints(quickstart):
             expected.append(score["value"])
             if row["label"] != "mean":
                 expected += [score["difference"], *score["difference_interval"]]
-        assert shown == pytest.approx(expected, abs=0.002), row["label"]
+        trained = row["label"] in ("attention", "light attention", "projected (learned)")
+        assert shown == pytest.approx(expected, abs=0.03 if trained else 0.002), row["label"]
 
 
 @needs_weights
@@ -53,6 +57,6 @@ def test_log_covariance_beats_mean_and_both_controls(quickstart):
 @pytest.mark.slow
 def test_output_says_what_it_did_and_where_the_report_is(quickstart):
     _, out = quickstart
-    assert "features: 0 complete and reused, 17 to make" in out
+    assert "features: 0 complete and reused, 30 to make" in out
     assert "report.html" in out
     assert all(len(line) <= 110 for line in out.splitlines() if "report:" not in line)
