@@ -21,5 +21,6 @@ def get_config() -> CompareConfig:
         output="runs/quickstart",
         max_length=300,
         seeds=(0,),
+        weight_decays=(1e-2,),
         penalties=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
     )

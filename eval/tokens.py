@@ -16,6 +16,8 @@ from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
 from covjax.moments import Moments, merge, moments
 
+MANY = 100_000_000  # numbers
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -98,7 +100,9 @@ class TokenSet:
 
     def _padded(self) -> Iterator[Batch]:
         lengths = np.array([len(x) for x in self._kept])
-        for edge, planned in plan_rows(lengths, bucket_edges(lengths, 4), 1).items():
+        # Every shape is compiled, every padded token computed: more shapes pay where the activations are many.
+        shapes = 4 if lengths.sum() * self.features > MANY else 2
+        for edge, planned in plan_rows(lengths, bucket_edges(lengths, shapes), 1).items():
             order = np.array([row[0] for row in planned])
             size = max(1, self.token_budget // edge)
             for first in range(0, len(order), size):
