@@ -144,6 +144,7 @@ def test_bad_input_is_named(data):
         ({"rank": R, "center": "mean"}, "center: 'mean' is not one of"),
         ({"rank": R, "init": "zeros"}, "init: 'zeros' is not one of"),
         ({"rank": R, "prefixes": (2, R + 1)}, "prefixes: "),
+        ({"rank": R, "prefixes": ()}, "prefixes: "),
     ):
         with pytest.raises(InputError, match=message):
             make_autoencoder("tucker", D, **change)

@@ -70,3 +70,16 @@ def test_the_pytorch_peer_computes_the_same(rng):
         pairs += [(moment, one[i])] if i < 2 else []
         for mine, theirs in pairs:
             np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gram_form_of_the_tucker_loss_computes_the_same(rng):
+    from covjax.autoencoders import moment_norm, tucker_loss
+    from eval.benchmark.autoencoders import gram_loss, training_step
+
+    x = rng.normal(size=(20, 8)).astype(np.float32)
+    sides = tuple(rng.normal(size=(2, 8, 3)).astype(np.float32))
+    ours = float(tucker_loss(x, *sides))
+    assert float(gram_loss(x, *sides, norm=False)) == pytest.approx(ours, rel=1e-4)
+    assert float(gram_loss(x, *sides)) == pytest.approx(ours + float(moment_norm(x)), rel=1e-4)
+    updated = [training_step(loss, x, sides)()[1] for loss in (tucker_loss, gram_loss)]
+    np.testing.assert_allclose(*updated, atol=1e-5)

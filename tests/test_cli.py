@@ -2,6 +2,7 @@
 
 import dataclasses
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ class Example:
     grid: tuple[float, ...] = cli.option((0.1, 1.0), "the grid")
     flag: bool = cli.option(False, "the flag")
     limit: int | None = cli.option(None, "the limit, 100 % optional")
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def parse(*argv):
@@ -28,6 +30,12 @@ def test_defaults_and_overrides_of_every_type():
     assert config == Example("b", 5, (1.0, 2.0), True, 7)
     assert flags.force
     assert parse("--limit", "none")[0].limit is None
+    assert parse("--options", "k=3:on=true:ranks=[1,2]:name=a=b")[0].options == {
+        "k": 3,
+        "on": True,
+        "ranks": [1, 2],
+        "name": "a=b",
+    }
 
 
 def test_config_file_gives_the_defaults(tmp_path):
@@ -45,6 +53,7 @@ def test_config_file_gives_the_defaults(tmp_path):
         (["--size", "x"], "argument --size: invalid int value: 'x'"),
         (["--grid", "1,x"], "argument --grid: invalid float value: '1,x'"),
         (["--flag", "yes"], "'yes' is not true or false"),
+        (["--options", "k=3:on"], "expected option=value, got 'on'"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(capsys, argv, message):

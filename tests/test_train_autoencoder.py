@@ -138,12 +138,22 @@ def test_bad_activations_are_named(tmp_path):
     arrays[7] = np.full_like(arrays[7], np.nan)
     with pytest.raises(InputError, match="NaN or infinite values in sequence 7"):
         train_autoencoder(config(tmp_path / "nan"), HeldActivations(arrays, {}))
-    constant = [np.ones_like(x) for x in arrays]
-    with pytest.raises(InputError, match="every feature is constant"):
-        train_autoencoder(config(tmp_path / "constant"), HeldActivations(constant, {}))
     huge = [1e20 * x for x in good.read(range(40))]
     with pytest.raises(InputError, match="learning_rate: .* is (nan|inf|-inf) at step 1"):
         train_autoencoder(config(tmp_path / "huge", kind="tucker", options={"rank": 3}), HeldActivations(huge, {}))
+
+
+def test_constant_activations_are_refused_for_every_kind(tmp_path):
+    constant = HeldActivations([np.ones((9, 12), np.float32)] * 40, {})
+    with pytest.raises(InputError, match="every feature is constant"):
+        train_autoencoder(config(tmp_path, kind="absolute-topk", options={}), constant)
+
+
+def test_both_sides_may_start_from_one_array(tmp_path):
+    options = {"rank": 3, "tied": False, "init": "pca", "prefixes": (1, 3)}
+    result = train_autoencoder(config(tmp_path, kind="tucker", options=options, steps=2, warmup=0), activations())
+    assert 0 < result.held_out["fvu"] < 1
+    assert load_autoencoder(tmp_path / "autoencoder").prefixes == (1, 3)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

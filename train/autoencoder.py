@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from covjax.autoencoders import make_autoencoder, save_autoencoder
 from covjax.autoencoders.arrays import from_arrays, to_arrays
+from covjax.autoencoders.statistics import feature_statistics
 from covjax.cli import exit_on_input_error, parse
 from covjax.data.activations import Activations, EncodedActivations, StoredActivations, hold
 from covjax.data.sequences import read_sequences
@@ -84,9 +85,13 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         state, step = from_arrays(state, found[0]), found[1]["step"]
         examples.set_state(found[1]["iterator"])
         print(f"resumed at step {step:,} of {config.steps:,} in {output}")
-    elif hasattr(model, "initialise"):
-        model.initialise([stream[i] for i in range(min(config.init_batches, config.steps))])
+    else:
+        first = [stream[i] for i in range(min(config.init_batches, config.steps))]
+        feature_statistics(first)  # refuses constant activations, of which an autoencoder learns nothing
+        if hasattr(model, "initialise"):
+            model.initialise(first)
         graph, state = nnx.split(TrainState(model, optimiser))
+        state = from_arrays(state, to_arrays(state))  # copies: an array that stands twice cannot be donated
     state = replicate(mesh, state)
     advance, evaluation = Step(graph, mesh), make_evaluation(graph)
     start = time.monotonic()
@@ -98,9 +103,11 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
             step += 1
             bar.update()
             last = step == config.steps
-            if step % config.log_every == 0 or last:
+            saves = step % config.save_every == 0 or last
+            if saves or step % config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
-                _refuse_divergence(values, step)
+                _refuse_divergence(values, step)  # also before a save: what cannot be continued is not kept
+            if step % config.log_every == 0 or last:
                 log.write(step, "train", values, time.monotonic() - start)
                 shown = values | figures
                 bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown})
@@ -109,7 +116,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
                 total = jax.tree.map(lambda *parts: sum(parts), *sums)
                 figures = summarise(nnx.merge(graph, state).model, total)
                 log.write(step, "held-out", figures, time.monotonic() - start)
-            if step % config.save_every == 0 or last:  # after the log's rows of this step: they are kept with it
+            if saves:  # after the log's rows of this step: they are kept with it
                 position = {"step": step, "iterator": examples.get_state()}
                 save_step(output / "checkpoints", step, to_arrays(state), manifest | position)
     rows = read_log(output)

@@ -33,8 +33,8 @@ def from_arrays(like: nnx.State, arrays: Any) -> nnx.State:
                 f"expected {plain.dtype}{list(plain.shape)}"
             )
         if _is_key(leaf):
-            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-        return jnp.asarray(array)
+            return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(leaf))
+        return jnp.array(array)
 
     return jax.tree_util.tree_map_with_path(place, like, arrays)
 

@@ -58,9 +58,7 @@ class SecondMomentAutoencoder(nnx.Module):
             raise InputError(f"center: {center!r} is not one of none, sequence, data")
         if init not in ("random", "pca"):
             raise InputError(f"init: {init!r} is not one of random, pca")
-        if prefixes is not None and (
-            list(prefixes) != sorted({*prefixes}) or not 1 <= prefixes[0] <= prefixes[-1] <= rank
-        ):
+        if prefixes is not None and (not prefixes or list(prefixes) != sorted({*prefixes} & {*range(1, rank + 1)})):
             raise InputError(f"prefixes: {prefixes} are not increasing ranks in 1 … {rank} (rank)")
         self.center, self.init, self.standardise = center, init, standardise
         self.prefixes = None if prefixes is None else tuple(prefixes)
