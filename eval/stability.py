@@ -1,0 +1,191 @@
+"""How much of an autoencoder depends on its seed: train it several times, compare what came out.
+
+    python -m eval.stability --config configs/stability_topk.py
+
+For sparse autoencoders: cosines of Hungarian-matched decoder rows beside those of random dictionaries. For
+second-moment autoencoders: principal angles between the bases, distance of the embeddings after orthogonal Procrustes.
+With a labelled table also the spread of a linear probe's test score over the seeds. Writes stability.json,
+stability.png and report.html. A finished or interrupted training in the same folder is used or resumed; other settings
+there are refused.
+"""
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from covjax.autoencoders.stability import (
+    matched_cosines,
+    principal_angles,
+    procrustes_distance,
+    random_cosines,
+    share_above,
+)
+from covjax.cli import exit_on_input_error, option, parse
+from covjax.data import Dataset, assign_splits, check_splits, read_table
+from covjax.data.activations import Activations, EncodedActivations, HeldActivations, hold
+from covjax.encoders import load
+from covjax.errors import InputError
+from covjax.pooling import get_pooler
+from covjax.probes import fit_ridge_path, row_space
+from eval.stability_report import write_report
+from eval.tasks import TASKS, macro
+from train.autoencoder import train_autoencoder
+from train.autoencoder_config import AutoencoderConfig
+
+COMMAND = "python -m eval.stability"
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class StabilityConfig:
+    """What is trained, and how often."""
+
+    name: str = option("my-autoencoder", "title of the report")
+    output: str = option("runs/stability", "folder of the trainings, the numbers and the report")
+    train: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
+    seeds: tuple[int, ...] = option((0, 1, 2), "of the initial parameters, the order, and which sequences are held out")
+    table: str = option("", "labelled CSV or TSV (see eval.compare): train on its training rows, and probe")
+    penalties: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0), "ridge grid, chosen on validation")
+
+    def check(self) -> None:
+        """Raise InputError naming the first field whose value is not allowed."""
+        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(f"seeds: {self.seeds} is not allowed; expected two or more different ones, >= 0")
+        if not self.penalties or min(self.penalties) <= 0:
+            raise InputError(f"penalties: {self.penalties} is not allowed; expected numbers > 0")
+
+
+def stability(
+    config: StabilityConfig, activations: Activations | None = None, data: Dataset | None = None
+) -> dict[str, Any]:
+    """Train at every seed and compare; returns what also stands in `stability.json`.
+
+    `activations`, with `data` (splits assigned) if they are labelled, stand in for the config's table, store or data.
+    Raises InputError for everything a user can put right.
+    """
+    config.check()
+    train = config.train
+    if config.table and activations is None:
+        data = assign_splits(read_table(config.table))
+        check_splits(data)
+        train = dataclasses.replace(train, data=config.table, store="")
+        source = EncodedActivations(
+            load(train.encoder), data.sequences, train.layer, train.token_budget, train.max_shapes
+        )
+        activations = hold(source, np.dtype(jax.numpy.dtype(train.dtype)), train.max_memory_gib)
+    rows = None if data is None else data.rows("train")
+    models: dict[str, Any] = {}
+    held_out: dict[str, dict[str, float]] = {}
+    for seed in config.seeds:
+        one = dataclasses.replace(train, seed=seed, output=str(Path(config.output) / f"seed-{seed}"))
+        part = activations if activations is None or rows is None else _only(activations, rows)
+        models[str(seed)], held_out[str(seed)] = train_autoencoder(one, part)
+    results: dict[str, Any] = {"name": config.name, "command": COMMAND, "seeds": list(config.seeds)}
+    results |= {"train": _plain(train), "held_out": held_out}
+    sparse = next(iter(models.values())).examples == "tokens"
+    embeddings: dict[str, np.ndarray] = {}
+    if activations is not None:
+        for seed, model in models.items():
+            embeddings[seed] = embed_all(get_pooler("sae_mean", autoencoder=model) if sparse else model, activations)
+    results |= compare_dictionaries(models) if sparse else compare_bases(models, embeddings)
+    if data is not None:
+        scores = {seed: probe_score(x, data, config.penalties) for seed, x in embeddings.items()}
+        values = list(scores.values())
+        results["probe"] = {"metric": TASKS[data.task].metrics[TASKS[data.task].primary][0], "scores": scores}
+        results["probe"] |= {"mean": float(np.mean(values)), "spread": max(values) - min(values)}
+    folder = Path(config.output)
+    (folder / "stability.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_report(results, folder)
+    return results
+
+
+def compare_dictionaries(models: dict[str, Any]) -> dict[str, Any]:
+    """Matched cosines of the decoders of every two seeds, and of random dictionaries of their size."""
+    rows = {seed: np.asarray(model.decoder[...]) for seed, model in models.items()}
+    pairs = {f"{a}–{b}": matched_cosines(rows[a], rows[b]) for a, b in itertools.combinations(rows, 2)}
+    pairs["random"] = random_cosines(*next(iter(rows.values())).shape)
+    return {"matched_cosines": {name: _distribution(cosines) for name, cosines in pairs.items()}}
+
+
+def _distribution(cosines: Float[np.ndarray, "latents"]) -> dict[str, Any]:
+    return {
+        "mean": float(cosines.mean()),
+        "above_0.7": share_above(cosines, 0.7),
+        "above_0.9": share_above(cosines, 0.9),
+        "quantiles": {str(q): float(np.quantile(cosines, q)) for q in QUANTILES},
+        "sorted": [round(float(c), 5) for c in np.sort(cosines)],
+    }
+
+
+def compare_bases(models: dict[str, Any], embeddings: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Principal angles between the left bases of every two seeds, and the Procrustes distance of the embeddings."""
+    bases = {seed: np.asarray(model.left[...]) for seed, model in models.items()}
+    angles = {f"{a}–{b}": principal_angles(bases[a], bases[b]).tolist() for a, b in itertools.combinations(bases, 2)}
+    shape = next(iter(bases.values())).shape
+    angles["random"] = principal_angles(*np.random.default_rng(0).normal(size=(2, *shape))).tolist()
+    distances = {
+        f"{a}–{b}": procrustes_distance(embeddings[a], embeddings[b]) for a, b in itertools.combinations(embeddings, 2)
+    }
+    return {"principal_angles": angles, "procrustes": distances}
+
+
+def embed_all(pool: Any, activations: Activations) -> Float[np.ndarray, "n k"]:
+    """The pooled vector of every sequence; lengths are rounded up to powers of two, one compiled program each."""
+    compiled, out = jax.jit(pool), []
+    for row in range(len(activations.lengths)):
+        x = activations.read([row])[0]
+        length = max(32, 1 << (len(x) - 1).bit_length())
+        padded = np.zeros((length, x.shape[1]), np.float32)
+        padded[: len(x)] = x
+        out.append(np.asarray(compiled(padded, (np.arange(length) < len(x)).astype(np.float32))))
+    return np.stack(out)
+
+
+def probe_score(features: Float[np.ndarray, "n k"], data: Dataset, penalties: tuple[float, ...]) -> float:
+    """Test value of the task's primary metric for ridge, its penalty chosen on validation."""
+    train, validation, test = (data.rows(split) for split in ("train", "validation", "test"))
+    space = row_space(features[train])
+    probes = fit_ridge_path(space, space.coordinates(features[train]), data.targets[train], penalties)
+    task = TASKS[data.task]
+    metric = task.metrics[task.primary][1]
+
+    def score(probe, rows):
+        return float(macro(np.atleast_1d(metric(data.targets[rows], probe.scores(features[rows])))))
+
+    return score(max(probes, key=lambda probe: score(probe, validation)), test)
+
+
+def _only(activations: Activations, rows: np.ndarray) -> HeldActivations:
+    identity = activations.identity | {"rows": [int(row) for row in rows]}
+    return HeldActivations(activations.read([int(row) for row in rows]), identity)
+
+
+def _plain(train: AutoencoderConfig) -> dict[str, Any]:
+    settings = {k: v for k, v in dataclasses.asdict(train).items() if k not in ("seed", "output")}
+    return json.loads(json.dumps(settings))
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; exit status 2 and one line for a user's error."""
+    with exit_on_input_error(COMMAND):
+        config, _ = parse(COMMAND, __doc__ or "", StabilityConfig, argv)
+        results = stability(config)
+        for name, found in results.get("matched_cosines", {}).items():
+            shares = f"above 0.7 {found['above_0.7']:.1%}, above 0.9 {found['above_0.9']:.1%}"
+            print(f"{name}: mean matched cosine {found['mean']:.3f}, {shares}")
+        for name, angles in results.get("principal_angles", {}).items():
+            print(f"{name}: largest principal angle {max(angles):.2e}")
+        print(f"report: {Path(config.output) / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
