@@ -93,8 +93,8 @@ def stability(
     sparse = next(iter(models.values())).examples == "tokens"
     embeddings: dict[str, np.ndarray] = {}
     if activations is not None:
-        for seed, model in models.items():
-            embeddings[seed] = embed_all(get_pooler("sae_mean", autoencoder=model) if sparse else model, activations)
+        for name, model in models.items():
+            embeddings[name] = embed_all(get_pooler("sae_mean", autoencoder=model) if sparse else model, activations)
     results |= compare_dictionaries(models) if sparse else compare_bases(models, embeddings)
     if data is not None:
         scores = {seed: probe_score(x, data, config.penalties) for seed, x in embeddings.items()}

@@ -39,5 +39,5 @@ def train_step(model: TopKSAE, optimizer: torch.optim.Optimizer, x: torch.Tensor
         assert gradient is not None
         gradient -= (gradient * rows).sum(1, keepdim=True) * rows
         optimizer.step()
-        rows /= rows.norm(dim=1, keepdim=True)
+        rows.div_(rows.norm(dim=1, keepdim=True))
     return float(loss.detach())

@@ -39,7 +39,8 @@ def proteins(path: Path, split: str, count: int, longest: int) -> list[str]:
 def standardised(activations: list[Any]) -> list[HeldActivations]:
     """Tokens minus the mean and over the deviation of the first of the sets, in all of them."""
     arrays = [[np.asarray(x) for x in a.read(range(len(a.lengths)))] for a in activations]
-    mean, deviation = feature_statistics([(x, None) for x in arrays[0]])
+    first: list[Any] = [(x, None) for x in arrays[0]]
+    mean, deviation = feature_statistics(first)
     return [HeldActivations([(x - mean) / deviation for x in part], {}) for part in arrays]
 
 
@@ -57,7 +58,7 @@ def adam(kind: str, rank: int, rate: float, batches: SequenceBatches, features: 
 
 def largest_angle(a: np.ndarray, b: np.ndarray) -> float:
     """The largest principal angle between two subspaces with orthonormal bases, in radians."""
-    return float(np.arcsin(min(1.0, np.linalg.norm(b - a @ (a.T @ b), 2))))
+    return float(np.arcsin(min(1.0, float(np.linalg.norm(b - a @ (a.T @ b), 2)))))
 
 
 def agreement(found: Solution) -> str:
@@ -72,13 +73,14 @@ def measure(train: HeldActivations, held: HeldActivations, rank: int, starts: in
     """One row of the table."""
     rows = [np.arange(len(part.lengths)) for part in (train, held)]
     fit = SequenceBatches(train, rows[0], 16, np.float32, 3)
-    batches, test = list(fit.once()), list(SequenceBatches(held, rows[1], 16, np.float32, 3).once())
+    batches: list[Any] = list(fit.once())
+    test: list[Any] = list(SequenceBatches(held, rows[1], 16, np.float32, 3).once())
 
     def score(left: Any, right: Any = None, kind: str = "tucker") -> float:
         return evaluate_fvu(test, jnp.asarray(left, jnp.float32), right, kind=kind)
 
     found = solve_tucker(batches, rank, starts=starts, tolerance=1e-5)
-    trained = {
+    trained: dict[str, list[Any]] = {
         kind: [adam(kind, rank, rate, fit, train.features, steps) for rate in RATES] for kind in ("tucker", "cp")
     }
     scores = {kind: min(score(m.left[...], kind=kind) for m in models) for kind, models in trained.items()}

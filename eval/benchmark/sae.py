@@ -90,7 +90,10 @@ def ours(tokens, batch: int, **options) -> Ours:
 def evaluate(apply: Callable, tokens, shift, batch: int) -> Sums:
     """Sums over held-out tokens; `apply` gives reconstruction and latents."""
     parts = [tokens[i : i + batch] for i in range(0, len(tokens), batch)]
-    each = [token_sums(x, *apply(x), shift) for x in parts]
+    each = []
+    for x in parts:
+        reconstruction, latents = apply(x)
+        each.append(token_sums(x, reconstruction, latents, shift))
     return functools.reduce(lambda a, b: a + b, each)
 
 
