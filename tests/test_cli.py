@@ -17,7 +17,7 @@ class Example:
     grid: tuple[float, ...] = cli.option((0.1, 1.0), "the grid")
     flag: bool = cli.option(False, "the flag")
     limit: int | None = cli.option(None, "the limit, 100 % optional")
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"help": "the options"})
 
 
 def parse(*argv):
