@@ -34,6 +34,7 @@ def run(request, tmp_path_factory):
     return request.param, folder, stability(settings, activations(), labelled())
 
 
+@pytest.mark.slow
 def test_every_two_seeds_are_compared_beside_chance(run):
     kind, folder, results = run
     pairs = ["0–1", "0–5", "1–5", "random"]
@@ -55,6 +56,7 @@ def test_every_two_seeds_are_compared_beside_chance(run):
     assert "what stays when the seed changes" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_probe_is_scored_for_every_seed(run):
     probe = run[2]["probe"]
     assert probe["metric"] == "MCC"
@@ -63,6 +65,7 @@ def test_the_probe_is_scored_for_every_seed(run):
     assert len(probe["scores"]) == 3
 
 
+@pytest.mark.slow
 def test_the_training_loop_keeps_the_state_of_sparse_autoencoders(run):
     kind, folder, _ = run
     model = load_autoencoder(folder / "seed-5" / "autoencoder")

@@ -8,6 +8,7 @@ from covjax.autoencoders.sparse.metrics import fvu, l0
 from eval.benchmark import sae
 
 
+@pytest.mark.slow
 def test_the_pytorch_peer_trains_to_the_same_figures(rng, monkeypatch):
     pytest.importorskip("torch")
     from eval.benchmark import _torch_sae
