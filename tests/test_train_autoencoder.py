@@ -1,7 +1,6 @@
 """Training in one process: what is written, what a second run does, what is refused."""
 
 import dataclasses
-import gc
 import json
 import shutil
 from pathlib import Path
@@ -87,8 +86,6 @@ def test_changed_settings_and_data_are_refused_with_the_difference(run):
         train_autoencoder(config(run, batch=4), activations())
 
 
-# What Orbax leaves behind of a read that failed complains when it is collected: here, not in a later test.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", ["flipped", "truncated", "metadata"])
 def test_damaged_files_are_refused_by_name(run, fault):
     newest = checkpoint_path(run / "checkpoints", 12)
@@ -101,7 +98,6 @@ def test_damaged_files_are_refused_by_name(run, fault):
         files[-1].write_bytes(bytes(content) if fault == "flipped" else bytes(content[: len(content) // 2]))
     with pytest.raises(InputError, match="00000012: "):
         train_autoencoder(config(run), activations())
-    gc.collect()
 
 
 def test_the_pages_example_trains_through_the_loop(tmp_path):
