@@ -19,8 +19,9 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from covjax import checkpoint as checkpoints
+from covjax.checkpoint import leaf_digests
 from covjax.errors import InputError
+from covjax.training.checkpoints import load_newest, save_step
 
 Tree = Any
 Batch = tuple[np.ndarray, ...]
@@ -65,22 +66,20 @@ def fit_minibatch(
     budget: Budget,
     *,
     decay: bool,
-    stacked: bool = False,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Fitted:
-    """Minimise `loss(parameters, strength, *batch)` from `start` for every strength; `validate` is to be maximised.
+    """Minimise `loss(parameters, strength, *batch)` for every strength from its start; `validate` is to be maximised.
 
     Args:
         loss: of one strength on one batch; batches of few shapes compile few programs.
-        start: parameters, a pytree of arrays, equal for all strengths unless `stacked`.
+        start: parameters of every strength, a pytree of arrays with L on axis 0.
         strengths: L numbers, given to `loss` and, where `decay`, to AdamW as its decoupled weight decay (Loshchilov,
-            Hutter 2019) of the parameters with two or more axes.
+            Hutter 2019) of the parameters with two or more axes beside that one.
         batches: called once an epoch; must give the same batches in the same order each time.
         validate: stacked parameters (L on axis 0) → L values.
         budget: see `Budget`.
         decay: whether the optimiser decays weights (else the penalty is the loss's own business).
-        stacked: `start` holds the parameters of every strength, on axis 0.
         checkpoint: folder for the state, written at every look at validation; a fit found there goes on.
         settings: JSON that must be equal for that.
 
@@ -91,7 +90,7 @@ def fit_minibatch(
     rate = optax.warmup_cosine_decay_schedule(0, budget.learning_rate, max(1, budget.steps // 20), budget.steps)
 
     def optimiser(strength):
-        mask = jax.tree.map(lambda leaf: leaf.ndim > 1 + stacked, start)
+        mask = jax.tree.map(lambda leaf: leaf.ndim > 2, start)
         return optax.adamw(rate, weight_decay=strength if decay else 0.0, mask=mask)
 
     def one(parameters, state, strength, batch):
@@ -104,20 +103,19 @@ def fit_minibatch(
         return train(state["parameters"], state["optimiser"], levels, batch)
 
     advance = jax.jit(step, donate_argnums=0)
-    repeats = 1 if stacked else len(levels)
-    first = jax.tree.map(lambda leaf: jnp.repeat(leaf if stacked else leaf[None], repeats, axis=0), _arrays(start))
+    first = jax.tree.map(jnp.array, start)  # copies: the buffers are donated
     looks = -(-budget.steps // budget.evaluate_every)
     state = {
         "train": {"parameters": first, "optimiser": jax.vmap(optimiser(0.0).init)(first)},
-        "best": jax.tree.map(np.array, first),  # copies: the buffers are donated
+        "best": jax.tree.map(np.array, first),
         "best_step": np.zeros(len(levels), np.int32),
         "validation": np.full((looks, len(levels)), -np.inf, np.float64),
         "position": np.zeros(3, np.int32),  # step, epoch, batches of the epoch that were used
     }
     manifest = {"budget": dataclasses.asdict(budget), "strengths": list(map(float, strengths)), "decay": decay}
-    manifest |= {"start": _digest(checkpoints.leaf_digests(start))} | dict(settings or {})
-    if checkpoint is not None and (saved := _latest(Path(checkpoint))) is not None:
-        state = checkpoints.load(saved, state, manifest)
+    manifest |= {"start": _digest(leaf_digests(start))} | dict(settings or {})
+    if checkpoint is not None and (found := load_newest(checkpoint, state, manifest)) is not None:
+        state = found[0]
     while not _finished(state, budget):
         for batch in itertools.islice(_shuffled(batches(), budget, state["position"][1]), state["position"][2], None):
             parameters, optimiser_state = advance(state["train"], tuple(map(jnp.asarray, batch)))
@@ -127,7 +125,7 @@ def fit_minibatch(
             if count % budget.evaluate_every == 0 or count == budget.steps:
                 _look(state, validate(parameters), (count - 1) // budget.evaluate_every)
                 if checkpoint is not None:
-                    _replace(Path(checkpoint), state, manifest)
+                    save_step(checkpoint, count, state, manifest, keep=1)
             if _finished(state, budget):
                 break
         if state["position"][2] == 0:
@@ -136,10 +134,6 @@ def fit_minibatch(
             state["position"] = np.array([state["position"][0], state["position"][1] + 1, 0], np.int32)
     done = -(-int(state["position"][0]) // budget.evaluate_every)
     return Fitted(state["best"], np.asarray(state["best_step"]), np.asarray(state["validation"])[:done])
-
-
-def _arrays(tree: Tree) -> Tree:
-    return jax.tree.map(jnp.asarray, tree)
 
 
 def _finished(state: dict[str, Any], budget: Budget) -> bool:
@@ -171,20 +165,6 @@ def _shuffled(batches: Iterator[Batch], budget: Budget, epoch: int) -> Iterator[
             yield held.pop(rng.integers(len(held)))
     for i in rng.permutation(len(held)):
         yield held[i]
-
-
-def _latest(folder: Path) -> Path | None:
-    steps = sorted((path for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
-    return next((path for path in steps if checkpoints.read_manifest(path) is not None), None)
-
-
-def _replace(folder: Path, state: dict[str, Any], manifest: Mapping[str, Any]) -> None:
-    """The new state whole beside the old one, then the old one away: a kill in between leaves one of them."""
-    path = folder / f"{int(state['position'][0]):08d}"
-    checkpoints.save(path, state, manifest)
-    for old in folder.glob("[0-9]*"):
-        if old.name.isdigit() and old != path:
-            checkpoints.remove(old)
 
 
 def _digest(tree: Any) -> str:

@@ -108,8 +108,9 @@ def fit_logistic_stream(
         "bias": jnp.asarray(log_odds(kind, y, weights), jnp.float32),
     }
     settings = {"exclusive": exclusive, "first_batch": first_batch} | leaf_digests({"targets": y, "weights": weights})
+    starts = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(penalties)), start)
     fit = fit_minibatch(
-        loss, start, penalties, batches, validate, budget, decay=False, checkpoint=checkpoint, settings=settings
+        loss, starts, penalties, batches, validate, budget, decay=False, checkpoint=checkpoint, settings=settings
     )
     probes = []
     for i, penalty in enumerate(penalties):

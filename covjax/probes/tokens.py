@@ -169,7 +169,6 @@ def fit_token_probes(
         validate,
         budget,
         decay=True,
-        stacked=True,
         checkpoint=checkpoint,
         settings=settings,
     )
