@@ -30,12 +30,22 @@ def draw_figures(results: dict[str, Any], folder: Path) -> dict[str, str]:
         figures["terms"] = _terms(results)
     svgs = {}
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-        text = io.StringIO()
-        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-        plt.close(figure)
-        svgs[name] = _embeddable(text.getvalue(), name)
+        svgs[name] = save_figure(figure, name, folder)
     return svgs
+
+
+def save_figure(figure: Figure, name: str, folder: Path) -> str:
+    """Write `name`.png into the folder and return the figure as SVG text (see `svg_text`)."""
+    figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+    return svg_text(figure, name)
+
+
+def svg_text(figure: Figure, name: str) -> str:
+    """The figure as SVG to set into a page, its ids prefixed by `name`; the figure is closed."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return _embeddable(text.getvalue(), name)
 
 
 def _embeddable(svg: str, prefix: str) -> str:

@@ -1,6 +1,5 @@
 """The suite's figures, drawn from its summary alone; each is written as PNG and returned as SVG text."""
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eval.figures import COLOURS, _embeddable
+from eval.figures import COLOURS, save_figure, svg_text
 from eval.suite_summary import PARTS, PLANNED
 
 TITLES = {"gain": "minus {reference}", "over_control": "minus control", "over_composition": "minus composition"}
@@ -36,7 +35,7 @@ def draw_suite(summary: dict[str, Any], folder: Path) -> dict[str, str]:
     if summary["decomposition"]:
         drawings["decomposition"] = _decomposition
     for name, draw in drawings.items():
-        svgs[name] = _save(draw(summary), name, folder)
+        svgs[name] = save_figure(draw(summary), name, folder)
     if summary["rank_curves"]:
         panels = _rank_panels(summary["rank_curves"])
         panels.savefig(folder / "rank.png", dpi=150, bbox_inches="tight")
@@ -45,20 +44,8 @@ def draw_suite(summary: dict[str, Any], folder: Path) -> dict[str, str]:
         figure, axes = plt.subplots(figsize=(3.4, 2.6))
         _rank_panel(axes, entry)
         figure.tight_layout()
-        svgs[f"rank-{entry['task']}"] = _svg(figure, f"rank-{entry['task']}")
+        svgs[f"rank-{entry['task']}"] = svg_text(figure, f"rank-{entry['task']}")
     return svgs
-
-
-def _save(figure: Figure, name: str, folder: Path) -> str:
-    figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-    return _svg(figure, name)
-
-
-def _svg(figure: Figure, name: str) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    return _embeddable(text.getvalue(), name)
 
 
 def _planned(summary: dict[str, Any]) -> Figure:

@@ -1,6 +1,7 @@
 """Poolers on the latents of a trained sparse autoencoder: their mean, their maximum, and the moment of chosen pairs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +9,21 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from covjax.autoencoders.saved import load_autoencoder
-from covjax.autoencoders.sparse import SparseAutoencoder
 from covjax.errors import InputError
 from covjax.pooling.base import register
 from covjax.tokens import prepare_tokens, safe_ratio
 
+if TYPE_CHECKING:  # autoencoders are imported by those who have one, not by `import covjax`
+    from covjax.autoencoders.sparse import SparseAutoencoder
+
 _HIGHEST = jax.lax.Precision.HIGHEST
+Given = Union["SparseAutoencoder", str, Path]
 
 
 class _LatentPool(nnx.Module):
     permutation_invariant = True
 
-    def __init__(self, autoencoder: SparseAutoencoder):
+    def __init__(self, autoencoder: "SparseAutoencoder"):
         self.autoencoder = autoencoder
 
     def __call__(
@@ -66,7 +69,7 @@ class Cooccurrence(_LatentPool):
 
     name = "sae_cooccurrence"
 
-    def __init__(self, autoencoder: SparseAutoencoder, pairs: Int[np.ndarray, "pairs 2"]):
+    def __init__(self, autoencoder: "SparseAutoencoder", pairs: Int[np.ndarray, "pairs 2"]):
         super().__init__(autoencoder)
         self.pairs = Pairs(jnp.asarray(pairs, jnp.int32))
 
@@ -77,7 +80,10 @@ class Cooccurrence(_LatentPool):
         return safe_ratio(product, jnp.sum(w)) * jnp.where(left == right, 1, 2**0.5)
 
 
-def _autoencoder(given: SparseAutoencoder | str | Path) -> SparseAutoencoder:
+def _autoencoder(given: Given) -> "SparseAutoencoder":
+    from covjax.autoencoders.saved import load_autoencoder
+    from covjax.autoencoders.sparse import SparseAutoencoder
+
     module = load_autoencoder(given) if isinstance(given, (str, Path)) else given
     if not isinstance(module, SparseAutoencoder):
         raise InputError(f"autoencoder must be a sparse one or its folder, got {type(module).__name__}")
@@ -85,19 +91,19 @@ def _autoencoder(given: SparseAutoencoder | str | Path) -> SparseAutoencoder:
 
 
 @register("sae_mean")
-def sae_mean(*, autoencoder: SparseAutoencoder | str) -> MeanLatents:
+def sae_mean(*, autoencoder: Given) -> MeanLatents:
     """Mean of the latents of a sparse autoencoder (the module, or the folder it was saved in); size latents."""
     return MeanLatents(_autoencoder(autoencoder))
 
 
 @register("sae_max")
-def sae_max(*, autoencoder: SparseAutoencoder | str) -> MaxLatents:
+def sae_max(*, autoencoder: Given) -> MaxLatents:
     """Maximum of the latents of a sparse autoencoder over the tokens; size latents."""
     return MaxLatents(_autoencoder(autoencoder))
 
 
 @register("sae_cooccurrence")
-def sae_cooccurrence(*, autoencoder: SparseAutoencoder | str, pairs: Int[np.ndarray, "pairs 2"]) -> Cooccurrence:
+def sae_cooccurrence(*, autoencoder: Given, pairs: Int[np.ndarray, "pairs 2"]) -> Cooccurrence:
     """Second moment of the latents at the given pairs (i, j), as `sparse.cooccurrence.frequent_pairs` chooses."""
     module, pairs = _autoencoder(autoencoder), np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.dtype.kind not in "iu":
