@@ -16,6 +16,15 @@ def check_projection(matrix, features: int, name: str) -> None:
         raise InputError(f"{name} must have shape (features {features}, rank), got {tuple(matrix.shape)}")
 
 
+def check_center(center, features: int) -> None:
+    """Raise InputError unless `center` is None, "sequence" or a (features,) vector."""
+    if isinstance(center, str):
+        if center != "sequence":
+            raise InputError(f"center must be None, a (features,) vector or 'sequence', got {center!r}")
+    elif center is not None and jnp.shape(center) != (features,):
+        raise InputError(f"center must have shape ({features},), got {jnp.shape(center)}")
+
+
 @jax.custom_batching.custom_vmap
 def project_tokens(
     x: Float[Array, "tokens features"], matrix: Float[Array, "features rank"]
@@ -103,6 +112,7 @@ def projected_moment(
     check_projection(left, x.shape[1], "left")
     if right is not None:
         check_projection(right, x.shape[1], "right")
+    check_center(center, x.shape[1])
     w, keep = token_weights(x, weights)
     sides = []
     for y, matrix in project_sides(jnp.asarray(x), left, right, keep):
@@ -115,9 +125,5 @@ def projected_moment(
 def _projected_center(center, y, w, matrix) -> Float[Array, "rank"]:
     """The centre after projection: centring there saves a copy of the tokens and cancels equally well."""
     if isinstance(center, str):
-        if center != "sequence":
-            raise InputError(f"center must be None, a (features,) vector or 'sequence', got {center!r}")
         return safe_ratio(jnp.matmul(w, y, precision=_HIGHEST), jnp.sum(w))
-    if jnp.shape(center) != (matrix.shape[0],):
-        raise InputError(f"center must have shape ({matrix.shape[0]},), got {jnp.shape(center)}")
     return jnp.matmul(jnp.asarray(center, y.dtype), matrix.astype(y.dtype), precision=_HIGHEST)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.projected import check_projection, project_tokens
+from covjax.projected import check_center, check_projection, project_tokens
 from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -90,7 +90,7 @@ def moment_norm(
 ) -> Float[Array, ""]:
     """‖S‖²_F from the smaller of the tokens × tokens and features × features Gram; for reports, not for training."""
     check_tokens(x)
-    _check_center(center, x.shape[1])
+    check_center(center, x.shape[1])
     x, w = prepare_tokens(x, weights)
     n = jnp.sum(w)
     if center is not None:
@@ -208,16 +208,8 @@ def _check(x, left, right, weights, center, prefixes) -> None:
     check_projection(left, x.shape[1], "left")
     if right is not None and right.shape != left.shape:
         raise InputError(f"right must have the shape of left, {tuple(left.shape)}, got {tuple(right.shape)}")
-    _check_center(center, x.shape[1])
+    check_center(center, x.shape[1])
     if prefixes is not None and (list(prefixes) != sorted({*prefixes}) or min(prefixes, default=0) < 1):
         raise InputError(f"prefixes must be increasing ranks >= 1, got {prefixes}")
     if prefixes is not None and prefixes[-1] > left.shape[1]:
         raise InputError(f"prefixes must not exceed the rank {left.shape[1]}, got {prefixes}")
-
-
-def _check_center(center, features: int) -> None:
-    if isinstance(center, str):
-        if center != "sequence":
-            raise InputError(f"center must be None, a (features,) vector or 'sequence', got {center!r}")
-    elif center is not None and jnp.shape(center) != (features,):
-        raise InputError(f"center must have shape ({features},), got {jnp.shape(center)}")

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.probes.rowspace import LinearProbe
+from covjax.projected import check_center
 from covjax.tokens import check_tokens, check_weights
 from covjax.vectorize import unvech
 
@@ -142,10 +143,5 @@ def plot_contributions(
 
 
 def _center(center, tokens: np.ndarray, w: np.ndarray) -> np.ndarray:
-    if isinstance(center, str):
-        if center != "sequence":
-            raise InputError(f"center must be None, a (features,) vector or 'sequence', got {center!r}")
-        return w @ tokens / w.sum()
-    if np.shape(center) != tokens.shape[1:]:
-        raise InputError(f"center must have shape {tokens.shape[1:]}, got {np.shape(center)}")
-    return np.asarray(center, np.float64)
+    check_center(center, tokens.shape[1])
+    return w @ tokens / w.sum() if isinstance(center, str) else np.asarray(center, np.float64)
