@@ -15,15 +15,15 @@ from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.errors import InputError
 from covjax.moments import moments
+from covjax.standardise import standardise
 from eval.composition import kmer_frequencies, word_frequencies
 from eval.config import CompareConfig
 from eval.learned import train_pools
 from eval.rows import Row
 from eval.tables import Table, make_table, principal_components, side_by_side
-from eval.tokens import TokenSet, standardiser, train_weights
+from eval.tokens import Fit, TokenSet, standardiser, train_weights
 
 Tables = dict[str, Table]
-Fit = tuple[np.ndarray, np.ndarray]  # mean and deviation of every feature over the training tokens
 Pool = Callable[[Array, Array], Array]
 
 
@@ -102,17 +102,12 @@ def _make(
             yield row, principal_components(table, row.components, train) if row.components else table
 
 
-def standardised(x: Float[np.ndarray, "t d"], w: Float[np.ndarray, "t"], fit: Fit) -> Float[Array, "t d"]:
-    """Tokens in deviations from the training tokens' mean; masked tokens are 0."""
-    return jnp.where(w[..., None] > 0, (x.astype(jnp.float32) - fit[0]) / fit[1], 0)
-
-
 def _pca_basis(tokens: TokenSet, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
     """Eigenvectors, largest eigenvalue first, of the mean over training sequences of each sequence's covariance."""
 
     @jax.jit
     def summed(x, w):
-        return jax.vmap(lambda x, w: moments(standardised(x, w, fit), w).covariance())(x, w).sum(0)
+        return jax.vmap(lambda x, w: moments(standardise(x, w, *fit), w).covariance())(x, w).sum(0)
 
     total = np.zeros(())
     for batch in tokens.walk("PCA basis"):
@@ -153,7 +148,7 @@ def _pool(
     @jax.jit
     @jax.vmap
     def pool_batch(x, w, key, cls):
-        x = standardised(x, w, fit)
+        x = standardise(x, w, *fit)
         mixed = shuffle_features(x, w, key) if shuffled else x
         chosen = {row.label: poolers[row.label] for row in rows if not row.cls}
         pooled = {name: pooler(mixed if name in shuffled else x, w) for name, pooler in chosen.items()}

@@ -14,9 +14,10 @@ from covjax import get_pooler
 from covjax.data import Dataset
 from covjax.probes.minibatch import Budget
 from covjax.probes.tokens import TokenBatch, fit_token_probes
+from covjax.standardise import standardise
 from eval.config import CompareConfig
 from eval.rows import Row
-from eval.tokens import TokenSet
+from eval.tokens import Fit, TokenSet
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -26,7 +27,7 @@ def train_pools(
     data: Dataset,
     tokens: TokenSet,
     rows: Sequence[Row],
-    fit: tuple[np.ndarray, np.ndarray],
+    fit: Fit,
     basis: np.ndarray | None,
     folder: Path,
 ) -> dict[str, Callable[[Array, Array], Array]]:
@@ -45,7 +46,7 @@ def train_pools(
 
     def walk() -> Iterator[TokenBatch]:
         for batch in tokens.mixed(np.concatenate([train, validation]), config.token_budget // 4):
-            x = np.where(batch.weights[..., None] > 0, (batch.tokens - fit[0]) / fit[1], 0)
+            x = np.asarray(standardise(batch.tokens, batch.weights, *fit))
             yield batch.rows, x if matrix is None else x @ matrix, batch.weights
 
     looks = max(1, config.steps // 8)

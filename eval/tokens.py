@@ -15,8 +15,10 @@ from covjax.encoders.embed import bucket_edges
 from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
 from covjax.moments import Moments, merge, moments
+from covjax.standardise import live_deviation
 
 MANY = 100_000_000  # numbers
+Fit = tuple[np.ndarray, np.ndarray]  # mean and deviation of every feature over the training tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,17 +138,13 @@ def _batch_moments(total: Moments, x: Float[Array, "b t d"], w: Float[Array, "b 
     return jax.lax.scan(lambda a, b: (merge(a, b), None), total, each)[0]
 
 
-def standardiser(tokens: TokenSet, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every feature over all tokens of the training rows; a dead channel gets deviation 1.
-
-    Dead means a deviation below 1e-6 of the largest one: dividing by rounding noise would blow it up to unit variance.
-    """
+def standardiser(tokens: TokenSet, train: np.ndarray) -> Fit:
+    """Mean and deviation of every feature over all tokens of the training rows; a dead feature gets 1."""
     total = Moments.zeros(tokens.features)
     for batch in tokens.walk("standardise"):
         total = _batch_moments(total, jnp.asarray(batch.tokens), jnp.asarray(train_weights(batch, train)))
     std = np.sqrt(np.diag(np.asarray(total.covariance(), np.float64)))
-    dead = std <= 1e-6 * std.max()
-    return np.asarray(total.mean, np.float32), np.where(dead, 1.0, std).astype(np.float32)
+    return np.asarray(total.mean, np.float32), live_deviation(std).astype(np.float32)
 
 
 def train_weights(batch: Batch, train: np.ndarray) -> Float[np.ndarray, "b t"]:

@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.standardise import live_deviation
 
 Batch = tuple[Array, Array | None]  # x (b, t, d), weights (b, t) or None for ones
 
@@ -20,7 +21,6 @@ def feature_statistics(
 ) -> tuple[Float[np.ndarray, "features"], Float[np.ndarray, "features"]]:
     """Mean and standard deviation of every feature over all tokens, summed in float64; a dead feature gets 1.
 
-    Dead means a deviation below 1e-6 of the largest one: dividing by rounding noise would blow it up to unit variance.
     Raises InputError for NaN or infinite tokens, and where every feature is constant.
     """
     count, mean, scatter = 0.0, np.zeros(()), np.zeros(())
@@ -36,4 +36,4 @@ def feature_statistics(
     std = np.sqrt(scatter / count)
     if not (std > 1e-6 * np.abs(mean)).any():
         raise InputError("activations: every feature is constant over the tokens; there is nothing to learn")
-    return mean.astype(np.float32), np.where(std <= 1e-6 * std.max(), 1.0, std).astype(np.float32)
+    return mean.astype(np.float32), live_deviation(std).astype(np.float32)

@@ -15,6 +15,7 @@ from covjax.checkpoint import leaf_digests
 from covjax.errors import InputError
 from covjax.probes.minibatch import Budget, fit_minibatch
 from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
+from covjax.standardise import live_deviation
 
 TokenBatch = tuple[np.ndarray, Float[np.ndarray, "b t d"], Float[np.ndarray, "b t"]]  # rows, tokens, weights
 Walk = Callable[[], Iterator[TokenBatch]]
@@ -222,8 +223,7 @@ def _statistics(graph, parameters, constant, walk: Walk, train: np.ndarray) -> t
             f"walk: NaN or inf in the pooled tokens of {len(bad)} training rows, first row {train[bad[0]]}"
         )
     std = features.std(0, dtype=np.float64)
-    dead = std <= 1e-6 * std.max()
-    return features.mean(0, dtype=np.float64), np.where(dead, 1.0, std), digest
+    return features.mean(0, dtype=np.float64), live_deviation(std), digest
 
 
 def _selected(batches: Iterator[TokenBatch], train: np.ndarray, truth: np.ndarray, weights: np.ndarray):
