@@ -87,12 +87,22 @@ def load(path: str | Path, like: Tree, manifest: Mapping[str, Any] | None = None
     With `manifest`, every entry in it must equal the saved one. Raises InputError, naming the leaf or the entry, for a
     missing checkpoint, other settings, a missing or extra leaf, truncation, and flipped bytes.
     """
+    found = load_complete(path, like, manifest)
+    if found is None:
+        raise InputError(f"{Path(path).resolve()}: no complete checkpoint")
+    return found[0]
+
+
+def load_complete(
+    path: str | Path, like: Tree, manifest: Mapping[str, Any] | None = None
+) -> tuple[Tree, dict[str, Any]] | None:
+    """Tree and manifest of a complete checkpoint, None where there is none; else as `load`."""
     from orbax.checkpoint import v1 as ocp
 
     path = Path(path).resolve()
     saved = read_manifest(path)
     if saved is None:
-        raise InputError(f"{path}: no complete checkpoint")
+        return None
     digests = saved.pop("digests")
     if manifest is not None:
         wanted = json.loads(json.dumps(dict(manifest)))
@@ -110,7 +120,7 @@ def load(path: str | Path, like: Tree, manifest: Mapping[str, Any] | None = None
     for name, digest in leaf_digests(tree).items():
         if digests[name] != digest:
             raise InputError(f"{path}: leaf {name} does not match its digest: the file was changed or damaged")
-    return tree
+    return tree, saved
 
 
 def remove(path: str | Path) -> None:

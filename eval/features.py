@@ -46,11 +46,10 @@ def make_features(
     missing = []
     for row in rows:
         path = output / "features" / slug(row.label)
-        if (saved := checkpoint.read_manifest(path)) is None:
+        if (found := checkpoint.load_complete(path, {"values": 0}, _row_manifest(manifest, row))) is None:
             missing.append(row)
         else:
-            values = checkpoint.load(path, {"values": 0}, _row_manifest(manifest, row))["values"]
-            done[row.label] = Table(values, saved["num_features"], saved["is_kernel"])
+            done[row.label] = Table(found[0]["values"], found[1]["num_features"], found[1]["is_kernel"])
     if not missing:
         print(f"features: all {len(done)} complete in {output / 'features'}, reused")
         return done

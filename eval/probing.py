@@ -52,12 +52,13 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
     missing = []
     for label, table in tables.items():
         path = output / "probes" / slug(label)
-        settings = _settings(config, manifest, names, table)
-        if (saved := checkpoint.read_manifest(path)) is None:
+        empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
+        like = {name: {"probe": empty, "scores": 0} for name in names}
+        found = checkpoint.load_complete(path, like, _settings(config, manifest, names, table))
+        if found is None:
             missing.append(label)
             continue
-        empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
-        state = checkpoint.load(path, {name: {"probe": empty, "scores": 0} for name in names}, settings)
+        state, saved = found
         fitted[label] = {name: FittedProbe(**state[name], **saved["chosen"][name]) for name in names}
     if not missing:
         print(f"probes: all {len(fitted)} complete in {output / 'probes'}, reused")

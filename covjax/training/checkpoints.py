@@ -42,10 +42,4 @@ def load_newest(folder: str | Path, like: Any, manifest: Mapping[str, Any]) -> t
     flipped bytes, truncated files. An older checkpoint is never taken silently in its place.
     """
     steps = saved_steps(folder)
-    if not steps:
-        return None
-    path = checkpoint_path(folder, steps[-1])
-    tree = checkpoint.load(path, like, manifest)
-    saved = checkpoint.read_manifest(path)
-    assert saved is not None
-    return tree, saved
+    return checkpoint.load_complete(checkpoint_path(folder, steps[-1]), like, manifest) if steps else None
