@@ -272,8 +272,7 @@ def _facts(results: dict[str, Any]) -> list[str]:
     composition = found.get("over_composition")
     if composition and composition["value"] < 0:
         other, first = by_label[composition["other"]]["value"], by_label[reference]["value"]
-        unit = {0: "word", 1: "letter"}.get(results["manifest"]["config"].get("composition_k"), "k-mer")
-        text = f"{unit} content decides: " if verdict(composition) == "below" else ""
+        text = f"{results['composition_unit']} content decides: " if verdict(composition) == "below" else ""
         text += f"{composition['other']}, which never sees the encoder, reaches {other:.3f}"
         facts.append(text + (f", and {reference} {first:.3f}" if other > first else ""))
     control = found.get("over_control")
@@ -302,11 +301,10 @@ def _facts(results: dict[str, Any]) -> list[str]:
         facts.append("its probe stopped before its tolerance")
     if chosen["num_features"] > sizes["train"]:
         facts.append(f"{chosen['num_features']:,} features on {sizes['train']:,} training sequences")
-    unit = "tokens" if "median_tokens" in sizes else "letters"
-    length = sizes.get("median_tokens", results.get("median_letters"))
-    if length is not None and length <= d:
+    length = sizes["median_tokens"]
+    if length <= d:
         facts.append(
-            f"half of the sequences have at most {length:g} {unit} for {d} features a token: their covariance has "
+            f"half of the sequences have at most {length:g} tokens for {d} features a token: their covariance has "
             f"rank below {length:g}"
         )
     if verdict(found["gain"]) == "undecided":

@@ -85,6 +85,10 @@ class TokenSet:
             weights[len(chosen) :] = 0
             yield Batch(chosen, tokens, weights, None)
 
+    def median_tokens(self) -> float:
+        """Median over all sequences of the tokens that are pooled: special ones do not count."""
+        return float(np.median([tokenize(self.encoder, [each])[2].sum() for each in self.data.sequences]))
+
     def require_kept(self, why: str) -> None:
         """Raise InputError where the tokens are not in memory."""
         if not self.fits:

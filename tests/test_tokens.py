@@ -39,6 +39,7 @@ def test_kept_tokens_are_those_of_every_walk_and_of_the_encoder(bert, data):
     kept, fresh = (TokenSet(bert, data, 1, 64, gib) for gib in (1.0, 0.0))
     assert (kept.fits, fresh.fits) == (True, False)
     assert kept.has_cls
+    assert kept.median_tokens() == 9  # of 5, 9, 12, 7, 9 and 30 residues
     first, again, made = whole(kept), whole(kept), whole(fresh)
     assert sorted(first) == list(range(6))
     for row, sequence in enumerate(data.sequences):
