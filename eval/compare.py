@@ -25,6 +25,7 @@ import jax
 from covjax import checkpoint, encoders
 from covjax.cli import exit_on_input_error, parse
 from covjax.data import Dataset, assign_splits, check_splits, read_table
+from covjax.data.write import new_text
 from covjax.errors import InputError
 from eval import suite
 from eval.config import CompareConfig
@@ -106,7 +107,8 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     else:
         print(f"results: complete in {output / 'results.json'}, reused")
     svgs = draw_figures(results, output / "figures")
-    _write(output / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
+    with new_text(output / "results.json") as file:
+        file.write(json.dumps(results, indent=1, ensure_ascii=False))
     write_report(results, svgs, output / "report.html")
     print(f"\n{results['name']}: test {results['primary_name']}, {len(data.rows('test'))} test sequences")
     print(text_table(results))
@@ -134,12 +136,6 @@ def _complete_results(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | 
     except (OSError, ValueError, KeyError):
         return None
     return results if same else None
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _check_output(output: Path) -> None:
