@@ -121,8 +121,8 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
 
 
 def _source_table(config: CompareConfig, output: Path) -> Path:
-    """The built-in data set as a table in the output folder, made once."""
-    path = output / "data.csv.gz"
+    """The built-in data set as a table in the output folder, made once; its name says which and how large."""
+    path = output / f"{'-'.join([config.source, *map(str, config.sizes)])}.csv.gz"
     if not path.is_file():
         write_source(config.source, path, os.environ.get("COVJAX_SHARED", "../shared"), config.source_sizes)
     return path

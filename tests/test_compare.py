@@ -199,3 +199,11 @@ def test_another_comparison_in_the_same_folder_is_refused(finished, tmp_path, ca
     with pytest.raises(SystemExit):
         run(tmp_path, "--seed", "1")
     assert "config.seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_other_sizes_of_a_source_make_another_table(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(compare, "write_source", lambda name, path, shared, sizes: made.append(sizes) or path.touch())
+    for sizes in ((), (8, 2, 2), (8, 2, 2), (9, 2, 2)):
+        compare._source_table(config.CompareConfig(source="trec", sizes=sizes), tmp_path)
+    assert made == [None, (8, 2, 2), (9, 2, 2)]
