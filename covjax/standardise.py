@@ -14,10 +14,10 @@ def live_deviation(std: Float[np.ndarray, "features"]) -> Float[np.ndarray, "fea
 
 
 def standardise(
-    x: Float[Array, "*b tokens features"],
-    weights: Float[Array, "*b tokens"],
-    mean: Float[Array, "features"],
-    deviation: Float[Array, "features"],
+    x: Float[Array | np.ndarray, "*b tokens features"],
+    weights: Float[Array | np.ndarray, "*b tokens"],
+    mean: Float[Array | np.ndarray, "features"],
+    deviation: Float[Array | np.ndarray, "features"],
 ) -> Float[Array, "*b tokens features"]:
     """(x − mean) / deviation in float32, 0 where the weight is 0 (masked tokens may hold anything)."""
     return jnp.where(weights[..., None] > 0, (x.astype(jnp.float32) - mean) / deviation, 0)

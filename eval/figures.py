@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from eval.rows import TRUNCATED
+
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
 COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}
 MARKERS = {"logistic": "o", "ridge": "s"}
@@ -88,14 +90,15 @@ def _differences(results: dict[str, Any]) -> Figure:
     return figure
 
 
-CURVES = (("PCA-Σ", "covariance Σ", "#0072B2"), ("PCA-√Σ", "sqrt Σ", "#CC79A7"))
+FAMILY_COLOURS = {"PCA-Σ": "#0072B2", "PCA-√Σ": "#CC79A7"}
 
 
 def _rank(results: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
     rows = {row["label"]: row for row in results["rows"]}
     ranks: list[int] = []
-    for prefix, whole, colour in CURVES:
+    for prefix, whole in TRUNCATED.items():
+        colour = FAMILY_COLOURS[prefix]
         truncated = [row for label, row in rows.items() if label.startswith(f"{prefix} ")]
         ranks = [row["rank"] for row in truncated] + [results["encoder_features"]]
         for probe in results["probes"]:

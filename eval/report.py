@@ -41,9 +41,7 @@ CAPTIONS = {
 def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -> None:
     """Write the HTML page: headline, table, figures, how to read it, manifest. No network, no scripts."""
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>",
-        f"<title>{_e(results['name'])} – covjax</title><style>{STYLE}</style></head><body>",
+        page_start(results["name"]),
         f"<h1>{_e(results['name'])}: is covariance pooling better than {_e(results['reference'])}?</h1>",
         f"<p>{_headline(results)}</p>",
         f"<p class='note'>{_e(_setting(results))}</p>",
@@ -64,6 +62,15 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
     parts += [f"<h2>Manifest</h2><details open><summary>What made these numbers</summary><pre>{_e(manifest)}</pre>"]
     parts += ["</details></body></html>"]
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def page_start(title: str, style: str = STYLE) -> str:
+    """The head of a page that needs no network, up to the start of its body."""
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width,initial-scale=1'>\n"
+        f"<title>{_e(title)} – covjax</title><style>{style}</style></head><body>"
+    )
 
 
 def text_table(results: dict[str, Any]) -> str:

@@ -8,11 +8,7 @@ from covjax.errors import InputError
 from eval.config import BASELINE, COMPOSITION, CONTROL, SECOND_ORDER, CompareConfig
 from eval.tables import WIDE
 
-LEARNED = {
-    "attention": (BASELINE, "attention", (("heads", 1),)),
-    "light attention": (BASELINE, "light_attention", (("kernel_size", 9),)),
-    "projected": (SECOND_ORDER, "projected", (("rank", 32),)),
-}
+TRUNCATED = {"PCA-Σ": "covariance Σ", "PCA-√Σ": "sqrt Σ"}  # families of truncated rows → the whole matrix
 LIGHT_WIDTH = 64  # a convolution over more channels costs more than all other rows together
 
 
@@ -93,22 +89,24 @@ def make_rows(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row,
 
 
 def _trained(config: CompareConfig, features: int, wanted: str) -> list[Row]:
-    rows = []
     training = (
         ("steps", config.steps),
         ("learning_rates", config.learning_rates),
         ("weight_decays", config.weight_decays),
     )
-    for name in config.trained:
-        role, pooler, options = LEARNED[name]
-        if role != wanted:
-            continue
-        if name == "projected":
-            options, name = (("rank", min(32, features)),), "projected (learned)"
-        width = LIGHT_WIDTH if name == "light attention" and features > LIGHT_WIDTH else None
-        for i, seed in enumerate(config.seeds):
-            label, replica_of = (name, "") if i == 0 else (f"{name}, seed {seed}", name)
-            rows.append(
-                Row(label, role, pooler, options, training=training, seed=seed, width=width, replica_of=replica_of)
-            )
+    light = LIGHT_WIDTH if features > LIGHT_WIDTH else None
+    learned = {
+        "attention": Row("attention", BASELINE, "attention", (("heads", 1),)),
+        "light attention": Row("light attention", BASELINE, "light_attention", (("kernel_size", 9),), width=light),
+        "projected": Row("projected (learned)", SECOND_ORDER, "projected", (("rank", min(32, features)),)),
+    }
+    rows = []
+    for row in (learned[name] for name in config.trained):
+        if row.role == wanted:
+            first, *others = config.seeds
+            rows.append(dataclasses.replace(row, training=training, seed=first))
+            rows += [
+                dataclasses.replace(rows[-1], label=f"{row.label}, seed {seed}", seed=seed, replica_of=row.label)
+                for seed in others
+            ]
     return rows

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from eval.report import STYLE
+from eval.report import page_start
 
 CAPTIONS = {
     "matched_cosines": "Matched decoder rows of two seeds, sorted by |cosine|; dashed: random dictionaries.",
@@ -36,9 +36,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
             rows.append([name, f"{max(angles):.2e}", f"{np.median(angles):.2e}", shown])
     held = [[seed, *(f"{value:.4g}" for value in found.values())] for seed, found in results["held_out"].items()]
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>",
-        f"<title>{html.escape(results['name'])} – covjax</title><style>{STYLE}</style></head><body>",
+        page_start(results["name"]),
         f"<h1>{html.escape(results['name'])}: what stays when the seed changes?</h1>",
         _table(header, rows),
         f"<figure><img src='stability.png' alt='{CAPTIONS[kind]}' style='width:100%'>",

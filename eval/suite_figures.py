@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eval.figures import COLOURS, save_figure, svg_text
+from eval.figures import COLOURS, FAMILY_COLOURS, save_figure, svg_text
 from eval.suite_summary import PARTS, PLANNED
 
 TITLES = {"gain": "minus {reference}", "over_control": "minus control", "over_composition": "minus composition"}
 VERDICTS = {"above": "#00614a", "below": "#a33c00", "undecided": "#777777", "no interval": "#777777"}
 PART_COLOURS = {"quadratic": "#D55E00", "marginal": "#E69F00", "co_occurrence": "#0072B2"}
 PART_NAMES = {"quadratic": "quadratic features of the mean", "marginal": "marginals", "co_occurrence": "co-occurrence"}
-FAMILIES = {"PCA-Σ": ("#0072B2", "o"), "PCA-√Σ": ("#CC79A7", "s")}
+FAMILIES = {family: (colour, marker) for (family, colour), marker in zip(FAMILY_COLOURS.items(), "os")}
 
 
 def draw_suite(summary: dict[str, Any], folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.report import STYLE
+from eval.report import STYLE, page_start
 from eval.suite_figures import PART_NAMES, draw_suite
 from eval.suite_markdown import AGAINST, interval_text, markdown, p_text
 from eval.suite_summary import COMPACT, NOTE_PERCENT, PARTS, Results, summarise_suite, verdict
@@ -52,9 +52,7 @@ def write_suite(tasks: Results, runs: Sequence[Mapping[str, Any]], output: Path,
 def page(suite: dict[str, Any], svgs: dict[str, str]) -> str:
     """The HTML page: no scripts, no network; links lead to the tasks' own reports beside it."""
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>",
-        f"<title>Suite – covjax</title><style>{STYLE}{WIDE}</style></head><body>",
+        page_start("Suite", STYLE + WIDE),
         "<h1>Covariance pooling over all tasks</h1>",
         *_incomplete(suite["runs"]),
     ]

@@ -9,6 +9,7 @@ from covjax.metrics import holm
 from eval.config import COMPOSITION, SECOND_ORDER
 from eval.contrasts import contrasts
 from eval.mean_ranks import cliques, mean_ranks
+from eval.rows import TRUNCATED
 
 Results = Mapping[str, dict[str, Any]]
 
@@ -159,7 +160,7 @@ def rank_curves(tasks: Results) -> list[dict[str, Any]]:
             if row["rank"] and row["label"] in by_label:
                 family = row["label"].split(" rank ")[0]
                 curves.setdefault(family, []).append(_point(row["rank"], by_label[row["label"]], whole=False))
-        for family, whole in (("PCA-Σ", "covariance Σ"), ("PCA-√Σ", "sqrt Σ")):
+        for family, whole in TRUNCATED.items():
             if family in curves and whole in by_label:
                 curves[family].append(_point(results["encoder_features"], by_label[whole], whole=True))
         if curves:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
 from covjax.data.nucleotides import reverse_complement
 from covjax.errors import InputError
@@ -15,11 +15,19 @@ def kmers(sequence: str, k: int, both_strands: bool = False) -> set[str]:
     """
     if k < 1:
         raise InputError(f"k: {k} must be >= 1")
-    starts = range(max(len(sequence) - k, 0) + 1)
-    if not both_strands:
-        return {sequence[i : i + k] for i in starts}
+    if both_strands:
+        return set(canonical_kmers(sequence, k))
+    return {sequence[i : i + k] for i in range(max(len(sequence) - k, 0) + 1)}
+
+
+def canonical_kmers(sequence: str, k: int) -> Iterator[str]:
+    """At every place the k-mer or its reverse complement, whichever sorts first: the same on both strands.
+
+    The whole sequence where it is shorter.
+    """
     other = reverse_complement(sequence)
-    return {min(sequence[i : i + k], other[max(len(sequence) - i - k, 0) : len(sequence) - i]) for i in starts}
+    for i in range(max(len(sequence) - k, 0) + 1):
+        yield min(sequence[i : i + k], other[max(len(sequence) - i - k, 0) : len(sequence) - i])
 
 
 def word_runs(text: str, n: int) -> set[tuple[str, ...]]:

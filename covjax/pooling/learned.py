@@ -24,13 +24,15 @@ def attention_weights(logits: Float[Array, "tokens heads"], w: Float[Array, "tok
     return safe_ratio(scaled, jnp.sum(scaled, axis=0))
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Raise InputError naming the first size that is not an integer >= 1."""
     for name, size in sizes.items():
         if not (isinstance(size, int) and size >= 1):
             raise InputError(f"{name} must be an integer >= 1, got {size!r}")
 
 
-def _projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param:
+def projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param:
+    """A random (features, rank) parameter whose columns have about unit norm."""
     return nnx.Param(jax.random.normal(rngs.params(), (features, rank)) / features**0.5)
 
 
@@ -42,8 +44,8 @@ class AttentionPool(nnx.Module):
     def __init__(self, features: int, heads: int, position_bias: bool, rngs: nnx.Rngs):
         self.heads = heads
         self.permutation_invariant = not position_bias
-        self.queries = _projection(rngs, features, heads)
-        self.values = _projection(rngs, features, features)
+        self.queries = projection(rngs, features, heads)
+        self.values = projection(rngs, features, features)
         self.position = nnx.Param(jnp.zeros((2, heads))) if position_bias else None
 
     def __call__(
@@ -91,8 +93,8 @@ class ProjectedPool(nnx.Module):
     def __init__(
         self, features: int, rank: int, tied: bool, center: str | None, spectral: str | None, floor: float, rngs
     ):
-        self.left = _projection(rngs, features, rank)
-        self.right = None if tied else _projection(rngs, features, rank)
+        self.left = projection(rngs, features, rank)
+        self.right = None if tied else projection(rngs, features, rank)
         self.center = center
         self.spectral = spectral
         self.floor = floor
@@ -113,8 +115,8 @@ class AttentionCovariance(nnx.Module):
     permutation_invariant = True
 
     def __init__(self, features: int, rank: int, heads: int, rngs: nnx.Rngs):
-        self.queries = _projection(rngs, features, heads)
-        self.basis = _projection(rngs, features, rank)
+        self.queries = projection(rngs, features, heads)
+        self.basis = projection(rngs, features, rank)
 
     def __call__(
         self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
@@ -154,7 +156,7 @@ def attention_covariance_matrices(
 @register("attention")
 def attention(*, features: int, heads: int = 4, position_bias: bool = False, seed: int = 0) -> AttentionPool:
     """Multi-head attention pool; `position_bias` adds a learned slope on the log distance from both ends; size d."""
-    _check_sizes(features=features, heads=heads)
+    check_sizes(features=features, heads=heads)
     if features % heads:
         raise InputError(f"heads must divide features {features}, got {heads}")
     return AttentionPool(features, heads, position_bias, nnx.Rngs(seed))
@@ -163,7 +165,7 @@ def attention(*, features: int, heads: int = 4, position_bias: bool = False, see
 @register("light_attention")
 def light_attention(*, features: int, kernel_size: int = 9, seed: int = 0) -> LightAttentionPool:
     """Light attention (Stärk et al. 2021); size 2d."""
-    _check_sizes(features=features, kernel_size=kernel_size)
+    check_sizes(features=features, kernel_size=kernel_size)
     return LightAttentionPool(features, kernel_size, nnx.Rngs(seed))
 
 
@@ -180,7 +182,7 @@ def projected(
     seed: int = 0,
 ) -> ProjectedPool:
     """Learned projections A and B; tied: vech of f(C), rank(rank + 1)/2; untied: C, rank²."""
-    _check_sizes(features=features, rank=rank)
+    check_sizes(features=features, rank=rank)
     floor = check_spectral(spectral, ridge, eps)
     if spectral is not None and not tied:
         raise InputError("spectral needs tied=True: C = AᵀSB is not symmetric")
@@ -192,5 +194,5 @@ def projected(
 @register("attention_covariance")
 def attention_covariance(*, features: int, rank: int = 32, heads: int = 1, seed: int = 0) -> AttentionCovariance:
     """Attention-weighted covariance of learned projections; size heads · rank(rank + 1)/2."""
-    _check_sizes(features=features, rank=rank, heads=heads)
+    check_sizes(features=features, rank=rank, heads=heads)
     return AttentionCovariance(features, rank, heads, nnx.Rngs(seed))

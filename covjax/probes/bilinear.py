@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.pooling.learned import check_sizes, projection
 from covjax.projected import projected_moment
 
 
@@ -27,9 +28,7 @@ class BilinearReadout(nnx.Module):
         center: str | None = "sequence",
         seed: int = 0,
     ):
-        for name, size in (("features", features), ("rank", rank), ("units", units)):
-            if not (isinstance(size, int) and size >= 1):
-                raise InputError(f"{name} must be an integer >= 1, got {size!r}")
+        check_sizes(features=features, rank=rank, units=units)
         if center not in (None, "sequence"):
             raise InputError(f"center must be None or 'sequence', got {center!r}")
         rngs = nnx.Rngs(seed)
@@ -37,8 +36,8 @@ class BilinearReadout(nnx.Module):
         def random(rows: int, columns: int) -> nnx.Param:
             return nnx.Param(jax.random.normal(rngs.params(), (rows, columns)) / columns**0.5)
 
-        self.left = nnx.Param(jax.random.normal(rngs.params(), (features, rank)) / features**0.5)
-        self.right = None if tied else nnx.Param(jax.random.normal(rngs.params(), (features, rank)) / features**0.5)
+        self.left = projection(rngs, features, rank)
+        self.right = None if tied else projection(rngs, features, rank)
         self.a, self.b = random(units, rank), random(units, rank)
         self.center = center
 

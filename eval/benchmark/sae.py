@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -24,6 +23,7 @@ from covjax.autoencoders.sparse import TopK
 from covjax.autoencoders.sparse.metrics import Sums, dead_share, fvu, l0, token_sums
 from covjax.encoders import embed, load
 from covjax.errors import InputError
+from covjax.training.state import Step, TrainState
 from eval.benchmark import _report
 from eval.benchmark._timing import Times, interleave, median_ratio
 
@@ -53,31 +53,21 @@ def activations(encoder, proteins: list[str], layer: int, tokens: int, seed: int
 
 
 class Ours:
-    """Our module with its optimiser behind one donated, compiled step."""
+    """Our module under the step of the training loop."""
 
     def __init__(self, module: TopK):
-        optimizer = nnx.Optimizer(module, optax.adam(LEARNING_RATE), wrt=nnx.Param)
-        graph, self.state = nnx.split((module, optimizer))
-
-        @functools.partial(jax.jit, donate_argnums=0)
-        def step(state, x):
-            module, optimizer = nnx.merge(graph, state)
-            (_, metrics), gradients = nnx.value_and_grad(lambda m: m.loss(x), has_aux=True)(module)
-            optimizer.update(module, module.project_gradients(gradients))
-            module.after_step(x)
-            return nnx.state((module, optimizer)), metrics
-
-        self.compiled, self.graph = step, graph
+        self.graph, self.state = nnx.split(TrainState(module, optax.adam(LEARNING_RATE)))
+        self.compiled = Step(self.graph, None)
 
     def step(self, x) -> dict:
         """One step; the batch's figures."""
-        self.state, metrics = self.compiled(self.state, x)
+        self.state, metrics = self.compiled(self.state, jnp.asarray(x), None)
         return metrics
 
     @property
     def module(self) -> TopK:
         """The module as trained so far."""
-        return nnx.merge(self.graph, self.state)[0]
+        return nnx.merge(self.graph, self.state).model
 
 
 def ours(tokens, batch: int, **options) -> Ours:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from covjax.data.blocks import block_name
-from covjax.data.nucleotides import reverse_complement
+from covjax.data.related import canonical_kmers
 from eval.sources.draw import Sizes, draw
 from eval.sources.rows import Row, shared_file
 
@@ -49,9 +49,8 @@ def build(shared: Path, sizes: Sizes) -> list[Row]:
 def _repeated(sequence: str) -> np.ndarray:
     """Nucleotides inside a K-mer that stands in more than one block."""
     starts: defaultdict[str, list[int]] = defaultdict(list)
-    other = reverse_complement(sequence)
-    for i in range(len(sequence) - K + 1):
-        starts[min(sequence[i : i + K], other[len(sequence) - i - K : len(sequence) - i])].append(i)
+    for i, kmer in enumerate(canonical_kmers(sequence, K)):
+        starts[kmer].append(i)
     repeated = np.zeros(len(sequence), bool)
     for places in starts.values():
         if len({i // BLOCK for i in places} | {(i + K - 1) // BLOCK for i in places}) > 1 and len(places) > 1:
