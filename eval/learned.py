@@ -44,8 +44,8 @@ def train_pools(
     width, options = first.width or tokens.features, dict(first.options)
     pools = [cast(nnx.Module, get_pooler(row.pooler, features=width, seed=row.seed, **options)) for row in rows]
 
-    def walk() -> Iterator[TokenBatch]:
-        for batch in tokens.mixed(np.concatenate([train, validation]), config.token_budget // 4):
+    def walk(wanted: np.ndarray) -> Iterator[TokenBatch]:
+        for batch in tokens.mixed(wanted, config.token_budget // 4):
             x = np.asarray(standardise(batch.tokens, batch.weights, *fit))
             yield batch.rows, x if matrix is None else x @ matrix, batch.weights
 

@@ -71,9 +71,8 @@ class TokenSet:
         Sequences of about one length share a batch; which ones, and the order of the batches, is random.
         """
         random = np.random.default_rng(0)
-        lengths = np.array([len(self._kept[row]) for row in rows])
-        edges = bucket_edges(lengths, 2)
-        bucket = np.searchsorted(edges, lengths)
+        edges = bucket_edges(np.array([len(x) for x in self._kept]), 2)  # of all: every choice has the same shapes
+        bucket = np.searchsorted(edges, [len(self._kept[row]) for row in rows])
         batches = []
         for number, edge in enumerate(edges):
             order = random.permutation(rows[bucket == number])

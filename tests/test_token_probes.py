@@ -26,7 +26,7 @@ def correlated(rng, n=N):
 def walk_over(sequences, size=16, fail_at=None):
     count = [0]
 
-    def walk():
+    def walk(wanted=None):
         for i in range(0, len(sequences), size):
             rows = np.arange(i, min(i + size, len(sequences)))
             tokens = np.full((size, 20, D), np.nan, np.float32)
@@ -62,7 +62,7 @@ def test_second_order_pools_learn_co_occurrence(rng, pool):
     probe = fit_token_probe(
         pool(), walk_over(sequences), truth, rows[:60], rows[60:80], "multiclass", (1e-3, 1e-1), budget
     )
-    scores = probe.scores(walk_over(sequences))
+    scores = probe.scores(walk_over(sequences)())
     assert scores.shape == (N, 2)
     assert (scores.argmax(1) == labels)[80:].mean() > 0.9
     assert probe.validation.shape == (3, 2)
@@ -76,7 +76,7 @@ def test_regression_is_in_the_targets_own_units(rng):
     budget = Budget(steps=90, learning_rate=2e-2, evaluate_every=30)
     rows = np.arange(N)
     probe = fit_token_probe(pool, walk_over(sequences), y, rows[:80], rows[80:100], "regression", (1e-3,), budget)
-    error = (probe.scores(walk_over(sequences)) - y)[100:]
+    error = (probe.scores(walk_over(sequences)()) - y)[100:]
     assert (error**2).mean() < 0.5 * y[100:].var()
 
 

@@ -1,7 +1,7 @@
 """End-to-end probes: a pooler with parameters and a linear readout, trained together on token activations."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from covjax.probes.objectives import ClassWeights, check_targets, element_weight
 from covjax.standardise import live_deviation
 
 TokenBatch = tuple[np.ndarray, Float[np.ndarray, "b t d"], Float[np.ndarray, "b t"]]  # rows, tokens, weights
-Walk = Callable[[], Iterator[TokenBatch]]
+Walk = Callable[[np.ndarray], Iterator[TokenBatch]]  # of the row numbers that are wanted; others may come too
 Metric = Callable[[np.ndarray, np.ndarray], float]  # targets (m, k), scores (m, k); higher is better
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -39,19 +39,19 @@ class TokenProbe:
     validation: Float[np.ndarray, "looks decays"]
     best_step: np.ndarray
 
-    def scores(self, walk: Walk) -> Float[np.ndarray, "n k"]:
-        """Scores (logits, or predictions in the targets' units) of all rows that `walk` passes, in row order.
+    def scores(self, batches: Iterable[TokenBatch]) -> Float[np.ndarray, "n k"]:
+        """Scores (logits, or predictions in the targets' units) of all rows, in row order.
 
         Raises InputError where the rows are not 0 … n − 1, each once.
         """
         pool = nnx.jit(lambda module, x, w: jax.vmap(module)(x, w))
         rows, features = [], []
-        for index, tokens, weights in walk():
+        for index, tokens, weights in batches:
             rows.append(np.asarray(index))
             features.append(np.asarray(pool(self.pool, tokens, weights))[: len(index)])
         order = np.concatenate(rows)
         if not np.array_equal(np.sort(order), np.arange(len(order))):
-            raise InputError(f"walk: {len(order)} rows must be 0 to {len(order) - 1}, each once")
+            raise InputError(f"batches: {len(order)} rows must be 0 to {len(order) - 1}, each once")
         z = (np.concatenate(features)[np.argsort(order)].astype(np.float64) - self.center) / self.scale
         return z @ self.weights + self.bias
 
@@ -84,9 +84,9 @@ def fit_token_probes(
     Args:
         pools: `get_pooler("attention" | "light_attention" | "projected" | "attention_covariance", features=d, …)`,
             `BilinearReadout`, or any NNX module (tokens, weights) → (p,).
-        walk: a function that passes once over padded batches `(rows, tokens, weights)`, the same each time, such as
-            `eval.tokens.token_batches` gives; tokens beyond `len(rows)` are padding of the batch. Tokens enter as they
-            are: standardise them in the walk. Rows in neither set are left out.
+        walk: a function of row numbers that passes once over padded batches `(rows, tokens, weights)` with these rows
+            (and others, if it is simpler: they are left out), the same each time; tokens beyond `len(rows)` are padding
+            of the batch. Tokens enter as they are: standardise them in the walk.
         targets: of all rows; booleans, one-hot, or numbers (standardised for training, scores are in their units).
         train_rows: row numbers to train on.
         validation_rows: row numbers that choose the step and the weight decay.
@@ -134,7 +134,7 @@ def fit_token_probes(
 
     def validate(trees) -> np.ndarray:
         found = np.full((len(grid), len(validation), y.shape[1]), np.nan, np.float32)
-        for index, tokens, w in walk():
+        for index, tokens, w in walk(validation):
             keep = np.isin(index, validation)
             if keep.any():
                 block = np.asarray(scores(trees, tokens, w))[:, : len(index)][:, keep]
@@ -166,7 +166,7 @@ def fit_token_probes(
         loss,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts),
         [decay for _, decay in grid],
-        lambda: _selected(walk(), train, truth, weights),
+        lambda: _selected(walk(train), train, truth, weights),
         validate,
         budget,
         decay=True,
@@ -206,7 +206,7 @@ def _statistics(graph, parameters, constant, walk: Walk, train: np.ndarray) -> t
     """Mean and deviation of the pooled features over the training rows, and the digest of the walk's first batch."""
     pool = jax.jit(lambda tree, x, w: jax.vmap(nnx.merge(graph, tree, *constant))(x, w))
     seen, pooled, digest = [], [], None
-    for index, tokens, weights in walk():
+    for index, tokens, weights in walk(train):
         digest = digest or leaf_digests({"rows": index, "tokens": tokens, "weights": weights})
         keep = np.isin(index, train)
         if keep.any():
