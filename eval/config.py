@@ -22,7 +22,11 @@ class CompareConfig:
     encoder: str = option("unirep-64", "name, folder or hub id of the encoder; see the README's table")
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
-    ranks: tuple[int, ...] = option((4, 8, 16, 32), "ranks of the PCA-truncated covariance, beside the matched one")
+    rows: tuple[str, ...] = option((), "labels of the rows to make, mean among them; empty: all")
+    ranks: tuple[int, ...] = option((4, 8, 16, 32), "ranks of the truncated covariance, beside the matched one")
+    bases: tuple[str, ...] = option(
+        ("pca",), "bases of the truncation: pca, tucker (the autoencoder's exact optimum) or random"
+    )
     components: tuple[int, ...] = option((256, 1024), "principal components kept of whole matrices over 4,096 numbers")
     ridge: float = option(1e-6, "added to the eigenvalues before the square root")
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens")
@@ -30,6 +34,10 @@ class CompareConfig:
     trained: tuple[str, ...] = option(
         ("attention", "light attention", "projected"), "pools trained on the task, then frozen and probed like the rest"
     )
+    sae_latents: int = option(0, "latents of a TopK sparse autoencoder of the tokens, whose pools are rows; 0: none")
+    sae_k: int = option(16, "latents that it keeps for each token")
+    sae_steps: int = option(500, "its training steps of 2,048 tokens of training sequences")
+    sae_pairs: int = option(2048, "pairs of latents, the most frequent ones, whose co-occurrence is pooled")
     steps: int = option(200, "training steps of every trained pool, each on about token_budget / 4 tokens")
     learning_rates: tuple[float, ...] = option((3e-3,), "AdamW rates tried on validation for every trained pool")
     weight_decays: tuple[float, ...] = option((1e-2, 1.0), "AdamW weight decays tried on validation for them")
@@ -54,6 +62,15 @@ class CompareConfig:
             "data": (bool(self.data or self.source), "name a file: --data my.csv"),
             "sizes": (len(self.sizes) in (0, 3) and all(n >= 1 for n in self.sizes), "three numbers >= 1, or none"),
             "ranks": (all(r >= 1 for r in self.ranks) and len(set(self.ranks)) == len(self.ranks), "distinct, >= 1"),
+            "rows": (not self.rows or "mean" in self.rows, "labels with mean, the reference, among them"),
+            "bases": (
+                set(self.bases) <= set(BASES) and len(set(self.bases)) == len(self.bases),
+                f"distinct names among {', '.join(BASES)}",
+            ),
+            "sae_latents": (self.sae_latents >= 0, ">= 0"),
+            "sae_k": (1 <= self.sae_k <= max(self.sae_latents, 1) or not self.sae_latents, "1 to sae_latents"),
+            "sae_steps": (self.sae_steps >= 1, ">= 1"),
+            "sae_pairs": (self.sae_pairs >= 1, ">= 1"),
             "components": (all(k >= 1 for k in self.components), ">= 1"),
             "ridge": (self.ridge >= 0, ">= 0"),
             "eps": (self.eps > 0, "> 0"),
@@ -87,3 +104,4 @@ class CompareConfig:
 
 
 TRAINED = ("attention", "light attention", "projected")
+BASES = ("pca", "tucker", "random")

@@ -14,14 +14,15 @@ from covjax import checkpoint, get_pooler
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.errors import InputError
-from covjax.moments import moments
 from covjax.standardise import standardise
+from eval.bases import make_bases
 from eval.composition import kmer_frequencies, word_frequencies
 from eval.config import CompareConfig
 from eval.learned import train_pools
 from eval.rows import Row
+from eval.sparse import sparse_pools
 from eval.tables import Table, make_table, principal_components, side_by_side
-from eval.tokens import Fit, TokenSet, standardiser, train_weights
+from eval.tokens import Fit, TokenSet, standardiser
 
 Tables = dict[str, Table]
 Pool = Callable[[Array, Array], Array]
@@ -54,7 +55,7 @@ def make_features(
         print(f"features: all {len(done)} complete in {output / 'features'}, reused")
         return done
     print(f"features: {len(done)} complete and reused, {len(missing)} to make")
-    for row, table in _make(config, data, tokens, missing, done, output):
+    for row, table in _make(config, data, tokens, missing, done, output, manifest):
         shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}
         path = output / "features" / slug(row.label)
         checkpoint.save(path, {"values": table.values}, _row_manifest(manifest, row) | shape)
@@ -67,25 +68,39 @@ def _row_manifest(manifest: dict[str, Any], row: Row) -> dict[str, Any]:
 
 
 def _make(
-    config: CompareConfig, data: Dataset, tokens: TokenSet, missing: list[Row], done: Tables, output: Path
+    config: CompareConfig,
+    data: Dataset,
+    tokens: TokenSet,
+    missing: list[Row],
+    done: Tables,
+    output: Path,
+    manifest: dict[str, Any],
 ) -> Iterator[tuple[Row, Table]]:
     """Yield (row, table); `done` is filled by the caller, so that later rows find their parts in it."""
     train = data.rows("train")
     pooled = [row for row in missing if row.pooler or row.cls]
     if pooled:
         fit = standardiser(tokens, train)
-        basis = None
-        if any(row.rank or row.width for row in pooled):
-            basis = _pca_basis(tokens, fit, train)
+        wanted = [(row.basis, row.rank or row.width or 0) for row in pooled if row.rank or row.width]
+        bases = make_bases(tokens, fit, train, wanted, config.seed, config.token_budget)
         poolers: dict[str, Pool] = {}
         kinds: dict[str, list[Row]] = {}
+        sparse: dict[tuple, list[Row]] = {}
         for row in pooled:
             if row.training:
                 kinds.setdefault(row.replica_of or row.label, []).append(row)
+            elif row.sae:
+                sparse.setdefault(row.sae, []).append(row)
             elif not row.cls:
-                poolers[row.label] = _pooler(row, basis)
+                given = dict(row.options) | ({"basis": bases[row.basis, row.rank]} if row.rank else {})
+                poolers[row.label] = get_pooler(row.pooler, **given)
         for name, seeds in kinds.items():
+            basis = bases["pca", seeds[0].width] if seeds[0].width else None
             poolers |= train_pools(config, data, tokens, seeds, fit, basis, output / "pools" / slug(name))
+        for settings, pools in sparse.items():
+            folder = output / "pools" / slug("sae " + " ".join(f"{name} {value}" for name, value in settings))
+            identity = {key: manifest[key] for key in ("data", "encoder")}
+            poolers |= sparse_pools(tokens, train, pools, fit, identity, config.seed, folder)
         for group in _groups(pooled, poolers, tokens.features, len(data), config.max_features_gib):
             features = _pool(group, poolers, tokens, fit, len(data), config.seed)
             for row in group:
@@ -99,27 +114,6 @@ def _make(
         elif row.parts:
             table = side_by_side([done[part] for part in row.parts], train)
             yield row, principal_components(table, row.components, train) if row.components else table
-
-
-def _pca_basis(tokens: TokenSet, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
-    """Eigenvectors, largest eigenvalue first, of the mean over training sequences of each sequence's covariance."""
-
-    @jax.jit
-    def summed(x, w):
-        return jax.vmap(lambda x, w: moments(standardise(x, w, *fit), w).covariance())(x, w).sum(0)
-
-    total = np.zeros(())
-    for batch in tokens.walk("PCA basis"):
-        total = total + np.asarray(summed(batch.tokens, train_weights(batch, train)), np.float64)
-    return np.linalg.eigh(total / len(train))[1][:, ::-1].astype(np.float32)
-
-
-def _pooler(row: Row, basis: np.ndarray | None) -> Pool:
-    options: dict[str, Any] = dict(row.options)
-    if row.rank:
-        assert basis is not None
-        options["basis"] = basis[:, : row.rank]
-    return get_pooler(row.pooler, **options)
 
 
 def _groups(rows: list[Row], poolers: dict[str, Pool], features: int, n: int, max_gib: float) -> Iterator[list[Row]]:

@@ -27,7 +27,9 @@ plt.rcParams.update(
 def draw_figures(results: dict[str, Any], folder: Path) -> dict[str, str]:
     """Write `differences.png`, `rank.png` and, for per-term tasks, `terms.png`; return {name: SVG}."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"differences": _differences(results), "rank": _rank(results)}
+    figures = {"differences": _differences(results)}
+    if any(row["rank"] for row in results["rows"]):
+        figures["rank"] = _rank(results)
     if results["terms"]:
         figures["terms"] = _terms(results)
     svgs = {}
@@ -90,31 +92,41 @@ def _differences(results: dict[str, Any]) -> Figure:
     return figure
 
 
-FAMILY_COLOURS = {"PCA-Σ": "#0072B2", "PCA-√Σ": "#CC79A7"}
+FAMILY_COLOURS = {
+    "PCA-Σ": "#0072B2",
+    "PCA-√Σ": "#CC79A7",
+    "Tucker-Σ": "#56B4E9",
+    "Tucker-√Σ": "#D55E00",
+    "random-Σ": "#999999",
+    "random-√Σ": "#009E73",
+}
 
 
 def _rank(results: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
     rows = {row["label"]: row for row in results["rows"]}
-    ranks: list[int] = []
+    width = results["encoder_features"]
+    ranks: set[int] = set()
     for prefix, whole in TRUNCATED.items():
         colour = FAMILY_COLOURS[prefix]
-        truncated = [row for label, row in rows.items() if label.startswith(f"{prefix} ")]
-        ranks = [row["rank"] for row in truncated] + [results["encoder_features"]]
-        for probe in results["probes"]:
-            scores = [_primary(row, results, probe) for row in [*truncated, rows[whole]]]
+        shown = {row["rank"]: row for label, row in rows.items() if label.startswith(f"{prefix} ")}
+        if shown and whole in rows:
+            shown[width] = rows[whole]
+        ranks |= set(shown)
+        for probe in results["probes"] if shown else ():
+            scores = [_primary(row, results, probe) for row in shown.values()]
             style = MARKERS[probe] + LINES[probe]
-            name = f"{prefix.removeprefix('PCA-')}, {probe}"
-            axes.plot(ranks, [s["value"] for s in scores], style, color=colour, label=name)
+            name = f"{prefix}, {probe}"
+            axes.plot(list(shown), [s["value"] for s in scores], style, color=colour, label=name)
             lows, highs = np.array([s["interval"] for s in scores]).T
-            axes.fill_between(ranks, lows, highs, color=colour, alpha=0.08, linewidth=0)
+            axes.fill_between(list(shown), lows, highs, color=colour, alpha=0.08, linewidth=0)
     for probe in results["probes"]:
         mean = _primary(rows[results["reference"]], results, probe)["value"]
         axes.axhline(mean, color="#555555", linestyle=LINES[probe], label=f"{results['reference']}, {probe}")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [str(rank) for rank in ranks[:-1]] + [f"{ranks[-1]}\n(whole)"])
+    axes.set_xticks(sorted(ranks), [f"{rank}\n(whole)" if rank == width else str(rank) for rank in sorted(ranks)])
     axes.minorticks_off()
-    axes.set_xlabel("rank of the PCA-truncated covariance")
+    axes.set_xlabel("rank of the truncated covariance")
     axes.set_ylabel(f"test {results['primary_name']}")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()

@@ -40,14 +40,13 @@ def train_pools(
     first = rows[0]
     tokens.require_kept(f"the trained pool {first.label!r} (see --trained)")
     train, validation = data.rows("train"), data.rows("validation")
-    matrix = None if first.width is None or basis is None else basis[:, : first.width]
     width, options = first.width or tokens.features, dict(first.options)
     pools = [cast(nnx.Module, get_pooler(row.pooler, features=width, seed=row.seed, **options)) for row in rows]
 
     def walk(wanted: np.ndarray) -> Iterator[TokenBatch]:
         for batch in tokens.mixed(wanted, config.token_budget // 4):
             x = np.asarray(standardise(batch.tokens, batch.weights, *fit))
-            yield batch.rows, x if matrix is None else x @ matrix, batch.weights
+            yield batch.rows, x if basis is None else x @ basis, batch.weights
 
     looks = max(1, config.steps // 8)
     fits = []
@@ -62,9 +61,9 @@ def train_pools(
         )
     trained: dict[str, Callable[[Array, Array], Array]] = {}
     for row, probes in zip(rows, zip(*fits)):
-        trained[row.label] = _after(matrix, max(probes, key=lambda probe: probe.validation.max()).pool)
+        trained[row.label] = _after(basis, max(probes, key=lambda probe: probe.validation.max()).pool)
     return trained
 
 
-def _after(matrix: np.ndarray | None, pool: Callable) -> Callable[[Array, Array], Array]:
-    return pool if matrix is None else lambda x, w: pool(jnp.matmul(x, matrix, precision=_HIGHEST), w)
+def _after(basis: np.ndarray | None, pool: Callable) -> Callable[[Array, Array], Array]:
+    return pool if basis is None else lambda x, w: pool(jnp.matmul(x, basis, precision=_HIGHEST), w)

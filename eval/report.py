@@ -4,6 +4,7 @@ import html
 from pathlib import Path
 from typing import Any
 
+from eval.config import CONTROL
 from eval.rows import LIGHT_WIDTH
 
 STYLE = """
@@ -32,8 +33,9 @@ details pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem;backgro
 CAPTIONS = {
     "differences": "Every pooler minus {reference} on the test set. Bars: difference; black lines: 95 % paired "
     "bootstrap interval over groups. A bar whose line crosses zero is not evidence.",
-    "rank": "Test metric against the rank at which the covariance, or its square root, is truncated (PCA basis of the "
-    "mean training covariance). Grey lines: {reference}. Bands: 95 % bootstrap interval of the value itself.",
+    "rank": "Test metric against the rank at which the covariance, or its square root, is truncated; the basis (PCA of "
+    "the mean covariance, the exact Tucker autoencoder, random) comes from the training sequences. Grey lines: "
+    "{reference}. Bands: 95 % bootstrap interval of the value itself.",
     "terms": "One point a label.",
 }
 
@@ -102,16 +104,24 @@ def _headline(results: dict[str, Any]) -> str:
     best = rows[results["best_second_order"]]
     score = best["probes"][probe]["test"][results["primary"]]
     low, high = score["difference_interval"]
-    controls = [row for row in results["rows"] if row["role"] == "control"]
-    strongest = max(controls, key=lambda row: row["probes"][probe]["test"][results["primary"]]["value"])
-    control = strongest["probes"][probe]["test"][results["primary"]]
+    controls = [row for row in results["rows"] if row["role"] == CONTROL]
     verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable from it"
     return (
         f"Chosen on validation among the second-order poolers: <b>{_e(best['label'])}</b>. On the test set its "
         f"{_e(results['primary_name'])} is <b>{score['value']:.3f}</b> ({_e(probe)} probe), against "
         f"{_e(results['reference'])} <b>{score['difference']:+.3f}</b> [{low:+.3f}, {high:+.3f}]: "
-        f"<b>{verdict}</b>. The strongest control on the test set, {_e(strongest['label'])}, reaches "
-        f"{control['value']:.3f} ({control['difference']:+.3f})."
+        f"<b>{verdict}</b>. {_strongest(controls, results, probe)}"
+    )
+
+
+def _strongest(controls: list[dict[str, Any]], results: dict[str, Any], probe: str) -> str:
+    if not controls:
+        return "No control was asked for (--rows): whether a gain is co-occurrence is open."
+    scores = {row["label"]: row["probes"][probe]["test"][results["primary"]] for row in controls}
+    label = max(scores, key=lambda name: scores[name]["value"])
+    return (
+        f"The strongest control on the test set, {_e(label)}, reaches {scores[label]['value']:.3f} "
+        f"({scores[label]['difference']:+.3f})."
     )
 
 

@@ -8,7 +8,11 @@ from covjax.errors import InputError
 from eval.config import BASELINE, COMPOSITION, CONTROL, SECOND_ORDER, CompareConfig
 from eval.tables import WIDE
 
-TRUNCATED = {"PCA-Σ": "covariance Σ", "PCA-√Σ": "sqrt Σ"}  # families of truncated rows → the whole matrix
+TRUNCATED = {  # families of truncated rows → the whole matrix
+    f"{basis}-{symbol}": whole
+    for basis in ("PCA", "Tucker", "random")
+    for symbol, whole in (("Σ", "covariance Σ"), ("√Σ", "sqrt Σ"))
+}
 LIGHT_WIDTH = 64  # a convolution over more channels costs more than all other rows together
 
 
@@ -16,13 +20,14 @@ LIGHT_WIDTH = 64  # a convolution over more channels costs more than all other r
 class Row:
     """One row of the comparison: which features, and what the row is for.
 
-    `label` is shown and names the folders. `pooler` with `options` goes to `covjax.get_pooler`. `rank` asks for the
-    top-`rank` PCA basis of the mean training covariance. `shuffled` permutes every feature within the sequence first.
-    `cls` takes the model's own special token. `training` (steps and grid) fits the pooler end to end with seed `seed`,
-    on the first `width` principal components; `replica_of` names the row whose other seeds it belongs to. `parts` names
-    earlier rows to set side by side, each scaled to unit root-mean-square norm on the training set, of which
-    `components` principal components are kept. `k` counts k-mers of the sequence itself, or words of a text, instead of
-    pooling tokens.
+    `label` is shown and names the folders. `pooler` with `options` goes to `covjax.get_pooler`. `rank` asks for that
+    many columns of a `basis` fitted on the training sequences (`eval.bases`); `sae` holds the options and steps of a
+    sparse autoencoder trained on their tokens, which the pooler takes. `shuffled` permutes every feature within the
+    sequence first. `cls` takes the model's own special token. `training` (steps and grid) fits the pooler end to end
+    with seed `seed`, on the first `width` principal components; `replica_of` names the row whose other seeds it belongs
+    to. `parts` names earlier rows to set side by side, each scaled to unit root-mean-square norm on the training set,
+    of which `components` principal components are kept. `k` counts k-mers of the sequence itself, or words of a text,
+    instead of pooling tokens.
     """
 
     label: str
@@ -30,6 +35,8 @@ class Row:
     pooler: str = ""
     options: tuple[tuple[str, float | str], ...] = ()
     rank: int | None = None
+    basis: str = "pca"
+    sae: tuple[tuple[str, int], ...] = ()
     shuffled: bool = False
     cls: bool = False
     training: tuple[tuple[str, Any], ...] = ()
@@ -47,7 +54,27 @@ def matched_rank(features: int) -> int:
 
 
 def make_rows(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row, ...]:
-    """Every row for an encoder of `features` numbers a token; InputError for a rank it does not have."""
+    """The rows for an encoder of `features` numbers a token.
+
+    Raises InputError for a rank that it does not have, an unknown label in `config.rows`, and one whose parts are not
+    there.
+    """
+    every = _every_row(config, features, has_cls)
+    if not config.rows:
+        return every
+    labels = {row.label: row for row in every}
+    for label in config.rows:
+        if label not in labels:
+            raise InputError(f"rows: {label!r} is not one of {', '.join(labels)}")
+        if absent := [part for part in labels[label].parts if part not in config.rows]:
+            raise InputError(f"rows: {label!r} needs {absent[0]!r} too")
+    chosen = tuple(row for row in every if (row.replica_of or row.label) in config.rows)
+    if not any(row.role == SECOND_ORDER for row in chosen):
+        raise InputError(f"rows: {', '.join(config.rows)} has no second-order pooler to compare with mean")
+    return chosen
+
+
+def _every_row(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row, ...]:
     if too_big := [rank for rank in config.ranks if rank > features]:
         raise InputError(f"ranks: {too_big[0]} is more than the encoder's {features} features")
     log, sqrt = (("eps", config.eps),), (("ridge", config.ridge),)
@@ -66,12 +93,15 @@ def make_rows(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row,
         Row("covariance Σ", SECOND_ORDER, "covariance"),
         Row("sqrt Σ", SECOND_ORDER, "sqrt_covariance", sqrt),
         Row(log_name, SECOND_ORDER, "log_covariance", log),
-        *[Row(f"PCA-Σ rank {r}", SECOND_ORDER, "projected_covariance", rank=r) for r in ranks],
         *[
-            Row(f"PCA-√Σ rank {r}", SECOND_ORDER, "projected_covariance", (("spectral", "sqrt"), *sqrt), rank=r)
+            Row(f"{name}-{symbol} rank {r}", SECOND_ORDER, "projected_covariance", options, rank=r, basis=basis)
+            for basis, name in (("pca", "PCA"), ("tucker", "Tucker"), ("random", "random"))
+            if basis in config.bases
+            for symbol, options in (("Σ", ()), ("√Σ", (("spectral", "sqrt"), *sqrt)))
             for r in ranks
         ],
         *_trained(config, features, SECOND_ORDER),
+        *_sparse(config),
         *[
             Row(f"{name}, {k} components", SECOND_ORDER, parts=(name,), components=k)
             for name in ("sqrt Σ", log_name)
@@ -86,6 +116,17 @@ def make_rows(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row,
         Row("shuffled log(Σ+εI)", CONTROL, "log_covariance", log, shuffled=True),
         Row("composition", COMPOSITION, k=config.composition_k),
     )
+
+
+def _sparse(config: CompareConfig) -> list[Row]:
+    if not config.sae_latents:
+        return []
+    sae = (("latents", config.sae_latents), ("k", config.sae_k), ("steps", config.sae_steps))
+    return [
+        Row("SAE mean", BASELINE, "sae_mean", sae=sae),
+        Row("SAE max", BASELINE, "sae_max", sae=sae),
+        Row("SAE co-occurrence", SECOND_ORDER, "sae_cooccurrence", (("pairs", config.sae_pairs),), sae=sae),
+    ]
 
 
 def _trained(config: CompareConfig, features: int, wanted: str) -> list[Row]:

@@ -19,7 +19,7 @@ TITLES = {"gain": "minus {reference}", "over_control": "minus control", "over_co
 VERDICTS = {"above": "#00614a", "below": "#a33c00", "undecided": "#777777", "no interval": "#777777"}
 PART_COLOURS = {"quadratic": "#D55E00", "marginal": "#E69F00", "co_occurrence": "#0072B2"}
 PART_NAMES = {"quadratic": "quadratic features of the mean", "marginal": "marginals", "co_occurrence": "co-occurrence"}
-FAMILIES = {family: (colour, marker) for (family, colour), marker in zip(FAMILY_COLOURS.items(), "os")}
+FAMILIES = {family: (colour, marker) for (family, colour), marker in zip(FAMILY_COLOURS.items(), "os^vDP")}
 
 
 def draw_suite(summary: dict[str, Any], folder: Path) -> dict[str, str]:

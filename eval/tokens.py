@@ -59,6 +59,10 @@ class TokenSet:
             self._kept = kept
         yield from _progress(stage, self._padded() if self.fits else self._encode(max_segments=1), len(self.data))
 
+    def kept(self, rows: Int[np.ndarray, "n"]) -> list[Float[np.ndarray, "tokens features"]]:
+        """Tokens of chosen sequences; needs kept tokens."""
+        return [self._kept[row] for row in rows]
+
     def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (b, length, features) and weights (b, length) of chosen sequences; needs kept tokens."""
         chosen = [self._kept[row] for row in rows]

@@ -103,6 +103,29 @@ def test_force_redoes_everything(finished, tmp_path, capsys):
     assert "0 complete and reused, 25 to make" in capsys.readouterr().out
 
 
+def test_autoencoders_of_the_training_tokens_give_rows(tmp_path, capsys):
+    write_table(tmp_path / "t.csv", np.random.default_rng(2))
+    rows = ["mean", "covariance Σ", "Tucker-Σ rank 2", "random-Σ rank 2", "SAE mean", "SAE max", "SAE co-occurrence"]
+    options = ["--rows", ",".join(rows), "--bases", "tucker,random", "--sae-latents", "16", "--sae-k", "3"]
+    options += ["--sae-steps", "3", "--sae-pairs", "20", "--ranks", "2"]
+    results = run(tmp_path, *options)
+    assert [row["label"] for row in results["rows"]] == rows
+    sizes = {row["label"]: row["num_features"] for row in results["rows"]}
+    assert sizes["SAE mean"] == sizes["SAE max"] == 16
+    assert sizes["SAE co-occurrence"] <= 20
+    assert sizes["Tucker-Σ rank 2"] == 3
+    assert "No control was asked for" in (tmp_path / "run" / "report.html").read_text()
+    trained = tmp_path / "run" / "pools" / "sae-latents-16-k-3-steps-3"
+    kept = (trained / "log.jsonl").read_text()
+    shutil.rmtree(tmp_path / "run" / "features" / "sae-mean")
+    (tmp_path / "run" / "results.json").unlink()
+    capsys.readouterr()
+    again = run(tmp_path, *options)
+    assert "features: 6 complete and reused, 1 to make" in capsys.readouterr().out
+    assert again["rows"] == results["rows"]
+    assert (trained / "log.jsonl").read_text() == kept  # the autoencoder was not trained again
+
+
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -175,6 +198,9 @@ GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,
         (GOOD, ["--encoder", "unirep-65"], "encoder: 'unirep-65' is not known"),
         (GOOD, ["--layer", "2"], "layer: 2 is not one of -2 … 1"),
         (GOOD, ["--ranks", "9"], "ranks: 9 is more than the encoder's 8 features"),
+        (GOOD, ["--rows", "covariance Σ"], "rows: ('covariance Σ',) is not allowed; labels with mean"),
+        (GOOD, ["--bases", "pca,pca"], "bases: ('pca', 'pca') is not allowed; distinct names among pca"),
+        (GOOD, ["--sae-latents", "4", "--sae-k", "5"], "sae_k: 5 is not allowed; 1 to sae_latents"),
         (GOOD, ["--eps", "0"], "eps: 0.0 is not allowed"),
         (GOOD, ["--colour", "red"], "unrecognized arguments: --colour red"),
         (GOOD, ["--task", "ranking"], "task: 'ranking' is not one of"),

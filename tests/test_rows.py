@@ -42,3 +42,37 @@ def test_make_rows(features, has_cls):
 def test_a_rank_beyond_the_features_is_named():
     with pytest.raises(InputError, match="ranks: 33 is more than the encoder's 32 features"):
         make_rows(dataclasses.replace(CompareConfig(), ranks=(4, 33)), 32, False)
+
+
+def test_rows_chooses_by_label_and_keeps_the_order():
+    config = CompareConfig(rows=("covariance Σ", "mean", "attention"), sae_latents=64)
+    rows = make_rows(config, 32, False)
+    assert [row.label for row in rows] == [
+        "mean",
+        "attention",
+        "attention, seed 1",
+        "attention, seed 2",
+        "covariance Σ",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (("mean", "covariance"), "rows: 'covariance' is not one of mean, "),
+        (("mean", "mean + sqrt Σ"), "rows: 'mean \\+ sqrt Σ' needs 'sqrt Σ' too"),
+        (("mean", "max"), "rows: mean, max has no second-order pooler"),
+    ],
+)
+def test_rows_that_cannot_be_made_are_named(rows, message):
+    with pytest.raises(InputError, match=message):
+        make_rows(CompareConfig(rows=rows), 32, False)
+
+
+def test_bases_and_a_sparse_autoencoder_add_their_rows():
+    config = CompareConfig(bases=("pca", "tucker", "random"), ranks=(4,), sae_latents=64, sae_k=4)
+    rows = {row.label: row for row in make_rows(config, 32, False)}
+    assert rows["Tucker-√Σ rank 4"].basis == "tucker"
+    assert rows["random-Σ rank 4"].basis == "random"
+    assert dict(rows["SAE mean"].sae) == {"latents": 64, "k": 4, "steps": config.sae_steps}
+    assert rows["SAE co-occurrence"].sae == rows["SAE mean"].sae  # one autoencoder serves all its rows

@@ -1,0 +1,78 @@
+"""A sparse autoencoder of the training sequences' tokens, and the pools of its latents that are rows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from covjax import get_pooler
+from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
+from covjax.data.activations import HeldActivations
+from covjax.standardise import standardise
+from eval.rows import Row
+from eval.tokens import Fit, TokenSet
+from train.autoencoder import train_autoencoder
+from train.autoencoder_config import AutoencoderConfig
+
+LOOKED_AT = 500
+
+
+def sparse_pools(
+    tokens: TokenSet,
+    train: np.ndarray,
+    rows: list[Row],
+    fit: Fit,
+    identity: dict[str, Any],
+    seed: int,
+    folder: Path,
+) -> dict[str, Callable[[Array, Array], Array]]:
+    """Label → (standardised tokens, weights) → features, for rows of one autoencoder: trained without labels.
+
+    The training is `train.autoencoder`'s, on the training sequences, a tenth of them held out for its own figures; a
+    killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs most frequent in these sequences.
+    """
+    first = rows[0]
+    tokens.require_kept(f"{first.label!r} (see --sae-latents)")
+    ones = [np.ones(len(x), np.float32) for x in tokens.kept(train)]
+    arrays = [np.asarray(standardise(x, w, *fit)) for x, w in zip(tokens.kept(train), ones)]
+    options = dict(first.sae)
+    steps = options.pop("steps")
+    config = AutoencoderConfig(
+        output=str(folder),
+        data="the comparison's training tokens",
+        encoder=tokens.encoder.name,
+        kind="topk",
+        options=options | {"aux_k": min(64, options["latents"])},
+        steps=steps,
+        batch=min(2048, sum(map(len, arrays)) // 2),
+        warmup=min(100, steps),
+        seed=seed,
+        evaluate_every=steps,
+        save_every=250,
+    )
+    result = train_autoencoder(config, HeldActivations(arrays, identity))
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in result.held_out.items())
+    print(f"sparse autoencoder: {shown}", flush=True)
+    pools: dict[str, Callable[[Array, Array], Array]] = {}
+    for row in rows:
+        given: dict[str, Any] = dict(row.options)
+        if "pairs" in given:
+            given["pairs"] = _pairs(result.model, arrays, options["latents"], int(given["pairs"]))
+        pools[row.label] = get_pooler(row.pooler, autoencoder=result.model, **given)
+    return pools
+
+
+def _pairs(model: Any, arrays: list[np.ndarray], latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
+    """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly: more change their order very little."""
+    arrays = arrays[:: -(-len(arrays) // LOOKED_AT)]
+    codes = jax.jit(model.codes)
+    edge = max(map(len, arrays))
+    moments = []
+    for x in arrays:  # one compiled shape: padding enters neither statistic
+        values, indices = codes(np.pad(x, ((0, edge - len(x)), (0, 0))))
+        moments.append(cooccurrence(values[: len(x)], indices[: len(x)], latents))
+    stacked = stack(moments, latents)
+    return frequent_pairs(stacked, min(most, len(np.unique(stacked.indices))), latents)
