@@ -1,6 +1,8 @@
 """Sequences of many lengths through an encoder in few compiled shapes and little padding."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -63,7 +65,32 @@ def embed_tokens(
     lengths = np.array([len(ids) for ids in encoded])
     edges = bucket_edges(lengths, max_shapes) if edges is None else edges
     packs = max_segments > 1 and getattr(encoder, "packs", False)
-    for edge, planned in plan_rows(lengths, edges, max_segments if packs else 1).items():
+    inputs = _inputs(
+        encoder, encoded, cores, plan_rows(lengths, edges, max_segments if packs else 1), token_budget, mesh, packs
+    )
+    for (batch, _, mask, pool), found in _applied(encoder, inputs, layers, mesh):
+        if not packs:
+            yield np.array([row[0] for row in batch]), found, pool
+            continue
+        for place in range(len(batch[0])):  # rows of more sequences come first in a batch
+            rows = np.array([row[place] for row in batch if len(row) > place])
+            yield rows, found, pool & (mask == place + 1)
+
+
+# Sequences of every row, token ids (b, t), the mask that the encoder sees (b, t), the mask to pool (b, t).
+Input = tuple[list[list[int]], Int[np.ndarray, "b t"], np.ndarray, Bool[np.ndarray, "b t"]]
+
+
+def _inputs(
+    encoder: Encoder,
+    encoded: Sequence[Int[np.ndarray, "t"]],
+    cores: Sequence[Bool[np.ndarray, "t"]],
+    plan: Mapping[int, list[list[int]]],
+    token_budget: int,
+    mesh: Mesh | None,
+    packs: bool,
+) -> Iterator[Input]:
+    for edge, planned in plan.items():
         size = batch_size(token_budget, int(edge), mesh)
         for first in range(0, len(planned), size):
             batch = planned[first : first + size]
@@ -75,13 +102,36 @@ def embed_tokens(
             if packs:
                 counts = [np.repeat(np.arange(1, len(row) + 1), [len(encoded[i]) for i in row]) for row in full]
                 mask = pad_rows(counts, tokens.shape[1], 0)[0]
-            found = encoder.apply(_split(mesh, tokens), _split(mesh, mask), layers)
-            if not packs:
-                yield np.array([row[0] for row in batch]), found, pool
-                continue
-            for place in range(len(batch[0])):  # rows of more sequences come first in a batch
-                rows = np.array([row[place] for row in batch if len(row) > place])
-                yield rows, found, pool & (mask == place + 1)
+            yield batch, tokens, mask, pool
+
+
+def _applied(
+    encoder: Encoder, inputs: Iterator[Input], layers: tuple[int, ...], mesh: Mesh | None
+) -> Iterator[tuple[Input, dict[int, Float[Array, "b t d"]]]]:
+    """Every input with its activations, in order.
+
+    On a CPU two batches run at once: XLA gives a loop over heads one core, which leaves the others idle.
+    """
+    if mesh is not None or jax.default_backend() != "cpu":
+        for each in inputs:
+            yield each, encoder.apply(_split(mesh, each[1]), _split(mesh, each[2]), layers)
+        return
+
+    def run(each: Input) -> tuple[Input, dict[int, Float[Array, "b t d"]]]:
+        return each, jax.block_until_ready(encoder.apply(each[1], each[2], layers))
+
+    compiled = set()
+    with ThreadPoolExecutor(2) as threads:
+        running: deque[Future] = deque()
+        for each in inputs:
+            running.append(threads.submit(run, each))
+            if each[1].shape not in compiled:  # alone, or the other thread would compile it too
+                compiled.add(each[1].shape)
+                running[-1].exception()
+            if len(running) == 2:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def batch_size(token_budget: int, edge: int, mesh: Mesh | None) -> int:
