@@ -178,6 +178,7 @@ CUSTOM = jax.tree_util.Partial(lambda table, tokens, mask: table[tokens] * mask[
 # Arguments of the functions of `compiled_functions`; those of encoders come from `encoder_case`.
 COMPILED = {
     "moments._update": [MOMENTS, X, W],
+    "whole._sum": [LOW, W],
     "whole._masked_transpose": [LOW, W, shape(T, dtype=bool), 0, 4],
     "whole._product": [shape(D, T, dtype=jnp.bfloat16), LOW],
     "gram._inner": [shape(B, 21), shape(B, 21)],
