@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from covjax.eigen import eigh
@@ -36,8 +35,3 @@ print("done")
 def test_several_batches_in_one_program_do_not_wait_for_each_other():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300)
     assert done.stdout.split()[-1:] == ["done"], done.stderr[-2000:]
-
-
-def test_lowers_for_every_platform():
-    a = jax.ShapeDtypeStruct((4, 8, 8), jnp.float32)
-    jax.export.export(jax.jit(jax.vmap(eigh)), platforms=("cpu", "cuda", "tpu"))(a)

@@ -183,12 +183,6 @@ def test_degenerate_sequences_stay_finite_with_finite_gradients(rng, case):
         case.pool(*pad(few[:0]))
 
 
-def test_lowers_for_cpu_cuda_and_tpu(case):
-    shapes = jax.ShapeDtypeStruct((2, T, D), jnp.float32), jax.ShapeDtypeStruct((2, T), jnp.float32)
-    exported = jax.export.export(jax.jit(jax.vmap(case.pool)), platforms=("cpu", "cuda", "tpu"))(*shapes)
-    assert exported.platforms == ("cpu", "cuda", "tpu")
-
-
 def test_bad_tokens_and_weights_name_the_argument(case):
     pool = case.pool
     with pytest.raises(TypeError, match="x must be a floating-point"):

@@ -29,8 +29,8 @@ class TopKSAE(torch.nn.Module):
         return self.encode(x) @ self.decoder + self.decoder_bias
 
 
-def train_step(model: TopKSAE, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> float:
-    """One step; returns the loss before it."""
+def train_step(model: TopKSAE, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> torch.Tensor:
+    """One step; returns the loss before it, without waiting for it."""
     optimizer.zero_grad(set_to_none=True)
     loss = (model(x) - x).square().sum(1).mean()
     loss.backward()
@@ -40,4 +40,4 @@ def train_step(model: TopKSAE, optimizer: torch.optim.Optimizer, x: torch.Tensor
         gradient -= (gradient * rows).sum(1, keepdim=True) * rows
         optimizer.step()
         rows.div_(rows.norm(dim=1, keepdim=True))
-    return float(loss.detach())
+    return loss.detach()

@@ -1,0 +1,239 @@
+"""What the accelerator benchmark times: each case with its work, its error against float64 and its PyTorch peer."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from covjax import pack_blocks, packed_projected_moment, projected_moment, second_moment
+from covjax.autoencoders import tucker_loss
+from covjax.autoencoders.sparse import TopK
+from covjax.training.state import Step, TrainState
+
+CHECKED = 4096  # tokens of the comparison with float64, on the host
+BLOCK, BATCH = 64, 16  # of packing; sequences of a Tucker step
+BANDWIDTH, PEAK = "copy bandwidth", "matrix peak"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Shapes of all cases."""
+
+    tokens: int = 1_048_576
+    features: int = 1536
+    rank: int = 64
+    sequences: int = 1024
+    batch: int = 8192
+    latents: int = 65_536
+    k: int = 32
+    matmul: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    read: bytes that must be read at least once. products: multiplications and additions of the matrix products that
+    cannot be avoided. bound: which of the two the time is compared with. error: against float64, relative, over
+    `tolerance` is a failure. peers: PyTorch's callables, "eager" and "torch.compile".
+    """
+
+    name: str
+    shape: str
+    run: Callable[[], object]
+    read: int
+    products: int
+    bound: str
+    error: float
+    tolerance: float
+    peers: dict[str, Callable[[], object]]
+
+
+def make_cases(sizes: Sizes, peer) -> Iterator[Case]:
+    """The cases one after the other, for each holds gigabytes; `peer` is a `_torch_accelerator.Peer` or None."""
+    for make in (_projected, _whole, _masked_whole, _packed, _tucker, _sparse):
+        yield make(sizes, peer)
+
+
+def _projected(sizes: Sizes, peer) -> Case:
+    t, d, r = sizes.tokens, sizes.features, sizes.rank
+    left, function = _basis(d, r), jax.jit(lambda x, w, a: projected_moment(x, a, None, w))
+    x, w = _tokens(t, d), _weights(t)
+    few, some = x[:CHECKED], _weights(min(t, CHECKED))
+    y = _wide(few) @ _wide(left.astype(jnp.bfloat16))
+    error = _error(function(few, some, left), (y * _wide(some)[:, None]).T @ y / _wide(some).sum())
+    return Case(
+        "projected moment",
+        f"{t:,} × {d}, rank {r}",
+        functools.partial(function, x, w, left),
+        read=x.nbytes,
+        products=2 * t * r * (d + r),
+        bound=BANDWIDTH,
+        error=error,
+        tolerance=1e-3,
+        peers={} if peer is None else peer.statistic("projected_moment", x, w, left),
+    )
+
+
+def _whole(sizes: Sizes, peer) -> Case:
+    t, d, function = sizes.tokens, sizes.features, jax.jit(second_moment)
+    x = _tokens(t, d)
+    few = x[:CHECKED]
+    return Case(
+        "whole moment",
+        f"{t:,} × {d}",
+        functools.partial(function, x),
+        read=x.nbytes,
+        products=2 * t * d * d,
+        bound=PEAK,
+        error=_error(function(few), _wide(few).T @ _wide(few) / len(few)),
+        tolerance=1e-3,
+        peers={} if peer is None else peer.statistic("second_moment", x),
+    )
+
+
+def _masked_whole(sizes: Sizes, peer) -> Case:
+    t, d, function = sizes.tokens, sizes.features, jax.jit(second_moment)
+    x, w = _tokens(t, d), _weights(t)
+    few, some = x[:CHECKED], _weights(min(t, CHECKED))
+    exact = (_wide(few) * _wide(some)[:, None]).T @ _wide(few) / _wide(some).sum()
+    return Case(
+        "whole moment, masked tokens",
+        f"{t:,} × {d}",
+        functools.partial(function, x, w),
+        read=x.nbytes,
+        products=2 * t * d * d,
+        bound=PEAK,
+        error=_error(function(few, some), exact),
+        tolerance=1e-3,
+        peers={} if peer is None else peer.statistic("masked_second_moment", x, w),
+    )
+
+
+def _packed(sizes: Sizes, peer) -> Case:
+    d, r, count = sizes.features, sizes.rank, sizes.sequences
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(np.exp(rng.normal(np.log(350), 0.8, count)).astype(int) + 1, 5000)
+    _, segments, weights = map(jnp.asarray, pack_blocks([np.zeros((n, 1), np.float32) for n in lengths], BLOCK))
+    x, left, total = _tokens(len(weights), d), _basis(d, r), int(lengths.sum())
+    function = jax.jit(lambda x, s, w, a: packed_projected_moment(x, s, count, a, None, w))
+    found, start, error = function(x, segments, weights, left), 0, 0.0
+    for i, n in enumerate(lengths[:8]):
+        y = _wide(x[start : start + n]) @ _wide(left.astype(jnp.bfloat16))
+        error = max(error, _error(found[i], y.T @ y / n))
+        start += -(-n // BLOCK) * BLOCK
+    peers = {}
+    if peer is not None:
+        mask = jnp.arange(lengths.max())[None] < jnp.asarray(lengths)[:, None]
+        padded = _tokens(mask.size, d).reshape(*mask.shape, d)
+        peers = peer.statistic("padded_projected_moments", padded, mask, left)
+    return Case(
+        "packed moment",
+        f"{count:,} sequences, {total:,} tokens × {d}, rank {r}",
+        functools.partial(function, x, segments, weights, left),
+        read=2 * total * d,
+        products=2 * total * r * (d + r),
+        bound=BANDWIDTH,
+        error=error,
+        tolerance=1e-3,
+        peers=peers,
+    )
+
+
+def _tucker(sizes: Sizes, peer) -> Case:
+    d, r, t = sizes.features, sizes.rank, -(-sizes.tokens // BATCH)
+    left, x, adam = _basis(d, r), _tokens(BATCH * t, d).reshape(BATCH, t, d), optax.adam(1e-3)
+
+    def loss(left, x):
+        return jnp.mean(jax.vmap(lambda x: tucker_loss(x, left))(x))
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(left, state, x):
+        value, gradient = jax.value_and_grad(loss)(left, x)
+        updates, state = adam.update(gradient, state)
+        return optax.apply_updates(left, updates), state, value
+
+    few = x[:2, :CHECKED]
+    exact = [_tucker_in_float64(_wide(left), _wide(one)) for one in few]
+    value, gradient = jax.jit(jax.value_and_grad(loss))(left, few)
+    error = _error(value, np.mean([v for v, _ in exact])), _error(gradient, np.mean([g for _, g in exact], axis=0))
+    held = [jnp.array(left), adam.init(left)]
+
+    def run():
+        held[0], held[1], value = step(*held, x)
+        return value
+
+    return Case(
+        "Tucker step",
+        f"{BATCH} × {t:,} × {d}, rank {r}",
+        run,
+        read=x.nbytes,
+        products=4 * BATCH * t * d * r,
+        bound=BANDWIDTH,
+        error=max(error),
+        tolerance=2e-2,  # the projections are rounded to the tokens' bfloat16
+        peers={} if peer is None else peer.tucker(left, x),
+    )
+
+
+def _tucker_in_float64(left, x):
+    """Loss and gradient from S itself."""
+    s = x.T @ x / len(x)
+    c, p = left.T @ s @ left, left.T @ left
+    value = np.sum((p @ c) * (c @ p)) - 2 * np.sum(c * c)
+    return value, 2 * s @ left @ (2 * p @ c @ p - 4 * c) + 4 * left @ c @ p @ c
+
+
+def _sparse(sizes: Sizes, peer) -> Case:
+    b, d, latents, k = sizes.batch, sizes.features, sizes.latents, sizes.k
+    module, x = TopK(d, latents=latents, k=k, aux_weight=0), _tokens(b, d)
+    rows, few = module.decoder[...], x[:64]
+    pre = _wide(few) @ _wide(rows).T
+    pre[pre < np.partition(pre, -k, axis=1)[:, -k, None]] = 0
+    residual = _wide(few) - np.maximum(pre, 0) @ _wide(rows)
+    error = _error(nnx.jit(lambda module, x: module.loss(x)[0])(module, few), np.mean(np.sum(residual**2, axis=1)))
+    peers = {} if peer is None else peer.sparse(rows, k, x)
+    graph, state = nnx.split(TrainState(module, optax.adam(1e-3)))
+    held, step = [state], Step(graph, None)
+
+    def run():
+        held[0], metrics = step(held[0], x, None)
+        return metrics["loss"]
+
+    return Case(
+        "TopK step",
+        f"{b:,} tokens × {d}, {latents:,} latents, k {k}, float32",
+        run,
+        read=6 * rows.nbytes,  # two matrices and their moments in Adam
+        products=2 * b * d * latents,
+        bound=PEAK,
+        error=error,
+        tolerance=1e-4,
+        peers=peers,
+    )
+
+
+def _tokens(count: int, features: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(0), (count, features), jnp.bfloat16)
+
+
+def _weights(count: int) -> jax.Array:
+    """The last hundredth of the tokens is padding."""
+    return jnp.asarray(np.arange(count) < count - count // 100, jnp.float32)
+
+
+def _basis(features: int, rank: int) -> jax.Array:
+    return jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(features, rank)))[0], jnp.float32)
+
+
+def _wide(array) -> np.ndarray:
+    return np.asarray(array).astype(np.float64)
+
+
+def _error(found, exact) -> float:
+    return float(np.linalg.norm(_wide(found) - exact) / np.linalg.norm(exact))

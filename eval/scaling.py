@@ -1,0 +1,187 @@
+"""Time and cost of two large jobs on a slice of TPUs, on paper: `python -m eval.scaling` rewrites docs/scaling.md.
+
+Work, memory and collectives are those of the programs that XLA:TPU compiled (`python -m eval.tpu_compile`); the rates
+are those that `python -m eval.benchmark accelerator` measured (`--measured accelerator.json`) or, without such a file,
+published peaks times assumed utilisations.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from eval import tpu_compile
+from eval.benchmark._report import table
+
+COMPILED, PAGE = Path("docs/tpu-compile.json"), Path("docs/scaling.md")
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """Everything that is not counted by the compiler; the texts say what each is and where it is from."""
+
+    chips: int = 256
+    matrix_rate: float = 197e12
+    matrix_use: float = 0.4
+    memory_rate: float = 819e9
+    memory_use: float = 0.7
+    memory: float = 16e9
+    link_rate: float = 200e9
+    link_use: float = 0.5
+    passes: int = 6
+    storage_rate: float = 1e9
+    chips_per_host: int = 8
+    price: float = 1.2
+    genes: int = 20_000
+    bases: int = 1_000_000
+    halo: int = 8192
+    tokens: int = 1_000_000_000
+
+
+TEXTS = {
+    "chips": "chips of the slice (v5e-256)",
+    "matrix_rate": "bfloat16 operations per second of a chip: published peak of v5e",
+    "matrix_use": "share of it reached: assumed",
+    "memory_rate": "bytes per second of a chip's memory: published, v5e",
+    "memory_use": "share of it reached: assumed",
+    "memory": "bytes of a chip's memory: published, v5e",
+    "link_rate": "bytes per second between chips: published, v5e, 1,600 Gbit/s",
+    "link_use": "share of it reached in an all-reduce: assumed",
+    "passes": "bfloat16 passes of a float32 product at full precision (`Precision.HIGHEST`)",
+    "storage_rate": "bytes per second that a host reads from storage: assumed",
+    "chips_per_host": "chips of a host: published, v5e",
+    "price": "US dollars for a chip and hour: assumed, not looked up; put in your own",
+    "genes": "sequences",
+    "bases": "bases of each",
+    "halo": "bases on either side of a window that are encoded but not pooled: assumed",
+    "tokens": "tokens seen by the autoencoder, in bfloat16 on storage",
+}
+MEASURED = {"matrix_rate": "matrix_operations_per_second", "memory_rate": "copy_bytes_per_second"}
+
+
+def with_measured(assumptions: Assumptions, report: dict[str, Any]) -> Assumptions:
+    """The rates of a report of the accelerator benchmark in place of published ones; its shares are already in them."""
+    rates = {field: max(case[key] for case in report["cases"]) for field, key in MEASURED.items()}
+    return dataclasses.replace(assumptions, **rates, matrix_use=1.0, memory_use=1.0)
+
+
+def seconds(program: dict[str, Any], a: Assumptions, passes: int) -> tuple[float, float, float]:
+    """Of one run on one device: in products, in memory, in collectives over all chips.
+
+    A ring's all-reduce sends and receives every byte twice, all other collectives once.
+    """
+    products = passes * program["operations"] / (a.matrix_rate * a.matrix_use)
+    memory = program["bytes_accessed"] / (a.memory_rate * a.memory_use)
+    sent = sum((2 if kind == "all-reduce" else 1) * size * count for kind, size, count in program["collectives"])
+    return products, memory, sent * (a.chips - 1) / a.chips / (a.link_rate * a.link_use)
+
+
+def encoding(compiled: dict[str, Any], a: Assumptions) -> dict[str, float]:
+    """Genes through NTv3-650M in windows, one window a chip at a time, with the whole moment of every gene."""
+    windows = a.genes * math.ceil(a.bases / (tpu_compile.WINDOW - 2 * a.halo))
+    rate = a.matrix_rate * a.matrix_use
+    encoder = compiled["ntv3_operations"] / rate
+    moment = a.passes * 2 * tpu_compile.WINDOW * tpu_compile.FEATURES**2 / rate
+    return {
+        "windows": windows,
+        "encoder, seconds a window": encoder,
+        "float32 second moment, seconds a window": moment,
+        "seconds in all": math.ceil(windows / a.chips) * (encoder + moment),
+    }
+
+
+def training(compiled: dict[str, Any], a: Assumptions) -> dict[str, float]:
+    """TopK steps with the tokens divided over all chips and the state whole on each."""
+    step = compiled["programs"]["TopK step, tokens sharded"]
+    batch = tpu_compile.BATCH // 8 * a.chips
+    steps = math.ceil(a.tokens / batch)
+    products, memory, links = seconds(step, a, a.passes)
+    reading = a.tokens * tpu_compile.FEATURES * 2 / (a.storage_rate * a.chips / a.chips_per_host)
+    return {
+        "tokens of a step": batch,
+        "steps": steps,
+        "products, seconds a step": products,
+        "memory, seconds a step": memory,
+        "collectives, seconds a step": links,
+        "share of a chip's memory": step["peak_bytes"] / a.memory,
+        "reading from storage, seconds in all": reading,
+        "seconds in all": max(steps * (max(products, memory) + links), reading),
+    }
+
+
+def page(compiled: dict[str, Any], a: Assumptions, source: str) -> str:
+    """The page."""
+    programs = compiled["programs"]
+    jobs = {
+        f"{a.genes:,} genes × {a.bases:,} bases, NTv3-650M": encoding(compiled, a),
+        f"TopK autoencoder, {tpu_compile.LATENTS:,} latents, {a.tokens:,} tokens": training(compiled, a),
+    }
+    counted = [
+        [
+            *(name, _number(p["operations"])),
+            *(f"{p[k] / 1e9:.3f}" for k in ("bytes_accessed", "argument_bytes", "peak_bytes")),
+            ", ".join(f"{n} {kind} of {size / 1e6:.3g} MB" for kind, size, n in _largest(p)) or "none",
+        ]
+        for name, p in programs.items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in compiled["versions"].items())
+    hours = {name: job["seconds in all"] / 3600 for name, job in jobs.items()}
+    parts = [
+        "# Scaling on paper",
+        "No TPU was at hand: nothing on this page is a measured time. `python -m eval.scaling` recomputes it from "
+        f"docs/tpu-compile.json; rates: {source}.",
+        table(
+            ["job", "minutes", "chip-hours", "US dollars"],
+            [[n, f"{60 * h:.1f}", f"{a.chips * h:.0f}", f"{a.price * a.chips * h:.0f}"] for n, h in hours.items()],
+        ),
+        "A TopK step takes the longer of its products and its memory traffic, then its collectives: nothing is "
+        "overlapped with them. NTv3 was lowered for TPU, not compiled (XLA:TPU had not finished after five minutes): "
+        f"its {_number(compiled['ntv3_operations'])} operations for a window of {tpu_compile.WINDOW:,} bases are "
+        "counted, its memory and memory traffic are not, and no collectives stand in it. Start, compilation, failures "
+        "and tokenisation are left out.",
+        *(f"## {n}\n\n" + table(["", ""], [[k, _number(v)] for k, v in job.items()]) for n, job in jobs.items()),
+        "## Assumptions\n\n"
+        + table(["", "value", "what it is"], [[k, _number(getattr(a, k)), TEXTS[k]] for k in TEXTS])
+        + "\n\nEach is an option of the command, `--matrix-use 0.5`.",
+        f"## What the compiler counts\n\nOne device of {compiled['slice']}, XLA:TPU ({versions}), without a TPU: "
+        "`python -m eval.tpu_compile`. Bodies of loops are counted once, and so are collectives in both branches "
+        "of a condition (AuxK is one); the three largest collectives are shown.",
+        table(["program", "operations", "GB accessed", "GB of arguments", "GB at the peak", "collectives"], counted),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _largest(program: dict[str, Any]) -> list[list[Any]]:
+    return sorted(program["collectives"], key=lambda c: c[1] * c[2], reverse=True)[:3]
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) and value < 1e10 else f"{value:.3g}"
+
+
+def main(argv: list[str]) -> int:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m eval.scaling", description=__doc__)
+    parser.add_argument("--compiled", type=Path, default=COMPILED, help="written by eval.tpu_compile")
+    parser.add_argument("--measured", type=Path, help="accelerator.json of eval.benchmark accelerator")
+    parser.add_argument("--output", type=Path, default=PAGE, help="the page")
+    for field in dataclasses.fields(Assumptions):
+        option = "--" + field.name.replace("_", "-")
+        parser.add_argument(option, type=type(field.default), default=field.default, help=TEXTS[field.name])
+    options = parser.parse_args(argv)
+    assumptions = Assumptions(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Assumptions)})
+    source = "published peaks times assumed utilisations, listed below"
+    if options.measured is not None:
+        report = json.loads(options.measured.read_text())
+        if report["smoke"]:
+            parser.error(f"--measured: {options.measured} is a CPU smoke test, not a measurement of an accelerator")
+        assumptions, source = with_measured(assumptions, report), f"measured on one {report['device']}"
+    options.output.write_text(page(json.loads(options.compiled.read_text()), assumptions, source))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,201 @@
+"""The main programs through the real XLA:TPU compiler on a machine without a TPU: memory, work and collectives.
+
+`python -m eval.tpu_compile` rewrites docs/tpu-compile.json, from which `python -m eval.scaling` computes its page.
+Needs the extra `tpu-compile` (the libtpu wheel). All figures are those of one device, as the compiler counts them: the
+body of a loop once.
+"""
+
+import argparse
+import functools
+import json
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from covjax import projected_moment, second_moment
+from covjax.autoencoders import make_autoencoder
+from covjax.encoders import ntv3
+from covjax.training.state import Step, TrainState, make_optimiser
+
+SLICE = "v5e:2x4"
+TOKENS, FEATURES, RANK = 1 << 20, 1536, 64
+SEQUENCES, LENGTH = 64, 2048  # of a Tucker step
+BATCH, LATENTS, K = 8192, 65_536, 32  # of a TopK step
+WINDOW = 131_072  # bases of one window of NTv3
+NTV3_650M = {
+    **{"model_type": "ntv3", "alphabet_size": 11, "token_embed_dim": 16, "conv_init_embed_dim": 1536},
+    **{"embed_dim": 1536, "ffn_embed_dim": 6144, "num_layers": 12, "num_downsamples": 7, "attention_heads": 24},
+    **{"key_size": 64, "deconv_upsample_type": "conv_transpose", "layer_norm_eps": 1e-5},
+}
+_COLLECTIVE = re.compile(
+    r"= (\([^=]*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
+
+
+def slice_mesh() -> Mesh:
+    """The eight devices of the slice, which are not there, along one axis "data"."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask a cloud what this machine is
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # another process may compile: no device is held
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    return Mesh(np.array(topologies.get_topology_desc(platform="tpu", topology_name=SLICE).devices), ("data",))
+
+
+def collectives(text: str) -> Counter[tuple[str, int]]:
+    """How often each (kind, bytes of the result on one device) stands in a compiled program's text."""
+    found: Counter[tuple[str, int]] = Counter()
+    for shapes, kind, start in _COLLECTIVE.findall(text):
+        sizes = [_BYTES[d] * int(np.prod([int(n) for n in dims.split(",") if n])) for d, dims in _SHAPE.findall(shapes)]
+        # The start of an asynchronous one holds operand and result, and its bookkeeping.
+        found[kind, sizes[1] if start and len(sizes) > 1 else sum(sizes)] += 1
+    return found
+
+
+def account(lowered: jax.stages.Lowered) -> dict[str, Any]:
+    """Compile, and what one device needs: bytes, operations, collectives."""
+    compiled = lowered.compile()
+    memory: Any = compiled.memory_analysis()
+    cost: Any = compiled.cost_analysis()
+    counted = collectives(compiled.as_text() or "")
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "operations": int(cost["flops"]),
+        "bytes_accessed": int(cost["bytes accessed"]),
+        "collectives": [[kind, size, count] for (kind, size), count in sorted(counted.items())],
+    }
+
+
+def programs(mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lowered]]:
+    """Name → lowering; tokens are bfloat16 unless the name says otherwise."""
+    return {
+        "projected moment": functools.partial(_projected, mesh),
+        "whole moment": functools.partial(_whole, mesh),
+        "Tucker step": functools.partial(_tucker, mesh),
+        "TopK step, tokens sharded": functools.partial(_sparse, mesh, latents_sharded=False),
+        "TopK step, latents sharded": functools.partial(_sparse, mesh, latents_sharded=True),
+    }
+
+
+def _rows(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def _whole_on_each(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _projected(mesh: Mesh) -> jax.stages.Lowered:
+    x = jax.ShapeDtypeStruct((TOKENS, FEATURES), jnp.bfloat16, sharding=_rows(mesh))
+    w = jax.ShapeDtypeStruct((TOKENS,), jnp.float32, sharding=_rows(mesh))
+    left = jax.ShapeDtypeStruct((FEATURES, RANK), jnp.float32, sharding=_whole_on_each(mesh))
+    function = lambda x, w, left: projected_moment(x, left, None, w)  # noqa: E731
+    return jax.jit(function, out_shardings=_whole_on_each(mesh)).lower(x, w, left)
+
+
+def _whole(mesh: Mesh) -> jax.stages.Lowered:
+    x = jax.ShapeDtypeStruct((TOKENS, FEATURES), jnp.bfloat16, sharding=_rows(mesh))
+    w = jax.ShapeDtypeStruct((TOKENS,), jnp.float32, sharding=_rows(mesh))
+    return jax.jit(second_moment, out_shardings=_whole_on_each(mesh)).lower(x, w)
+
+
+def _state(kind: str, sharding: Callable, **options) -> tuple[Any, Any]:
+    """Graph and abstract state of a training, whose arrays are never made."""
+    graphs = []
+
+    def make():
+        model = make_autoencoder(kind, FEATURES, **options)
+        graph, state = nnx.split(TrainState(model, make_optimiser(1000, 1e-3, 10, 0.2, None)))
+        graphs.append(graph)
+        return state
+
+    place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding(a))  # noqa: E731
+    state = jax.tree.map(place, jax.eval_shape(make))
+    return graphs[0], state
+
+
+def _tucker(mesh: Mesh) -> jax.stages.Lowered:
+    graph, state = _state("tucker", lambda _: _whole_on_each(mesh), rank=RANK)
+    x = jax.ShapeDtypeStruct((SEQUENCES, LENGTH, FEATURES), jnp.bfloat16, sharding=_rows(mesh))
+    w = jax.ShapeDtypeStruct((SEQUENCES, LENGTH), jnp.float32, sharding=_rows(mesh))
+    return Step(graph, mesh)._step.lower(state, x, w)
+
+
+def _sparse(mesh: Mesh, latents_sharded: bool) -> jax.stages.Lowered:
+    whole, rows = _whole_on_each(mesh), _rows(mesh)
+    split = lambda a: rows if latents_sharded and a.ndim and a.shape[0] == LATENTS else whole  # noqa: E731
+    graph, state = _state("topk", split, latents=LATENTS, k=K)
+    place = whole if latents_sharded else rows
+    x = jax.ShapeDtypeStruct((BATCH, FEATURES), jnp.float32, sharding=place)
+    w = jax.ShapeDtypeStruct((BATCH,), jnp.float32, sharding=place)
+    if not latents_sharded:
+        return Step(graph, mesh)._step.lower(state, x, w)
+    kept = jax.tree.map(lambda a: a.sharding, state)
+    step = jax.jit(Step(graph, None)._step, donate_argnums=0, out_shardings=(kept, whole))
+    return step.lower(state, x, w)
+
+
+class _Zeros:
+    """Every tensor that an encoder asks of its file, 0: only shapes matter here."""
+
+    def __init__(self, folder: Path, dtype: Any):
+        self.dtype = dtype
+
+    def __contains__(self, name: str) -> bool:
+        return False
+
+    def take(self, name: str, *shape: int, dtype: Any = None) -> np.ndarray:
+        return np.zeros(shape, dtype or self.dtype)
+
+    def finish(self, unused: Any) -> str:
+        return ""
+
+
+def ntv3_operations() -> int:
+    """Operations of NTv3-650M on one window, in the program lowered for TPU but not compiled.
+
+    XLA:TPU had not compiled it after five minutes of processor time, so its memory traffic is not known.
+    """
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ntv3, "Tensors", _Zeros):
+        Path(folder, "config.json").write_text(json.dumps(NTV3_650M))
+        graph, state = nnx.split(ntv3.NTv3("ntv3", Path(folder), jnp.dtype("bfloat16")))
+    tokens, mask = (jax.ShapeDtypeStruct((1, WINDOW), dtype) for dtype in (jnp.int32, jnp.bool_))
+    lowered = ntv3._apply.trace(graph, state, tokens, mask, (2,)).lower(lowering_platforms=("tpu",))
+    cost: Any = lowered.cost_analysis()
+    return int(cost["flops"])
+
+
+def main(argv: list[str]) -> int:
+    """Compile everything and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m eval.tpu_compile", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("docs/tpu-compile.json"), help="the file to write")
+    options = parser.parse_args(argv)
+    found, operations = {}, ntv3_operations()
+    for name, lower in programs(slice_mesh()).items():
+        found[name] = account(lower())
+        print(name, json.dumps(found[name]), flush=True)
+    versions = {"jax": jax.__version__, "libtpu": version("libtpu")}
+    record = {"slice": SLICE, "versions": versions, "programs": found, "ntv3_operations": operations}
+    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""The page on scaling is what its script writes, and its arithmetic is that of small numbers by hand."""
+
+import json
+
+import pytest
+
+from eval import scaling
+from tests.conftest import ROOT
+
+PROGRAM = {"operations": 600, "bytes_accessed": 40, "collectives": [["all-reduce", 100, 1], ["all-gather", 50, 2]]}
+
+
+def test_the_page_is_what_the_script_writes(tmp_path):
+    page = tmp_path / "scaling.md"
+    assert scaling.main([f"--compiled={ROOT / scaling.COMPILED}", f"--output={page}"]) == 0
+    assert page.read_text() == (ROOT / scaling.PAGE).read_text()
+
+
+def test_every_assumption_is_explained():
+    assert set(scaling.TEXTS) == set(vars(scaling.Assumptions()))
+
+
+def test_seconds_by_hand():
+    a = scaling.Assumptions(
+        chips=4, matrix_rate=100, matrix_use=0.5, memory_rate=10, memory_use=0.5, link_rate=25, link_use=0.5
+    )
+    # 6 passes of 600 operations at 50 a second; 40 bytes at 5; three quarters of 2·100 + 2·50 bytes at 12.5
+    assert scaling.seconds(PROGRAM, a, 6) == pytest.approx((72, 8, 18))
+
+
+def test_measured_rates_replace_published_ones_and_a_smoke_test_is_refused(tmp_path, capsys):
+    case = {"matrix_operations_per_second": 7e14, "copy_bytes_per_second": 4e12}
+    report = {"smoke": False, "device": "card X", "cases": [case, {name: value / 2 for name, value in case.items()}]}
+    file, page = tmp_path / "accelerator.json", tmp_path / "page.md"
+    options = [f"--compiled={ROOT / scaling.COMPILED}", f"--measured={file}", f"--output={page}"]
+    file.write_text(json.dumps(report))
+    assert scaling.main(options) == 0
+    assert "rates: measured on one card X" in page.read_text()
+    assert "| matrix_rate | 7e+14 |" in page.read_text()
+    assert "| matrix_use | 1 |" in page.read_text()
+    file.write_text(json.dumps(report | {"smoke": True}))
+    with pytest.raises(SystemExit):
+        scaling.main(options)
+    assert "is a CPU smoke test" in capsys.readouterr().err
