@@ -1,0 +1,77 @@
+"""What the tests of several processes run: `python -m tests.distributed_worker SETTING TASK ARGUMENTS…`."""
+
+import sys
+import time
+
+import jax
+import numpy as np
+
+from covjax import InputError, distributed
+from covjax.cli import exit_on_input_error
+from covjax.probes import fit_ridge_moments
+from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
+
+
+def long_sequence() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """1,037 tokens of 16 features with mean/deviation about 100, their weights, and a projection to 4."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1037, 16)) @ rng.normal(size=(16, 16)) / 4 + 100 * rng.choice([-1, 1], 16)
+    weights = rng.integers(0, 3, 1037).astype(np.float32)
+    return x.astype(np.float32), weights, rng.normal(size=(16, 4)).astype(np.float32)
+
+
+def regression() -> tuple[np.ndarray, np.ndarray]:
+    """203 samples of 12 features, 3 targets."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(203, 12)) + 5
+    return x.astype(np.float32), (x @ rng.normal(size=(12, 3)) + rng.normal(size=(203, 3))).astype(np.float32)
+
+
+def own_rows(count: int) -> slice:
+    """Uneven parts: the first process has none, the others the more the later they come."""
+    n, i = jax.process_count(), jax.process_index()
+    ends = [round(count * k * k / max(1, (n - 1) ** 2)) for k in range(n)] if n > 1 else [count]
+    return slice(ends[i - 1] if i else 0, ends[i])
+
+
+def statistics(output: str) -> None:
+    """Moments, projected moments and a ridge of rows spread over all devices, written by process 0."""
+    mesh = jax.make_mesh((jax.device_count(),), ("rows",))
+    x, weights, basis = long_sequence()
+    own = own_rows(len(x))
+    (tokens,), w = shard_rows([x[own]], weights[own], mesh=mesh, axis="rows")
+    m = sharded_moments(tokens, w, mesh=mesh, axis="rows")
+    raw, centred = (
+        sharded_projected_moment(tokens, basis, None, w, mesh=mesh, axis="rows", center=c) for c in (None, "sequence")
+    )
+    features, targets = regression()
+    own = own_rows(len(features))
+    (rows,), ones = shard_rows([np.concatenate([features[own], targets[own]], axis=1)], mesh=mesh, axis="rows")
+    probes = fit_ridge_moments(sharded_moments(rows, ones, mesh=mesh, axis="rows"), 3, [1e-3, 1.0])
+    ridge = {f"weights{i}": p.weights for i, p in enumerate(probes)} | {
+        f"bias{i}": p.bias for i, p in enumerate(probes)
+    }
+    if distributed.is_first():
+        np.savez(output, count=m.count, mean=m.mean, scatter=m.scatter, raw=raw, centred=centred, **ridge)
+
+
+def shares(*counts: str) -> None:
+    """What this process is given of so many items; process 0 is late at the end."""
+    if distributed.is_first():
+        time.sleep(2)
+    print(*[list(distributed.share(int(count))) for count in counts])
+
+
+def faulty(index: str) -> None:
+    """One process finds an error of the user's, the others go on."""
+    if distributed.agree(np.int32(int(index))) == jax.process_index():
+        raise InputError(f"faulty: process {index}")
+    time.sleep(100)
+
+
+TASKS = {task.__name__: task for task in (statistics, shares, faulty)}
+
+if __name__ == "__main__":
+    setting, name, *arguments = sys.argv[1:]
+    with exit_on_input_error("worker"), distributed.job("worker", setting, heartbeat_seconds=10):
+        TASKS[name](*arguments)
