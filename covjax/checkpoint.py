@@ -4,6 +4,7 @@ One folder = one pytree of arrays + one manifest (JSON) + a SHA-256 per leaf. Or
 at all; what it does not do is notice flipped bytes or a checkpoint made under other settings. Both are refused here.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from covjax.errors import InputError
 
@@ -51,16 +53,27 @@ def save(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
     """Write `tree` (arrays in dicts, lists, dataclass pytrees) and `manifest` to a new folder, whole or not at all.
 
     A checkpoint already at `path` is replaced. `manifest` must be plain JSON; a key "digests" is added.
+    In a job of several processes this is the business of the one that calls it.
     Raises InputError where the folder cannot be written.
     """
-    from orbax.checkpoint import v1 as ocp  # a second of imports that users of the pure functions never pay
-
     path = Path(path).resolve()
     flat = {jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree)}
+    if jax.process_count() == 1:
+        write(path, flat, record)
+    else:
+        from covjax import writer
+
+        writer.write(path, flat, record)
+
+
+def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[str, Any]) -> None:
+    """`save` of what `save` prepared: arrays by name, and the manifest with their digests."""
+    from orbax.checkpoint import v1 as ocp  # a second of imports that users of the pure functions never pay
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        ocp.save_checkpointables(str(path), {"state": flat, "manifest": record}, overwrite=True)
+        ocp.save_checkpointables(str(path), {"state": dict(flat), "manifest": dict(record)}, overwrite=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
@@ -76,7 +89,8 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     if not (path / "_CHECKPOINT_METADATA").is_file():  # Orbax's own test calls an empty folder a checkpoint
         return None
     try:
-        return dict(ocp.load_checkpointables(str(path), {"manifest": None})["manifest"])
+        with _alone():
+            return dict(ocp.load_checkpointables(str(path), {"manifest": None})["manifest"])
     except Exception as error:  # Orbax raises many types here; all mean the same to the user
         raise InputError(f"{path}: the checkpoint's manifest cannot be read: {_first_line(error)}") from None
 
@@ -113,7 +127,8 @@ def load_complete(
         odd = sorted(set(paths) ^ set(digests))[0]
         raise InputError(f"{path}: leaf {odd} is {'missing from' if odd in paths else 'unexpected in'} the checkpoint")
     try:
-        flat = ocp.load_checkpointables(str(path), {"state": None})["state"]
+        with _alone():
+            flat = ocp.load_checkpointables(str(path), {"state": None})["state"]
     except Exception as error:  # truncated or deleted files; the type depends on the storage driver
         raise InputError(f"{path}: the checkpoint's arrays cannot be read: {_first_line(error)}") from None
     tree = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(flat[name]) for name in paths])
@@ -126,6 +141,16 @@ def load_complete(
 def remove(path: str | Path) -> None:
     """Delete a checkpoint folder if it is there."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _alone() -> contextlib.AbstractContextManager:
+    """For Orbax: what follows is this process's business; without it Orbax waits for all processes of a job."""
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    context.multiprocessing.primary_host = jax.process_index()
+    context.multiprocessing.active_processes = {jax.process_index()}
+    return context
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import jax
@@ -74,14 +74,14 @@ def job(command: str, setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) 
         return
     try:
         yield
-        multihost_utils.sync_global_devices(f"{command}: end")  # some have more to do than others
+        wait()  # some have more to do than others
     except BaseException as error:
         if isinstance(error, InputError):
             print(f"{command}: error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # A transfer to a process that died fails at once; the service takes a moment to find out and say which.
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            # It may be a transfer to a process that died, which fails at once; the service takes a moment to say which.
             time.sleep(heartbeat_seconds + 5)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -93,6 +93,19 @@ def job(command: str, setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) 
 def is_first() -> bool:
     """Whether this process writes what a job writes once: reports, logs, figures. True where there is only one."""
     return jax.process_index() == 0
+
+
+def once(action: Callable[[], Any]) -> None:
+    """Process 0 does it, and no process goes on before it is done; all must call it together."""
+    if is_first():
+        action()
+    wait()
+
+
+def wait() -> None:
+    """Wait for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("wait")
 
 
 def share(count: int) -> range:

@@ -4,12 +4,16 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from covjax import InputError, distributed
 from covjax.cli import exit_on_input_error
+from covjax.encoders import from_function, register_encoder
 from covjax.probes import fit_ridge_moments
 from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
+from train import extract
+from train.extract_config import ExtractConfig
 
 
 def long_sequence() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -69,7 +73,22 @@ def faulty(index: str) -> None:
     time.sleep(100)
 
 
-TASKS = {task.__name__: task for task in (statistics, shares, faulty)}
+def _letters(dtype: str):
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), dtype)
+    function = lambda tokens, mask: (jnp.where(mask[:, None], table[tokens], 0),)
+    return from_function("letters", function, {"A": 1, "C": 2, "G": 3, "T": 4})
+
+
+def extraction(data: str, output: str, delay: str = "0") -> None:
+    """7 shards of features and tokens, each after a delay that leaves time to be killed."""
+    write = extract._write_shard
+    extract._write_shard = lambda *arguments: (time.sleep(float(delay)), write(*arguments))
+    register_encoder("letters", _letters)
+    options = {"encoder": "letters", "poolers": ("mean", "covariance"), "keep_tokens": True, "token_budget": 100}
+    extract.extract(ExtractConfig(data=data, output=output, shard_size=4, **options))
+
+
+TASKS = {task.__name__: task for task in (statistics, shares, faulty, extraction)}
 
 if __name__ == "__main__":
     setting, name, *arguments = sys.argv[1:]
