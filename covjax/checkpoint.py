@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array
 
 from covjax.errors import InputError
@@ -22,14 +23,24 @@ Tree = Any
 
 
 def leaf_digests(tree: Tree) -> dict[str, str]:
-    """SHA-256 of dtype, shape and bytes for every leaf, by its path in the tree."""
+    """SHA-256 of dtype, shape and bytes for every leaf, by its path in the tree.
+
+    Of an array spread over processes they are those of the whole; then all processes must call this together.
+    """
     digests = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(np.asarray(leaf))
+        array = np.ascontiguousarray(whole(leaf))
         digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
         digest.update(array.view(np.uint8).data if array.size and array.ndim else array.tobytes())
         digests[jax.tree_util.keystr(path)] = digest.hexdigest()
     return digests
+
+
+def whole(leaf: Array | np.ndarray) -> np.ndarray:
+    """All of an array on the host, wherever it lies; all processes together where it is spread over them."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
 
 
 def difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -65,6 +76,16 @@ def save(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
         from covjax import writer
 
         writer.write(path, flat, record)
+
+
+def save_together(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
+    """`save` by all processes of a job into one checkpoint: each writes what it holds of arrays spread over them.
+
+    All must call it together, with the same manifest, which process 0 writes.
+    """
+    flat = {jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree)}
+    write(Path(path).resolve(), flat, record)
 
 
 def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What the tests of several processes run: `python -m tests.distributed_worker SETTING TASK ARGUMENTS…`."""
 
+import json
 import sys
 import time
 
@@ -12,7 +13,10 @@ from covjax.cli import exit_on_input_error
 from covjax.encoders import from_function, register_encoder
 from covjax.probes import fit_ridge_moments
 from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
+from covjax.training.state import Step
+from tests.toy_autoencoders import activations, config
 from train import extract
+from train.autoencoder import train_autoencoder
 from train.extract_config import ExtractConfig
 
 
@@ -88,7 +92,15 @@ def extraction(data: str, output: str, delay: str = "0") -> None:
     extract.extract(ExtractConfig(data=data, output=output, shard_size=4, **options))
 
 
-TASKS = {task.__name__: task for task in (statistics, shares, faulty, extraction)}
+def training(output: str, settings: str = "{}", seconds: str = "0") -> None:
+    """A run of the toy autoencoders with other settings, every step late by some seconds."""
+    step = Step.__call__
+    Step.__call__ = lambda self, *arguments: (time.sleep(float(seconds)), step(self, *arguments))[1]
+    result = train_autoencoder(config(output, **json.loads(settings)), activations())
+    print("held-out", result.held_out["fvu"])
+
+
+TASKS = {task.__name__: task for task in (statistics, shares, faulty, extraction, training)}
 
 if __name__ == "__main__":
     setting, name, *arguments = sys.argv[1:]
