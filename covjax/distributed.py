@@ -39,6 +39,8 @@ def start(setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
     """
     if not setting:
         return
+    # Else a SIGTERM, which clusters send to end a job, is only noted and the process goes on.
+    jax.config.update("jax_enable_preemption_service", False)
     address, count, index = (None, None, None) if setting == "auto" else parse_setting(setting)
     try:
         jax.distributed.initialize(

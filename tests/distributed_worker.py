@@ -3,10 +3,12 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from covjax import InputError, distributed
 from covjax.cli import exit_on_input_error
@@ -100,7 +102,33 @@ def training(output: str, settings: str = "{}", seconds: str = "0") -> None:
     print("held-out", result.held_out["fvu"])
 
 
-TASKS = {task.__name__: task for task in (statistics, shares, faulty, extraction, training)}
+def pooling(folder: str) -> None:
+    """Rows of a comparison from batches split over all devices, beside those of one device."""
+    # Imported here, for the other tasks start many processes.
+    from covjax.data import assign_splits, read_table
+    from covjax.encoders.unirep import UniRep
+    from eval.config import CompareConfig
+    from eval.features import make_features
+    from eval.rows import make_rows
+    from eval.tokens import TokenSet
+    from tests.test_compare import write_table
+    from tests.test_unirep import random_weights
+
+    write_table(Path(folder) / "t.csv", np.random.default_rng(0), n=100)
+    data = assign_splits(read_table(Path(folder) / "t.csv"))
+    settings = CompareConfig(data="t.csv", ranks=(2,), trained=())
+    labels = ("mean", "sqrt Σ", "shuffled Σ", "PCA-Σ rank 2")
+    rows = tuple(row for row in make_rows(settings, 8, False) if row.label in labels)
+    values = []
+    for mesh in (None, Mesh(np.array(jax.devices()), ("sequences",))):
+        tokens = TokenSet(UniRep(random_weights()), data, 1, 200, 1.0, mesh)
+        values.append(make_features(settings, data, tokens, rows, Path(folder) / str(mesh is None), {}))
+    for label in labels:
+        one, spread = (each[label].values for each in values)
+        print(label, np.isfinite(one).all(), np.abs(one - spread).max() < 2e-4)
+
+
+TASKS = {task.__name__: task for task in (statistics, shares, faulty, extraction, training, pooling)}
 
 if __name__ == "__main__":
     setting, name, *arguments = sys.argv[1:]

@@ -32,13 +32,14 @@ def start(arguments: list[str], processes: int = 1, devices: int = 1, setting: s
     ]
 
 
-def finish(started: list[subprocess.Popen], timeout: float = 180) -> list[tuple[int, str, str]]:
+def finish(started: list[subprocess.Popen], timeout: float = 500) -> list[tuple[int, str, str]]:
     """(status, standard output, standard error) of every process."""
     try:
         outputs = [process.communicate(timeout=timeout) for process in started]
     finally:
         for process in started:
             process.kill()
+            process.communicate()
     return [(process.returncode, *output) for process, output in zip(started, outputs)]
 
 
