@@ -140,8 +140,8 @@ def load_complete(
         return None
     digests = saved.pop("digests")
     if manifest is not None:
-        wanted = json.loads(json.dumps(dict(manifest)))
-        if lines := difference({k: v for k, v in saved.items() if k in wanted}, wanted):
+        expected = json.loads(json.dumps(dict(manifest)))
+        if lines := difference({k: v for k, v in saved.items() if k in expected}, expected):
             raise InputError(f"{path}: saved under other settings: {'; '.join(lines)}")
     paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(like)]
     if set(paths) != set(digests):
@@ -149,7 +149,10 @@ def load_complete(
         raise InputError(f"{path}: leaf {odd} is {'missing from' if odd in paths else 'unexpected in'} the checkpoint")
     try:
         with _alone():
-            flat = ocp.load_checkpointables(str(path), {"state": None})["state"]
+            stored = ocp.checkpointables_metadata(str(path)).metadata["state"]
+            # Asked for as NumPy arrays: else Orbax wants the devices that they were saved from.
+            wanted = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
+            flat = ocp.load_checkpointables(str(path), {"state": wanted})["state"]
     except Exception as error:  # truncated or deleted files; the type depends on the storage driver
         raise InputError(f"{path}: the checkpoint's arrays cannot be read: {_first_line(error)}") from None
     tree = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(flat[name]) for name in paths])
