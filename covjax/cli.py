@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from covjax.distributed import FORM
 from covjax.errors import InputError
 
 Config = TypeVar("Config")
@@ -70,8 +71,13 @@ def load_config(path: str | Path, kind: type[Config]) -> Config:
     return config
 
 
-def parse(command: str, description: str, kind: type[Config], argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
-    """Read `--config`, then the overrides; return the config and the flags that are not part of it (`force`).
+def parse(
+    command: str, description: str, kind: type[Config], argv: Sequence[str], distributed: bool = False
+) -> tuple[Config, argparse.Namespace]:
+    """Read `--config`, then the overrides; return the config and the flags that are not part of it.
+
+    These are `force` and, where the command runs on several processes (`distributed`), `distributed`, a setting of
+    `covjax.distributed.start`.
 
     Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
     dict[str, Any] (see `parse_settings`).
@@ -87,6 +93,9 @@ def parse(command: str, description: str, kind: type[Config], argv: Sequence[str
     )
     parser.add_argument("--config", metavar="FILE", help="Python file with get_config(); see configs/")
     parser.add_argument("--force", action="store_true", help="redo everything, also what is complete")
+    if distributed:
+        text = f"one job of several processes: {FORM}; give every process the same options"
+        parser.add_argument("--distributed", metavar="SETTING", default="", help=text)
     hints = typing.get_type_hints(kind)
     group = parser.add_argument_group("fields of the config (defaults as the config file sets them)")
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -102,7 +111,7 @@ def parse(command: str, description: str, kind: type[Config], argv: Sequence[str
             help=f"{field.metadata.get('help', '')} (default: {shown or '(empty)'})".replace("%", "%%"),
         )
     flags = parser.parse_args(argv)
-    overrides = {name: value for name, value in vars(flags).items() if name not in ("config", "force")}
+    overrides = {name: value for name, value in vars(flags).items() if name not in ("config", "force", "distributed")}
     return dataclasses.replace(config, **overrides), flags  # type: ignore[type-var]
 
 

@@ -90,6 +90,7 @@ def projected_moment(
     weights: Float[Array, "tokens"] | None = None,
     *,
     center: Float[Array, "features"] | str | None = None,
+    axis_name: str | None = None,
 ) -> Float[Array, "rank_a rank_b"]:
     """C = Σ w_i (Aᵀ(x_i − c)) (Bᵀ(x_i − c))ᵀ / n in O(tokens · features · rank).
 
@@ -101,6 +102,8 @@ def projected_moment(
         weights: >= 0, 0 on masked tokens.
         center: c: None for the raw moment AᵀMB, a (features,) vector such as the data set's mean, or "sequence" for
             the sequence's own mean (then C = AᵀΣB).
+        axis_name: a mapped axis (`shard_map`, `vmap`) over which the sequence's tokens are spread: every sum runs over
+            it, and every member receives the C of all tokens.
 
     Raises:
         TypeError: `x` is not floating point.
@@ -114,16 +117,21 @@ def projected_moment(
         check_projection(right, x.shape[1], "right")
     check_center(center, x.shape[1])
     w, keep = token_weights(x, weights)
+    count = _over(axis_name, jnp.sum(w))
     sides = []
     for y, matrix in project_sides(jnp.asarray(x), left, right, keep):
         if center is not None:
-            y = jnp.where(keep[:, None], y - _projected_center(center, y, w, matrix), 0)
+            y = jnp.where(keep[:, None], y - _projected_center(center, y, w, matrix, count, axis_name), 0)
         sides.append(y)
-    return safe_ratio(jnp.matmul((sides[0] * w[:, None]).T, sides[-1], precision=_HIGHEST), jnp.sum(w))
+    return safe_ratio(_over(axis_name, jnp.matmul((sides[0] * w[:, None]).T, sides[-1], precision=_HIGHEST)), count)
 
 
-def _projected_center(center, y, w, matrix) -> Float[Array, "rank"]:
+def _over(axis_name, value):
+    return value if axis_name is None else jax.lax.psum(value, axis_name)
+
+
+def _projected_center(center, y, w, matrix, count, axis_name) -> Float[Array, "rank"]:
     """The centre after projection: centring there saves a copy of the tokens and cancels equally well."""
     if isinstance(center, str):
-        return safe_ratio(jnp.matmul(w, y, precision=_HIGHEST), jnp.sum(w))
+        return safe_ratio(_over(axis_name, jnp.matmul(w, y, precision=_HIGHEST)), count)
     return jnp.matmul(jnp.asarray(center, y.dtype), matrix.astype(y.dtype), precision=_HIGHEST)

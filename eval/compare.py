@@ -5,7 +5,8 @@
     python -m eval.compare --suite all
 
 Frozen tokens of one encoder are pooled in every way, the same two linear probes are fitted on each, the penalty is
-chosen on validation from one grid, and the test set is scored once. Exit status 2 and one line for bad input.
+chosen on validation from one grid, and the test set is scored once. Batches are split over all devices of the machine.
+Exit status 2 and one line for bad input.
 """
 
 import dataclasses
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from covjax import checkpoint, encoders
 from covjax.cli import exit_on_input_error, parse
@@ -72,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_input_error(COMMAND):
+        if any(each.split("=")[0] == "--distributed" for each in argv):
+            raise InputError(
+                "distributed: one comparison is one process on all its devices, its probes and intervals run on the "
+                "host; give the tasks of --suite to several machines, or pool with train.extract --distributed"
+            )
         if any(each.split("=")[0] == "--suite" for each in argv):
             from eval import suite  # with the statistics of many tasks, which one comparison does not need
 
@@ -104,7 +112,9 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
         (output / "results.json").unlink(missing_ok=True)
     manifest = _manifest(config, data, encoder)
     fitted = {k: v for k, v in manifest["config"].items() if k not in NOT_IN_FEATURES}
-    tokens = TokenSet(encoder, data, manifest["encoder"]["layer"], config.token_budget, config.max_memory_gib)
+    mesh = Mesh(np.array(jax.devices()), ("sequences",)) if jax.device_count() > 1 else None
+    layer = manifest["encoder"]["layer"]
+    tokens = TokenSet(encoder, data, layer, config.token_budget, config.max_memory_gib, mesh)
     rows = make_rows(config, tokens.features, tokens.has_cls)
     tables = make_features(config, data, tokens, rows, output, manifest | {"config": fitted})
     probes = fit_probes(config, data, tables, output, manifest)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from covjax import checkpoint, get_pooler
@@ -138,15 +139,18 @@ def _pool(
     shuffled = {row.label for row in rows if row.shuffled}
     special = [row.label for row in rows if row.cls]
 
-    @jax.jit
     @jax.vmap
-    def pool_batch(x, w, key, cls):
+    def pool_one(x, w, key, cls):
         x = standardise(x, w, *fit)
         mixed = shuffle_features(x, w, key) if shuffled else x
         chosen = {row.label: poolers[row.label] for row in rows if not row.cls}
         pooled = {name: pooler(mixed if name in shuffled else x, w) for name, pooler in chosen.items()}
         return pooled | {name: (cls - fit[0]) / fit[1] for name in special}
 
+    pool_batch = jax.jit(pool_one)
+    if tokens.mesh is not None:  # by hand: XLA would gather a batch of eigendecompositions on one device
+        sequences = PartitionSpec(tokens.mesh.axis_names[0])
+        pool_batch = jax.jit(jax.shard_map(pool_one, mesh=tokens.mesh, in_specs=sequences, out_specs=sequences))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(n))
     out: dict[str, np.ndarray] = {}
     for batch in tokens.walk("pool"):

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from covjax.data import Dataset
 from covjax.encoders import Encoder, embed, tokenize
-from covjax.encoders.embed import bucket_edges
+from covjax.encoders.embed import batch_size, bucket_edges, replicate
 from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
 from covjax.moments import Moments, merge, moments
@@ -35,10 +36,22 @@ class TokenSet:
     """The tokens of every sequence at one layer.
 
     They are kept where `tokens x features x 4 bytes` is at most `max_gib`; otherwise every walk runs the encoder again,
-    which costs time instead of memory.
+    which costs time instead of memory. With a `mesh` of one axis batches divide over its devices, and the encoder runs
+    on all of them.
     """
 
-    def __init__(self, encoder: Encoder, data: Dataset, layer: int, token_budget: int, max_gib: float):
+    def __init__(
+        self,
+        encoder: Encoder,
+        data: Dataset,
+        layer: int,
+        token_budget: int,
+        max_gib: float,
+        mesh: Mesh | None = None,
+    ):
+        self.mesh = mesh
+        if mesh is not None:
+            replicate(encoder, mesh)
         self.encoder, self.data, self.layer, self.token_budget = encoder, data, layer, token_budget
         self.features = encoder.features(layer)
         self.has_cls = has_cls(encoder, data.sequences, layer)
@@ -99,7 +112,12 @@ class TokenSet:
 
     def _encode(self, max_segments: int) -> Iterator[Batch]:
         batches = embed(
-            self.encoder, self.data.sequences, (self.layer,), token_budget=self.token_budget, max_segments=max_segments
+            self.encoder,
+            self.data.sequences,
+            (self.layer,),
+            token_budget=self.token_budget,
+            max_segments=max_segments,
+            mesh=self.mesh,
         )
         for rows, layers, pool in batches:
             tokens = np.asarray(layers[self.layer], np.float32)
@@ -113,7 +131,7 @@ class TokenSet:
         shapes = 4 if lengths.sum() * self.features > MANY else 2
         for edge, planned in plan_rows(lengths, bucket_edges(lengths, shapes), 1).items():
             order = np.array([row[0] for row in planned])
-            size = max(1, self.token_budget // edge)
+            size = batch_size(self.token_budget, edge, self.mesh)
             for first in range(0, len(order), size):
                 rows = order[first : first + size]
                 full = np.resize(rows, size)

@@ -12,6 +12,7 @@ from covjax.encoders.unirep import UniRep
 from eval import compare, config, features
 from eval.rows import make_rows
 from eval.tokens import TokenSet
+from tests.processes import launch
 from tests.test_unirep import random_weights
 
 register_encoder("tiny", lambda dtype: UniRep(random_weights()))
@@ -180,6 +181,19 @@ def test_features_do_not_depend_on_batches(tmp_path, rng):
         found.append(features.make_features(settings, data, tokens, rows, tmp_path / str(number), {}))
     for label, table in found[0].items():
         np.testing.assert_allclose(table.values, found[1][label].values, atol=2e-4, err_msg=label)
+
+
+def test_features_do_not_depend_on_the_number_of_devices(tmp_path):
+    (output,) = launch(["pooling", str(tmp_path)], devices=4)
+    assert [line.split()[-2:] for line in output.splitlines() if "True" in line or "False" in line] == [
+        ["True"] * 2
+    ] * 4
+
+
+def test_several_processes_are_refused_with_the_reason(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        compare.main(["--distributed", "auto"])
+    assert "distributed: one comparison is one process on all its devices" in capsys.readouterr().err
 
 
 GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,validation\nMKF,1,test\nMKG,0,test\n"

@@ -3,9 +3,11 @@
     python -m train.autoencoder --config configs/autoencoder_tucker.py
 
 Activations come from a store of `train.extract --keep-tokens true` or straight from an encoder over a sequence file.
-Examples are shuffled by index; batches are split over all devices; held-out sequences are evaluated at intervals.
-A run killed at any point goes on from its newest checkpoint and ends bit-identical. Writes `checkpoints`, `log.jsonl`,
-`tensorboard`, `figures/training.png` and `autoencoder`, which `covjax.autoencoders.load_autoencoder` reads.
+Examples are shuffled by index; batches are split over all devices, with --distributed over those of all processes, each
+of which reads its own part; --model-parallel splits the latents of a sparse autoencoder over several devices. Held-out
+sequences are evaluated at intervals. A run killed at any point goes on from its newest checkpoint and ends
+bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `figures/training.png` and `autoencoder`, which
+`covjax.autoencoders.load_autoencoder` reads.
 """
 
 import contextlib
@@ -25,17 +27,18 @@ from flax import nnx
 from tqdm import tqdm
 
 from covjax.autoencoders import make_autoencoder, save_autoencoder
-from covjax.autoencoders.arrays import from_arrays, to_arrays
+from covjax.autoencoders.arrays import from_arrays, plain, to_arrays
 from covjax.autoencoders.statistics import feature_statistics
 from covjax.cli import exit_on_input_error, parse
 from covjax.data.activations import Activations, EncodedActivations, StoredActivations, hold
 from covjax.data.sequences import read_sequences
+from covjax.distributed import is_first, job, once
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
 from covjax.training.checkpoints import load_newest, save_step
 from covjax.training.figures import draw_training
-from covjax.training.log import Log, read_log
+from covjax.training.log import Log, NoLog, read_log
 from covjax.training.state import (
     Step,
     TrainState,
@@ -43,7 +46,9 @@ from covjax.training.state import (
     distribute,
     make_evaluation,
     make_optimiser,
-    replicate,
+    own_part,
+    place,
+    state_layout,
     summarise,
 )
 from train.autoencoder_config import NOT_IN_RESULT, AutoencoderConfig
@@ -71,35 +76,41 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
     activations = _activations(config) if activations is None else activations
     train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.seed)
-    model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
-    stream = _batches(config, model.examples, activations, train_rows).training(config.steps, config.seed)
+    with _home(config):
+        model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
+    batches = _batches(config, model.examples, activations, train_rows)
     held = _batches(config, model.examples, activations, held_rows)
-    mesh = data_mesh(config.batch)
+    mesh = data_mesh(config.batch, config.model_parallel)
     manifest = _manifest(config, activations)
 
     optimiser = make_optimiser(config.steps, config.learning_rate, config.warmup, config.decay, config.clip)
-    graph, state = nnx.split(TrainState(model, optimiser))
-    examples, step = iterate(stream), 0
-    found = load_newest(output / "checkpoints", to_arrays(state), manifest)
+    with _home(config):
+        graph, state = nnx.split(TrainState(model, optimiser))
+    layout = state_layout(mesh, state, _split_latents(config, model))
+    examples, step = iterate(batches.training(config.steps, config.seed, own_part(mesh, config.batch))), 0
+    found = load_newest(output / "checkpoints", state, manifest)
     if found is not None:
-        state, step = from_arrays(state, found[0]), found[1]["step"]
+        arrays, step = found[0], found[1]["step"]
         examples.set_state(found[1]["iterator"])
         print(f"resumed at step {step:,} of {config.steps:,} in {output}")
     else:
+        stream = batches.training(config.steps, config.seed)
         first = [stream[i] for i in range(min(config.init_batches, config.steps))]
         feature_statistics(first)  # refuses constant activations, of which an autoencoder learns nothing
-        if hasattr(model, "initialise"):
-            model.initialise(first)
-        graph, state = nnx.split(TrainState(model, optimiser))
-        state = from_arrays(state, to_arrays(state))  # copies: an array that stands twice cannot be donated
-    state = replicate(mesh, state)
-    advance, evaluation = Step(graph, mesh), make_evaluation(graph)
+        with _home(config):
+            if hasattr(model, "initialise"):
+                model.initialise(first)
+            graph, state = nnx.split(TrainState(model, optimiser))
+        arrays = to_arrays(state)
+    state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
+    advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     start = time.monotonic()
     figures: dict[str, float] = {}
-    bar = tqdm(total=config.steps, initial=step, unit="step", disable=None)
-    with bar, contextlib.closing(Log(output, step, config.wandb, manifest["config"])) as log:
+    bar = tqdm(total=config.steps, initial=step, unit="step", disable=None if is_first() else True)
+    journal = Log(output, step, config.wandb, manifest["config"]) if is_first() else NoLog()
+    with bar, contextlib.closing(journal) as log:
         while step < config.steps:
-            state, metrics = advance(state, *distribute(mesh, next(examples)))
+            state, metrics = advance(state, *distribute(mesh, next(examples), config.batch))
             step += 1
             bar.update()
             last = step == config.steps
@@ -118,18 +129,40 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
                 log.write(step, "held-out", figures, time.monotonic() - start)
             if saves:  # after the log's rows of this step: they are kept with it
                 position = {"step": step, "iterator": examples.get_state()}
-                save_step(output / "checkpoints", step, to_arrays(state), manifest | position)
-    rows = read_log(output)
+                save_step(output / "checkpoints", step, plain(state), manifest | position)
     model = nnx.merge(graph, state).model
-    save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
-    draw_training(rows, output / "figures" / "training.png")
+    if jax.process_count() > 1:  # what is spread over processes no single one can use
+        spread = nnx.state(model)
+        nnx.update(model, from_arrays(spread, to_arrays(spread)))
+    rows = read_log(output)
+    if is_first():
+        save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
+        draw_training(rows, output / "figures" / "training.png")
     return Result(model, {k: v for k, v in rows[-1].items() if k not in ("step", "split", "seconds")})
+
+
+def _home(config: AutoencoderConfig) -> contextlib.AbstractContextManager:
+    """Where the state is made: a state that is split is more than one device holds, so in the host's memory."""
+    if config.model_parallel == 1:
+        return contextlib.nullcontext()
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
+
+
+def _split_latents(config: AutoencoderConfig, model: Any) -> int | None:
+    """Number of latents of an autoencoder that has them, InputError where they cannot be split as the config says."""
+    latents = getattr(model, "latents", None)
+    if config.model_parallel > 1 and (latents is None or latents % config.model_parallel):
+        has = "no latents" if latents is None else f"{latents} latents"
+        raise InputError(f"model_parallel: {config.model_parallel}: {config.kind} has {has} to split evenly")
+    return latents
 
 
 def _activations(config: AutoencoderConfig) -> Activations:
     if config.store:
         source: Activations = StoredActivations(config.store, config.layer, config.encoder)
     else:
+        if jax.process_count() > 1:
+            raise InputError("data: every process would encode all of it; write a store first: train.extract")
         _, sequences = read_sequences(config.data)
         encoder = load(config.encoder)
         source = EncodedActivations(encoder, sequences, config.layer, config.token_budget, config.max_shapes)
@@ -169,12 +202,13 @@ def main(argv: Sequence[str]) -> int:
     """The command; exit status 2 and one line for a user's error."""
     command = "python -m train.autoencoder"
     with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv)
-        if flags.force:
-            shutil.rmtree(config.output, ignore_errors=True)
-        result = train_autoencoder(config)
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
-        print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
+        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, distributed=True)
+        with job(command, flags.distributed):
+            if flags.force:
+                once(lambda: shutil.rmtree(config.output, ignore_errors=True))
+            result = train_autoencoder(config)
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
+            print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
     return 0
 
 

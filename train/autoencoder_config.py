@@ -8,7 +8,17 @@ from covjax.errors import InputError
 
 # These decide where and how often something is written, not what comes out: a run may go on with other values of them.
 # Store, data and encoder stand in the identity of the activations by their content.
-NOT_IN_RESULT = ("output", "save_every", "evaluate_every", "log_every", "wandb", "store", "data", "encoder")
+NOT_IN_RESULT = (
+    "output",
+    "save_every",
+    "evaluate_every",
+    "log_every",
+    "wandb",
+    "store",
+    "data",
+    "encoder",
+    "model_parallel",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,7 @@ class AutoencoderConfig:
     max_shapes: int = option(4, "compiled shapes of batches of sequences")
     token_budget: int = option(8192, "tokens per encoder batch, with --data")
     max_memory_gib: float = option(4.0, "activations kept in memory; what does not fit is read when it is needed")
+    model_parallel: int = option(1, "devices that share the latents of a sparse autoencoder between them")
     save_every: int = option(500, "steps between checkpoints")
     evaluate_every: int = option(500, "steps between evaluations on the held-out sequences")
     log_every: int = option(20, "steps between rows of the log")
@@ -59,6 +70,7 @@ class AutoencoderConfig:
             "dtype": (self.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
             "max_shapes": (self.max_shapes >= 1, ">= 1"),
             "token_budget": (self.token_budget >= 1, ">= 1"),
+            "model_parallel": (self.model_parallel >= 1, ">= 1"),
             "save_every": (self.save_every >= 1, ">= 1"),
             "evaluate_every": (self.evaluate_every >= 1, ">= 1"),
             "log_every": (self.log_every >= 1, ">= 1"),

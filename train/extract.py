@@ -3,7 +3,8 @@
     python -m train.extract --data proteins.fasta.gz --encoder FOLDER --poolers mean,log_covariance:eps=0.01
 
 Sequences are sorted by length and dealt into shards; every shard is written whole or not at all and never made twice.
-Batches are split over all devices. With --window long sequences are cut, with --halo tokens of context on each side.
+Batches are split over all devices; with --distributed shards are dealt over processes, each with its own devices, and
+`output` is a folder that all see. With --window long sequences are cut, with --halo tokens of context on each side.
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
 """
 
@@ -30,6 +31,7 @@ from covjax import checkpoint, get_pooler
 from covjax.cli import exit_on_input_error, parse, parse_settings
 from covjax.data.sequences import read_sequences
 from covjax.data.store import encode_tokens, file_digest, shard_path, token_path
+from covjax.distributed import agree, is_first, job, once, share, wait
 from covjax.encoders import Encoder, load
 from covjax.encoders.embed import Batch, batch_size, bucket_edges, embed_tokens, replicate
 from covjax.encoders.rows import plan_rows
@@ -61,21 +63,27 @@ def extract(config: ExtractConfig) -> Path:
     poolers = {name: parse_pooler(name) for name in config.poolers}
     plan = _plan(config, encoder, cuts)
     run = _describe(config, ids, sequences, encoder, poolers, len(plan.shards))
-    _refuse_other_settings(output, run)
-    mesh = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
+    _claim(output, run)
+    mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     if mesh is not None:
         replicate(encoder, mesh)
     work = _Work(config, ids, cuts, encoder, pool_function(poolers, mesh), mesh, plan, run)
     _refuse_too_large(work)
-    done = [shard for shard in range(len(plan.shards)) if _is_complete(output, shard, run)]
-    print(f"shards: {len(done)} of {len(plan.shards)} complete in {output} and reused")
-    if missing := sorted(set(range(len(plan.shards))) - set(done)):
-        print(f"about {_estimate_seconds(work, missing) / 60:.1f} min on {jax.device_count()} device(s)")
-    tokens = [sum(len(cuts[i][j].tokens) for i in rows for j in range(len(cuts[i]))) for rows in plan.shards]
-    with tqdm(total=sum(tokens), initial=sum(tokens[i] for i in done), unit="tok", unit_scale=True) as bar:
-        for shard in missing:
+    # All must deal from one list: what the others complete meanwhile would shift it.
+    complete = agree(np.array([_is_complete(output, shard, run) for shard in range(len(plan.shards))]))
+    missing = np.flatnonzero(~complete)
+    own = [int(missing[i]) for i in share(len(missing))]
+    print(f"shards: {complete.sum()} of {len(complete)} complete in {output} and reused")
+    if own:
+        print(f"about {_estimate_seconds(work, own) / 60:.1f} min on {jax.local_device_count()} device(s)")
+    tokens = [sum(len(w.tokens) for i in plan.shards[shard] for w in cuts[i]) for shard in own]
+    with tqdm(total=sum(tokens), unit="tok", unit_scale=True, disable=not is_first()) as bar:
+        for shard in own:
             _write_shard(work, shard, bar)
-    print(f"{len(ids):,} sequences in {output}: {', '.join(run['features'])}")
+    wait()
+    if is_first():
+        _refuse_lost(output, run)
+        print(f"{len(ids):,} sequences in {output}: {', '.join(run['features'])}")
     return output
 
 
@@ -160,12 +168,19 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
     )
 
 
-def _refuse_other_settings(output: Path, run: dict[str, Any]) -> None:
+def _claim(output: Path, run: dict[str, Any]) -> None:
+    """Write what the folder holds, once, and refuse a folder that holds something else."""
     path = output / "extraction.json"
+    once(lambda: _write_run(path, run))
+    if not path.is_file():
+        raise InputError(f"output: {output}: process 0 writes there, but process {jax.process_index()} does not see it")
+    if lines := checkpoint.difference(json.loads(path.read_text())["identity"], run["identity"]):
+        raise InputError(f"{output}: holds an extraction under other settings: {'; '.join(lines)}")
+
+
+def _write_run(path: Path, run: dict[str, Any]) -> None:
+    output = path.parent
     if path.is_file():
-        saved = json.loads(path.read_text())
-        if lines := checkpoint.difference(saved["identity"], run["identity"]):
-            raise InputError(f"{output}: holds an extraction under other settings: {'; '.join(lines)}")
         return
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -193,6 +208,12 @@ def _refuse_too_large(work: _Work) -> None:
         raise InputError(f"output: about {size / 2**30:.3g} GiB, more than max_output_gib {config.max_output_gib}")
     if size > 0.95 * free:
         raise InputError(f"output: about {size / 2**30:.3g} GiB, but only {free / 2**30:.3g} GiB are free on the disk")
+
+
+def _refuse_lost(output: Path, run: dict[str, Any]) -> None:
+    lost = [shard for shard in range(run["shards"]) if not _is_complete(output, shard, run)]
+    if lost:
+        raise InputError(f"output: {output}: process 0 does not see shard {lost[0]}; all processes need one folder")
 
 
 def _is_complete(output: Path, shard: int, run: dict[str, Any]) -> bool:
@@ -336,10 +357,11 @@ def main(argv: Sequence[str]) -> int:
     """The command; exit status 2 and one line for a user's error."""
     command = "python -m train.extract"
     with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", ExtractConfig, argv)
-        if flags.force:
-            shutil.rmtree(config.output, ignore_errors=True)
-        extract(config)
+        config, flags = parse(command, __doc__ or "", ExtractConfig, argv, distributed=True)
+        with job(command, flags.distributed):
+            if flags.force:
+                once(lambda: shutil.rmtree(config.output, ignore_errors=True))
+            extract(config)
     return 0
 
 

@@ -4,19 +4,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from covjax.checkpoint import whole
 from covjax.errors import InputError
 
 
+def plain(state: nnx.State) -> Any:
+    """The state as a pytree of JAX arrays, where they lie: random keys become their data."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, state)
+
+
 def to_arrays(state: nnx.State) -> Any:
-    """The state as a pytree of plain NumPy arrays: random keys become their data."""
-
-    def plain(leaf):
-        return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-    return jax.tree.map(plain, state)
+    """The state as a pytree of plain NumPy arrays: random keys become their data. See `checkpoint.whole`."""
+    return jax.tree.map(whole, plain(state))
 
 
 def from_arrays(like: nnx.State, arrays: Any) -> nnx.State:
@@ -26,18 +27,24 @@ def from_arrays(like: nnx.State, arrays: Any) -> nnx.State:
     """
 
     def place(path, leaf, array):
-        plain = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        if (plain.shape, plain.dtype) != (array.shape, array.dtype):
-            raise InputError(
-                f"checkpoint: leaf {jax.tree_util.keystr(path)} is {array.dtype}{list(array.shape)}, "
-                f"expected {plain.dtype}{list(plain.shape)}"
-            )
-        if _is_key(leaf):
+        check_leaf(path, leaf, array)
+        if is_key(leaf):
             return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(leaf))
         return jnp.array(array)
 
     return jax.tree_util.tree_map_with_path(place, like, arrays)
 
 
-def _is_key(leaf: Any) -> bool:
+def check_leaf(path: Any, leaf: Any, array: Any) -> None:
+    """Raise InputError naming a leaf of a state whose shape or type is not that of the array meant for it."""
+    data = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+    if (data.shape, data.dtype) != (array.shape, array.dtype):
+        raise InputError(
+            f"checkpoint: leaf {jax.tree_util.keystr(path)} is {array.dtype}{list(array.shape)}, "
+            f"expected {data.dtype}{list(data.shape)}"
+        )
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds random keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

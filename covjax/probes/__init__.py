@@ -3,6 +3,7 @@
 from covjax.probes.attribution import plot_contributions, quadratic_form, token_contributions, top_feature_pairs
 from covjax.probes.bilinear import BilinearReadout
 from covjax.probes.dual import fit_ridge_blocks
+from covjax.probes.joint import fit_ridge_moments
 from covjax.probes.kernelspace import DualProbe, KernelSpace, kernel_space
 from covjax.probes.logistic import LogisticPath, fit_logistic_path, logistic_path
 from covjax.probes.minibatch import Budget
@@ -28,6 +29,7 @@ __all__ = [
     "fit_logistic_path",
     "fit_logistic_stream",
     "fit_ridge_blocks",
+    "fit_ridge_moments",
     "fit_ridge_path",
     "fit_token_probe",
     "kernel_space",

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from scipy import linalg  # JAX itself stands on it
 
 from covjax.errors import InputError
+from covjax.probes.joint import solve_ridge
 from covjax.probes.kernelspace import kernel_space
 from covjax.probes.ridge import ridge_path
 from covjax.probes.rowspace import LinearProbe
@@ -156,13 +157,7 @@ def _primal(features: FeatureBlock, y: np.ndarray, penalties: Sequence[float], b
         total, scatter = total + x.sum(0) / n, scatter + x.T @ x / n
         cross = cross + x.T @ (y[i : i + block_size] - y.mean(0)) / n
     covariance = scatter - np.outer(total, total)
-    square = float(np.trace(covariance))
-    if not square > 0:
-        raise InputError(f"features: all {n} training samples are equal; nothing to fit")
-    values, vectors = np.linalg.eigh(covariance / square)
-    rotated = vectors.T @ cross / square
-    path = [vectors @ (rotated / (values.clip(0)[:, None] + penalty)) for penalty in penalties]
-    return [LinearProbe(weights, y.mean(0) - (total + shift) @ weights) for weights in path]
+    return solve_ridge(covariance, cross, total + shift, y.mean(0), n, penalties)
 
 
 def _block(features: FeatureBlock, start: int, stop: int, p: int | None = None) -> Float[Array, "b p"]:

@@ -11,6 +11,7 @@ from covjax.encoders.embed import bucket_edges
 from covjax.errors import InputError
 
 Batch = tuple[Float[np.ndarray, "b *shape"], Float[np.ndarray, "b t"] | None]
+EVERYTHING = slice(None)
 
 
 def split_rows(count: int, held_out: float, seed: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"]]:
@@ -50,15 +51,19 @@ class TokenBatches:
         self._activations, self._rows, self._size, self._dtype = activations, rows, size, dtype
         self._ends = np.cumsum(activations.lengths[rows])
 
-    def training(self, steps: int, seed: int) -> Any:
-        """A Grain data set of `steps` shuffled batches; InputError for a stream shorter than one batch."""
+    def training(self, steps: int, seed: int, part: slice = EVERYTHING) -> Any:
+        """A Grain data set of `steps` shuffled batches, or of one part of each; nothing else is read.
+
+        Raises InputError for a stream shorter than one batch.
+        """
         import grain
 
         if self._ends[-1] < self._size:
             raise InputError(f"batch: {self._size} tokens, but the stream holds only {self._ends[-1]}")
 
         def batch(step: int) -> Batch:
-            return self._gather(shuffled(int(self._ends[-1]), step * self._size, self._size, seed))
+            first, stop, _ = part.indices(self._size)
+            return self._gather(shuffled(int(self._ends[-1]), step * self._size + first, stop - first, seed))
 
         return grain.MapDataset.range(steps).map(batch)
 
@@ -101,8 +106,11 @@ class SequenceBatches:
             last = self._buckets.pop()[1] if self._buckets else waiting[:0]
             self._buckets.append((edges[-1], np.concatenate([last, waiting])))
 
-    def training(self, steps: int, seed: int) -> Any:
-        """A Grain data set of `steps` shuffled batches; InputError for a stream shorter than one batch."""
+    def training(self, steps: int, seed: int, part: slice = EVERYTHING) -> Any:
+        """A Grain data set of `steps` shuffled batches, or of one part of each; nothing else is read.
+
+        Raises InputError for a stream shorter than one batch.
+        """
         import grain
 
         if self._count < self._size:
@@ -110,7 +118,9 @@ class SequenceBatches:
 
         def data_set(stream: int, edge: int, rows: np.ndarray) -> Any:
             def batch(step: int) -> Batch:
-                return self._gather(rows[shuffled(len(rows), step * self._size, self._size, seed, stream)], edge)
+                first, stop, _ = part.indices(self._size)
+                chosen = shuffled(len(rows), step * self._size + first, stop - first, seed, stream)
+                return self._gather(rows[chosen], edge)
 
             return grain.MapDataset.range(steps).map(batch)
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from covjax import checkpoint
+from covjax.distributed import once
 
 _STEP = re.compile(r"\d{8}")
 
@@ -26,9 +29,15 @@ def save_step(folder: str | Path, step: int, tree: Any, manifest: Mapping[str, A
     """Write a step's checkpoint, then remove all but the newest `keep` and what killed saves left behind.
 
     The old ones go only after the new one is whole, so there is a complete checkpoint at every moment.
+    In a job of several processes all call it together, and `tree` holds JAX arrays that lie on all of them.
     Raises InputError where the folder cannot be written.
     """
-    checkpoint.save(checkpoint_path(folder, step), tree, manifest)
+    save = checkpoint.save if jax.process_count() == 1 else checkpoint.save_together
+    save(checkpoint_path(folder, step), tree, manifest)
+    once(lambda: _remove_old(folder, keep))
+
+
+def _remove_old(folder: str | Path, keep: int) -> None:
     kept = {checkpoint_path(folder, s).name for s in saved_steps(folder)[-keep:]}
     for path in Path(folder).iterdir():
         if path.name not in kept:

@@ -49,6 +49,16 @@ class Log:
             self._wandb.finish()
 
 
+class NoLog:
+    """The log of a process that is not the one that writes it."""
+
+    def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """Rows of `folder`/log.jsonl; a last line that a killed run left half written is left out."""
     rows = []

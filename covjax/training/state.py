@@ -1,5 +1,6 @@
 """Everything that training changes, as one pytree, and the donated step that changes it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from covjax.autoencoders.arrays import check_leaf, from_arrays, is_key
 from covjax.autoencoders.base import Autoencoder
 from covjax.errors import InputError
 
@@ -48,10 +50,11 @@ class Step:
     """The pure step (state, x, weights) → (state, metrics); the old state is donated.
 
     Order: loss and gradients, `project_gradients`, optimiser, `after_step` (see `Autoencoder`). Every shape is compiled
-    once, ahead of its first use; InputError where the program needs more memory than is free.
+    once, ahead of its first use; InputError where the program needs more memory than is free. `layout`: the state's
+    (see `state_layout`), None on one device.
     """
 
-    def __init__(self, graph: nnx.GraphDef, mesh: Mesh | None):
+    def __init__(self, graph: nnx.GraphDef, layout: Any = None):
         def step(state, x, weights):
             train = nnx.merge(graph, state)
             loss = nnx.value_and_grad(lambda model: model.loss(x, weights), has_aux=True)
@@ -61,9 +64,9 @@ class Step:
             train.model.after_step(x, weights)
             return nnx.state(train), {"loss": value, "gradient_norm": optax.tree.norm(gradients), **metrics}
 
-        # The state stays whole on every device; left alone, XLA may split what it returns.
-        whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-        self._step = jax.jit(step, donate_argnums=0, out_shardings=whole)
+        # The state stays where it lies; left alone, XLA may split what it returns.
+        out = None if layout is None else (layout, _whole(layout))
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=out)
         self._compiled: dict[Any, Callable] = {}
 
     def __call__(self, state: nnx.State, x: Array, weights: Array | None) -> tuple[nnx.State, dict[str, Array]]:
@@ -76,10 +79,10 @@ class Step:
         return self._compiled[shape](state, x, weights)
 
 
-def make_evaluation(graph: nnx.GraphDef) -> Callable[[nnx.State, Array, Array | None], Any]:
+def make_evaluation(graph: nnx.GraphDef, layout: Any = None) -> Callable[[nnx.State, Array, Array | None], Any]:
     """Sums of one batch: `evaluate`'s where the autoencoder has it, else metrics times the number of examples."""
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=None if layout is None else _whole(layout))
     def sums(state, x, weights):
         model = nnx.merge(graph, state).model
         if hasattr(model, "evaluate"):
@@ -99,32 +102,86 @@ def summarise(model: Autoencoder, total: Any) -> dict[str, float]:
     return {name: float(value) / float(total[""]) for name, value in total.items() if name}
 
 
-def data_mesh(batch: int) -> Mesh | None:
-    """A mesh of all devices with the axis "data"; None on one device. InputError where they cannot share a batch."""
-    count = jax.device_count()
-    if count == 1:
+def data_mesh(batch: int, model_parallel: int = 1) -> Mesh | None:
+    """A mesh of all devices of all processes with the axes "data" and "model", the latter of `model_parallel` devices.
+
+    None on one device. InputError where the devices cannot be divided so or cannot share a batch.
+    """
+    # Devices of one process side by side: every process then has one run of rows of each batch.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if len(devices) % model_parallel:
+        raise InputError(f"model_parallel: {len(devices)} devices cannot be divided by {model_parallel}")
+    if len(devices) == 1:
         return None
-    if batch % count:
-        raise InputError(f"batch: {batch} cannot be divided over {count} devices")
-    return Mesh(np.array(jax.devices()), ("data",))
+    grid = np.array(devices).reshape(-1, model_parallel)
+    if batch % len(grid):
+        raise InputError(f"batch: {batch} cannot be divided over {len(grid)} devices")
+    return Mesh(grid, ("data", "model"))
 
 
-def replicate(mesh: Mesh | None, state: nnx.State) -> nnx.State:
-    """The state on every device of the mesh."""
-    return state if mesh is None else jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+def own_part(mesh: Mesh | None, batch: int) -> slice:
+    """The examples of a batch that this process's devices get."""
+    if mesh is None:
+        return slice(0, batch)
+    places = [i for i, line in enumerate(mesh.devices) if any(d.process_index == jax.process_index() for d in line)]
+    each = batch // mesh.shape["data"]
+    return slice(places[0] * each, (places[-1] + 1) * each)
 
 
-def distribute(mesh: Mesh | None, batch: tuple[Any, Any]) -> tuple[Array, Array | None]:
-    """A batch split over the mesh by examples; a remainder that cannot be split goes to every device whole."""
+def state_layout(mesh: Mesh | None, state: nnx.State, latents: int | None = None) -> Any:
+    """The sharding of every leaf of the state; None on one device.
 
-    def place(array):
+    A leaf lies whole on every device, unless its first axis is that of the latents, of which every device along
+    "model" gets its own. The optimiser's moments have the shapes of the parameters and go with them.
+    """
+    if mesh is None:
+        return None
+    split = mesh.shape["model"] > 1
+
+    def lay(leaf):
+        axes = ("model",) if split and leaf.shape[:1] == (latents,) else ()
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree.map(lay, state)
+
+
+def place(layout: Any, like: nnx.State, arrays: Any) -> nnx.State:
+    """The state of `to_arrays`' arrays, or of arrays that a checkpoint held, on the devices of its layout.
+
+    Raises InputError like `from_arrays`.
+    """
+    if layout is None:
+        return from_arrays(like, arrays)
+
+    def put(path, leaf, array, sharding):
+        check_leaf(path, leaf, array)
+        spread = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        return jax.random.wrap_key_data(spread, impl=jax.random.key_impl(leaf)) if is_key(leaf) else spread
+
+    return jax.tree_util.tree_map_with_path(put, like, arrays, layout)
+
+
+def distribute(mesh: Mesh | None, batch: tuple[Any, Any], examples: int | None = None) -> tuple[Array, Array | None]:
+    """A batch split over the mesh by examples; a remainder that cannot be split goes to every device whole.
+
+    `examples`, their number in the whole batch, says that `batch` is only this process's part of it (`own_part`).
+    """
+
+    def spread(array):
         if mesh is None:
             return jnp.asarray(array)
-        axes = ("data",) if array.shape[0] % mesh.size == 0 else ()
-        return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+        count = len(array) if examples is None else examples
+        sharding = NamedSharding(mesh, PartitionSpec("data") if count % mesh.shape["data"] == 0 else PartitionSpec())
+        if examples is not None:
+            return jax.make_array_from_process_local_data(sharding, array, (count, *array.shape[1:]))
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     x, weights = batch
-    return place(x), None if weights is None else place(weights)
+    return spread(x), None if weights is None else spread(weights)
+
+
+def _whole(layout: Any) -> NamedSharding:
+    return NamedSharding(jax.tree.leaves(layout)[0].mesh, PartitionSpec())
 
 
 def _refuse_too_large(compiled: Any, shape: tuple[int, ...]) -> None:

@@ -1,0 +1,142 @@
+"""One job of several processes: who is who, who does what, how it ends. The work itself is JAX's own."""
+
+import contextlib
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from covjax.errors import InputError
+
+FORM = "auto (SLURM, GKE, Cloud TPU, Open MPI) or HOST:PORT,COUNT,INDEX"
+# A lost process is noticed after this silence. Heartbeats come from a thread of their own, which no computation holds
+# up; the margin is for networks and for machines that swap.
+HEARTBEAT_SECONDS = 30
+# Nodes of one job may boot minutes apart.
+START_SECONDS = 300
+
+
+def start(setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
+    """Join the job that `setting` describes, before anything else has used JAX's devices; nothing for "".
+
+    From then on every line this process prints begins with its number and the number of all, as in "[1/4] "; the
+    first is 0.
+
+    Args:
+        setting: "auto" takes the coordinator, the number of processes and this one's index from the cluster that
+            started them (`jax.distributed.initialize` knows SLURM, GKE, Cloud TPU and Open MPI);
+            "HOST:PORT,COUNT,INDEX" gives them, HOST:PORT being a free port of process 0's machine.
+        heartbeat_seconds: silence after which a process counts as lost and the others end.
+
+    Raises:
+        InputError: another form, an index that is not one of 0 … COUNT − 1, "auto" outside of a cluster.
+    """
+    if not setting:
+        return
+    # Else a SIGTERM, which clusters send to end a job, is only noted and the process goes on.
+    jax.config.update("jax_enable_preemption_service", False)
+    address, count, index = (None, None, None) if setting == "auto" else parse_setting(setting)
+    try:
+        jax.distributed.initialize(
+            address, count, index, initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=heartbeat_seconds
+        )
+    except ValueError as error:
+        raise InputError(f"distributed: {setting!r}: no cluster found ({error}); expected {FORM}") from None
+    prefix = f"[{jax.process_index()}/{jax.process_count()}] "
+    sys.stdout, sys.stderr = _Prefixed(sys.stdout, prefix), _Prefixed(sys.stderr, prefix)  # type: ignore[assignment]
+
+
+def parse_setting(setting: str) -> tuple[str, int, int]:
+    """(coordinator's address, number of processes, this one's index) of "HOST:PORT,COUNT,INDEX", else InputError."""
+    found = re.fullmatch(r"([^\s,]+:(\d{1,5})),(\d+),(\d+)", setting)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise InputError(f"distributed: {setting!r} is not allowed; expected {FORM}")
+    count, index = int(found[3]), int(found[4])
+    if index >= count:
+        raise InputError(f"distributed: {setting!r}: INDEX {index} is not in 0 … {count - 1} (COUNT − 1)")
+    return found[1], count, index
+
+
+@contextlib.contextmanager
+def job(command: str, setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> Iterator[None]:
+    """`start`, the body, and an end in step: the processes of a job end together, well or not.
+
+    An error in the body of one process ends that process at once, with status 2 for an InputError and 1 for any other;
+    the others are told by the coordination service, which names it, within about `heartbeat_seconds`, and end too.
+    """
+    start(setting, heartbeat_seconds)
+    if not setting:
+        yield
+        return
+    try:
+        yield
+        wait()  # some have more to do than others
+    except BaseException as error:
+        if isinstance(error, InputError):
+            print(f"{command}: error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            # It may be a transfer to a process that died, which fails at once; the service takes a moment to say which.
+            time.sleep(heartbeat_seconds + 5)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Python's way out waits for the other processes, which wait for this one.
+        os._exit(2 if isinstance(error, InputError) else 1)
+    jax.distributed.shutdown()
+
+
+def is_first() -> bool:
+    """Whether this process writes what a job writes once: reports, logs, figures. True where there is only one."""
+    return jax.process_index() == 0
+
+
+def once(action: Callable[[], Any]) -> None:
+    """Process 0 does it, and no process goes on before it is done; all must call it together."""
+    if is_first():
+        action()
+    wait()
+
+
+def wait() -> None:
+    """Wait for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("wait")
+
+
+def share(count: int) -> range:
+    """The items of 0 … count − 1 that are this process's: each is one process's, also where processes outnumber them.
+
+    Every `process_count`-th one, so that items sorted by size are shared out fairly.
+    """
+    return range(jax.process_index(), count, jax.process_count())
+
+
+def agree(value: Any) -> Any:
+    """Process 0's arrays (a pytree of equal shapes in all processes), in every process; all must call it together."""
+    return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)
+
+
+class _Prefixed:
+    """A stream whose lines begin with a prefix; everything but writing is the stream's own."""
+
+    def __init__(self, stream: IO[str], prefix: str):
+        self._stream, self._prefix, self._fresh = stream, prefix, True
+
+    def write(self, text: str) -> int:
+        """As of the stream; one piece a call, so that lines of processes that share a terminal stay whole."""
+        lines = text.splitlines(keepends=True)
+        heads = [self._prefix if self._fresh else "", *[self._prefix] * (len(lines) - 1)]
+        if lines:
+            self._fresh = lines[-1].endswith("\n")
+        self._stream.write("".join(head + line for head, line in zip(heads, lines)))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

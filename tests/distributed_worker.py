@@ -1,0 +1,136 @@
+"""What the tests of several processes run: `python -m tests.distributed_worker SETTING TASK ARGUMENTS…`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from covjax import InputError, distributed
+from covjax.cli import exit_on_input_error
+from covjax.encoders import from_function, register_encoder
+from covjax.probes import fit_ridge_moments
+from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
+from covjax.training.state import Step
+from tests.toy_autoencoders import activations, config
+from train import extract
+from train.autoencoder import train_autoencoder
+from train.extract_config import ExtractConfig
+
+
+def long_sequence() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """1,037 tokens of 16 features with mean/deviation about 100, their weights, and a projection to 4."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1037, 16)) @ rng.normal(size=(16, 16)) / 4 + 100 * rng.choice([-1, 1], 16)
+    weights = rng.integers(0, 3, 1037).astype(np.float32)
+    return x.astype(np.float32), weights, rng.normal(size=(16, 4)).astype(np.float32)
+
+
+def regression() -> tuple[np.ndarray, np.ndarray]:
+    """203 samples of 12 features, 3 targets."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(203, 12)) + 5
+    return x.astype(np.float32), (x @ rng.normal(size=(12, 3)) + rng.normal(size=(203, 3))).astype(np.float32)
+
+
+def own_rows(count: int) -> slice:
+    """Uneven parts: the first process has none, the others the more the later they come."""
+    n, i = jax.process_count(), jax.process_index()
+    ends = [round(count * k * k / max(1, (n - 1) ** 2)) for k in range(n)] if n > 1 else [count]
+    return slice(ends[i - 1] if i else 0, ends[i])
+
+
+def statistics(output: str) -> None:
+    """Moments, projected moments and a ridge of rows spread over all devices, written by process 0."""
+    mesh = jax.make_mesh((jax.device_count(),), ("rows",))
+    x, weights, basis = long_sequence()
+    own = own_rows(len(x))
+    (tokens,), w = shard_rows([x[own]], weights[own], mesh=mesh, axis="rows")
+    m = sharded_moments(tokens, w, mesh=mesh, axis="rows")
+    raw, centred = (
+        sharded_projected_moment(tokens, basis, None, w, mesh=mesh, axis="rows", center=c) for c in (None, "sequence")
+    )
+    features, targets = regression()
+    own = own_rows(len(features))
+    (rows,), ones = shard_rows([np.concatenate([features[own], targets[own]], axis=1)], mesh=mesh, axis="rows")
+    probes = fit_ridge_moments(sharded_moments(rows, ones, mesh=mesh, axis="rows"), 3, [1e-3, 1.0])
+    ridge = {f"weights{i}": p.weights for i, p in enumerate(probes)} | {
+        f"bias{i}": p.bias for i, p in enumerate(probes)
+    }
+    if distributed.is_first():
+        np.savez(output, count=m.count, mean=m.mean, scatter=m.scatter, raw=raw, centred=centred, **ridge)
+
+
+def shares(*counts: str) -> None:
+    """What this process is given of so many items; process 0 is late at the end."""
+    if distributed.is_first():
+        time.sleep(2)
+    print(*[list(distributed.share(int(count))) for count in counts])
+
+
+def faulty(index: str) -> None:
+    """One process finds an error of the user's, the others go on."""
+    if distributed.agree(np.int32(int(index))) == jax.process_index():
+        raise InputError(f"faulty: process {index}")
+    time.sleep(100)
+
+
+def _letters(dtype: str):
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), dtype)
+    function = lambda tokens, mask: (jnp.where(mask[:, None], table[tokens], 0),)
+    return from_function("letters", function, {"A": 1, "C": 2, "G": 3, "T": 4})
+
+
+def extraction(data: str, output: str, delay: str = "0") -> None:
+    """7 shards of features and tokens, each after a delay that leaves time to be killed."""
+    write = extract._write_shard
+    extract._write_shard = lambda *arguments: (time.sleep(float(delay)), write(*arguments))
+    register_encoder("letters", _letters)
+    options = {"encoder": "letters", "poolers": ("mean", "covariance"), "keep_tokens": True, "token_budget": 100}
+    extract.extract(ExtractConfig(data=data, output=output, shard_size=4, **options))
+
+
+def training(output: str, settings: str = "{}", seconds: str = "0") -> None:
+    """A run of the toy autoencoders with other settings, every step late by some seconds."""
+    step = Step.__call__
+    Step.__call__ = lambda self, *arguments: (time.sleep(float(seconds)), step(self, *arguments))[1]
+    result = train_autoencoder(config(output, **json.loads(settings)), activations())
+    print("held-out", result.held_out["fvu"])
+
+
+def pooling(folder: str) -> None:
+    """Rows of a comparison from batches split over all devices, beside those of one device."""
+    # Imported here, for the other tasks start many processes.
+    from covjax.data import assign_splits, read_table
+    from covjax.encoders.unirep import UniRep
+    from eval.config import CompareConfig
+    from eval.features import make_features
+    from eval.rows import make_rows
+    from eval.tokens import TokenSet
+    from tests.test_compare import write_table
+    from tests.test_unirep import random_weights
+
+    write_table(Path(folder) / "t.csv", np.random.default_rng(0), n=100)
+    data = assign_splits(read_table(Path(folder) / "t.csv"))
+    settings = CompareConfig(data="t.csv", ranks=(2,), trained=())
+    labels = ("mean", "sqrt Σ", "shuffled Σ", "PCA-Σ rank 2")
+    rows = tuple(row for row in make_rows(settings, 8, False) if row.label in labels)
+    values = []
+    for mesh in (None, Mesh(np.array(jax.devices()), ("sequences",))):
+        tokens = TokenSet(UniRep(random_weights()), data, 1, 200, 1.0, mesh)
+        values.append(make_features(settings, data, tokens, rows, Path(folder) / str(mesh is None), {}))
+    for label in labels:
+        one, spread = (each[label].values for each in values)
+        print(label, np.isfinite(one).all(), np.abs(one - spread).max() < 2e-4)
+
+
+TASKS = {task.__name__: task for task in (statistics, shares, faulty, extraction, training, pooling)}
+
+if __name__ == "__main__":
+    setting, name, *arguments = sys.argv[1:]
+    with exit_on_input_error("worker"), distributed.job("worker", setting, heartbeat_seconds=10):
+        TASKS[name](*arguments)

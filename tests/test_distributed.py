@@ -1,0 +1,64 @@
+"""The settings of a job, its lines, who does what, and how it ends when a process does."""
+
+import io
+import sys
+
+import pytest
+
+from covjax import InputError, distributed
+from tests.processes import finish, launch, start
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("yes", "distributed: 'yes' is not allowed; expected auto"),
+        ("host,2,0", "is not allowed"),
+        ("host:0,2,0", "is not allowed"),
+        ("host:99999,2,0", "is not allowed"),
+        ("host:1234,2", "is not allowed"),
+        ("host:1234,2,-1", "is not allowed"),
+        ("host:1234,2,2", r"INDEX 2 is not in 0 … 1 \(COUNT − 1\)"),
+        ("host:1234,0,0", "INDEX 0 is not in 0 … -1"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(InputError, match=message):
+        distributed.start(setting)
+
+
+def test_a_good_setting_is_read():
+    assert distributed.parse_setting("10.0.0.7:1234,4,3") == ("10.0.0.7:1234", 4, 3)
+    assert distributed.parse_setting("[::1]:1234,1,0") == ("[::1]:1234", 1, 0)
+
+
+def test_every_line_begins_with_the_process():
+    stream = io.StringIO()
+    prefixed = distributed._Prefixed(stream, "[1/4] ")
+    print("a", "b", file=prefixed)
+    print("two\nlines", end="", file=prefixed)
+    print(" more\n", file=prefixed)
+    assert stream.getvalue() == "[1/4] a b\n[1/4] two\n[1/4] lines more\n[1/4] \n"
+    assert prefixed.getvalue() == stream.getvalue()
+    assert not hasattr(sys.stdout, "_prefix")
+
+
+def test_items_are_shared_out_whole_and_the_job_ends_in_step():
+    """5 items over 2 processes, 1 over both: nothing lost, nothing twice; the quick one waits for the slow one."""
+    outputs = launch(["shares", "5", "1", "0"], processes=2)
+    assert [line for line in outputs[0].splitlines() if "Gloo" not in line] == ["[0/2] [0, 2, 4] [0] []"]
+    assert [line for line in outputs[1].splitlines() if "Gloo" not in line] == ["[1/2] [1, 3] [] []"]
+
+
+def test_a_job_with_an_error_in_one_process_ends_loudly_in_all():
+    done = finish(start(["faulty", "1"], processes=2))
+    assert done[1][0] == 2
+    assert "[1/2] worker: error: faulty: process 1" in done[1][2]
+    assert done[0][0] not in (0, 2)
+    assert "stopped sending heartbeats):\n1\n" in done[0][2]  # the coordination service names who is lost
+
+
+def test_auto_outside_of_a_cluster_is_refused():
+    ((status, _, errors),) = finish(start(["shares", "1"], setting="auto"))
+    assert status == 2
+    assert "distributed: 'auto': no cluster found" in errors
