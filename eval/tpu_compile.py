@@ -135,7 +135,7 @@ def _tucker(mesh: Mesh) -> jax.stages.Lowered:
     graph, state = _state("tucker", lambda _: _whole_on_each(mesh), rank=RANK)
     x = jax.ShapeDtypeStruct((SEQUENCES, LENGTH, FEATURES), jnp.bfloat16, sharding=_rows(mesh))
     w = jax.ShapeDtypeStruct((SEQUENCES, LENGTH), jnp.float32, sharding=_rows(mesh))
-    return Step(graph, mesh)._step.lower(state, x, w)
+    return _lower_step(graph, state, x, w)
 
 
 def _sparse(mesh: Mesh, latents_sharded: bool) -> jax.stages.Lowered:
@@ -145,11 +145,11 @@ def _sparse(mesh: Mesh, latents_sharded: bool) -> jax.stages.Lowered:
     place = whole if latents_sharded else rows
     x = jax.ShapeDtypeStruct((BATCH, FEATURES), jnp.float32, sharding=place)
     w = jax.ShapeDtypeStruct((BATCH,), jnp.float32, sharding=place)
-    if not latents_sharded:
-        return Step(graph, mesh)._step.lower(state, x, w)
-    kept = jax.tree.map(lambda a: a.sharding, state)
-    step = jax.jit(Step(graph, None)._step, donate_argnums=0, out_shardings=(kept, whole))
-    return step.lower(state, x, w)
+    return _lower_step(graph, state, x, w)
+
+
+def _lower_step(graph: Any, state: Any, x: jax.ShapeDtypeStruct, w: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
+    return Step(graph, jax.tree.map(lambda a: a.sharding, state))._step.lower(state, x, w)
 
 
 class _Zeros:
