@@ -23,6 +23,7 @@ def get_config() -> CompareConfig:
         composition_k=1,
         max_length=400,
         ranks=(16, 32, 64, 90),
+        components=(256, 1024, 2048),
         token_budget=8192,
         probes=("ridge",),
         max_memory_gib=4.0,
