@@ -176,6 +176,11 @@ def compiled_functions():
 WIDE, WIDE_BATCH = shape(B, T, dtype=jnp.float64), shape(B, T, D, dtype=jnp.float64)
 CUSTOM = jax.tree_util.Partial(lambda table, tokens, mask: table[tokens] * mask[:, None], np.ones((5, D), np.float32))
 # Arguments of the functions of `compiled_functions`; those of encoders come from `encoder_case`.
+# Over a mesh axis "tokens", which divides T.
+SHARDED = {
+    "sharding.sharded_moments": [X, W],
+    "sharding.sharded_projected_moment": [X, SIDE, None, W],
+}
 COMPILED = {
     "moments._update": [MOMENTS, X, W],
     "whole._sum": [LOW, W],

@@ -54,6 +54,7 @@ def test_no_sequences_are_refused():
         next(embed(UniRep(random_weights()), [], (0,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "esm"])
 def test_packed_rows_give_every_sequence_its_own_activations(rng, tmp_path, request, family):
     sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.integers(1, 38, 23)]

@@ -207,6 +207,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(config, tmp_path):
         assert path.read_bytes() == (broken / "tokens" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_long_sequences_in_windows_are_pooled_as_one(config):
     whole = extract(dataclasses.replace(config, poolers=("mean", "max", "covariance"), keep_tokens=True))
     cut = extract(

@@ -4,6 +4,8 @@ A new pooler, autoencoder or `jax.jit` at module level is met without a change h
 entered in `lowering_examples`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +80,9 @@ def test_encoders_and_compiled_functions(tmp_path, rng):
     for name, arguments in examples.COMPILED.items():
         with jax.enable_x64("solver" in name):  # the exact solver is in float64
             lower(missing.pop(name), arguments)
+    mesh = jax.sharding.AbstractMesh((2,), ("tokens",))
+    for name, arguments in examples.SHARDED.items():
+        lower(functools.partial(missing.pop(name), mesh=mesh, axis="tokens"), arguments)
     assert not missing
 
 
@@ -118,7 +123,8 @@ def test_the_steps_of_probes_trained_in_batches(monkeypatch, rng, recorded):
     fit_logistic_stream(lambda: [(x, truth)], lambda: [(x, truth)], (1e-2,), True, budget)
     assert recorded == ["step", "held_out"]
     recorded.clear()
-    walk = lambda: [(np.arange(8), rng.normal(size=(8, 5, examples.D)).astype(np.float32), np.ones((8, 5), np.float32))]
+    tokens = rng.normal(size=(8, 5, examples.D)).astype(np.float32), np.ones((8, 5), np.float32)
+    walk = lambda _: [(np.arange(8), *tokens)]
     pool = get_pooler("projected", features=examples.D, rank=2)
     fit_token_probe(pool, walk, truth, np.arange(6), np.arange(6, 8), "multiclass", (1e-2,), budget)
     assert "step" in recorded

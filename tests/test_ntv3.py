@@ -166,6 +166,7 @@ def test_every_layer_matches_float64(tmp_path, rng, options):
     np.testing.assert_array_equal(found[-1], found[2])
 
 
+@pytest.mark.slow
 def test_padding_and_batch_do_not_change_a_base(tmp_path, rng):
     model = load(write(tmp_path / "model", rng)[0])
     assert check_padding_invariance(model, SEQUENCES, (0, 1, 2), 1e-5) < 1e-5

@@ -183,6 +183,7 @@ def test_every_layer_matches_float64(tmp_path, rng, blocks, write):
     np.testing.assert_array_equal(found[-1], found[layers[-1]])
 
 
+@pytest.mark.slow
 def test_padding_and_batch_do_not_change_a_base(tmp_path, rng):
     model = load(write_torch(tmp_path / "m.pt", random_weights(rng, 2)))
     assert check_padding_invariance(model, SEQUENCES, tuple(range(model.num_layers)), 1e-5) < 1e-5

@@ -41,6 +41,7 @@ def test_thin_spectral(tokens, statistic, kind, floor):
     assert np.abs(low - expected).max() < (1e-4 if floor else 2e-3) * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sqrt_covariance", "log_second_moment"])
 def test_the_pooler_switches_and_keeps_its_gradient(tokens, name):
     pooler = get_pooler(name)

@@ -35,6 +35,7 @@ def whole(tokens):
     return found
 
 
+@pytest.mark.slow
 def test_kept_tokens_are_those_of_every_walk_and_of_the_encoder(bert, data):
     kept, fresh = (TokenSet(bert, data, 1, 64, gib) for gib in (1.0, 0.0))
     assert (kept.fits, fresh.fits) == (True, False)

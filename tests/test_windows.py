@@ -78,6 +78,7 @@ def test_spliceai_in_windows_equals_one_pass(tmp_path, rng):
         np.testing.assert_allclose(cut[layer].scatter / scale, whole[layer].scatter / scale, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_beyond_the_learned_positions(tmp_path):
     peer_folder(tmp_path, RESIDUES)
     encoder = load(str(tmp_path))
