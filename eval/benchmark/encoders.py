@@ -211,8 +211,8 @@ def _write(page: Path, model: str, times: dict[str, Times], ratios: dict[str, di
     body = [
         f"`python -m eval.benchmark encoders`; {model}; {_report.versions()}.",
         "Medians over interleaved rounds; ratios above 1: covjax is faster or smaller. Shapes are sequences × tokens "
-        f"of a batch, timed over {BATCHES} batches: ours through `embed`, which runs two at once on a CPU, PyTorch's one "
-        "after the other on all cores.",
+        f"of a batch. Equal lengths are timed over {BATCHES} batches: ours through `embed`, which runs two at once on "
+        "a CPU, PyTorch's one after the other on all cores.",
         _report.table(
             ["ratio", "target", *ratios],
             [
