@@ -29,6 +29,7 @@ ROWS = (
     "SAE co-occurrence",
     "mean + log(Σ+εI)",
     "outer product μμᵀ",
+    "mean + μμᵀ",
     "shuffled Σ",
     "shuffled log(Σ+εI)",
     "composition",

@@ -25,7 +25,7 @@ def quickstart(tmp_path_factory):
 def test_readme_shows_what_the_command_prints(quickstart):
     """Each row of the README's table, to 0.002: another processor rounds float32 sums differently.
 
-    Training carries such a difference further, so rows of trained pools agree to 0.03.
+    Training carries such a difference further, so rows of the sparse autoencoder agree to 0.03.
     """
     results, _ = quickstart
     readme = (ROOT / "README.md").read_text()
@@ -38,7 +38,7 @@ def test_readme_shows_what_the_command_prints(quickstart):
             expected.append(score["value"])
             if row["label"] != "mean":
                 expected += [score["difference"], *score["difference_interval"]]
-        trained = row["label"] in ("attention", "light attention", "projected (learned)")
+        trained = row["label"] in ("SAE mean", "SAE co-occurrence")
         assert shown == pytest.approx(expected, abs=0.03 if trained else 0.002), row["label"]
 
 
@@ -57,6 +57,6 @@ def test_log_covariance_beats_mean_and_both_controls(quickstart):
 @pytest.mark.slow
 def test_output_says_what_it_did_and_where_the_report_is(quickstart):
     _, out = quickstart
-    assert "features: 0 complete and reused, 30 to make" in out
+    assert "features: 0 complete and reused, 21 to make" in out
     assert "report.html" in out
     assert all(len(line) <= 110 for line in out.splitlines() if "report:" not in line)
