@@ -137,17 +137,24 @@ def _setting(results: dict[str, Any]) -> str:
 
 
 def _how_to_read(results: dict[str, Any]) -> str:
-    return (
+    labels = {row["label"] for row in results["rows"]}
+    text = (
         f"Δ: pooler minus {results['reference']} on the same test groups, with the 95 % interval of "
         f"{results['manifest']['config']['resamples']:,} paired group-bootstrap resamples. Green: the interval lies "
         "above zero; orange: below. Controls: the outer product of the mean has the covariance's quadratic features "
         "but no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys it. "
-        "A gain over the reference that does not also beat the controls is not covariance. "
-        "Trained pools (attention, light attention, projected) are fitted on the task with AdamW, all with the same "
-        "steps and grid, then frozen and probed like every other row; their value is the mean over seeds "
-        f"{', '.join(map(str, results['manifest']['config']['seeds']))}, and light attention sees the first "
-        f"{LIGHT_WIDTH} principal components where a token has more features."
+        "A gain over the reference that does not also beat the controls is not covariance."
     )
+    if labels & {"attention", "light attention", "projected (learned)"}:
+        text += (
+            " Trained pools (attention, light attention, projected) are fitted on the task with AdamW, all with the "
+            "same steps and grid, then frozen and probed like every other row; their value is the mean over seeds "
+            f"{', '.join(map(str, results['manifest']['config']['seeds']))}, and light attention sees the first "
+            f"{LIGHT_WIDTH} principal components where a token has more features."
+        )
+    if any(label.startswith(("SAE", "Tucker")) for label in labels):
+        text += " Tucker bases and sparse autoencoders (SAE) come from the training sequences' tokens, without labels."
+    return text
 
 
 def _table(results: dict[str, Any], probe: str) -> str:

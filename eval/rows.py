@@ -89,6 +89,7 @@ def _every_row(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row
         *[Row("CLS", BASELINE, cls=True)] * has_cls,
         Row("last", BASELINE, "last"),
         *_trained(config, features, BASELINE),
+        *_sparse(config, BASELINE),
         Row("second moment M", SECOND_ORDER, "second_moment"),
         Row("covariance Σ", SECOND_ORDER, "covariance"),
         Row("sqrt Σ", SECOND_ORDER, "sqrt_covariance", sqrt),
@@ -101,7 +102,7 @@ def _every_row(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row
             for r in ranks
         ],
         *_trained(config, features, SECOND_ORDER),
-        *_sparse(config),
+        *_sparse(config, SECOND_ORDER),
         *[
             Row(f"{name}, {k} components", SECOND_ORDER, parts=(name,), components=k)
             for name in ("sqrt Σ", log_name)
@@ -118,15 +119,14 @@ def _every_row(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row
     )
 
 
-def _sparse(config: CompareConfig) -> list[Row]:
-    if not config.sae_latents:
-        return []
+def _sparse(config: CompareConfig, wanted: str) -> list[Row]:
     sae = (("latents", config.sae_latents), ("k", config.sae_k), ("steps", config.sae_steps))
-    return [
+    rows = [
         Row("SAE mean", BASELINE, "sae_mean", sae=sae),
         Row("SAE max", BASELINE, "sae_max", sae=sae),
         Row("SAE co-occurrence", SECOND_ORDER, "sae_cooccurrence", (("pairs", config.sae_pairs),), sae=sae),
     ]
+    return [row for row in rows if row.role == wanted and config.sae_latents]
 
 
 def _trained(config: CompareConfig, features: int, wanted: str) -> list[Row]:

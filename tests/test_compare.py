@@ -111,7 +111,7 @@ def test_force_redoes_everything(finished, tmp_path, capsys):
 @pytest.mark.slow
 def test_autoencoders_of_the_training_tokens_give_rows(tmp_path, capsys):
     write_table(tmp_path / "t.csv", np.random.default_rng(2))
-    rows = ["mean", "covariance Σ", "Tucker-Σ rank 2", "random-Σ rank 2", "SAE mean", "SAE max", "SAE co-occurrence"]
+    rows = ["mean", "SAE mean", "SAE max", "covariance Σ", "Tucker-Σ rank 2", "random-Σ rank 2", "SAE co-occurrence"]
     options = ["--rows", ",".join(rows), "--bases", "tucker,random", "--sae-latents", "16", "--sae-k", "3"]
     options += ["--sae-steps", "3", "--sae-pairs", "20", "--ranks", "2"]
     results = run(tmp_path, *options)
