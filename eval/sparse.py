@@ -17,7 +17,7 @@ from eval.tokens import Fit, TokenSet
 from train.autoencoder import train_autoencoder
 from train.autoencoder_config import AutoencoderConfig
 
-LOOKED_AT = 500
+LOOKED_AT = 500  # sequences in which the frequent pairs are counted: a matter of seconds
 
 
 def sparse_pools(
@@ -32,12 +32,13 @@ def sparse_pools(
     """Label → (standardised tokens, weights) → features, for rows of one autoencoder: trained without labels.
 
     The training is `train.autoencoder`'s, on the training sequences, a tenth of them held out for its own figures; a
-    killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs most frequent in these sequences.
+    killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs most frequent in some of these.
     """
     first = rows[0]
     tokens.require_kept(f"{first.label!r} (see --sae-latents)")
-    ones = [np.ones(len(x), np.float32) for x in tokens.kept(train)]
-    arrays = [np.asarray(standardise(x, w, *fit)) for x, w in zip(tokens.kept(train), ones)]
+    kept = tokens.kept(train)
+    whole = np.concatenate(kept)  # one shape: eager operations are compiled for every length anew
+    arrays = np.split(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), np.cumsum([len(x) for x in kept])[:-1])
     options = dict(first.sae)
     steps = options.pop("steps")
     config = AutoencoderConfig(
@@ -66,7 +67,7 @@ def sparse_pools(
 
 
 def _pairs(model: Any, arrays: list[np.ndarray], latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
-    """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly: more change their order very little."""
+    """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly."""
     arrays = arrays[:: -(-len(arrays) // LOOKED_AT)]
     codes = jax.jit(model.codes)
     edge = max(map(len, arrays))
