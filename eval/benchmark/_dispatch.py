@@ -1,12 +1,11 @@
 """Interleaved timing where calls are queued and run later: many calls, one wait."""
 
 import math
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from eval.benchmark._timing import Times
+from eval.benchmark._timing import Times, turns
 
 
 class Timed(NamedTuple):
@@ -31,14 +30,11 @@ def interleave_queued(
         wait(run())
         counts[name] = max(1, math.ceil(batch_seconds / (time.perf_counter() - start)))
     times: Times = {name: [] for name in functions}
-    order, shuffle, end = list(functions), random.Random(0).shuffle, time.perf_counter() + seconds
-    while len(times[order[0]]) < maximum and (len(times[order[0]]) < minimum or time.perf_counter() < end):
-        shuffle(order)
-        for name in order:
-            run, wait = functions[name]
-            start = time.perf_counter()
-            for _ in range(counts[name] - 1):
-                run()
-            wait(run())
-            times[name].append((time.perf_counter() - start) / counts[name])
+    for name in turns(functions, seconds, minimum, maximum):
+        run, wait = functions[name]
+        start = time.perf_counter()
+        for _ in range(counts[name] - 1):
+            run()
+        wait(run())
+        times[name].append((time.perf_counter() - start) / counts[name])
     return times

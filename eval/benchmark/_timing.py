@@ -3,7 +3,7 @@
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 
@@ -21,15 +21,22 @@ def interleave(
     for name in order:
         jax.block_until_ready(functions[name]())
     times: Times = {name: [] for name in order}
-    shuffle, end = random.Random(0).shuffle, time.perf_counter() + seconds
-    while len(times[order[0]]) < maximum and (len(times[order[0]]) < minimum or time.perf_counter() < end):
-        shuffle(order)
-        for name in order:
-            time.sleep(0.05)  # PyTorch's threads spin for a while after work and would take the next one's cores
-            start = time.perf_counter()
-            jax.block_until_ready(functions[name]())
-            times[name].append(time.perf_counter() - start)
+    for name in turns(order, seconds, minimum, maximum):
+        time.sleep(0.05)  # PyTorch's threads spin for a while after work and would take the next one's cores
+        start = time.perf_counter()
+        jax.block_until_ready(functions[name]())
+        times[name].append(time.perf_counter() - start)
     return times
+
+
+def turns(names: Iterable[str], seconds: float, minimum: int, maximum: int) -> Iterator[str]:
+    """Whose turn it is: all once a round, in random order, `minimum` rounds and more until `seconds` have passed."""
+    order, shuffle, end = list(names), random.Random(0).shuffle, time.perf_counter() + seconds
+    for done in range(maximum):
+        if done >= minimum and time.perf_counter() >= end:
+            return
+        shuffle(order)
+        yield from order
 
 
 def median_ratio(times: Times, slow: str, fast: str) -> float:
