@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from covjax.cli import option
 from eval import tpu_compile
 from eval.benchmark._report import table
 
@@ -23,42 +24,25 @@ COMPILED, PAGE = Path("docs/tpu-compile.json"), Path("docs/scaling.md")
 class Assumptions:
     """Everything that is not counted by the compiler; the texts say what each is and where it is from."""
 
-    chips: int = 256
-    matrix_rate: float = 197e12
-    matrix_use: float = 0.4
-    memory_rate: float = 819e9
-    memory_use: float = 0.7
-    memory: float = 16e9
-    link_rate: float = 200e9
-    link_use: float = 0.5
-    passes: int = 6
-    storage_rate: float = 1e9
-    chips_per_host: int = 8
-    price: float = 1.2
-    genes: int = 20_000
-    bases: int = 1_000_000
-    halo: int = 8192
-    tokens: int = 1_000_000_000
+    chips: int = option(256, "chips of the slice (v5e-256)")
+    matrix_rate: float = option(197e12, "bfloat16 operations per second of a chip: published peak of v5e")
+    matrix_use: float = option(0.4, "share of it reached: assumed")
+    memory_rate: float = option(819e9, "bytes per second of a chip's memory: published, v5e")
+    memory_use: float = option(0.7, "share of it reached: assumed")
+    memory: float = option(16e9, "bytes of a chip's memory: published, v5e")
+    link_rate: float = option(200e9, "bytes per second between chips: published, v5e, 1,600 Gbit/s")
+    link_use: float = option(0.5, "share of it reached in an all-reduce: assumed")
+    passes: int = option(6, "bfloat16 passes of a float32 product at full precision (`Precision.HIGHEST`)")
+    storage_rate: float = option(1e9, "bytes per second that a host reads from storage: assumed")
+    chips_per_host: int = option(8, "chips of a host: published, v5e")
+    price: float = option(1.2, "US dollars for a chip and hour: assumed, not looked up; put in your own")
+    genes: int = option(20_000, "sequences")
+    bases: int = option(1_000_000, "bases of each")
+    halo: int = option(8192, "bases on either side of a window that are encoded but not pooled: assumed")
+    tokens: int = option(1_000_000_000, "tokens seen by the autoencoder, in bfloat16 on storage")
 
 
-TEXTS = {
-    "chips": "chips of the slice (v5e-256)",
-    "matrix_rate": "bfloat16 operations per second of a chip: published peak of v5e",
-    "matrix_use": "share of it reached: assumed",
-    "memory_rate": "bytes per second of a chip's memory: published, v5e",
-    "memory_use": "share of it reached: assumed",
-    "memory": "bytes of a chip's memory: published, v5e",
-    "link_rate": "bytes per second between chips: published, v5e, 1,600 Gbit/s",
-    "link_use": "share of it reached in an all-reduce: assumed",
-    "passes": "bfloat16 passes of a float32 product at full precision (`Precision.HIGHEST`)",
-    "storage_rate": "bytes per second that a host reads from storage: assumed",
-    "chips_per_host": "chips of a host: published, v5e",
-    "price": "US dollars for a chip and hour: assumed, not looked up; put in your own",
-    "genes": "sequences",
-    "bases": "bases of each",
-    "halo": "bases on either side of a window that are encoded but not pooled: assumed",
-    "tokens": "tokens seen by the autoencoder, in bfloat16 on storage",
-}
+TEXTS = {field.name: field.metadata["help"] for field in dataclasses.fields(Assumptions)}
 MEASURED = {"matrix_rate": "matrix_operations_per_second", "memory_rate": "copy_bytes_per_second"}
 
 
