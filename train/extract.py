@@ -82,7 +82,8 @@ def extract(config: ExtractConfig) -> Path:
             _write_shard(work, shard, bar)
     wait()
     if is_first():
-        _refuse_lost(output, run)
+        if jax.process_count() > 1:
+            _refuse_lost(output, run)
         print(f"{len(ids):,} sequences in {output}: {', '.join(run['features'])}")
     return output
 
