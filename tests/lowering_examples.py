@@ -175,12 +175,12 @@ def compiled_functions():
 
 WIDE, WIDE_BATCH = shape(B, T, dtype=jnp.float64), shape(B, T, D, dtype=jnp.float64)
 CUSTOM = jax.tree_util.Partial(lambda table, tokens, mask: table[tokens] * mask[:, None], np.ones((5, D), np.float32))
-# Arguments of the functions of `compiled_functions`; those of encoders come from `encoder_case`.
-# Over a mesh axis "tokens", which divides T.
+# Arguments of the functions of `compiled_functions` over a mesh axis "tokens", which divides T.
 SHARDED = {
     "sharding.sharded_moments": [X, W],
     "sharding.sharded_projected_moment": [X, SIDE, None, W],
 }
+# Those of the others; those of encoders come from `encoder_case`.
 COMPILED = {
     "moments._update": [MOMENTS, X, W],
     "whole._sum": [LOW, W],
