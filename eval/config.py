@@ -25,7 +25,7 @@ class CompareConfig:
     rows: tuple[str, ...] = option((), "labels of the rows to make, mean among them; empty: all")
     ranks: tuple[int, ...] = option((4, 8, 16, 32), "ranks of the truncated covariance, beside the matched one")
     bases: tuple[str, ...] = option(
-        ("pca",), "bases of the truncation: pca, tucker (the autoencoder's exact optimum) or random"
+        ("pca",), "bases of the truncation: pca, tucker (the autoencoder's optimum from that start) or random"
     )
     components: tuple[int, ...] = option((256, 1024), "principal components kept of whole matrices over 4,096 numbers")
     ridge: float = option(1e-6, "added to the eigenvalues before the square root")
@@ -104,4 +104,4 @@ class CompareConfig:
 
 
 TRAINED = ("attention", "light attention", "projected")
-BASES = ("pca", "tucker", "random")
+BASES = {"pca": "PCA", "tucker": "Tucker", "random": "random"}  # name → what labels call it

@@ -4,7 +4,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from eval.config import CONTROL
+from eval.config import CONTROL, TRAINED
 from eval.rows import LIGHT_WIDTH
 
 STYLE = """
@@ -34,7 +34,7 @@ CAPTIONS = {
     "differences": "Every pooler minus {reference} on the test set. Bars: difference; black lines: 95 % paired "
     "bootstrap interval over groups. A bar whose line crosses zero is not evidence.",
     "rank": "Test metric against the rank at which the covariance, or its square root, is truncated; the basis (PCA of "
-    "the mean covariance, the exact Tucker autoencoder, random) comes from the training sequences. Grey lines: "
+    "the mean covariance, the Tucker autoencoder, random) comes from the training sequences. Grey lines: "
     "{reference}. Bands: 95 % bootstrap interval of the value itself.",
     "terms": "One point a label.",
 }
@@ -145,7 +145,7 @@ def _how_to_read(results: dict[str, Any]) -> str:
         "but no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys it. "
         "A gain over the reference that does not also beat the controls is not covariance."
     )
-    if labels & {"attention", "light attention", "projected (learned)"}:
+    if any(label.startswith(TRAINED) for label in labels):
         text += (
             " Trained pools (attention, light attention, projected) are fitted on the task with AdamW, all with the "
             "same steps and grid, then frozen and probed like every other row; their value is the mean over seeds "

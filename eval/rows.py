@@ -5,12 +5,12 @@ import math
 from typing import Any
 
 from covjax.errors import InputError
-from eval.config import BASELINE, COMPOSITION, CONTROL, SECOND_ORDER, CompareConfig
+from eval.config import BASELINE, BASES, COMPOSITION, CONTROL, SECOND_ORDER, CompareConfig
 from eval.tables import WIDE
 
 TRUNCATED = {  # families of truncated rows → the whole matrix
     f"{basis}-{symbol}": whole
-    for basis in ("PCA", "Tucker", "random")
+    for basis in BASES.values()
     for symbol, whole in (("Σ", "covariance Σ"), ("√Σ", "sqrt Σ"))
 }
 LIGHT_WIDTH = 64  # a convolution over more channels costs more than all other rows together
@@ -96,7 +96,7 @@ def _every_row(config: CompareConfig, features: int, has_cls: bool) -> tuple[Row
         Row(log_name, SECOND_ORDER, "log_covariance", log),
         *[
             Row(f"{name}-{symbol} rank {r}", SECOND_ORDER, "projected_covariance", options, rank=r, basis=basis)
-            for basis, name in (("pca", "PCA"), ("tucker", "Tucker"), ("random", "random"))
+            for basis, name in BASES.items()
             if basis in config.bases
             for symbol, options in (("Σ", ()), ("√Σ", (("spectral", "sqrt"), *sqrt)))
             for r in ranks

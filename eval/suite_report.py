@@ -219,8 +219,8 @@ def _curves(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
         "<h2>Metric against rank</h2>",
         f"<div class='panels'>{''.join(panels)}</div>",
         _note(
-            "Covariance truncated in the PCA basis of the mean training covariance, the whole matrix last; dashed: "
-            "mean. Bands: 95 % bootstrap interval of the value itself."
+            "Covariance truncated in a basis from the training sequences (PCA: of their mean covariance), the whole "
+            "matrix last; dashed: mean. Bands: 95 % bootstrap interval of the value itself."
         ),
     ]
 
