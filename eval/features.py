@@ -15,6 +15,7 @@ from covjax import checkpoint, get_pooler
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.errors import InputError
+from covjax.overlap import overlap
 from covjax.standardise import standardise
 from eval.bases import make_bases
 from eval.composition import kmer_frequencies, word_frequencies
@@ -23,7 +24,7 @@ from eval.learned import train_pools
 from eval.rows import Row
 from eval.sparse import sparse_pools
 from eval.tables import Table, make_table, principal_components, side_by_side
-from eval.tokens import Fit, TokenSet, standardiser
+from eval.tokens import Batch, Fit, TokenSet, standardiser
 
 Tables = dict[str, Table]
 Pool = Callable[[Array, Array], Array]
@@ -152,11 +153,20 @@ def _pool(
         sequences = PartitionSpec(tokens.mesh.axis_names[0])
         pool_batch = jax.jit(jax.shard_map(pool_one, mesh=tokens.mesh, in_specs=sequences, out_specs=sequences))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(n))
-    out: dict[str, np.ndarray] = {}
-    for batch in tokens.walk("pool"):
+
+    def run(batch: Batch) -> dict[str, Array]:
         filled = np.resize(batch.rows, len(batch.tokens))  # the last batch of a shape has more rows than sequences
         cls = batch.cls if batch.cls is not None else np.zeros((len(batch.tokens), 1), np.float32)
-        for name, block in pool_batch(batch.tokens, batch.weights, keys[filled], cls).items():
+        return pool_batch(batch.tokens, batch.weights, keys[filled], cls)
+
+    batches = tokens.walk("pool")
+    if tokens.mesh is None:
+        pooled = overlap(run, batches, lambda batch: batch.tokens.shape)
+    else:
+        pooled = ((batch, run(batch)) for batch in batches)
+    out: dict[str, np.ndarray] = {}
+    for batch, blocks in pooled:
+        for name, block in blocks.items():
             out.setdefault(name, np.empty((n, block.shape[1]), np.float32))[batch.rows] = block[: len(batch.rows)]
     return out
 

@@ -45,7 +45,12 @@ def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_tra
     features -= features[train].mean(0, dtype=np.float64).astype(np.float32)
     scale = np.sqrt(np.mean(np.einsum("ij,ij->i", features[train], features[train], dtype=np.float64)))
     features /= max(scale, np.finfo(np.float32).tiny)
-    return Table(features @ features[train].T, p, is_kernel=True)
+    known = features[train]
+    kernel = np.empty((len(features), len(train)), np.float32)
+    kernel[train] = known @ known.T  # NumPy sees that this is symmetric and computes one half
+    others = np.setdiff1d(np.arange(len(features)), train)
+    kernel[others] = features[others] @ known.T
+    return Table(kernel, p, is_kernel=True)
 
 
 def side_by_side(tables: Sequence[Table], train: Int[np.ndarray, "n_train"]) -> Table:

@@ -37,3 +37,17 @@ def test_bad_input_names_the_argument(rng):
         shuffle_features(np.ones((2, 2), np.int32), None, jax.random.key(0))
     with pytest.raises(InputError, match="weights must have shape"):
         shuffle_features(np.ones((2, 2), np.float32), np.ones(3), jax.random.key(0))
+
+
+def test_one_token_more_than_the_packed_sort_takes(rng):
+    x = rng.normal(size=(2**16 + 1, 2)).astype(np.float32)
+    x[:, 1] = x[:, 0]
+    w = np.ones(len(x), np.float32)
+    w[-1] = 0
+    for weights in (None, w):
+        y = np.asarray(shuffle_features(x, weights, jax.random.key(0)))
+        np.testing.assert_array_equal(np.sort(x, axis=0), np.sort(y, axis=0))
+        assert abs(np.corrcoef(y.T)[0, 1]) < 0.02
+    packed = np.asarray(shuffle_features(x[:-1], None, jax.random.key(0)))
+    np.testing.assert_array_equal(np.sort(x[:-1], axis=0), np.sort(packed, axis=0))
+    assert abs(np.corrcoef(packed.T)[0, 1]) < 0.02

@@ -2,7 +2,7 @@
 
     python -m eval.compare --config configs/tasks/sentiment.py
 
-3,400 / 1,000 / 1,000 sentences; those that share eight words in a row stand on one side. Needs COVJAX_SHARED, or
+1,500 / 500 / 1,000 sentences; those that share eight words in a row stand on one side. Needs COVJAX_SHARED, or
 --data with a table of the same columns.
 """
 
@@ -17,6 +17,7 @@ def get_config() -> CompareConfig:
         encoder="all-MiniLM-L6-v2",
         composition_k=1,
         max_length=1000,
+        sizes=(1500, 500, 1000),
         ranks=(16, 32, 64, 90),
         token_budget=8192,
         max_memory_gib=4.0,

@@ -2,8 +2,8 @@
 
     python -m eval.compare --config configs/tasks/trec.py
 
-The official 500 test questions; training questions that stand among them are left out. Needs COVJAX_SHARED, or --data
-with a table of the same columns.
+1,500 / 500 questions and the official 500 test questions; training questions that stand among them are left out. Needs
+COVJAX_SHARED, or --data with a table of the same columns.
 """
 
 from eval.config import CompareConfig
@@ -17,6 +17,7 @@ def get_config() -> CompareConfig:
         encoder="all-MiniLM-L6-v2",
         composition_k=1,
         max_length=1000,
+        sizes=(1500, 500, 500),
         ranks=(16, 32, 64, 90),
         token_budget=8192,
         max_memory_gib=4.0,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from covjax.encoders.base import register_encoder
 from covjax.encoders.config import read_config
-from covjax.encoders.transformer import Dense, LayerNorm, Mask, Transformer, attention, places, split_heads
+from covjax.encoders.transformer import Dense, LayerNorm, Mask, Transformer, attention, gelu, places, split_heads
 from covjax.encoders.vocabulary import bert_vocabulary
 from covjax.encoders.weights import Tensors
 from covjax.errors import InputError
@@ -25,7 +25,7 @@ from covjax.errors import InputError
 UNUSED = (r"pooler\..*", r"cls\..*", r"classifier\..*", r".*position_ids", r".*token_type_ids")
 DEFAULTS = {"position_embedding_type": "absolute", "hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": 1e-12}
 DEFAULTS |= {"pad_token_id": 0}
-GELUS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}  # the tanh form?
+GELUS = {"gelu": gelu, "gelu_new": jax.nn.gelu, "gelu_pytorch_tanh": jax.nn.gelu}  # jax.nn.gelu: the tanh form
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute",),
     "hidden_act": tuple(GELUS),
@@ -39,7 +39,7 @@ class Block(nnx.Module):
 
     def __init__(self, tensors: Tensors, name: str, config: dict[str, Any]):
         d, inner, eps = config["hidden_size"], config["intermediate_size"], config["layer_norm_eps"]
-        self.heads, self.tanh = config["num_attention_heads"], GELUS[config["hidden_act"]]
+        self.heads, self.gelu = config["num_attention_heads"], GELUS[config["hidden_act"]]
         self.qkv = Dense(tensors, [f"{name}.attention.self.{part}" for part in ("query", "key", "value")], d, d)
         self.out = Dense(tensors, [f"{name}.attention.output.dense"], d, d)
         self.norm_attention = LayerNorm(tensors, f"{name}.attention.output.LayerNorm", d, eps)
@@ -51,7 +51,7 @@ class Block(nnx.Module):
         """One block; masked tokens are attended by none."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         x = self.norm_attention(x + self.out(attention(q, k, v, mask)))
-        return self.norm_mlp(x + self.down(jax.nn.gelu(self.up(x), approximate=self.tanh)))
+        return self.norm_mlp(x + self.down(self.gelu(self.up(x))))
 
 
 class Bert(Transformer):

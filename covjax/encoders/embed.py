@@ -1,8 +1,6 @@
 """Sequences of many lengths through an encoder in few compiled shapes and little padding."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from covjax.encoders.base import Encoder, pad_rows
 from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
+from covjax.overlap import overlap
 
 # (row numbers, {layer: activations (b, t, d)}, mask to pool (b, t)); b may be more than there are row numbers.
 Batch = tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]
@@ -108,30 +107,15 @@ def _inputs(
 def _applied(
     encoder: Encoder, inputs: Iterator[Input], layers: tuple[int, ...], mesh: Mesh | None
 ) -> Iterator[tuple[Input, dict[int, Float[Array, "b t d"]]]]:
-    """Every input with its activations, in order.
+    """Every input with its activations, in order; two at once on a CPU, unless a mesh has all its devices busy."""
 
-    On a CPU two batches run at once: XLA gives a loop over heads one core, which leaves the others idle.
-    """
-    if mesh is not None or jax.default_backend() != "cpu":
-        for each in inputs:
-            yield each, encoder.apply(_split(mesh, each[1]), _split(mesh, each[2]), layers)
-        return
+    def run(each: Input) -> dict[int, Float[Array, "b t d"]]:
+        return encoder.apply(_split(mesh, each[1]), _split(mesh, each[2]), layers)
 
-    def run(each: Input) -> tuple[Input, dict[int, Float[Array, "b t d"]]]:
-        return each, jax.block_until_ready(encoder.apply(each[1], each[2], layers))
-
-    compiled = set()
-    with ThreadPoolExecutor(2) as threads:
-        running: deque[Future] = deque()
-        for each in inputs:
-            running.append(threads.submit(run, each))
-            if each[1].shape not in compiled:  # alone, or the other thread would compile it too
-                compiled.add(each[1].shape)
-                running[-1].exception()
-            if len(running) == 2:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+    if mesh is None:
+        yield from overlap(run, inputs, lambda each: each[1].shape)
+    else:
+        yield from ((each, run(each)) for each in inputs)
 
 
 def batch_size(token_budget: int, edge: int, mesh: Mesh | None) -> int:

@@ -25,6 +25,7 @@ from covjax.encoders.transformer import (
     Transformer,
     attended,
     attention,
+    gelu,
     places,
     rotate,
     split_heads,
@@ -84,7 +85,7 @@ class Block(nnx.Module):
         if self.gated:
             gate, value = jnp.split(hidden, 2, -1)
             return x + self.down(jax.nn.silu(gate) * value)
-        return x + self.down(jax.nn.gelu(hidden, approximate=False))
+        return x + self.down(gelu(hidden))
 
 
 def _frequencies(tensors: Tensors, name: str, width: int) -> np.ndarray:

@@ -14,6 +14,8 @@ from covjax.encoders.base import layer_index
 from covjax.encoders.vocabulary import Vocabulary
 from covjax.encoders.weights import Tensors, empty
 
+# Added to a score nobody may see: exp gives 0, and no sum overflows where nothing may be seen.
+UNSEEN = -1e30
 # True where a token is, or several sequences in a row: 1, 2, … the sequence of every token, 0 padding.
 Mask = Bool[Array, "b t"] | Int[Array, "b t"]
 
@@ -81,7 +83,7 @@ def _mix_by_head(
 
     def one(head):
         q, k, v, i = head
-        scores = jnp.where(sees[i // h], q @ k.T, jnp.finfo(jnp.float32).min)
+        scores = q @ k.T + jnp.where(sees[i // h], 0, UNSEEN)
         shares = jnp.exp(scores - scores.max(-1, keepdims=True))
         return (shares @ v) / shares.sum(-1, keepdims=True)
 
@@ -105,6 +107,14 @@ def places(mask: Mask) -> Int[Array, "b t"]:
     return count - jax.lax.cummax(jnp.where(begins, count, 0), axis=1)
 
 
+def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """x Φ(x), Φ the normal distribution function (Hendrycks and Gimpel 2016), as PyTorch computes it.
+
+    `jax.nn.gelu` takes erfc, which costs twice as much and differs where Φ(x) < 1e-7.
+    """
+    return x * (0.5 * (1 + jax.lax.erf(x * 0.5**0.5)))
+
+
 def split_heads(qkv: Float[Array, "b t n"], heads: int) -> list[Float[Array, "b t h c"]]:
     """Queries, keys and values out of one matrix product."""
     return [part.reshape(*qkv.shape[:2], heads, -1) for part in jnp.split(qkv, 3, -1)]
@@ -119,8 +129,9 @@ def rotate(
 ) -> Float[Array, "b t h c"]:
     """Rotary positions on half-split pairs (Su et al. 2021)."""
     half = x.shape[-1] // 2
-    angle = place[..., None] * frequencies
-    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    angle = jnp.arange(x.shape[1])[:, None] * frequencies
+    # Looked up in a table: XLA computes a cosine where it is used, once for every head, unless a gather is in between.
+    cos, sin = (table[place][:, :, None] for table in (jnp.cos(angle), jnp.sin(angle)))
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 

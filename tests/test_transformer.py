@@ -1,0 +1,37 @@
+"""Parts of the Transformer encoders against SciPy and float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import ndtr
+
+from covjax.encoders.transformer import attention, gelu, rotate
+
+
+def test_gelu(rng):
+    x = np.concatenate([rng.normal(size=1000) * 3, [-30, -6, 0, 6, 30]])
+    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), x * ndtr(x), atol=5e-7)
+
+
+def test_rotate(rng):
+    x = rng.normal(size=(2, 7, 3, 6))
+    frequencies = np.array([1.0, 0.3, 0.01])
+    place = np.array([[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 0, 1, 2, 3]])
+    turned = (x[..., :3] + 1j * x[..., 3:]) * np.exp(1j * place[..., None] * frequencies)[:, :, None]
+    found = rotate(jnp.asarray(x, jnp.float32), jnp.asarray(frequencies, jnp.float32), jnp.asarray(place))
+    np.testing.assert_allclose(found, np.concatenate([turned.real, turned.imag], -1), atol=2e-6)
+
+
+def test_attention_of_masked_and_numbered_rows(rng):
+    q, k, v = rng.normal(size=(3, 2, 6, 2, 4)) * 3
+    q[0, 0] *= 40  # large scores, of which only the maximum counts
+    for mask in (np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), np.array([[1, 1, 2, 2, 2, 0], [1] * 6], np.int32)):
+        own = (mask[:, :, None] == mask[:, None, :]) if mask.dtype == np.int32 else np.ones((2, 6, 6), bool)
+        scores = np.einsum("bqhc,bkhc->bhqk", q, k) / 2
+        scores = np.where((own & (mask[:, None] > 0))[:, None], scores, -np.inf)
+        with np.errstate(invalid="ignore"):  # padding sees nothing
+            shares = np.exp(scores - scores.max(-1, keepdims=True))
+        expected = np.einsum("bhqk,bkhc->bqhc", shares / shares.sum(-1, keepdims=True), v).reshape(2, 6, 8)
+        found = jax.jit(attention)(*(jnp.asarray(part, jnp.float32) for part in (q, k, v)), jnp.asarray(mask))
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(np.asarray(found)[mask > 0], expected[mask > 0], atol=2e-5)
