@@ -68,6 +68,7 @@ def _divided_power(s, power):
 
 
 _FUNCTIONS = {
+    "sqrt": (lambda s, _: jnp.sqrt(s), _divided_sqrt),
     "log": (lambda s, _: jnp.log(s), _divided_log),
     "power": (lambda s, power: jnp.where(s > 0, jnp.where(s > 0, s, 1) ** power, 0), _divided_power),
 }
@@ -136,9 +137,10 @@ def _root_and_solver(a, ridge):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def psd_function(a, kind: str, ridge: float, power: float):
-    """V f(s) Vᵀ of the symmetric part of `a` with eigenvalues max(s, 0) + ridge; no checks (see the public names)."""
-    if kind == "sqrt":
-        return _root_and_solver(a, ridge)[0]
+    """V f(s) Vᵀ of the symmetric part of `a` with eigenvalues max(s, 0) + ridge; no checks (see the public names).
+
+    The root under a derivative has its residual corrected, which the derivative needs and the root alone does not.
+    """
     s, v = _eigenvalues(a, ridge)
     return jnp.matmul(v * _FUNCTIONS[kind][0](s, power), v.T, precision=_HIGHEST)
 

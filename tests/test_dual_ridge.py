@@ -50,21 +50,41 @@ def test_the_gram_is_the_same_for_every_plan_and_makes_each_block_as_often_as_th
         assert len(calls) == 1 + sum(range(7, 0, -panel))
 
 
-def test_cholesky_is_refined_to_the_float64_solution_and_falls_back_where_float32_fails(rng, monkeypatch):
-    f = rng.normal(size=(60, 60)) * np.geomspace(1, 1e-4, 60)
-    kernel = (f @ f.T).astype(np.float32)
-    y = rng.normal(size=(60, 2))
-    h = np.eye(60) - 1 / 60
+def exact(kernel, y, penalty):
+    n = len(y)
+    h = np.eye(n) - 1 / n
     centred = h @ kernel.astype(np.float64) @ h
-    square = np.trace(centred) / 60
-    penalties = (1e-2, 1e-6, 1e-8)  # float32 alone loses all digits at 1e-6, and fails at 1e-8
+    return np.linalg.solve(centred + penalty * np.trace(centred) * np.eye(n), y - y.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("penalty", "types"),
+    [(100.0, []), (1.0, []), (0.99, [np.float32]), (1e-6, [np.float32]), (1e-8, [np.float32])],
+)
+def test_cholesky_path_is_the_float64_solution(rng, monkeypatch, penalty, types):
+    """float32 alone loses all digits at 1e-6; from 1 on no factor is needed."""
+    f = rng.normal(size=(60, 60)) * np.geomspace(1, 1e-4, 60)
+    kernel, y = (f @ f.T).astype(np.float32), rng.normal(size=(60, 2))
+    used = record_factors(monkeypatch)
+    (alpha,), wanted = cholesky_path(kernel, y, [penalty]), exact(kernel, y, penalty)
+    np.testing.assert_allclose(alpha, wanted, atol=1e-6 * np.abs(wanted).max())
+    np.testing.assert_allclose(alpha.sum(0), 0, atol=1e-12 * np.abs(alpha).max())
+    assert used == types
+
+
+def test_cholesky_path_falls_back_to_float64_where_float32_fails(rng, monkeypatch):
+    f = rng.integers(-3, 4, (60, 20)).astype(np.float32)  # of rank 20, exactly: what stands on the ridge alone is lost
+    kernel, y = f @ f.T, rng.normal(size=(60, 2))
+    used = record_factors(monkeypatch)
+    (alpha,), wanted = cholesky_path(kernel, y, [4e-9]), exact(kernel, y, 4e-9)
+    np.testing.assert_allclose(alpha, wanted, atol=1e-5 * np.abs(wanted).max())
+    assert used == [np.float32, np.float64]
+
+
+def record_factors(monkeypatch):
     used = []
     monkeypatch.setattr(dual, "_factor", lambda *a, f=dual._factor: used.append(a[-1]) or f(*a))
-    for penalty, alpha in zip(penalties, cholesky_path(kernel, y, penalties)):
-        wanted = np.linalg.solve(centred + 60 * penalty * square * np.eye(60), y - y.mean(0))
-        np.testing.assert_allclose(alpha, wanted, atol=1e-6 * np.abs(wanted).max())
-        np.testing.assert_allclose(alpha.sum(0), 0, atol=1e-12 * np.abs(alpha).max())
-    assert used == [np.float32, np.float32, np.float32, np.float64]
+    return used
 
 
 def test_routes_are_chosen_by_size():
@@ -99,7 +119,7 @@ def test_the_benchmark_reports_every_stage(tmp_path, capsys):
     assert "40 sequences × 64 tokens × 6 features: 21 features of Σ" in text
     for stage in (
         "kernel",
-        "Cholesky and refinement, 9 penalties",
+        "path of 9 penalties",
         "weights on the features",
         "total",
     ):

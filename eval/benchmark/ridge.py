@@ -49,7 +49,7 @@ def measure(
         return result
 
     kernel = timed("kernel", block_gram, blocks, sequences, block, panel_gib)
-    alphas = timed(f"Cholesky and refinement, {len(PENALTIES)} penalties", cholesky_path, kernel, y, PENALTIES)
+    alphas = timed(f"path of {len(PENALTIES)} penalties", cholesky_path, kernel, y, PENALTIES)
     del kernel
     timed("weights on the features", primal_weights, blocks, alphas, y.mean(0), block)
     seconds["total"] = sum(a for a, _ in seconds.values()), sum(b for _, b in seconds.values())
