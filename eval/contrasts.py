@@ -71,11 +71,13 @@ def contrasts(
     probe: str,
     metric: str,
     draws: Mapping[str, Float[np.ndarray, "resamples"]] | None = None,
+    groups: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """The planned differences on the test set: {name: {row, other, value, interval, p_value}}.
 
-    `draws` are the bootstrapped metric of every row by label, on the same resamples (paired). Without them the
-    interval and p-value are known only against the reference, where the rows carry them; elsewhere they are None.
+    `draws` are the bootstrapped metric of every row by label, on the same resamples (paired) of `groups` test groups.
+    Without them the interval and p-value are known only against the reference, where the rows carry them; elsewhere
+    they are None.
     """
     by_label = {row["label"]: row for row in rows}
     out = {}
@@ -87,7 +89,7 @@ def contrasts(
             entry |= {"interval": [0.0, 0.0], "p_value": 1.0}
         elif draws is not None:
             difference = np.asarray(draws[label]) - np.asarray(draws[other])
-            entry |= {"interval": list(interval(difference)), "p_value": bootstrap_p_value(difference)}
+            entry |= {"interval": list(interval(difference)), "p_value": bootstrap_p_value(difference, groups)}
         elif other == reference:
             entry |= {"interval": list(score["difference_interval"]), "p_value": score.get("p_value")}
         out[name] = entry

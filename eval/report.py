@@ -110,7 +110,18 @@ def _headline(results: dict[str, Any]) -> str:
         f"Chosen on validation among the second-order poolers: <b>{_e(best['label'])}</b>. On the test set its "
         f"{_e(results['primary_name'])} is <b>{score['value']:.3f}</b> ({_e(probe)} probe), against "
         f"{_e(results['reference'])} <b>{score['difference']:+.3f}</b> [{low:+.3f}, {high:+.3f}]: "
-        f"<b>{verdict}</b>. {_strongest(controls, results, probe)}"
+        f"<b>{verdict}</b>. {_over_control(results)}{_strongest(controls, results, probe)}"
+    )
+
+
+def _over_control(results: dict[str, Any]) -> str:
+    entry = results["contrasts"].get("over_control")
+    if entry is None or entry["interval"] is None:
+        return ""
+    low, high = entry["interval"]
+    return (
+        f"Against {_e(entry['other'])}, the best control on validation: <b>{entry['value']:+.3f}</b> [{low:+.3f}, "
+        f"{high:+.3f}]. "
     )
 
 
@@ -127,10 +138,12 @@ def _strongest(controls: list[dict[str, Any]], results: dict[str, Any], probe: s
 
 def _setting(results: dict[str, Any]) -> str:
     sizes = results["sizes"]
-    manifest = results["manifest"]
+    manifest, groups = results["manifest"], results["groups"]
+    alone = all(groups[split] == sizes[split] for split in groups)
+    grouped = "each a group of its own" if alone else f"split by group ({groups['test']:,} in the test set)"
     return (
-        f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, split by "
-        f"group; {results['num_targets']} {'labels' if results['task'] != 'regression' else 'target'}; frozen encoder "
+        f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}; "
+        f"{results['num_targets']} {'labels' if results['task'] != 'regression' else 'target'}; frozen encoder "
         f"{manifest['encoder']['name']}, layer {manifest['encoder']['layer']}, {results['encoder_features']} features "
         "a token, standardised by the training tokens; the penalty of each probe chosen on validation from one grid."
     )
@@ -191,7 +204,8 @@ def _difference(row: dict[str, Any], fit: dict[str, Any], results: dict[str, Any
 def _term_table(results: dict[str, Any]) -> str:
     probe, metric = results["probes"][0], results["primary"]
     rows = {row["label"]: row for row in results["rows"]}
-    shown = list(dict.fromkeys([results["reference"], "covariance Σ", results["best_second_order"]]))
+    wanted = dict.fromkeys([results["reference"], "covariance Σ", results["best_second_order"]])
+    shown = [label for label in wanted if label in rows]
     head = "".join(f"<th>{_e(label)}</th>" for label in shown)
     cells = [f"<table><thead><tr><th>label</th><th>train</th><th>test</th>{head}</tr></thead><tbody>"]
     for j, term in enumerate(results["terms"]):

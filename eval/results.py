@@ -20,6 +20,7 @@ from eval.tasks import TASKS, macro, predictions
 from eval.tokens import TokenSet
 
 REFERENCE = "mean"
+FEW_GROUPS = 20
 
 
 def summarise(
@@ -40,6 +41,8 @@ def summarise(
     task, names = TASKS[data.task], probe_names(config, data)
     test = data.rows("test")
     truth = data.targets[test]
+    groups = {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS}
+    terms = _terms(config, data) if data.task == "multilabel" else []
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
     entries: list[dict[str, Any]] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
@@ -64,15 +67,15 @@ def summarise(
                     "interval": list(interval(draws)),
                     "difference": value - base,
                     "difference_interval": list(interval(draws - base_draws)),
-                    "p_value": bootstrap_p_value(draws - base_draws),
+                    "p_value": bootstrap_p_value(draws - base_draws, groups["test"]),
                 }
                 if len(scores) > 1:
                     test_scores[key]["seeds"] = [float(macro(np.atleast_1d(metric(truth, each)))) for each in scores]
-                if len(values) > 1:
+                if terms or len(values) > 1:
                     per_term[key] = values.tolist()
             entry["probes"][name] = {
                 "penalty": fits[0].penalty,
-                "at_edge": fits[0].penalty in (min(config.penalties), max(config.penalties)),
+                "at_edge": any(fit.penalty in (min(config.penalties), max(config.penalties)) for fit in fits),
                 "validation": float(np.mean([max(fit.validation) for fit in fits])),
                 "validation_path": fits[0].validation,
                 "converged": all(fit.converged for fit in fits),
@@ -90,16 +93,16 @@ def summarise(
         "metrics": {key: name for key, (name, _) in task.metrics.items()},
         "probes": list(names),
         "sizes": {split: len(data.rows(split)) for split in SPLITS} | {"median_tokens": tokens.median_tokens()},
-        "groups": {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS},
+        "groups": groups,
         "num_targets": len(data.target_names),
         "encoder_features": tokens.features,
         "matched_rank": matched_rank(tokens.features),
         "composition_unit": "word" if data.is_text else "letter" if config.composition_k == 1 else "k-mer",
         "best_second_order": max(second_order, key=lambda entry: entry["probes"][names[0]]["validation"])["label"],
-        "contrasts": contrasts(entries, REFERENCE, names[0], task.primary, planned),
+        "contrasts": contrasts(entries, REFERENCE, names[0], task.primary, planned, groups["test"]),
         "rows": entries,
-        "terms": _terms(config, data) if data.task == "multilabel" else [],
-        "warnings": _warnings(entries, tables, data),
+        "terms": terms,
+        "warnings": _warnings(entries, tables, data, groups["test"]),
         "manifest": manifest,
     }
 
@@ -108,8 +111,12 @@ def _macro_draws(draws: np.ndarray) -> np.ndarray:
     return macro(draws) if draws.ndim == 2 else draws
 
 
-def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset) -> list[str]:
+def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, groups: int) -> list[str]:
     texts = []
+    if not data.has_group_column:
+        texts.append("no column 'group': only identical sequences are kept on one side of the split")
+    if groups < FEW_GROUPS:
+        texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
     for entry in entries:
         values = tables[entry["label"]].values[data.rows("train")]
         if (values == values[:1]).all():
@@ -130,7 +137,10 @@ def _terms(config: CompareConfig, data: Dataset) -> list[dict[str, Any]]:
         if not path.is_file():
             raise InputError(f"label_names: {path}: no such file")
         with open(path, newline="") as file:
-            names = {row["label"]: row["name"] for row in csv.DictReader(file)}
+            reader = csv.DictReader(file)
+            if not {"label", "name"} <= set(found := reader.fieldnames or ()):
+                raise InputError(f"label_names: {path}: columns {', '.join(found)}; label and name are needed")
+            names = {row["label"]: row["name"] for row in reader}
     counts = {split: data.targets[data.rows(split)].sum(0) for split in SPLITS}
     return [
         {

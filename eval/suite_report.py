@@ -339,10 +339,14 @@ def relative_line(entry: Mapping[str, Any]) -> str:
     if entry["reference_r2"] <= 0:
         rows = ", ".join(f"{_e(label)} {row['r2']:.3f}" for label, row in entry["rows"].items())
         return base + f"not positive, so no percentage; R² {rows}"
-    best = max(entry["rows"].values(), key=lambda row: row["percent"], default=None)
-    shown = [f"{_e(label)} {row['percent']:+.1f} %" for label, row in entry["rows"].items()]
-    reached = "reached" if best and best["percent"] >= NOTE_PERCENT else "not reached"
-    return base + ", ".join(shown) + f". +{NOTE_PERCENT} %: {reached}"
+    shown = ", ".join(f"{_e(label)} {row['percent']:+.1f} %" for label, row in entry["rows"].items())
+    if "chosen" not in entry:
+        return base + shown
+    label, (low, high) = entry["chosen"]["row"], entry["chosen"]["interval"]
+    percent = entry["rows"][label]["percent"]
+    reached = "reached" if percent >= NOTE_PERCENT else "not reached"
+    verdict = f"{_e(label)}, [{low:+.1f}, {high:+.1f}] %; +{NOTE_PERCENT} %: {reached}"
+    return f"{base}{shown}. Chosen on validation: {verdict}"
 
 
 def _runs(suite: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from eval.rows import TRUNCATED
 Results = Mapping[str, dict[str, Any]]
 
 COMPACT = 4096
+WHOLE = ("second moment M", "covariance Σ", "sqrt Σ", "log(Σ+εI)", "mean + sqrt Σ", "mean + log(Σ+εI)")
 PLANNED = ("gain", "over_control", "over_composition")
 PARTS = ("quadratic", "marginal", "co_occurrence")
 # Genomic tracks: R² of covariance pooling over mean pooling, in percent of the mean's (Dooms, Wang, Pearce 2026).
@@ -189,16 +190,15 @@ def decomposition(tasks: Results) -> list[dict[str, Any]]:
 def compactness(tasks: Results, limit: int = COMPACT) -> list[dict[str, Any]]:
     """Per task: the best second-order row of at most `limit` numbers and the best whole matrix, both by validation.
 
-    Whole: at least d (d + 1)/2 numbers at encoder width d. `share` is the quotient of the two gains over the
+    Whole: the rows of WHOLE. `share` is the quotient of the two gains over the
     reference; None where the whole matrix's interval does not lie above zero, since there is no gain to keep.
     """
     out = []
     for key, results in tasks.items():
         probe, by_label = probe_of(results), scores(results)
-        d = results["encoder_features"]
         rows = [row for row in results["rows"] if row["role"] == SECOND_ORDER and row["label"] in by_label]
         small = [row for row in rows if row["num_features"] <= limit]
-        whole = [row for row in rows if not row["rank"] and row["num_features"] >= d * (d + 1) // 2]
+        whole = [row for row in rows if row["label"] in WHOLE]
         if not small or not whole:
             continue
         entry: dict[str, Any] = {"task": key, "metric": results["primary_name"]}
@@ -236,7 +236,12 @@ def relative_r2(tasks: Results) -> list[dict[str, Any]]:
             for row in results["rows"]
             if row["role"] == SECOND_ORDER and row["label"] in by_label
         }
-        out.append({"task": key, "targets": results["num_targets"], "reference_r2": base, "rows": rows})
+        chosen = task_contrasts(results).get("gain", {}).get("row")
+        found: dict[str, Any] = {"task": key, "targets": results["num_targets"], "reference_r2": base, "rows": rows}
+        if base > 0 and chosen is not None and chosen in rows:
+            ends = by_label[chosen]["difference_interval"]
+            found["chosen"] = {"row": chosen, "interval": [100 * end / base for end in ends]}
+        out.append(found)
     return out
 
 
@@ -295,7 +300,8 @@ def _facts(results: dict[str, Any]) -> list[str]:
     if before > 0 and found["gain"]["value"] <= 0:
         facts.append(f"its advantage on validation ({before:+.3f} over {reference}) did not carry over to the test set")
     elif before <= 0:
-        facts.append(f"on validation, too, it was not above {reference} ({before:+.3f})")
+        too = ", too," if found["gain"]["value"] <= 0 else ""
+        facts.append(f"on validation{too} it was not above {reference} ({before:+.3f})")
     if fit["at_edge"]:
         facts.append(f"its penalty, {fit['penalty']:g}, stands at the edge of the grid")
     if not fit["converged"]:

@@ -91,7 +91,7 @@ def test_one_class_is_undefined_not_half():
 
 def test_constant_predictions():
     truth = np.array([[1.0], [2.0], [4.0]])
-    flat = np.ones((3, 1))
+    flat = np.full((3, 1), 0.1)  # whose mean is not exactly 0.1
     assert metrics.pearson(truth, flat)[0] == 0
     assert metrics.spearman(truth, flat)[0] == 0
     assert metrics.r2(truth, np.full((3, 1), truth.mean()))[0] == pytest.approx(0)
@@ -141,8 +141,9 @@ def test_too_few_groups_are_refused():
 
 
 def test_bootstrap_p_value():
-    assert metrics.bootstrap_p_value(np.arange(1.0, 1001)) == pytest.approx(2 / 1001)
-    assert metrics.bootstrap_p_value(-np.arange(1.0, 1001)) == pytest.approx(2 / 1001)
-    assert metrics.bootstrap_p_value(np.zeros(10)) == 1
+    assert metrics.bootstrap_p_value(np.arange(1.0, 1001), 100) == pytest.approx(2 / 1001)
+    assert metrics.bootstrap_p_value(-np.arange(1.0, 1001), 100) == pytest.approx(2 / 1001)
+    assert metrics.bootstrap_p_value(np.zeros(10), 100) == 1
+    assert metrics.bootstrap_p_value(np.arange(1.0, 1001), 6) == 2 / 2**6
     draws = np.array([-1.0] * 25 + [1.0] * 974 + [np.nan] * 3)
-    assert metrics.bootstrap_p_value(draws) == pytest.approx(2 * 26 / 1000)
+    assert metrics.bootstrap_p_value(draws, 100) == pytest.approx(2 * 26 / 1000)

@@ -79,7 +79,7 @@ def test_paired_draws_give_intervals_and_p_values(rng):
     rows = example("wins", WINS)["rows"]
     common = rng.normal(size=999)  # the pairing: what all rows share cancels
     draws = {label: common + test + 0.001 * rng.normal(size=999) for label, (_, test) in WINS.items()}
-    found = contrasts(rows, "mean", "ridge", "mcc", draws)
+    found = contrasts(rows, "mean", "ridge", "mcc", draws, 99)
     low, high = found["over_control"]["interval"]
     assert low < 0.13 < high < low + 0.01
     assert found["over_control"]["p_value"] == pytest.approx(2 / 1000)
@@ -90,15 +90,15 @@ def test_paired_draws_give_intervals_and_p_values(rng):
 
 
 def test_bootstrap_p_value_counts_the_smaller_side_and_is_never_zero():
-    assert bootstrap_p_value(np.array([1.0, 2, 3, -1])) == pytest.approx(2 * 2 / 5)
-    assert bootstrap_p_value(np.array([-1.0, -2, np.nan, -3])) == pytest.approx(2 * 1 / 4)
-    assert bootstrap_p_value(np.zeros(9)) == 1
+    assert bootstrap_p_value(np.array([1.0, 2, 3, -1]), 99) == pytest.approx(2 * 2 / 5)
+    assert bootstrap_p_value(np.array([-1.0, -2, np.nan, -3]), 99) == pytest.approx(2 * 1 / 4)
+    assert bootstrap_p_value(np.zeros(9), 99) == 1
 
 
 def test_p_values_of_no_effect_are_uniform(rng):
     # The sampling distribution of a mean and its bootstrap: p is below α in a share α of the experiments.
     draws = rng.normal(size=(400, 1)) + rng.normal(size=(400, 999))
-    p = np.array([bootstrap_p_value(each) for each in draws])
+    p = np.array([bootstrap_p_value(each, 99) for each in draws])
     assert abs((p <= 0.2).mean() - 0.2) < 0.06
 
 

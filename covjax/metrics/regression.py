@@ -11,6 +11,12 @@ def _centred(values, weights):
     return values[None] - mean[:, None]
 
 
+def _varies(values, weights):
+    """Whether the (resampled) values of every output differ, (R, k); their deviations from a rounded mean always do."""
+    present = weights[:, :, None] > 0
+    return np.where(present, values, -np.inf).max(1) > np.where(present, values, np.inf).min(1)
+
+
 def _weights(truth, counts):
     return np.ones((1, len(truth))) if counts is None else np.asarray(counts, np.float64)
 
@@ -26,7 +32,7 @@ def r2(
     w = _weights(truth, counts)
     residual = w @ (truth - scores) ** 2
     total = np.einsum("rn,rnk->rk", w, _centred(truth, w) ** 2)
-    value = 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=total > 0)
+    value = 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=_varies(truth, w) & (total > 0))
     return value[0] if counts is None else value
 
 
@@ -39,7 +45,8 @@ def pearson(
     """
     check_table(truth, scores, counts)
     w = _weights(truth, counts)
-    value = _correlation(_centred(truth, w), _centred(scores, w), w)
+    varies = _varies(truth, w), _varies(scores, w)
+    value = _correlation(_centred(truth, w), _centred(scores, w), w, *varies)
     return value[0] if counts is None else value
 
 
@@ -51,16 +58,16 @@ def spearman(
     w = _weights(truth, counts)
     ranks = [np.stack([_mid_ranks(column, w) for column in table.T], -1) for table in (truth, scores)]
     centred = [r - np.einsum("rn,rnk->rk", w, r)[:, None] / w.sum(1)[:, None, None] for r in ranks]
-    value = _correlation(centred[0], centred[1], w)
+    value = _correlation(centred[0], centred[1], w, _varies(truth, w), _varies(scores, w))
     return value[0] if counts is None else value
 
 
-def _correlation(a, b, w):
+def _correlation(a, b, w, a_varies, b_varies):
     ab = np.einsum("rn,rnk,rnk->rk", w, a, b)
     aa = np.einsum("rn,rnk->rk", w, a**2)
     bb = np.einsum("rn,rnk->rk", w, b**2)
-    value = np.divide(ab, np.sqrt(aa * bb), out=np.zeros_like(ab), where=(aa > 0) & (bb > 0))
-    return np.where(aa > 0, value, np.nan)
+    value = np.divide(ab, np.sqrt(aa * bb), out=np.zeros_like(ab), where=a_varies & b_varies & (aa * bb > 0))
+    return np.where(a_varies, value, np.nan)
 
 
 def _mid_ranks(values, weights):
