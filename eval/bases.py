@@ -49,7 +49,6 @@ def _pca(tokens: TokenSet, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d 
 
 
 def _tucker(tokens: TokenSet, fit: Fit, train: np.ndarray, ranks: Sequence[int], token_budget: int) -> list[np.ndarray]:
-    tokens.require_kept("the Tucker basis (see --bases)")
     batches: list[Any] = [
         (np.asarray(standardise(batch.tokens, batch.weights, *fit)), batch.weights)
         for batch in tokens.mixed(train, token_budget)

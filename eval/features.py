@@ -81,6 +81,9 @@ def _make(
     """Yield (row, table); `done` is filled by the caller, so that later rows find their parts in it."""
     train = data.rows("train")
     pooled = [row for row in missing if row.pooler or row.cls]
+    for row in pooled:
+        if row.training or row.sae or row.basis == "tucker":
+            tokens.require_kept(f"{row.label!r} (see --trained, --sae-latents, --bases)")
     if pooled:
         fit = standardiser(tokens, train)
         wanted = [(row.basis, row.rank or row.width or 0) for row in pooled if row.rank or row.width]

@@ -38,7 +38,6 @@ def train_pools(
     on from its checkpoint in `folder`.
     """
     first = rows[0]
-    tokens.require_kept(f"the trained pool {first.label!r} (see --trained)")
     train, validation = data.rows("train"), data.rows("validation")
     width, options = first.width or tokens.features, dict(first.options)
     pools = [cast(nnx.Module, get_pooler(row.pooler, features=width, seed=row.seed, **options)) for row in rows]

@@ -35,7 +35,6 @@ def sparse_pools(
     killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs most frequent in some of these.
     """
     first = rows[0]
-    tokens.require_kept(f"{first.label!r} (see --sae-latents)")
     kept = tokens.kept(train)
     whole = np.concatenate(kept)  # one shape: eager operations are compiled for every length anew
     arrays = np.split(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), np.cumsum([len(x) for x in kept])[:-1])

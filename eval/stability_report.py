@@ -13,7 +13,7 @@ import numpy as np
 from eval.report import page_start
 
 CAPTIONS = {
-    "matched_cosines": "Matched decoder rows of two seeds, sorted by |cosine|; dashed: random dictionaries.",
+    "matched_cosines": "Matched decoder rows of two seeds, sorted by cosine; dashed: random dictionaries.",
     "principal_angles": "Principal angles between the bases of two seeds, in degrees; dashed: random bases.",
 }
 
@@ -24,7 +24,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
     _draw(kind, results[kind], folder / "stability.png")
     rows = []
     if kind == "matched_cosines":
-        header = ["seeds", "mean |cosine|", "above 0.7", "above 0.9", *(f"quantile {q}" for q in _quantiles(results))]
+        header = ["seeds", "mean cosine", "above 0.7", "above 0.9", *(f"quantile {q}" for q in _quantiles(results))]
         for name, found in results[kind].items():
             shares = [f"{found['above_0.7']:.1%}", f"{found['above_0.9']:.1%}"]
             rows.append([name, f"{found['mean']:.3f}", *shares, *(f"{v:.3f}" for v in found["quantiles"].values())])
@@ -75,7 +75,7 @@ def _draw(kind: str, found: dict[str, Any], path: Path) -> None:
     if kind == "matched_cosines":
         for threshold in (0.7, 0.9):
             axes.axhline(threshold, color="#bbbbbb", linewidth=0.8, zorder=0)
-        axes.set(xlabel="share of latents", ylabel="|cosine| of matched decoder rows", xlim=(0, 1), ylim=(0, 1.02))
+        axes.set(xlabel="share of latents", ylabel="cosine of matched decoder rows", xlim=(0, 1), ylim=(None, 1.02))
     else:
         axes.set(xlabel="index", ylabel="principal angle, degrees", ylim=(-2, 92))
     axes.legend(frameon=False)

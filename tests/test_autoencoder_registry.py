@@ -36,3 +36,17 @@ def test_what_cannot_be_is_named(kind):
         make_autoencoder(kind, 8, width=3, depth=2)
     with pytest.raises(InputError, match="'width' is needed"):
         make_autoencoder(kind, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "match"),
+    [
+        ("tucker", {"tied": "False"}, "tucker: tied 'False' is not true or false"),
+        ("tucker", {"rank": 3.5}, "tucker: rank 3.5 is not a whole number"),
+        ("topk", {"latents": 4096.0}, "topk: latents 4096.0 is not a whole number"),
+        ("relu", {"latents": 8, "l1": "x"}, "relu: l1 'x' is not a number"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(kind, options, match):
+    with pytest.raises(InputError, match=match):
+        make_autoencoder(kind, 8, **options)

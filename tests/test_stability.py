@@ -1,4 +1,4 @@
-"""Stability measures on constructed cases: the same up to order, sign and rotation; unrelated; in between."""
+"""Stability measures on constructed cases: the same up to order, scale and rotation; unrelated; in between."""
 
 from itertools import permutations
 
@@ -15,18 +15,23 @@ from covjax.autoencoders.stability import (
 )
 
 
-def test_permuted_and_sign_flipped_dictionaries_match_fully(rng):
+def test_permuted_and_scaled_dictionaries_match_fully(rng):
     rows = rng.normal(size=(30, 8))
-    other = rows[rng.permutation(30)] * rng.choice([-2, 3], size=(30, 1))
+    other = rows[rng.permutation(30)] * rng.choice([2, 3], size=(30, 1))
     np.testing.assert_allclose(matched_cosines(rows, other), 1)
     assert share_above(matched_cosines(rows, other), 0.9) == 1
+
+
+def test_opposite_directions_are_other_features():
+    np.testing.assert_allclose(matched_cosines(np.eye(2), -np.eye(2)), 0)
+    np.testing.assert_allclose(matched_cosines(np.eye(1, 2), -np.eye(1, 2)), -1)
 
 
 def test_matching_is_the_best_of_all_one_to_one(rng):
     left, right = rng.normal(size=(2, 5, 3))
     left[0] = left[1]  # both are nearest to the same row, which serves one of them
     unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (left, right)]
-    cosines = np.abs(unit[0] @ unit[1].T)
+    cosines = unit[0] @ unit[1].T
     best = max(sum(cosines[i, j] for i, j in enumerate(order)) for order in permutations(range(5)))
     assert matched_cosines(left, right).sum() == pytest.approx(best)
 

@@ -19,6 +19,7 @@ def get_config() -> CompareConfig:
         encoder="facebook/esm2_t33_650M_UR50D",
         max_length=400,
         ranks=(16, 32, 64, 128),
+        max_memory_gib=8.0,  # tokens of 4,600 proteins, which trained pools need in memory, are 5
         eps=0.1,
         output="runs/go_esm2_650m",
     )

@@ -20,6 +20,7 @@ def get_config() -> CompareConfig:
         composition_k=4,
         max_length=32_768,
         ranks=(16, 32, 64, 128),
+        trained=(),  # they need all tokens in memory, 32 MiB a gene of the greatest length
         token_budget=32_768,
         output="runs/go_ntv3",
     )

@@ -26,8 +26,9 @@ class SecondMomentAutoencoder(nnx.Module):
         features: width of a token.
         rank: columns of A and B.
         tied: B = A. For Tucker a B of its own gains nothing at the optimum (see `solve_tucker`).
-        center: S is about "none" (0), "sequence" (the sequence's own mean) or "data" (the mean over all tokens).
-        standardise: divide every feature by its deviation over all tokens.
+        center: S is about "none" (0), "sequence" (the sequence's own mean) or "data" (the mean over the tokens that
+            `initialise` sees).
+        standardise: divide every feature by its deviation over the tokens `initialise` sees.
         prefixes: Matryoshka ordering of the rank, see `tucker_loss`.
         init: "random" (orthonormal) or "pca" of the mean S; both A and B start there.
         seed: of the random start.

@@ -1,7 +1,9 @@
 """Autoencoders by name: a config says `kind="tucker"`, and a new architecture is one file that registers itself."""
 
 import inspect
+import numbers
 from collections.abc import Callable
+from typing import Any
 
 from covjax.autoencoders.base import Autoencoder
 from covjax.errors import InputError
@@ -9,6 +11,12 @@ from covjax.errors import InputError
 _FACTORIES: dict[str, Callable[..., Autoencoder]] = {}
 # Every factory has these; everything else in its signature is an option of the kind.
 _GIVEN = ("features", "seed")
+# What an option of that annotation may be: "False" is a true string, and 3.5 passes for a rank until NumPy sees it.
+_PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    int: (lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool), "a whole number"),
+    float: (lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"),
+}
 
 
 def register_autoencoder(kind: str) -> Callable[[Callable[..., Autoencoder]], Callable[..., Autoencoder]]:
@@ -59,4 +67,7 @@ def make_autoencoder(kind: str, features: int, *, seed: int = 0, **options) -> A
     missing = [name for name, p in allowed.items() if p.default is inspect.Parameter.empty and name not in options]
     if missing:
         raise InputError(f"{kind}: the option {missing[0]!r} is needed; options: {', '.join(allowed)}")
+    for name, value in options.items():
+        if (wanted := _PLAIN.get(allowed[name].annotation)) and not wanted[0](value):
+            raise InputError(f"{kind}: {name} {value!r} is not {wanted[1]}")
     return _FACTORIES[kind](features, seed=seed, **options)

@@ -13,11 +13,12 @@ def matched_cosines(
 ) -> Float[np.ndarray, "latents"]:
     """|cosine| of every row of `left` with its own row of `right`, in the one-to-one matching with the largest sum.
 
-    The Hungarian method: no row serves two. Order and sign of the rows do not matter; a row of zeros has cosine 0.
+    The Hungarian method: no row serves two. The order of the rows does not matter, their sign does: latents are not
+    negative, so a direction and its opposite are two features. A row of zeros has cosine 0.
     Raises InputError for other shapes, and NaN or inf.
     """
     _check(left, right)
-    cosines = np.abs(_unit(left) @ _unit(right).T)
+    cosines = _unit(left) @ _unit(right).T
     rows, columns = linear_sum_assignment(cosines, maximize=True)
     return np.minimum(cosines[rows, columns], 1)
 

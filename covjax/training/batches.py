@@ -1,6 +1,6 @@
 """Batches of training examples, shuffled by index with Grain: the position in the stream is the only state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,10 @@ class TokenBatches:
         chosen, first = np.unique(owner[order], return_index=True)  # a sequence is read once, whatever it gives
         position = tokens - np.concatenate([[0], self._ends])[owner]
         out = np.empty((len(tokens), self._activations.features), self._dtype)
-        for here, x in zip(np.split(order, first[1:]), _read(self._activations, self._rows[chosen])):
+        rows = self._rows[chosen]
+        for row, here, x in zip(rows, np.split(order, first[1:]), self._activations.read([int(row) for row in rows])):
             out[here] = x[position[here]]
+            _check_finite(out[here], row)
         return out, None
 
 
@@ -136,7 +138,8 @@ class SequenceBatches:
     def _gather(self, rows: Int[np.ndarray, "b"], edge: int) -> Batch:
         x = np.zeros((len(rows), edge, self._activations.features), self._dtype)
         weights = np.zeros((len(rows), edge), np.float32)
-        for place, tokens in enumerate(_read(self._activations, rows)):
+        for place, tokens in enumerate(self._activations.read([int(row) for row in rows])):
+            _check_finite(tokens, rows[place])
             x[place, : len(tokens)] = tokens
             weights[place, : len(tokens)] = 1
         return x, weights
@@ -149,9 +152,6 @@ def iterate(data_set: Any) -> Any:
     return iter(data_set.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def _read(activations: Activations, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-    arrays = activations.read([int(row) for row in rows])
-    for row, x in zip(rows, arrays):
-        if not np.isfinite(np.asarray(x, np.float32)).all():
-            raise InputError(f"activations: NaN or infinite values in sequence {row}")
-    return arrays
+def _check_finite(tokens: np.ndarray, row: int) -> None:
+    if not np.isfinite(np.asarray(tokens, np.float32)).all():
+        raise InputError(f"activations: NaN or infinite values in sequence {row}")

@@ -28,11 +28,12 @@ class TrainState(nnx.Module):
 def make_optimiser(
     steps: int, learning_rate: float, warmup: int, decay: float, clip: float | None
 ) -> optax.GradientTransformation:
-    """Adam; the rate rises linearly over `warmup` steps and falls linearly to 0 over the last `decay` share of steps.
+    """Adam; the rate rises linearly over `warmup` steps and falls linearly to 0 over the last `decay` share of steps,
+    or over what the warm-up leaves of them.
 
     `clip` bounds the global norm of the gradient.
     """
-    last = max(1, round(decay * steps))
+    last = max(1, min(round(decay * steps), steps - warmup))
     parts = [optax.constant_schedule(learning_rate)]
     boundaries = []
     if warmup:

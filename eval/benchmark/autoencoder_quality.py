@@ -65,6 +65,8 @@ def agreement(found: Solution) -> str:
     """Largest angle between the best start and the others that reached its objective, and how many did."""
     best = max(history[-1] for history in found.objectives)
     same = [u for u, history in zip(found.bases, found.objectives) if history[-1] > best * (1 - 1e-7)]
+    if len(same) < 2:
+        return f"no second start of {len(found.bases)} got there"
     angle = max(largest_angle(found.basis, u) for u in same)
     return f"{angle:.1e} ({len(same)} of {len(found.bases)} starts)"
 

@@ -105,7 +105,8 @@ def main(argv: list[str]) -> int:
     body = [
         f"`python -m eval.benchmark autoencoders`; {_report.versions()}.",
         "One step: value, gradient, Adam's update of A and B. Medians over interleaved rounds; shape is (tokens, "
-        "features, rank). The Gram form is the same loss from tokens × tokens matrices, in JAX with autodiff.",
+        "features, rank). The Gram form is the loss from tokens × tokens matrices, in JAX with autodiff, with or "
+        "without the constant ‖S‖², which ours leaves out.",
         _report.table(
             ["ratio", "asked", "aim", str(shape)],
             [

@@ -97,7 +97,7 @@ def run(
     start = mine.module
     scale, rows, bias = (np.array(v[...]) for v in (start.scale, start.decoder, start.decoder_bias))
     model = torch_sae.TopKSAE(torch.from_numpy(rows), torch.from_numpy(bias), K)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     for i in range(steps):
         x = tokens[i * batch : (i + 1) * batch]
         metrics = mine.step(x)
