@@ -78,6 +78,18 @@ def test_the_training_loop_keeps_the_state_of_sparse_autoencoders(run):
         np.testing.assert_allclose(np.linalg.norm(model.decoder[...], axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_seeds_share_their_data_and_its_statistics(run):
+    """Bases in units of other deviations would not be comparable; FVU on other sequences neither."""
+    kind, folder, _ = run
+    models = [load_autoencoder(folder / f"seed-{seed}" / "autoencoder") for seed in (0, 5)]
+    if kind == "tucker":
+        np.testing.assert_array_equal(models[0].mean[...], models[1].mean[...])
+        assert not np.array_equal(models[0].left[...], models[1].left[...])
+    logs = [(folder / f"seed-{seed}" / "log.jsonl").read_text() for seed in (0, 5)]
+    assert logs[0] != logs[1]
+
+
 def test_embedding_ignores_the_padding():
     data = activations(count=5)
     mean = embed_all(lambda x, w: (w @ x) / w.sum(), data)

@@ -75,7 +75,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     except OSError as error:
         raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
     activations = _activations(config) if activations is None else activations
-    train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.seed)
+    train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.split_seed)
     with _home(config):
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
     batches = _batches(config, model.examples, activations, train_rows)
@@ -94,7 +94,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         examples.set_state(found[1]["iterator"])
         print(f"resumed at step {step:,} of {config.steps:,} in {output}")
     else:
-        stream = batches.training(config.steps, config.seed)
+        stream = batches.training(config.steps, config.split_seed)  # of which one seed measures what another does
         first = [stream[i] for i in range(min(config.init_batches, config.steps))]
         feature_statistics(first)  # refuses constant activations, of which an autoencoder learns nothing
         with _home(config):

@@ -40,7 +40,8 @@ class AutoencoderConfig:
     warmup: int = option(100, "steps over which the rate rises from 0")
     decay: float = option(0.2, "share of the steps at the end over which the rate falls to 0")
     clip: float | None = option(None, "largest global norm of the gradient")
-    seed: int = option(0, "seed of the held-out split, the order of the examples and the initial parameters")
+    seed: int = option(0, "seed of the order of the examples and of the initial parameters")
+    split_seed: int = option(0, "seed of the held-out split and of the batches looked at before the first step")
     held_out: float = option(0.1, "share of the sequences kept for evaluation")
     init_batches: int = option(8, "training batches that the autoencoder may look at before the first step")
     dtype: str = option("float32", "float32 or bfloat16: type of the activations in a batch")
@@ -65,6 +66,7 @@ class AutoencoderConfig:
             "decay": (0 <= self.decay <= 1, "0 … 1"),
             "clip": (self.clip is None or self.clip > 0, "> 0 or none"),
             "seed": (self.seed >= 0, ">= 0"),
+            "split_seed": (self.split_seed >= 0, ">= 0"),
             "held_out": (0 < self.held_out < 1, "between 0 and 1"),
             "init_batches": (self.init_batches >= 1, ">= 1"),
             "dtype": (self.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
