@@ -87,6 +87,7 @@ def test_a_second_run_reuses_all_and_changes_nothing(finished, capsys):
     assert "results: complete" in out
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_parts_ends_in_the_same_numbers(finished, tmp_path, capsys):
     folder, results = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
@@ -156,6 +157,7 @@ def test_report_is_one_file_with_all_figures(finished):
         assert (folder / "run" / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_multilabel_and_regression_tasks(tmp_path, rng):
     labels = lambda s: ";".join(c for c in "AC" if s.count(c) > 2)
     write_table(tmp_path / "t.csv", rng, header="sequence,labels,split", label=labels)

@@ -113,6 +113,7 @@ def test_bad_input_is_named(rng, change, match, route):
         fit_ridge_blocks(**arguments)
 
 
+@pytest.mark.slow
 def test_the_benchmark_reports_every_stage(tmp_path, capsys):
     assert ridge.main(["--sequences", "40", "--features", "6", "--block", "16", "--output", str(tmp_path)]) == 0
     text = (tmp_path / "benchmark-ridge.md").read_text()

@@ -184,7 +184,7 @@ def test_the_page_holds_every_section_and_figure(tmp_path):
     assert "A &lt;b&gt; &amp; c" in text
     assert "2 seeds 0.610–0.630" in text
     assert "+55.0 %" in text
-    assert "+52.9 %: reached" in text
+    assert "Chosen on validation: sqrt Σ, [+45.0, +55.0] %; +52.9 %: not reached" in text
     for cell in summary["headline"][0]["cells"].values():
         assert f"{cell['value']:.3f}" in text
     for name in ("planned", "mean_ranks", "rank", "decomposition"):
