@@ -6,20 +6,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
+from jax.sharding import Mesh
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
 def overlap(
-    run: Callable[[Input], Output], inputs: Iterable[Input], shape: Callable[[Input], tuple[int, ...]]
+    run: Callable[[Input], Output],
+    inputs: Iterable[Input],
+    shape: Callable[[Input], tuple[int, ...]],
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[Input, Output]]:
     """Every input with its result, in order; on a CPU two run at once, each in a thread of its own.
 
-    XLA gives a loop (over attention heads, over eigendecompositions) one core, which leaves the others idle. The
-    first input of a `shape` is finished before another begins, or both threads would compile it.
+    XLA gives a loop (over attention heads, over eigendecompositions) one core, which leaves the others idle, unless
+    `run` spreads its input over the devices of a `mesh`. The first input of a `shape` is finished before another
+    begins, or both threads would compile it.
     """
-    if jax.default_backend() != "cpu":
+    if mesh is not None or jax.default_backend() != "cpu":
         for each in inputs:
             yield each, run(each)
         return

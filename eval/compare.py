@@ -35,7 +35,7 @@ from eval.features import make_features
 from eval.figures import draw_figures
 from eval.probing import fit_probes
 from eval.report import text_table, write_report
-from eval.results import summarise
+from eval.results import UNGROUPED, summarise
 from eval.rows import make_rows
 from eval.sources import write_source
 from eval.tokens import TokenSet
@@ -102,7 +102,7 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     data = assign_splits(read_table(table, config.task), config.shares, config.seed)
     check_splits(data)
     if not data.has_group_column:
-        print(f"note: {data.name} has no column 'group': only identical sequences are kept on one side of the split")
+        print(f"note: {data.name}: {UNGROUPED}")
     encoder = encoders.load(config.encoder)
     _check_lengths(config, data)
     _check_letters(encoder, data)

@@ -162,13 +162,8 @@ def _pool(
         cls = batch.cls if batch.cls is not None else np.zeros((len(batch.tokens), 1), np.float32)
         return pool_batch(batch.tokens, batch.weights, keys[filled], cls)
 
-    batches = tokens.walk("pool")
-    if tokens.mesh is None:
-        pooled = overlap(run, batches, lambda batch: batch.tokens.shape)
-    else:
-        pooled = ((batch, run(batch)) for batch in batches)
     out: dict[str, np.ndarray] = {}
-    for batch, blocks in pooled:
+    for batch, blocks in overlap(run, tokens.walk("pool"), lambda batch: batch.tokens.shape, tokens.mesh):
         for name, block in blocks.items():
             out.setdefault(name, np.empty((n, block.shape[1]), np.float32))[batch.rows] = block[: len(batch.rows)]
     return out

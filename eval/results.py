@@ -21,6 +21,7 @@ from eval.tokens import TokenSet
 
 REFERENCE = "mean"
 FEW_GROUPS = 20
+UNGROUPED = "no column 'group': only identical sequences are kept on one side of the split"
 
 
 def summarise(
@@ -44,6 +45,7 @@ def summarise(
     groups = {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS}
     terms = _terms(config, data) if data.task == "multilabel" else []
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
+    edges = min(config.penalties), max(config.penalties)
     entries: list[dict[str, Any]] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
@@ -53,6 +55,7 @@ def summarise(
         entry["num_features"] = tables[row.label].num_features
         for name in names:
             fits = [probes[label][name] for label in labels]
+            shown = next((fit for fit in fits if fit.penalty in edges), fits[0])  # of the seeds
             scores = [predictions(task, name, fit.scores[test]) for fit in fits]
             test_scores, per_term = {}, {}
             for key, (_, metric) in task.metrics.items():
@@ -74,10 +77,10 @@ def summarise(
                 if terms or len(values) > 1:
                     per_term[key] = values.tolist()
             entry["probes"][name] = {
-                "penalty": fits[0].penalty,
-                "at_edge": any(fit.penalty in (min(config.penalties), max(config.penalties)) for fit in fits),
+                "penalty": shown.penalty,
+                "at_edge": shown.penalty in edges,
                 "validation": float(np.mean([max(fit.validation) for fit in fits])),
-                "validation_path": fits[0].validation,
+                "validation_path": shown.validation,
                 "converged": all(fit.converged for fit in fits),
                 "test": test_scores,
                 "per_term": per_term,
@@ -114,7 +117,7 @@ def _macro_draws(draws: np.ndarray) -> np.ndarray:
 def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, groups: int) -> list[str]:
     texts = []
     if not data.has_group_column:
-        texts.append("no column 'group': only identical sequences are kept on one side of the split")
+        texts.append(UNGROUPED)
     if groups < FEW_GROUPS:
         texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
     for entry in entries:

@@ -7,14 +7,14 @@ import numpy as np
 
 from covjax.metrics import holm
 from eval.config import COMPOSITION, SECOND_ORDER
-from eval.contrasts import contrasts
+from eval.contrasts import TWINS, contrasts
 from eval.mean_ranks import cliques, mean_ranks
 from eval.rows import TRUNCATED
 
 Results = Mapping[str, dict[str, Any]]
 
 COMPACT = 4096
-WHOLE = ("second moment M", "covariance Σ", "sqrt Σ", "log(Σ+εI)", "mean + sqrt Σ", "mean + log(Σ+εI)")
+WHOLE = ("second moment M", *TWINS, "mean + sqrt Σ", "mean + log(Σ+εI)")
 PLANNED = ("gain", "over_control", "over_composition")
 PARTS = ("quadratic", "marginal", "co_occurrence")
 # Genomic tracks: R² of covariance pooling over mean pooling, in percent of the mean's (Dooms, Wang, Pearce 2026).
@@ -190,8 +190,8 @@ def decomposition(tasks: Results) -> list[dict[str, Any]]:
 def compactness(tasks: Results, limit: int = COMPACT) -> list[dict[str, Any]]:
     """Per task: the best second-order row of at most `limit` numbers and the best whole matrix, both by validation.
 
-    Whole: the rows of WHOLE. `share` is the quotient of the two gains over the
-    reference; None where the whole matrix's interval does not lie above zero, since there is no gain to keep.
+    `share` is the quotient of the two gains over the reference; None where the whole matrix's interval does not lie
+    above zero, since there is no gain to keep.
     """
     out = []
     for key, results in tasks.items():

@@ -11,7 +11,7 @@ from covjax.errors import InputError
 def matched_cosines(
     left: Float[np.ndarray, "latents features"], right: Float[np.ndarray, "latents features"]
 ) -> Float[np.ndarray, "latents"]:
-    """|cosine| of every row of `left` with its own row of `right`, in the one-to-one matching with the largest sum.
+    """Cosine of every row of `left` with its own row of `right`, in the one-to-one matching with the largest sum.
 
     The Hungarian method: no row serves two. The order of the rows does not matter, their sign does: latents are not
     negative, so a direction and its opposite are two features. A row of zeros has cosine 0.

@@ -107,15 +107,12 @@ def _inputs(
 def _applied(
     encoder: Encoder, inputs: Iterator[Input], layers: tuple[int, ...], mesh: Mesh | None
 ) -> Iterator[tuple[Input, dict[int, Float[Array, "b t d"]]]]:
-    """Every input with its activations, in order; two at once on a CPU, unless a mesh has all its devices busy."""
+    """Every input with its activations, in order."""
 
     def run(each: Input) -> dict[int, Float[Array, "b t d"]]:
         return encoder.apply(_split(mesh, each[1]), _split(mesh, each[2]), layers)
 
-    if mesh is None:
-        yield from overlap(run, inputs, lambda each: each[1].shape)
-    else:
-        yield from ((each, run(each)) for each in inputs)
+    return overlap(run, inputs, lambda each: each[1].shape, mesh)
 
 
 def batch_size(token_budget: int, edge: int, mesh: Mesh | None) -> int:

@@ -41,7 +41,11 @@ def bootstrap_p_value(differences: Float[np.ndarray, "resamples"], groups: int) 
     (1 + count)/(1 + resamples) keeps it above 0 (Davison, Hinkley 1997, §4.2): 1,000 resamples go down to 0.002. So do
     2 / 2^groups, which is where the exact test that flips the signs of so many groups ends: resamples of few groups
     know no more. A difference of 0 stands on both sides. Undefined (NaN) resamples are left out.
+
+    Raises InputError for fewer than two groups.
     """
+    if groups < 2:
+        raise InputError(f"groups: {groups}; a bootstrap over groups needs at least 2")
     defined = differences[np.isfinite(differences)]
     shares = [(1 + np.sum(side)) / (1 + len(defined)) for side in (defined <= 0, defined >= 0)]
     return float(min(1.0, max(2 * min(shares), 2.0 ** (1 - groups))))

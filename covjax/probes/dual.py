@@ -206,7 +206,6 @@ def _preconditioners(kernel: np.ndarray, mean: np.ndarray, penalty: float, ridge
         factor = _factor(kernel, mean, ridge, dtype)
         if factor is not None:
             yield partial(_solve_triangles, factor)
-        factor = None  # before the next one is made
 
 
 def _solve_triangles(factor: tuple[np.ndarray, bool], residual: np.ndarray) -> np.ndarray:

@@ -78,10 +78,9 @@ class TokenBatches:
         chosen, first = np.unique(owner[order], return_index=True)  # a sequence is read once, whatever it gives
         position = tokens - np.concatenate([[0], self._ends])[owner]
         out = np.empty((len(tokens), self._activations.features), self._dtype)
-        rows = self._rows[chosen]
-        for row, here, x in zip(rows, np.split(order, first[1:]), self._activations.read([int(row) for row in rows])):
+        for here, x in zip(np.split(order, first[1:]), self._activations.read(self._rows[chosen].tolist())):
             out[here] = x[position[here]]
-            _check_finite(out[here], row)
+        _check_finite(out, self._rows[owner])
         return out, None
 
 
@@ -138,10 +137,10 @@ class SequenceBatches:
     def _gather(self, rows: Int[np.ndarray, "b"], edge: int) -> Batch:
         x = np.zeros((len(rows), edge, self._activations.features), self._dtype)
         weights = np.zeros((len(rows), edge), np.float32)
-        for place, tokens in enumerate(self._activations.read([int(row) for row in rows])):
-            _check_finite(tokens, rows[place])
+        for place, tokens in enumerate(self._activations.read(rows.tolist())):
             x[place, : len(tokens)] = tokens
             weights[place, : len(tokens)] = 1
+        _check_finite(x, rows)
         return x, weights
 
 
@@ -152,6 +151,7 @@ def iterate(data_set: Any) -> Any:
     return iter(data_set.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def _check_finite(tokens: np.ndarray, row: int) -> None:
-    if not np.isfinite(np.asarray(tokens, np.float32)).all():
-        raise InputError(f"activations: NaN or infinite values in sequence {row}")
+def _check_finite(x: Float[np.ndarray, "b *t d"], rows: Int[np.ndarray, "b"]) -> None:
+    finite = np.isfinite(np.asarray(x, np.float32)).reshape(len(x), -1).all(1)
+    if not finite.all():
+        raise InputError(f"activations: NaN or infinite values in sequence {rows[np.argmin(finite)]}")
