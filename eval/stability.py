@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from covjax.autoencoders import make_autoencoder
 from covjax.autoencoders.stability import (
     matched_cosines,
     principal_angles,
@@ -30,14 +31,14 @@ from covjax.autoencoders.stability import (
 )
 from covjax.cli import exit_on_input_error, option, parse
 from covjax.data import Dataset, assign_splits, check_splits, read_table
-from covjax.data.activations import Activations, EncodedActivations, HeldActivations, hold
+from covjax.data.activations import Activations, EncodedActivations, Subset, hold
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
 from eval.stability_report import write_report
 from eval.tasks import TASKS, macro
-from train.autoencoder import train_autoencoder
+from train.autoencoder import read_activations, train_autoencoder
 from train.autoencoder_config import AutoencoderConfig
 
 COMMAND = "python -m eval.stability"
@@ -77,24 +78,25 @@ def stability(
         data = assign_splits(read_table(config.table))
         check_splits(data)
         train = dataclasses.replace(train, data=config.table, store="")
-        source = EncodedActivations(
+        source: Activations = EncodedActivations(
             load(train.encoder), data.sequences, train.layer, train.token_budget, train.max_shapes
         )
-        activations = hold(source, np.dtype(jax.numpy.dtype(train.dtype)), train.max_memory_gib)
-    rows = None if data is None else data.rows("train")
+    else:
+        source = read_activations(train) if activations is None else activations
+    activations = hold(source, np.dtype(jax.numpy.dtype(train.dtype)), train.max_memory_gib)
+    part = activations if data is None else Subset(activations, data.rows("train"))
+    sparse = _is_sparse(make_autoencoder(train.kind, activations.features, **train.options), train.kind)
     models: dict[str, Any] = {}
     held_out: dict[str, dict[str, float]] = {}
     for seed in config.seeds:
         one = dataclasses.replace(train, seed=seed, output=str(Path(config.output) / f"seed-{seed}"))
-        part = activations if activations is None or rows is None else _only(activations, rows)
-        models[str(seed)], held_out[str(seed)] = train_autoencoder(one, part)
+        models[str(seed)], held_out[str(seed)], _ = train_autoencoder(one, part)
     results: dict[str, Any] = {"name": config.name, "command": COMMAND, "seeds": list(config.seeds)}
     results |= {"train": _plain(train), "held_out": held_out}
-    sparse = next(iter(models.values())).examples == "tokens"
-    embeddings: dict[str, np.ndarray] = {}
-    if activations is not None:
-        for name, model in models.items():
-            embeddings[name] = embed_all(get_pooler("sae_mean", autoencoder=model) if sparse else model, activations)
+    embeddings = {
+        name: embed_all(get_pooler("sae_mean", autoencoder=model) if sparse else model, activations)
+        for name, model in models.items()
+    }
     results |= compare_dictionaries(models) if sparse else compare_bases(models, embeddings)
     if data is not None:
         scores = {seed: probe_score(x, data, config.penalties) for seed, x in embeddings.items()}
@@ -105,6 +107,17 @@ def stability(
     (folder / "stability.json").write_text(json.dumps(results, indent=1) + "\n")
     write_report(results, folder)
     return results
+
+
+def _is_sparse(model: Any, kind: str) -> bool:
+    """Whether seeds are compared by decoder rows rather than by bases; InputError where a kind has neither."""
+    sparse = model.examples == "tokens"
+    if not hasattr(model, "decoder" if sparse else "left"):
+        raise InputError(
+            f"kind: {kind} has no attribute to compare; a dictionary of tokens needs `decoder` (latents, features), "
+            "an autoencoder of sequences `left` (features, rank)"
+        )
+    return sparse
 
 
 def compare_dictionaries(models: dict[str, Any]) -> dict[str, Any]:
@@ -161,11 +174,6 @@ def probe_score(features: Float[np.ndarray, "n k"], data: Dataset, penalties: tu
         return float(macro(np.atleast_1d(metric(data.targets[rows], probe.scores(features[rows])))))
 
     return score(max(probes, key=lambda probe: score(probe, validation)), test)
-
-
-def _only(activations: Activations, rows: np.ndarray) -> HeldActivations:
-    identity = activations.identity | {"rows": [int(row) for row in rows]}
-    return HeldActivations(activations.read([int(row) for row in rows]), identity)
 
 
 def _plain(train: AutoencoderConfig) -> dict[str, Any]:

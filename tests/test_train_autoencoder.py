@@ -172,6 +172,9 @@ def test_a_step_too_large_for_memory_is_refused_before_it_runs(tmp_path, monkeyp
     from covjax.training import state
 
     monkeypatch.setattr(state, "_free_memory", lambda: 10)
+    with pytest.raises(InputError, match=r"options: .* GiB of parameters need .*, 9.31e-09 GiB are free"):
+        train_autoencoder(config(tmp_path), activations())
+    monkeypatch.setattr(state, "_free_memory", lambda: 1500)  # enough for the state, not for a step
     with pytest.raises(InputError, match=r"batch: a step on \(8, \d+, 12\) needs .* GiB more"):
         train_autoencoder(config(tmp_path), activations())
 

@@ -6,8 +6,9 @@ Activations come from a store of `train.extract --keep-tokens true` or straight 
 Examples are shuffled by index; batches are split over all devices, with --distributed over those of all processes, each
 of which reads its own part; --model-parallel splits the latents of a sparse autoencoder over several devices. Held-out
 sequences are evaluated at intervals. A run killed at any point goes on from its newest checkpoint and ends
-bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `figures/training.png` and `autoencoder`, which
-`covjax.autoencoders.load_autoencoder` reads.
+bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json` (of sparse autoencoders also how many
+latents are active how often and, where the encoder has a head, how much of its loss they recover), `figures` and
+`autoencoder`, which `covjax.autoencoders.load_autoencoder` reads.
 """
 
 import contextlib
@@ -30,14 +31,16 @@ from covjax.autoencoders import make_autoencoder, save_autoencoder
 from covjax.autoencoders.arrays import from_arrays, plain, to_arrays
 from covjax.autoencoders.statistics import feature_statistics
 from covjax.cli import exit_on_input_error, parse
-from covjax.data.activations import Activations, EncodedActivations, StoredActivations, hold
+from covjax.data.activations import Activations, EncodedActivations, StoredActivations, Subset, hold
 from covjax.data.sequences import read_sequences
+from covjax.data.write import new_text
 from covjax.distributed import is_first, job, once
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
 from covjax.training.checkpoints import load_newest, save_step
-from covjax.training.figures import draw_training
+from covjax.training.figures import draw_density, draw_training
+from covjax.training.held_out import held_out_report
 from covjax.training.log import Log, NoLog, read_log
 from covjax.training.state import (
     Step,
@@ -48,6 +51,7 @@ from covjax.training.state import (
     make_optimiser,
     own_part,
     place,
+    refuse_too_large_state,
     state_layout,
     summarise,
 )
@@ -57,10 +61,11 @@ PROGRESS = ("fvu", "l0", "dead", "loss")  # shown while training, where the auto
 
 
 class Result(NamedTuple):
-    """What a run ends with: the autoencoder, and the figures on the held-out sequences."""
+    """What a run ends with: the autoencoder, its figures on the held-out sequences, and all of `held-out.json`."""
 
     model: Any
     held_out: dict[str, float]
+    report: dict[str, Any]
 
 
 def train_autoencoder(config: AutoencoderConfig, activations: Activations | None = None) -> Result:
@@ -74,7 +79,9 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
-    activations = _activations(config) if activations is None else activations
+    source = read_activations(config) if activations is None else activations
+    activations = hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
+    _refuse_too_large(config, activations.features)
     train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.split_seed)
     with _home(config):
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
@@ -105,7 +112,13 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     start = time.monotonic()
+
+    def evaluate() -> Any:
+        sums = [evaluation(state, *distribute(mesh, batch)) for batch in held.once()]
+        return jax.tree.map(lambda *parts: sum(parts), *sums)
+
     figures: dict[str, float] = {}
+    total = None
     bar = tqdm(total=config.steps, initial=step, unit="step", disable=None if is_first() else True)
     journal = Log(output, step, config.wandb, manifest["config"]) if is_first() else NoLog()
     with bar, contextlib.closing(journal) as log:
@@ -123,22 +136,28 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
                 shown = values | figures
                 bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown})
             if step % config.evaluate_every == 0 or last:
-                sums = [evaluation(state, *distribute(mesh, batch)) for batch in held.once()]
-                total = jax.tree.map(lambda *parts: sum(parts), *sums)
+                total = evaluate()
                 figures = summarise(nnx.merge(graph, state).model, total)
                 log.write(step, "held-out", figures, time.monotonic() - start)
             if saves:  # after the log's rows of this step: they are kept with it
                 position = {"step": step, "iterator": examples.get_state()}
                 save_step(output / "checkpoints", step, plain(state), manifest | position)
+    if total is None:  # the run was finished before
+        total = evaluate()
+        figures = summarise(nnx.merge(graph, state).model, total)
     model = nnx.merge(graph, state).model
     if jax.process_count() > 1:  # what is spread over processes no single one can use
         spread = nnx.state(model)
         nnx.update(model, from_arrays(spread, to_arrays(spread)))
-    rows = read_log(output)
+    report = held_out_report(model, figures, total, source, held_rows)
     if is_first():
         save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
-        draw_training(rows, output / "figures" / "training.png")
-    return Result(model, {k: v for k, v in rows[-1].items() if k not in ("step", "split", "seconds")})
+        with new_text(output / "held-out.json") as file:
+            file.write(json.dumps(report, indent=1) + "\n")
+        draw_training(read_log(output), output / "figures" / "training.png")
+        if "density" in report:
+            draw_density(report["density"], output / "figures" / "density.png")
+    return Result(model, figures, report)
 
 
 def _home(config: AutoencoderConfig) -> contextlib.AbstractContextManager:
@@ -157,7 +176,8 @@ def _split_latents(config: AutoencoderConfig, model: Any) -> int | None:
     return latents
 
 
-def _activations(config: AutoencoderConfig) -> Activations:
+def read_activations(config: AutoencoderConfig) -> Activations:
+    """Where a config's activations come from; InputError where there is nothing that can be read."""
     if config.store:
         source: Activations = StoredActivations(config.store, config.layer, config.encoder)
     else:
@@ -169,7 +189,16 @@ def _activations(config: AutoencoderConfig) -> Activations:
     tokens = int(source.lengths.sum())
     size = tokens * source.features * np.dtype(jax.numpy.dtype(config.dtype)).itemsize / 2**30
     print(f"{len(source.lengths):,} sequences, {tokens:,} tokens of {source.features} features: {size:.3g} GiB")
-    return hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
+    return source
+
+
+def _refuse_too_large(config: AutoencoderConfig, features: int) -> None:
+    """Before any of it is there: the state's size is that of its shapes."""
+    try:
+        shapes = nnx.eval_shape(lambda: make_autoencoder(config.kind, features, seed=config.seed, **config.options))
+    except jax.errors.ConcretizationTypeError:  # a kind that computes its start with NumPy
+        return
+    refuse_too_large_state(shapes, config.model_parallel)
 
 
 def _batches(
@@ -178,7 +207,7 @@ def _batches(
     dtype = jax.numpy.dtype(config.dtype)
     if examples == "sequences":
         return SequenceBatches(activations, rows, config.batch, dtype, config.max_shapes)
-    if isinstance(activations, EncodedActivations):
+    if isinstance(activations.whole if isinstance(activations, Subset) else activations, EncodedActivations):
         raise InputError(
             f"max_memory_gib: {config.max_memory_gib} is too little for all tokens, and encoding a sequence for each "
             "token of a batch is slow; raise it, or write a store first: train.extract --keep-tokens true"
@@ -208,6 +237,8 @@ def main(argv: Sequence[str]) -> int:
                 once(lambda: shutil.rmtree(config.output, ignore_errors=True))
             result = train_autoencoder(config)
             figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
+            if recovered := result.report.get("loss_recovered"):
+                figures += f", loss recovered {recovered['recovered_from_mean']:.3f} (from mean ablation)"
             print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
     return 0
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.data.store import TokenStore
-from covjax.encoders.base import Encoder
+from covjax.encoders.base import Encoder, load
 from covjax.encoders.embed import bucket_edges, embed_tokens
 from covjax.errors import InputError
 
@@ -27,14 +27,17 @@ class Activations(Protocol):
 class StoredActivations:
     """Activations that `train.extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
 
-    With `encoder`, a store of another encoder is refused.
+    With `encoder` (any name or folder that `load` takes), a store made with other weights is refused.
     """
 
     def __init__(self, folder: str, layer: int, encoder: str = ""):
         self._store = TokenStore(folder, layer)
-        if encoder and encoder != self._store.run["identity"]["encoder"]:
-            made = self._store.run["identity"]["encoder"]
-            raise InputError(f"store: {folder} holds activations of the encoder {made!r}, not of {encoder!r}")
+        made = self._store.run["identity"]
+        if encoder and load(encoder).weights_digest != made["weights"]:
+            raise InputError(
+                f"store: {folder} holds activations of the encoder {made['encoder']!r}, not of {encoder!r}: "
+                "their weights differ"
+            )
         self.lengths = self._store.lengths()
         self.features = self._store.features
         self.identity = {"extraction": self._store.run["identity"], "layer": layer, "tokens": self._store.digest}
@@ -45,17 +48,20 @@ class StoredActivations:
 
 
 class EncodedActivations:
-    """Activations that a frozen encoder computes whenever they are read; raises InputError like `encoder.encode`."""
+    """Activations that a frozen encoder computes whenever they are read; raises InputError like `encoder.encode`.
+
+    tokens: the token ids of every sequence.
+    """
 
     def __init__(self, encoder: Encoder, sequences: Sequence[str], layer: int, token_budget: int, max_shapes: int):
-        self._encoder, self._layer, self._budget = encoder, layer, token_budget
-        self._tokens = [encoder.encode(sequence) for sequence in sequences]
-        self._edges = bucket_edges(np.array([len(ids) for ids in self._tokens]), max_shapes)
+        self.encoder, self.layer, self._budget = encoder, layer, token_budget
+        self.tokens = [encoder.encode(sequence) for sequence in sequences]
+        self._edges = bucket_edges(np.array([len(ids) for ids in self.tokens]), max_shapes)
         self.features = encoder.features(layer)
-        pools = [encoder.pad([ids], len(ids))[2] for ids in self._tokens]
+        pools = [encoder.pad([ids], len(ids))[2] for ids in self.tokens]
         self.lengths = np.array([int(pool.sum()) for pool in pools])
         digest = hashlib.sha256()
-        for ids in self._tokens:
+        for ids in self.tokens:
             digest.update(np.asarray(ids, np.int64).tobytes() + b";")
         self.identity = {
             "encoder": encoder.name,
@@ -66,12 +72,12 @@ class EncodedActivations:
 
     def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
         """See `Activations`."""
-        chosen = [self._tokens[int(row)] for row in rows]
+        chosen = [self.tokens[int(row)] for row in rows]
         out: list[Any] = [None] * len(chosen)
         for index, layers, mask in embed_tokens(
-            self._encoder, chosen, None, (self._layer,), self._budget, edges=self._edges
+            self.encoder, chosen, None, (self.layer,), self._budget, edges=self._edges
         ):
-            values = np.asarray(layers[self._layer])
+            values = np.asarray(layers[self.layer])
             for place, row in enumerate(index):
                 out[row] = values[place][mask[place]]
         return out
@@ -91,8 +97,23 @@ class HeldActivations:
         return [self._arrays[int(row)] for row in rows]
 
 
+class Subset:
+    """Some sequences of other activations, numbered anew; nothing is copied."""
+
+    def __init__(self, whole: Activations, rows: Int[np.ndarray, "n"]):
+        self.whole, self.rows = whole, np.asarray(rows)
+        self.features, self.lengths = whole.features, whole.lengths[self.rows]
+        self.identity = whole.identity | {"rows": [int(row) for row in self.rows]}
+
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+        """See `Activations`."""
+        return self.whole.read([int(self.rows[row]) for row in rows])
+
+
 def hold(activations: Activations, dtype: Any, max_gib: float) -> Activations:
     """The same activations read once into memory, where `tokens · features` of `dtype` take at most `max_gib`."""
+    if isinstance(activations.whole if isinstance(activations, Subset) else activations, HeldActivations):
+        return activations
     size = int(activations.lengths.sum()) * activations.features * np.dtype(dtype).itemsize
     if size > max_gib * 2**30:
         return activations

@@ -60,13 +60,11 @@ def embed_tokens(
     """As `embed`, of token ids that `encoder.encode` or `windows` gave; only tokens in `cores` are pooled."""
     if not len(encoded):
         raise InputError("sequences: empty; at least one is needed")
-    cores = [np.ones(len(ids), bool) for ids in encoded] if cores is None else cores
     lengths = np.array([len(ids) for ids in encoded])
     edges = bucket_edges(lengths, max_shapes) if edges is None else edges
     packs = max_segments > 1 and getattr(encoder, "packs", False)
-    inputs = _inputs(
-        encoder, encoded, cores, plan_rows(lengths, edges, max_segments if packs else 1), token_budget, mesh, packs
-    )
+    plan = plan_rows(lengths, edges, max_segments if packs else 1)
+    inputs = padded_batches(encoder, encoded, cores, plan, token_budget, mesh, packs)
     for (batch, _, mask, pool), found in _applied(encoder, inputs, layers, mesh):
         if not packs:
             yield np.array([row[0] for row in batch]), found, pool
@@ -80,15 +78,17 @@ def embed_tokens(
 Input = tuple[list[list[int]], Int[np.ndarray, "b t"], np.ndarray, Bool[np.ndarray, "b t"]]
 
 
-def _inputs(
+def padded_batches(
     encoder: Encoder,
     encoded: Sequence[Int[np.ndarray, "t"]],
-    cores: Sequence[Bool[np.ndarray, "t"]],
+    cores: Sequence[Bool[np.ndarray, "t"]] | None,
     plan: Mapping[int, list[list[int]]],
     token_budget: int,
-    mesh: Mesh | None,
-    packs: bool,
+    mesh: Mesh | None = None,
+    packs: bool = False,
 ) -> Iterator[Input]:
+    """The batches of a plan of `plan_rows`, as they go into the encoder; see `embed_tokens`."""
+    cores = [np.ones(len(ids), bool) for ids in encoded] if cores is None else cores
     for edge, planned in plan.items():
         size = batch_size(token_budget, int(edge), mesh)
         for first in range(0, len(planned), size):

@@ -6,6 +6,7 @@ layer norm after the embedding, and the gated MLP without biases of the Nucleoti
 final layer norm.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.config import read_config
 from covjax.encoders.transformer import (
@@ -33,8 +34,9 @@ from covjax.encoders.transformer import (
 from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.encoders.weights import Tensors
 
-# What a checkpoint may hold beside the encoder: heads, buffers that are computed, a pooler that was never trained.
-UNUSED = (r"contact_head\..*", r"lm_head\..*", r"pooler\..*", r".*position_ids")
+# What a checkpoint may hold beside the encoder: other heads, buffers that are computed, an untrained pooler.
+UNUSED = (r"contact_head\..*", r"pooler\..*", r".*position_ids")
+MASKED_SHARE = 0.15  # of the tokens, in the objective of masked prediction (Devlin et al. 2019)
 TRAIN_MASK_RATIO = 0.15 * 0.8  # of ESM's pre-training: 15 % of tokens chosen, 80 % of these masked
 DEFAULTS = {
     "position_embedding_type": "absolute",
@@ -101,8 +103,25 @@ def _frequencies(tensors: Tensors, name: str, width: int) -> np.ndarray:
     return (10000.0 ** (-np.arange(0, width, 2) / width)).astype(np.float32)
 
 
+class Head(nnx.Module):
+    """Logits of the token that was masked: norm(gelu(x W + b)) Eᵀ + c, E the embedding or the head's own matrix."""
+
+    def __init__(self, tensors: Tensors, vocabulary: int, width: int, eps: float):
+        self.dense = Dense(tensors, ["lm_head.dense"], width, width)
+        self.norm = LayerNorm(tensors, "lm_head.layer_norm", width, eps)
+        self.bias = nnx.Param(jnp.asarray(tensors.take("lm_head.bias", vocabulary)))
+        own = "lm_head.decoder.weight"
+        self.decoder = nnx.Param(jnp.asarray(tensors.take(own, vocabulary, width))) if own in tensors else None
+
+    def __call__(self, x: Float[Array, "b t d"], embedding: Float[Array, "v d"]) -> Float[Array, "b t v"]:
+        """In float32."""
+        decoder = embedding if self.decoder is None else self.decoder[...]
+        hidden = self.norm(gelu(self.dense(x)))
+        return jnp.matmul(hidden, decoder.T, preferred_element_type=jnp.float32) + self.bias[...]
+
+
 class Esm(Transformer):
-    """The frozen encoder (see `covjax.encoders.Encoder`)."""
+    """The frozen encoder (see `covjax.encoders.Encoder`); its head of masked prediction where the folder has it."""
 
     def __init__(self, name: str, folder: Path, dtype: Any):
         config = read_config(folder, DEFAULTS, ALLOWED)
@@ -126,6 +145,8 @@ class Esm(Transformer):
         self.norm_before = LayerNorm(tensors, "embeddings.layer_norm", d, eps) if before else None
         self.blocks = nnx.List(Block(tensors, f"encoder.layer.{i}", config) for i in range(config["num_hidden_layers"]))
         self.norm_after = LayerNorm(tensors, "encoder.emb_layer_norm_after", d, eps)
+        has = "lm_head.dense.weight" in tensors
+        self.head = Head(tensors, config["vocab_size"], d, eps) if has else None
         # Rotary checkpoints converted from older code carry a position table that nothing reads.
         self.weights_digest = tensors.finish((*UNUSED, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
 
@@ -148,3 +169,38 @@ class Esm(Transformer):
         for i, block in enumerate(self.blocks, start=1):
             x = block(x, mask)
             yield x if i < len(self.blocks) else self.norm_after(x)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the folder has the head of masked prediction."""
+        return self.head is not None
+
+    def objective(
+        self,
+        tokens: Int[np.ndarray, "b t"],
+        mask: Bool[np.ndarray, "b t"],
+        pool: Bool[np.ndarray, "b t"],
+        rng: np.random.Generator,
+    ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """15 % of the pooled tokens are masked and must be given back; see `HeadedEncoder`."""
+        hidden = pool & (rng.random(tokens.shape) < MASKED_SHARE)
+        return np.where(hidden, self.mask_id, tokens), tokens, hidden
+
+    def logits(
+        self, activations: Float[Array, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
+    ) -> Float[Array, "b t classes"]:
+        """Of every token of the vocabulary, through the blocks above `layer`, jitted; see `HeadedEncoder`."""
+        return _logits(*nnx.split(self), activations, mask, layer)
+
+    def predict(self, x: Float[Array, "b t d"], mask: Mask, layer: int) -> Float[Array, "b t classes"]:
+        """`logits` as a pure function."""
+        for block in self.blocks[layer:]:
+            x = block(x, mask)
+        x = self.norm_after(x) if layer < len(self.blocks) else x
+        assert self.head is not None
+        return self.head(x, self.embedding[...])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _logits(graph: Any, state: Any, activations: Array, mask: Array, layer: int) -> Array:
+    return nnx.merge(graph, state).predict(activations.astype(state["embedding"][...].dtype), mask, layer)

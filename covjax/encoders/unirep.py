@@ -65,6 +65,7 @@ class UniRep(nnx.Module):
     """The frozen encoder (see `covjax.encoders.Encoder`); causal, so padding at the end cannot reach a real token."""
 
     frame = (1, 0)  # the start token
+    has_head = True
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
         expected = _expected_shapes(weights)
@@ -83,6 +84,8 @@ class UniRep(nnx.Module):
         self.layers = nnx.List(
             MultiplicativeLSTM({part: weights[f"mlstm.{i}.{part}"] for part in parts}) for i in range(self.num_layers)
         )
+        self.output = nnx.Param(jnp.asarray(weights["dense.w"]))
+        self.output_bias = nnx.Param(jnp.asarray(weights["dense.b"]))
 
     def features(self, layer: int) -> int:
         """Width of one token: the number of units, at every layer."""
@@ -118,6 +121,33 @@ class UniRep(nnx.Module):
         numbers = {layer: layer_index(layer, self.num_layers) for layer in layers}
         found = _apply(*nnx.split(self), tokens, mask, tuple(sorted(set(numbers.values()))))
         return {layer: found[number] for layer, number in numbers.items()}
+
+    def objective(
+        self,
+        tokens: Int[np.ndarray, "b t"],
+        mask: Bool[np.ndarray, "b t"],
+        pool: Bool[np.ndarray, "b t"],
+        rng: np.random.Generator,
+    ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """Every residue predicts the next one, whose class is its number less one; see `HeadedEncoder`."""
+        after, real = np.roll(tokens, -1, 1), np.roll(mask, -1, 1)
+        real[:, -1] = False
+        return tokens, np.where(real, after - 1, 0), pool & real
+
+    def logits(
+        self, activations: Float[Array, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
+    ) -> Float[Array, "b t classes"]:
+        """Of the next residue, through the layers above `layer`, jitted; see `HeadedEncoder`."""
+        return _logits(*nnx.split(self), activations, layer)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _logits(graph, state, activations, layer):
+    model = nnx.merge(graph, state)
+    x = activations.swapaxes(0, 1)
+    for above in model.layers[layer + 1 :]:
+        x = above(x)
+    return (x @ model.output[...] + model.output_bias[...]).swapaxes(0, 1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

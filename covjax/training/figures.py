@@ -1,4 +1,4 @@
-"""Curves of a run from its log."""
+"""Figures of a run: curves from its log, the density of its latents."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +21,22 @@ def draw_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
                 axis.plot(*zip(*points), marker="o" if split == "held-out" else None, label=split)
         axis.set(xlabel="step", title=name)
         axis.legend()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_density(histogram: Mapping[str, int], path: str | Path) -> None:
+    """Number of latents by the share of tokens in which they are active (see `density_histogram`)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = ["never", *(f"≥ {name}" for name in list(histogram)[1:])]
+    figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+    axis.bar_label(axis.bar(names, list(histogram.values())), fontsize=8)
+    axis.set(xlabel="share of held-out tokens in which a latent is active", ylabel="latents")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -195,6 +195,25 @@ def _refuse_too_large(compiled: Any, shape: tuple[int, ...]) -> None:
         )
 
 
+def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
+    """InputError where parameters, their gradient and Adam's two moments need more memory than is free.
+
+    `model` may hold shapes alone (`nnx.eval_shape`); `sharing` devices split it between them.
+    """
+    parameters, rest = nnx.state(model, nnx.Param, ...)
+
+    def size(state):
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not is_key(leaf))
+
+    needed, free = (4 * size(parameters) + size(rest)) // sharing, _free_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"options: {size(parameters) / 2**30:.3g} GiB of parameters need {needed / 2**30:.3g} GiB a device with "
+            f"their gradient and Adam's moments, {free / 2**30:.3g} GiB are free; make the autoencoder smaller"
+            " or split its latents with model_parallel"
+        )
+
+
 def _free_memory() -> int | None:
     """Bytes free on the first device, or on the machine where the device is the CPU; None where nothing says."""
     statistics: Mapping[str, int] = jax.local_devices()[0].memory_stats() or {}
