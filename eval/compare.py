@@ -35,7 +35,7 @@ from eval.features import make_features
 from eval.figures import draw_figures
 from eval.probing import fit_probes
 from eval.report import text_table, write_report
-from eval.results import UNGROUPED, summarise
+from eval.results import UNGROUPED, read_label_names, summarise
 from eval.rows import make_rows
 from eval.sources import write_source
 from eval.tokens import TokenSet
@@ -96,6 +96,7 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     """
     start = time.monotonic()
     config.check()
+    read_label_names(config.label_names)  # what cannot be read is said before hours of work, not after
     output = Path(config.output)
     _check_output(output)
     table = config.data or _source_table(config, output)

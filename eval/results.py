@@ -133,17 +133,24 @@ def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, grou
     return texts
 
 
+def read_label_names(path: str) -> dict[str, str]:
+    """What the report calls each label, from a CSV with the columns label and name; nothing for no path.
+
+    Raises InputError where there is no such file, or its columns are others.
+    """
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise InputError(f"label_names: {path}: no such file")
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"label", "name"} <= set(found := reader.fieldnames or ()):
+            raise InputError(f"label_names: {path}: columns {', '.join(found)}; label and name are needed")
+        return {row["label"]: row["name"] for row in reader}
+
+
 def _terms(config: CompareConfig, data: Dataset) -> list[dict[str, Any]]:
-    names = {}
-    if config.label_names:
-        path = Path(config.label_names)
-        if not path.is_file():
-            raise InputError(f"label_names: {path}: no such file")
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"label", "name"} <= set(found := reader.fieldnames or ()):
-                raise InputError(f"label_names: {path}: columns {', '.join(found)}; label and name are needed")
-            names = {row["label"]: row["name"] for row in reader}
+    names = read_label_names(config.label_names)
     counts = {split: data.targets[data.rows(split)].sum(0) for split in SPLITS}
     return [
         {

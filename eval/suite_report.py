@@ -101,6 +101,14 @@ def _incomplete(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"<p class='below'>{len(missing)} of {len(runs)} tasks are not in this report:</p><ul>{items}</ul>"]
 
 
+def _resolution(tested: list[dict[str, Any]]) -> str:
+    """What Holm cannot show, where so few resamples leave the smallest p of a single task too large for it."""
+    smallest = min(2 / (1 + entry["resamples"]) for entry in tested)
+    if smallest * len(tested) <= 0.05:
+        return ""
+    return f" (With so few resamples no gain can stand: the smallest p of one of {len(tested)} is {smallest:.2g}.)"
+
+
 def _planned(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
     reference = summary["headline"][0]["reference"]
     planned = {name: {e["task"]: e for e in entries} for name, entries in summary["planned"].items()}
@@ -117,6 +125,7 @@ def _planned(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
     text = f"The second-order pooler chosen on validation, by 95 % interval: {'; '.join(counts)}."
     if holm:
         text += f" After Holm's correction the gain over {reference} stands in {surviving} of {len(holm)} tasks."
+        text += _resolution(holm)
     rows = []
     for task in summary["headline"]:
         base, gain = task["cells"][reference]["value"], planned["gain"].get(task["task"])

@@ -114,7 +114,7 @@ def planned(tasks: Results) -> dict[str, list[dict[str, Any]]]:
     out: dict[str, list[dict[str, Any]]] = {}
     for name in PLANNED:
         found = [
-            {"task": key, **entry, "p_holm": None}
+            {"task": key, **entry, "p_holm": None, "resamples": results["manifest"]["config"]["resamples"]}
             for key, results in tasks.items()
             if (entry := task_contrasts(results).get(name))
         ]

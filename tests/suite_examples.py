@@ -57,5 +57,9 @@ def example(name: str, scores: dict[str, tuple[float, float]], task: str = "mult
         "rows": rows,
         "terms": [],
         "warnings": [],
-        "manifest": {"config": {"name": name}, "encoder": {"name": "tiny", "layer": 1}, "versions": {"jax": "0"}},
+        "manifest": {
+            "config": {"name": name, "resamples": 199},
+            "encoder": {"name": "tiny", "layer": 1},
+            "versions": {"jax": "0"},
+        },
     } | fields

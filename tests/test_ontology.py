@@ -165,7 +165,7 @@ def test_header_fields():
     assert accession("tr|Q1|Q1_Y something") == "Q1"
     assert accession("a|b") == "a|b"
     assert group_of("g1 gene=x group=chrII:0-100") == "chrII:0-100"
-    assert group_of("sp|P1|N") == "P1"
+    assert group_of("sp|P1|N") == ""
 
 
 def test_the_command_writes_a_table_that_reads_back(files, capsys):
@@ -214,3 +214,12 @@ def test_bad_options(files, capsys, more, message):
     with pytest.raises(SystemExit):
         main(options(files, **more))
     assert message in capsys.readouterr().err
+
+
+def test_without_groups_in_the_headers_there_is_no_column_of_them(files):
+    plain = (files / "p.fasta").read_text().replace(" group=chrI:0", "").replace(" group=g", "")
+    (files / "p.fasta").write_text(plain)
+    main(options(files))
+    data = read_table(files / "out.csv.gz")
+    assert not data.has_group_column
+    assert data.ids == ("p1", "p2", "p5")

@@ -196,6 +196,16 @@ def test_the_page_holds_every_section_and_figure(tmp_path):
     assert len(widths) == 2  # two tables, all rows of each as wide as its head
 
 
+def test_too_few_resamples_for_holm_are_said(tmp_path):
+    """The smallest p of 199 resamples is 0.01: over three tasks 0.03, over six 0.06."""
+    runs = [{"task": "t0", "status": "complete", "reason": "", "reused": False, "seconds": 1.0, "command": ""}]
+    for count, said in ((3, False), (6, True)):
+        tasks = {f"t{i}": example(f"t{i}", WINS) for i in range(count)}
+        write_suite(tasks, runs, tmp_path / str(count), "")
+        text = (tmp_path / str(count) / "report.html").read_text()
+        assert ("no gain can stand: the smallest p of one of 6 is 0.01" in text) == said
+
+
 def test_relative_line_without_a_positive_reference():
     entry = {"task": "t", "targets": 1, "reference_r2": -0.1, "rows": {"sqrt Σ": {"r2": 0.2, "percent": None}}}
     assert "not positive, so no percentage; R² sqrt Σ 0.200" in relative_line(entry)

@@ -61,8 +61,8 @@ def accession(header: str) -> str:
 
 
 def group_of(header: str) -> str:
-    """The value of `group=…` in a FASTA header (as `covjax.data.genes` writes it), else the accession."""
-    return next((word[6:] for word in header.split() if word.startswith("group=") and word[6:]), accession(header))
+    """The value of `group=…` in a FASTA header (as `covjax.data.genes` writes it), or nothing."""
+    return next((word[6:] for word in header.split() if word.startswith("group=")), "")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,7 +105,10 @@ def write_labels(
     match: str = "id",
     min_count: int = 50,
 ) -> None:
-    """Write the table id, sequence, labels, group of all annotated sequences; prints counts and what is left out.
+    """Write the table id, sequence, labels of all annotated sequences; prints counts and what is left out.
+
+    Where headers name groups the table has them as a column; a sequence without one is then a group of its own. Where
+    none does there is no such column: a group for every sequence would only look like a split by relatives.
 
     A sequence without any annotation left is no example of anything and gets no row; one whose terms are all too rare
     keeps its row without labels.
@@ -131,12 +134,13 @@ def write_labels(
         raise InputError(
             f"min_count: no term has {min_count} of the {len(found)} annotated sequences with and without it"
         )
+    grouped = any(group for _, group, _ in found)
     with new_text(output) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "sequence", "labels", "group"])
+        writer.writerow(["id", "sequence", "labels"] + ["group"] * grouped)
         for name, group, sequence in found:
             terms = (f"{term} {ontology.names[term].replace(';', ',')}" for term in sorted(labels[name] & kept))
-            writer.writerow([name, sequence, ";".join(terms), group])
+            writer.writerow([name, sequence, ";".join(terms)] + [group or name] * grouped)
     print(
         f"{output}: {len(found)} sequences, {len(kept)} terms of {namespace}; "
         f"left out: {len(records) - len(found)} sequences without annotation"
