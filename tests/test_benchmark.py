@@ -9,7 +9,7 @@ import pytest
 
 from covjax import projected_moment, second_moment
 from covjax.pooling.learned import attention_covariance_matrices
-from eval.benchmark import _report, _timing
+from eval.benchmark import _report, _timing, autoencoders, metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,3 +83,22 @@ def test_the_gram_form_of_the_tucker_loss_computes_the_same(rng):
     assert float(gram_loss(x, *sides)) == pytest.approx(ours + float(moment_norm(x)), rel=1e-4)
     updated = [training_step(loss, x, sides)()[1] for loss in (tucker_loss, gram_loss)]
     np.testing.assert_allclose(*updated, atol=1e-5)
+
+
+def test_the_autoencoders_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(autoencoders, "SHAPE", (64, 12, 3))
+    monkeypatch.setattr(autoencoders, "GROWTH", (16, 32))
+    assert autoencoders.main(["--seconds", "0", "--tokens", "64", "--output", str(tmp_path)]) == 0
+    text = (tmp_path / "benchmark-autoencoders.md").read_text()
+    assert "| f32: Gram form ÷ covjax | 15 |  | **" in text
+    assert "| bf16: Gram form ÷ covjax | 15 | 40 | **" in text
+    assert text.count("| 32 | ") == 1
+
+
+def test_the_metrics_page(tmp_path):
+    pytest.importorskip("sklearn")
+    sizes = ["--labels", "7", "--examples", "90", "--rounds", "2"]
+    assert metrics.main([*sizes, "--output", str(tmp_path)]) == 0
+    text = (tmp_path / "benchmark-metrics.md").read_text()
+    assert "7 labels × 90 examples" in text
+    assert "| AUROC: scikit-learn loop ÷ covjax | 30 | **" in text

@@ -67,7 +67,7 @@ def solve_tucker(
         seed: of the random starts.
 
     Raises:
-        InputError: no batch, a rank outside 1 … features, `starts` or `max_iterations` below 1.
+        InputError: no batch, a rank outside 1 … features, NaN or infinite tokens, `starts` or `max_iterations` below 1.
     """
     features = _check(batches, rank)
     if starts < 1 or max_iterations < 1:
@@ -104,7 +104,7 @@ def solve_tucker(
 def pca_basis(batches: Iterable[Batch], rank: int, *, center: Center = None) -> Float[np.ndarray, "features rank"]:
     """Top eigenvectors, largest eigenvalue first, of the mean of S over sequences: the baseline and the start.
 
-    Raises InputError for no batch and a rank outside 1 … features.
+    Raises InputError for no batch, a rank outside 1 … features, and NaN or infinite tokens.
     """
     total = None
     with jax.enable_x64(True):
@@ -114,6 +114,8 @@ def pca_basis(batches: Iterable[Batch], rank: int, *, center: Center = None) -> 
     if total is None:
         raise InputError("batches: empty; at least one is needed")
     _check_rank(rank, len(total))
+    if not np.isfinite(total).all():
+        raise InputError("batches: NaN or infinite values among the tokens")
     return np.linalg.eigh(total)[1][:, ::-1][:, :rank]
 
 

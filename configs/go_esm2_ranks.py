@@ -1,0 +1,35 @@
+"""How small an unsupervised embedding of the covariance may be: GO molecular function from ESM-2 8M, ranks 8 to 128.
+
+    python -m eval.compare --config configs/go_esm2_ranks.py
+
+The task and the proteins of configs/tasks/go_esm2.py. Truncated covariances in three bases that see no label, PCA, the
+Tucker autoencoder's optimum and random, beside a learned projection of rank 32, pools of a sparse autoencoder of 1,024
+latents, and the whole matrices. Needs COVJAX_SHARED.
+"""
+
+import dataclasses
+
+from configs.tasks import go_esm2
+from eval.config import BASES, CompareConfig
+
+RANKS = (8, 16, 32, 64, 128)
+
+
+def get_config() -> CompareConfig:
+    """Only the rows named above, with the mean and the controls."""
+    whole = ("mean", "mean+std", "covariance Σ", "sqrt Σ", "log(Σ+εI)")
+    controls = ("outer product μμᵀ", "mean + μμᵀ", "shuffled Σ")
+    learned = ("projected (learned)", "SAE mean", "SAE max", "SAE co-occurrence")
+    truncated = tuple(
+        f"{name}-{symbol} rank {rank}" for name in BASES.values() for symbol in ("Σ", "√Σ") for rank in RANKS
+    )
+    return dataclasses.replace(
+        go_esm2.get_config(),
+        name="GO molecular function, ESM-2 8M: ranks of unsupervised embeddings",
+        rows=(*whole, *controls, *learned, *truncated),
+        ranks=RANKS,
+        bases=tuple(BASES),
+        trained=("projected",),
+        sae_latents=1024,
+        output="runs/go_esm2_ranks",
+    )
