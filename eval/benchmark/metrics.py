@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--examples", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", default="float32", help="of the scores: float32, as probes give them, or float64")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the page")
     options = parser.parse_args(argv)
     from sklearn import metrics as sk
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     rng = np.random.default_rng(0)
     truth = rng.random((options.examples, options.labels)) < rng.uniform(0.005, 0.1, options.labels)
     truth[0], truth[1] = True, False  # every label has both outcomes
-    scores = np.round(rng.normal(size=truth.shape) + truth, 3)  # with ties
+    scores = np.round(rng.normal(size=truth.shape) + truth, 3).astype(options.dtype)  # with ties
     run = {
         "covjax AUROC": lambda: auroc(truth, scores),
         "scikit-learn AUROC": lambda: [sk.roc_auc_score(t, s) for t, s in zip(truth.T, scores.T)],
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     rows = [[key, f"{TARGETS[key]:g}" if key in TARGETS else "", f"**{value:.0f}**"] for key, value in ratios.items()]
     body = [
         f"`python -m eval.benchmark metrics`; {_report.versions()}.",
-        f"{name}; medians over {options.rounds} interleaved rounds; largest difference of a value {gap:.1e}.",
+        f"{name}, scores in {options.dtype}; medians over {options.rounds} interleaved rounds; largest difference of a value {gap:.1e}.",
         _report.table(["ratio", "target", "measured"], rows),
         "Median milliseconds:",
         _report.times_table({name: times}),
