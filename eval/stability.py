@@ -12,6 +12,7 @@ there are refused.
 import dataclasses
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.autoencoders import make_autoencoder
+from covjax.autoencoders.sparse import SparseAutoencoder
 from covjax.autoencoders.stability import (
     matched_cosines,
     principal_angles,
@@ -38,7 +40,7 @@ from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
 from eval.stability_report import write_report
 from eval.tasks import TASKS, macro
-from train.autoencoder import read_activations, train_autoencoder
+from train.autoencoder import read_activations, refuse_too_large, train_autoencoder
 from train.autoencoder_config import AutoencoderConfig
 
 COMMAND = "python -m eval.stability"
@@ -60,6 +62,7 @@ class StabilityConfig:
         """Raise InputError naming the first field whose value is not allowed."""
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds: {self.seeds} is not allowed; expected two or more different ones, >= 0")
+        dataclasses.replace(self.train, data=self.table, store="").check() if self.table else self.train.check()
         if not self.penalties or min(self.penalties) <= 0:
             raise InputError(f"penalties: {self.penalties} is not allowed; expected numbers > 0")
 
@@ -85,7 +88,9 @@ def stability(
         source = read_activations(train) if activations is None else activations
     activations = hold(source, np.dtype(jax.numpy.dtype(train.dtype)), train.max_memory_gib)
     part = activations if data is None else Subset(activations, data.rows("train"))
-    sparse = _is_sparse(make_autoencoder(train.kind, activations.features, **train.options), train.kind)
+    refuse_too_large(train, activations.features)
+    model = make_autoencoder(train.kind, activations.features, **train.options)
+    sparse = _is_sparse(model, train.kind, probed=data is not None)
     models: dict[str, Any] = {}
     held_out: dict[str, dict[str, float]] = {}
     for seed in config.seeds:
@@ -96,6 +101,7 @@ def stability(
     embeddings = {
         name: embed_all(get_pooler("sae_mean", autoencoder=model) if sparse else model, activations)
         for name, model in models.items()
+        if data is not None or not sparse  # dictionaries are compared by their rows
     }
     results |= compare_dictionaries(models) if sparse else compare_bases(models, embeddings)
     if data is not None:
@@ -109,9 +115,11 @@ def stability(
     return results
 
 
-def _is_sparse(model: Any, kind: str) -> bool:
+def _is_sparse(model: Any, kind: str, probed: bool) -> bool:
     """Whether seeds are compared by decoder rows rather than by bases; InputError where a kind has neither."""
     sparse = model.examples == "tokens"
+    if sparse and probed and not isinstance(model, SparseAutoencoder):
+        raise InputError(f"kind: {kind} has no pool of its latents to probe; leave --table away")
     if not hasattr(model, "decoder" if sparse else "left"):
         raise InputError(
             f"kind: {kind} has no attribute to compare; a dictionary of tokens needs `decoder` (latents, features), "
@@ -139,27 +147,38 @@ def _distribution(cosines: Float[np.ndarray, "latents"]) -> dict[str, Any]:
 
 
 def compare_bases(models: dict[str, Any], embeddings: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Principal angles between the left bases of every two seeds, and the Procrustes distance of the embeddings."""
-    bases = {seed: np.asarray(model.left[...]) for seed, model in models.items()}
-    angles = {f"{a}–{b}": principal_angles(bases[a], bases[b]).tolist() for a, b in itertools.combinations(bases, 2)}
-    shape = next(iter(bases.values())).shape
-    angles["random"] = principal_angles(*np.random.default_rng(0).normal(size=(2, *shape))).tolist()
+    """Principal angles between the bases A (and B, where untied) of every two seeds, Procrustes distance of embeddings.
+
+    By chance: Gaussian bases; the second seed's embeddings of the sequences in another order.
+    """
+    rng, angles = np.random.default_rng(0), {}
+    for name, side in (("", "left"), (", B", "right")):
+        sides = {seed: getattr(model, side, None) for seed, model in models.items()}
+        bases = {seed: np.asarray(basis[...]) for seed, basis in sides.items() if basis is not None}
+        for a, b in itertools.combinations(bases, 2):
+            angles[f"{a}–{b}{name}"] = principal_angles(bases[a], bases[b]).tolist()
+    shape = np.shape(next(iter(models.values())).left[...])
+    angles["random"] = principal_angles(*rng.normal(size=(2, *shape))).tolist()
     distances = {
         f"{a}–{b}": procrustes_distance(embeddings[a], embeddings[b]) for a, b in itertools.combinations(embeddings, 2)
     }
+    first, second, *_ = embeddings.values()
+    distances["random"] = procrustes_distance(first, rng.permutation(second))  # embeddings of other sequences
     return {"principal_angles": angles, "procrustes": distances}
 
 
 def embed_all(pool: Any, activations: Activations) -> Float[np.ndarray, "n k"]:
     """The pooled vector of every sequence; lengths are rounded up to powers of two, one compiled program each."""
-    compiled, out = jax.jit(pool), []
-    for row in range(len(activations.lengths)):
-        x = activations.read([row])[0]
-        length = max(32, 1 << (len(x) - 1).bit_length())
-        padded = np.zeros((length, x.shape[1]), np.float32)
-        padded[: len(x)] = x
-        out.append(np.asarray(compiled(padded, (np.arange(length) < len(x)).astype(np.float32))))
-    return np.stack(out)
+    compiled = jax.jit(pool)
+    out: dict[int, np.ndarray] = {}
+    order = np.argsort(activations.lengths, kind="stable")  # neighbours in length share the encoder's batches
+    for part in np.array_split(order, -(-len(order) // 256)):
+        for row, x in zip(part, activations.read([int(i) for i in part])):
+            length = max(32, 1 << (len(x) - 1).bit_length())
+            padded = np.zeros((length, x.shape[1]), np.float32)
+            padded[: len(x)] = x
+            out[int(row)] = np.asarray(compiled(padded, (np.arange(length) < len(x)).astype(np.float32)))
+    return np.stack([out[row] for row in range(len(order))])
 
 
 def probe_score(features: Float[np.ndarray, "n k"], data: Dataset, penalties: tuple[float, ...]) -> float:
@@ -184,7 +203,10 @@ def _plain(train: AutoencoderConfig) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     """The command; exit status 2 and one line for a user's error."""
     with exit_on_input_error(COMMAND):
-        config, _ = parse(COMMAND, __doc__ or "", StabilityConfig, argv)
+        config, flags = parse(COMMAND, __doc__ or "", StabilityConfig, argv)
+        if flags.force:
+            for seed in config.seeds:
+                shutil.rmtree(Path(config.output) / f"seed-{seed}", ignore_errors=True)
         results = stability(config)
         for name, found in results.get("matched_cosines", {}).items():
             shares = f"above 0.7 {found['above_0.7']:.1%}, above 0.9 {found['above_0.9']:.1%}"

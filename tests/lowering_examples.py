@@ -141,7 +141,7 @@ def encoder_cases(folder, rng):
     for name in ("bert", "esm", "ntv3"):
         (folder / name).mkdir()
     write_bert(folder / "bert", rng)
-    test_nucleotide_transformer.write_folder(folder / "esm", rng)
+    test_nucleotide_transformer.write_folder(folder / "esm", rng, head=True)
     test_ntv3.write(folder / "ntv3", rng)
     splice = test_spliceai.write_torch(folder / "s.pt", test_spliceai.random_weights(rng, 1))
     return {
@@ -160,6 +160,8 @@ def encoder_case(encoder, sequence):
     apply = getattr(module, "_apply", None) or importlib.import_module("covjax.encoders.transformer")._apply
     split = nnx.split(encoder)
     calls = [(apply, [*split, tokens, mask, tuple(range(encoder.num_layers))])]
+    if hasattr(module, "_logits"):
+        calls.append((module._logits, [*split, encoder.apply(tokens, mask, (0,))[0], mask, 0]))
     return calls + ([(module._scores, [*split, tokens, mask])] if hasattr(module, "_scores") else [])
 
 

@@ -1,6 +1,8 @@
 """`eval.stability` on toy activations: what it trains, compares, probes and writes."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,13 @@ import pytest
 from covjax import InputError
 from covjax.autoencoders import load_autoencoder
 from covjax.data.table import Dataset
-from eval.stability import StabilityConfig, embed_all, main, stability
+from covjax.encoders import register_encoder
+from covjax.encoders.unirep import UniRep
+from eval.stability import StabilityConfig, _is_sparse, embed_all, main, stability
+from tests.test_unirep import random_weights
 from tests.toy_autoencoders import activations, config
+
+register_encoder("tiny-stability", lambda dtype: UniRep(random_weights()))
 
 KINDS = {
     "topk": {"kind": "topk", "options": {"latents": 16, "k": 3}, "batch": 64},
@@ -50,7 +57,8 @@ def test_every_two_seeds_are_compared_beside_chance(run):
     else:
         assert list(results["principal_angles"]) == pairs
         assert all(len(angles) == 3 for angles in results["principal_angles"].values())
-        assert list(results["procrustes"]) == pairs[:3]
+        assert list(results["procrustes"]) == pairs
+        assert max(results["procrustes"][pair] for pair in pairs[:3]) < results["procrustes"]["random"]
     assert json.loads((folder / "stability.json").read_text()) == results
     assert (folder / "stability.png").stat().st_size > 1000
     assert "what stays when the seed changes" in (folder / "report.html").read_text()
@@ -103,3 +111,55 @@ def test_bad_settings_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--seeds", "0", "--output", str(tmp_path)])
     assert "error: seeds: (0,) is not allowed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "absolute-topk", "options": {}}, "kind: absolute-topk has no pool of its latents to probe"),
+        ({"steps": 0}, "steps: 0 is not allowed"),
+        ({"dtype": "float99"}, "dtype: 'float99' is not allowed"),
+        ({"store": ""}, "store: '' is not allowed; expected either"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_training(tmp_path, change, message):
+    settings = StabilityConfig(output=str(tmp_path / "out"), train=config(tmp_path, **change))
+    with pytest.raises(InputError, match=message):
+        stability(settings, activations(), labelled())
+    assert not (tmp_path / "out").exists()
+
+
+def test_kinds_without_rows_or_a_basis_are_refused():
+    for examples, wanted in (("tokens", "decoder"), ("sequences", "left")):
+        with pytest.raises(InputError, match=f"kind: mine has no attribute to compare; .*`{wanted}`"):
+            _is_sparse(SimpleNamespace(examples=examples), "mine", probed=False)
+
+
+@pytest.mark.slow
+def test_a_table_through_an_encoder_an_untied_basis_and_force(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.integers(5, 20, 60)]
+    splits = np.resize(["train"] * 4 + ["validation", "test"], 60)
+    rows = [f"{s},{int(s.count('A') > 1)},{split}" for s, split in zip(sequences, splits)]
+    (tmp_path / "t.csv").write_text("\n".join(["sequence,label,split", *rows]) + "\n")
+    toy = dict(steps=6, save_every=6, store="", encoder="tiny-stability", options={"rank": 2, "tied": False})
+    settings = StabilityConfig(
+        output=str(tmp_path / "out"),
+        train=config(tmp_path, kind="tucker", **toy),
+        table=str(tmp_path / "t.csv"),
+        seeds=(0, 1),
+    )
+    results = stability(settings)
+    assert list(results["principal_angles"]) == ["0–1", "0–1, B", "random"]
+    assert set(results["probe"]["scores"]) == {"0", "1"}
+    with pytest.raises(InputError, match=r"config.batch: 8 -> 4"):
+        stability(dataclasses.replace(settings, train=dataclasses.replace(settings.train, batch=4)))
+    (tmp_path / "config.py").write_text(
+        "import tests.test_eval_stability as t\n\n\ndef get_config():\n    return t.FORCED[0]\n"
+    )
+    FORCED[:] = [dataclasses.replace(settings, train=dataclasses.replace(settings.train, batch=4))]
+    assert main(["--config", str(tmp_path / "config.py"), "--force"]) == 0
+    assert "0–1, B: largest principal angle" in capsys.readouterr().out
+
+
+FORCED: list[StabilityConfig] = []  # what the config file of the test above returns

@@ -6,6 +6,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from covjax import encoders
 from covjax.autoencoders.sparse import TopK
@@ -74,9 +75,19 @@ def test_esms_loss_is_that_of_transformers_masked_prediction(tmp_path, variant, 
     peer.save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
     ours = encoders.load(str(tmp_path))
+    for file in tmp_path.glob("*.safetensors"):  # without the head it is the same encoder
+        tensors = {k: v for k, v in load_file(file).items() if not k.startswith("lm_head")}
+        (tmp_path / "bare").mkdir()
+        save_file(tensors, tmp_path / "bare" / file.name)
+        for name in ("config.json", "vocab.txt"):
+            (tmp_path / "bare" / name).write_text((tmp_path / name).read_text())
+    bare = encoders.load(str(tmp_path / "bare"))
+    assert not bare.has_head
+    assert bare.weights_digest == ours.weights_digest
     tokens, mask, pool = encoders.tokenize(ours, SEQUENCES, 71)
     inputs, targets, counted = ours.objective(tokens, mask, pool, np.random.default_rng(0))
-    assert 0 < counted.sum() < 0.3 * pool.sum()
+    assert counted.any(1).all()
+    assert counted.sum() < 0.3 * pool.sum()
     np.testing.assert_array_equal(inputs, np.where(counted, 32, tokens))
     np.testing.assert_array_equal(targets, tokens)
     assert not (counted & ~pool).any()
@@ -112,7 +123,7 @@ def test_training_reports_density_and_loss_recovered(tmp_path):
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.integers(5, 30, 40)]
     source = EncodedActivations(UniRep(random_weights()), sequences, -1, 512, 2)
-    settings = config(tmp_path, kind="topk", options={"latents": 16, "k": 8}, batch=64, steps=300, save_every=300)
+    settings = config(tmp_path, kind="topk", options={"latents": 16, "k": 8}, batch=64, steps=100, save_every=100)
     result = train_autoencoder(settings, source)
     recovered = result.report["loss_recovered"]
     assert recovered["sequences"] == 4
@@ -121,6 +132,9 @@ def test_training_reports_density_and_loss_recovered(tmp_path):
     assert json.loads((tmp_path / "held-out.json").read_text()) == result.report
     assert (tmp_path / "figures" / "density.png").stat().st_size > 1000
     assert train_autoencoder(settings, source).report == result.report  # of a run that was finished before
+    short = EncodedActivations(UniRep(random_weights()), ["M", "K"], -1, 512, 2)
+    nothing = held_out_report(TopK(8, latents=16, k=8), {}, None, short, np.arange(2))["loss_recovered"]
+    assert "nothing to predict in 2 sequences" in nothing["skipped"]
     part = Subset(source, np.arange(3))
     untrained = held_out_report(TopK(8, latents=16, k=8), {"fvu": 2.0}, None, part.whole, part.rows)
     assert set(untrained) == {"figures", "loss_recovered"}

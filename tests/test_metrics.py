@@ -81,6 +81,18 @@ def test_resample_counts_equal_repeated_rows(rng, name):
         np.testing.assert_allclose(row, metric(truth[index], scores[index]), atol=1e-12)
 
 
+@pytest.mark.parametrize("metric", [metrics.auroc, metrics.average_precision])
+def test_the_scores_given_are_left_as_they_are(labelled, metric):
+    """Of one label, or of columns that lie in memory one after the other, a block is no copy by itself."""
+    truth, scores = labelled
+    expected = metric(truth, scores)
+    for form in (np.asfortranarray(scores), scores[:, :1].copy()):
+        before = form.copy()
+        form.flags.writeable = False
+        np.testing.assert_array_equal(metric(truth[:, : form.shape[1]], form), expected[: form.shape[1]])
+        np.testing.assert_array_equal(form, before)
+
+
 def test_one_class_is_undefined_not_half():
     truth = np.array([[True, False], [True, True]])
     scores = np.array([[0.1, 0.2], [0.3, 0.4]])

@@ -21,7 +21,7 @@ CONFIG |= {"architectures": ["EsmForMaskedLM"], "is_folding_model": False, "voca
 SEQUENCES = ["ACGTACGGNTTACCCATG", "A", "ACGTTTGGGAAAC"]
 
 
-def write_folder(folder, rng):
+def write_folder(folder, rng, head=False):
     from safetensors.numpy import save_file
 
     shapes = {"embeddings.word_embeddings.weight": (len(VOCABULARY), D)}
@@ -34,7 +34,9 @@ def write_folder(folder, rng):
             shapes |= {f"{at}.{norm}.weight": (D,), f"{at}.{norm}.bias": (D,)}
         shapes |= {f"{at}.intermediate.dense.weight": (2 * INNER, D), f"{at}.output.dense.weight": (D, INNER)}
     weights = {name: rng.normal(0, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
-    save_file({f"esm.{name}": w for name, w in weights.items()}, folder / "model.safetensors")
+    heads = {"dense.weight": (D, D), "dense.bias": (D,), "layer_norm.weight": (D,), "layer_norm.bias": (D,)}
+    heads = {f"lm_head.{n}": np.ones(s, np.float32) for n, s in (heads | {"bias": (len(VOCABULARY),)}).items() if head}
+    save_file({f"esm.{name}": w for name, w in weights.items()} | heads, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     return {name: w.astype(np.float64) for name, w in weights.items()}

@@ -5,11 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from covjax import checkpoint
-from covjax.autoencoders import evaluate_fvu, load_autoencoder
+from covjax.autoencoders import TuckerAutoencoder, evaluate_fvu, load_autoencoder, register_autoencoder
 from covjax.data.activations import HeldActivations
 from covjax.errors import InputError
 from covjax.training.checkpoints import checkpoint_path, saved_steps
@@ -132,6 +133,20 @@ def test_bad_settings_are_named(tmp_path, change, message):
         train_autoencoder(config(tmp_path, **change), activations())
 
 
+@register_autoencoder("numpy-start")
+class NumpyStart(TuckerAutoencoder):
+    """Its start is computed from a JAX array with NumPy, which has no shapes without values."""
+
+    def __init__(self, features, *, seed=0):
+        super().__init__(features, rank=3)
+        self.left[...] = np.linalg.qr(np.asarray(jax.random.normal(jax.random.key(seed), (features, 3))))[0]
+
+
+def test_a_kind_whose_start_is_numpys_trains_all_the_same(tmp_path):
+    result = train_autoencoder(config(tmp_path, kind="numpy-start", steps=2, warmup=1, save_every=2), activations())
+    assert result.held_out["fvu"] < 1
+
+
 def test_bad_activations_are_named(tmp_path):
     good = activations()
     arrays = good.read(range(40))
@@ -172,9 +187,9 @@ def test_a_step_too_large_for_memory_is_refused_before_it_runs(tmp_path, monkeyp
     from covjax.training import state
 
     monkeypatch.setattr(state, "_free_memory", lambda: 10)
-    with pytest.raises(InputError, match=r"options: .* GiB of parameters need .*, 9.31e-09 GiB are free"):
+    with pytest.raises(InputError, match="options: .* GiB of parameters need .*, 9.31e-09 GiB are free"):
         train_autoencoder(config(tmp_path), activations())
-    monkeypatch.setattr(state, "_free_memory", lambda: 1500)  # enough for the state, not for a step
+    monkeypatch.setattr(state, "_free_memory", lambda: 3000)  # enough for the state, not for a step
     with pytest.raises(InputError, match=r"batch: a step on \(8, \d+, 12\) needs .* GiB more"):
         train_autoencoder(config(tmp_path), activations())
 

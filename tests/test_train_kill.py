@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -49,16 +50,13 @@ def _saving(folder: Path) -> bool:
     return any("tmp" in path.name for path in folder.glob("*"))
 
 
-def _kill(process: subprocess.Popen, folder: Path, during_save: bool, delay: float) -> bool:
-    """Kill once the process trains: while a save is under way, or `delay` seconds later. False if it had ended."""
-    known = saved_steps(folder)[-1:]
-    while process.poll() is None and saved_steps(folder)[-1:] == known:
-        time.sleep(0.01)
-    if during_save:
-        while process.poll() is None and not _saving(folder):
-            time.sleep(0)
-    else:
-        time.sleep(delay)
+def _wait(process: subprocess.Popen, until: Callable[[], bool], pause: float = 0.01) -> None:
+    while process.poll() is None and not until():
+        time.sleep(pause)
+
+
+def _kill(process: subprocess.Popen) -> bool:
+    """Kill; False if it had ended."""
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     return process.returncode == -signal.SIGKILL
@@ -67,15 +65,30 @@ def _kill(process: subprocess.Popen, folder: Path, during_save: bool, delay: flo
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_bit_identical(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+    folder = broken / "checkpoints"
     reference = _start(whole)
     moments = random.Random(0)
-    in_save = 0
+    in_save, until_trained = 0, 0.0
     for kill in range(KILLS):
+        began, known = time.monotonic(), saved_steps(folder)[-1:]
         process = _start(broken)
-        assert _kill(process, broken / "checkpoints", kill % 2 == 0, moments.uniform(0, 0.3))
-        in_save += _saving(broken / "checkpoints")
-        assert 0 < saved_steps(broken / "checkpoints")[-1] < STEPS
+        if kill % 4 == 3:  # anywhere from the start of the process to its first save
+            time.sleep(moments.uniform(0, until_trained))
+        else:
+            _wait(process, lambda known=known: saved_steps(folder)[-1:] != known)
+            until_trained = until_trained or time.monotonic() - began
+            if kill % 2:
+                time.sleep(moments.uniform(0, 0.3))
+            else:
+                _wait(process, lambda: _saving(folder), pause=0)
+        assert _kill(process)
+        in_save += _saving(folder)
+        assert 0 < saved_steps(folder)[-1] < STEPS
     assert in_save  # at least one save was cut in half, and its remains lay there at the next start
+    end = _start(broken)  # and once more at the end, with the last checkpoint there and nothing else
+    _wait(end, lambda: saved_steps(folder)[-1] == STEPS)
+    assert _kill(end)
+    assert not (broken / "held-out.json").exists()
     last = _start(broken)
     _finish(reference)
     _finish(last)
@@ -85,7 +98,10 @@ def test_killed_at_any_moment_it_ends_bit_identical(tmp_path):
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in read_log(p)] for p in (whole, broken)]
     assert rows[0] == rows[1]
     assert len([row for row in rows[0] if row["split"] == "train"]) == STEPS
-    assert not _saving(broken / "checkpoints")
+    assert not _saving(folder)
+    models = [load_autoencoder(p / "autoencoder") for p in (whole, broken)]
+    np.testing.assert_array_equal(models[0].left[...], models[1].left[...])
+    assert (whole / "held-out.json").read_text() == (broken / "held-out.json").read_text()
 
 
 @pytest.mark.slow

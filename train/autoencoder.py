@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
     source = read_activations(config) if activations is None else activations
     activations = hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
-    _refuse_too_large(config, activations.features)
+    refuse_too_large(config, activations.features)
     train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.split_seed)
     with _home(config):
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
@@ -110,6 +111,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
             graph, state = nnx.split(TrainState(model, optimiser))
         arrays = to_arrays(state)
     state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
+    del arrays, model  # with them the first copy
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     start = time.monotonic()
 
@@ -149,9 +151,10 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     if jax.process_count() > 1:  # what is spread over processes no single one can use
         spread = nnx.state(model)
         nnx.update(model, from_arrays(spread, to_arrays(spread)))
-    report = held_out_report(model, figures, total, source, held_rows)
     if is_first():
         save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
+    report = held_out_report(model, figures, total, source, held_rows, config.token_budget)
+    if is_first():
         with new_text(output / "held-out.json") as file:
             file.write(json.dumps(report, indent=1) + "\n")
         draw_training(read_log(output), output / "figures" / "training.png")
@@ -192,12 +195,12 @@ def read_activations(config: AutoencoderConfig) -> Activations:
     return source
 
 
-def _refuse_too_large(config: AutoencoderConfig, features: int) -> None:
-    """Before any of it is there: the state's size is that of its shapes."""
+def refuse_too_large(config: AutoencoderConfig, features: int) -> None:
+    """InputError, before any of it is there, where the state of a training needs more memory than is free."""
     try:
         shapes = nnx.eval_shape(lambda: make_autoencoder(config.kind, features, seed=config.seed, **config.options))
-    except jax.errors.ConcretizationTypeError:  # a kind that computes its start with NumPy
-        return
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        return  # a kind that computes its start with NumPy has no shapes without values
     refuse_too_large_state(shapes, config.model_parallel)
 
 
@@ -217,7 +220,8 @@ def _batches(
 
 def _manifest(config: AutoencoderConfig, activations: Activations) -> dict[str, Any]:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_RESULT}
-    versions = {"jax": jax.__version__}
+    # The order of the examples is Grain's and NumPy's: under others it might be another.
+    versions = {"jax": jax.__version__} | {name: version(name) for name in ("grain", "numpy")}
     return json.loads(json.dumps({"config": settings, "data": activations.identity, "versions": versions}))
 
 
@@ -237,8 +241,8 @@ def main(argv: Sequence[str]) -> int:
                 once(lambda: shutil.rmtree(config.output, ignore_errors=True))
             result = train_autoencoder(config)
             figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
-            if recovered := result.report.get("loss_recovered"):
-                figures += f", loss recovered {recovered['recovered_from_mean']:.3f} (from mean ablation)"
+            share = result.report.get("loss_recovered", {}).get("recovered_from_mean")
+            figures += "" if share is None else f", loss recovered {share:.3f} (from mean ablation)"
             print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
     return 0
 

@@ -18,6 +18,7 @@ NOT_IN_RESULT = (
     "data",
     "encoder",
     "model_parallel",
+    "max_memory_gib",
 )
 
 

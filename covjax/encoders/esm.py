@@ -35,7 +35,7 @@ from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.encoders.weights import Tensors
 
 # What a checkpoint may hold beside the encoder: other heads, buffers that are computed, an untrained pooler.
-UNUSED = (r"contact_head\..*", r"pooler\..*", r".*position_ids")
+UNUSED = (r"contact_head\..*", r"lm_head\..*", r"pooler\..*", r".*position_ids")
 MASKED_SHARE = 0.15  # of the tokens, in the objective of masked prediction (Devlin et al. 2019)
 TRAIN_MASK_RATIO = 0.15 * 0.8  # of ESM's pre-training: 15 % of tokens chosen, 80 % of these masked
 DEFAULTS = {
@@ -106,6 +106,10 @@ def _frequencies(tensors: Tensors, name: str, width: int) -> np.ndarray:
 class Head(nnx.Module):
     """Logits of the token that was masked: norm(gelu(x W + b)) Eᵀ + c, E the embedding or the head's own matrix."""
 
+    NEEDED = tuple(
+        f"lm_head.{n}" for n in ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "bias")
+    )
+
     def __init__(self, tensors: Tensors, vocabulary: int, width: int, eps: float):
         self.dense = Dense(tensors, ["lm_head.dense"], width, width)
         self.norm = LayerNorm(tensors, "lm_head.layer_norm", width, eps)
@@ -145,10 +149,11 @@ class Esm(Transformer):
         self.norm_before = LayerNorm(tensors, "embeddings.layer_norm", d, eps) if before else None
         self.blocks = nnx.List(Block(tensors, f"encoder.layer.{i}", config) for i in range(config["num_hidden_layers"]))
         self.norm_after = LayerNorm(tensors, "encoder.emb_layer_norm_after", d, eps)
-        has = "lm_head.dense.weight" in tensors
-        self.head = Head(tensors, config["vocab_size"], d, eps) if has else None
+        # Before the head, on which no activation depends: with it or without, a folder is the same encoder.
+        self.weights_digest = tensors.digest
+        self.head = Head(tensors, config["vocab_size"], d, eps) if all(n in tensors for n in Head.NEEDED) else None
         # Rotary checkpoints converted from older code carry a position table that nothing reads.
-        self.weights_digest = tensors.finish((*UNUSED, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
+        tensors.finish((*UNUSED, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
 
     def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
         """The embedding, the blocks, the last one after the final layer norm."""
@@ -182,8 +187,9 @@ class Esm(Transformer):
         pool: Bool[np.ndarray, "b t"],
         rng: np.random.Generator,
     ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """15 % of the pooled tokens are masked and must be given back; see `HeadedEncoder`."""
-        hidden = pool & (rng.random(tokens.shape) < MASKED_SHARE)
+        """15 % of the pooled tokens of every sequence are masked, at least one; see `HeadedEncoder`."""
+        draw = np.where(pool, rng.random(tokens.shape), np.inf)
+        hidden = pool & ((draw < MASKED_SHARE) | (draw == draw.min(1, keepdims=True)))
         return np.where(hidden, self.mask_id, tokens), tokens, hidden
 
     def logits(

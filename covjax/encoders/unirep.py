@@ -138,11 +138,12 @@ class UniRep(nnx.Module):
         self, activations: Float[Array, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
     ) -> Float[Array, "b t classes"]:
         """Of the next residue, through the layers above `layer`, jitted; see `HeadedEncoder`."""
-        return _logits(*nnx.split(self), activations, layer)
+        return _logits(*nnx.split(self), activations, mask, layer)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _logits(graph, state, activations, layer):
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _logits(graph, state, activations, mask, layer):
+    del mask  # causal: what follows a real token cannot reach it
     model = nnx.merge(graph, state)
     x = activations.swapaxes(0, 1)
     for above in model.layers[layer + 1 :]:

@@ -71,12 +71,17 @@ class Tensors:
         self._digest.update(_bytes(array))
         return array.astype(self.dtype if dtype is None else dtype, copy=False)
 
+    @property
+    def digest(self) -> str:
+        """Of all tensors taken so far."""
+        return self._digest.hexdigest()
+
     def finish(self, unused: Iterable[str]) -> str:
         """Refuse tensors that nobody took, but for the patterns `unused`; return the digest of all that were taken."""
         extra = sorted(name for name in self._left if not any(re.fullmatch(pattern, name) for pattern in unused))
         if extra:
             raise InputError(f"{self.folder}: unexpected tensor {extra[0]} ({len(extra)} in all)")
-        return self._digest.hexdigest()
+        return self.digest
 
 
 def _files(folder: Path) -> list[Path]:

@@ -50,7 +50,7 @@ def _by_label(truth, scores, metric) -> Float[np.ndarray, "k"]:
     out = np.full(truth.shape[1], np.nan)
 
     def block(start: int) -> None:
-        columns = np.ascontiguousarray(scores[:, start : start + LABELS].T)
+        columns = np.array(scores[:, start : start + LABELS].T, order="C")  # a copy: it is sorted in place
         positive = np.ascontiguousarray(truth[:, start : start + LABELS].T)
         chosen = [column[held] for column, held in zip(columns, positive)]
         columns.sort(axis=1)

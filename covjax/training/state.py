@@ -196,7 +196,9 @@ def _refuse_too_large(compiled: Any, shape: tuple[int, ...]) -> None:
 
 
 def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
-    """InputError where parameters, their gradient and Adam's two moments need more memory than is free.
+    """InputError where the training state needs more memory than is free.
+
+    That is parameters, Adam's two moments, both twice while the state is put in its place, and the gradient.
 
     `model` may hold shapes alone (`nnx.eval_shape`); `sharing` devices split it between them.
     """
@@ -205,7 +207,7 @@ def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
     def size(state):
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not is_key(leaf))
 
-    needed, free = (4 * size(parameters) + size(rest)) // sharing, _free_memory()
+    needed, free = (7 * size(parameters) + 2 * size(rest)) // sharing, _free_memory()
     if free is not None and needed > free:
         raise InputError(
             f"options: {size(parameters) / 2**30:.3g} GiB of parameters need {needed / 2**30:.3g} GiB a device with "

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--examples", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", default="float32", help="of the scores: float32, as probes give them, or float64")
+    parser.add_argument("--dtype", default="float64", help="of the scores: float64, as probes give them, or float32")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the page")
     options = parser.parse_args(argv)
     from sklearn import metrics as sk
@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
     rows = [[key, f"{TARGETS[key]:g}" if key in TARGETS else "", f"**{value:.0f}**"] for key, value in ratios.items()]
     body = [
         f"`python -m eval.benchmark metrics`; {_report.versions()}.",
-        f"{name}, scores in {options.dtype}; medians over {options.rounds} interleaved rounds; largest difference of a value {gap:.1e}.",
+        f"{name}, scores in {options.dtype}; medians over {options.rounds} interleaved rounds; largest difference of a "
+        f"value {gap:.1e}.",
         _report.table(["ratio", "target", "measured"], rows),
         "Median milliseconds:",
         _report.times_table({name: times}),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +86,10 @@ def density_histogram(sums: Sums, decades: int = 7) -> dict[str, int]:
 
 
 def loss_recovered(
-    loss: Callable[[Float[Array, "tokens features"]], Float[Array, ""]],
-    x: Float[Array, "tokens features"],
-    reconstruction: Float[Array, "tokens features"],
-    mean: Float[Array, "features"],
+    loss: Callable[[Float[Any, "tokens features"]], Float[Array, ""]],
+    x: Float[Any, "tokens features"],
+    reconstruction: Float[Any, "tokens features"],
+    mean: Float[Any, "features"],
 ) -> dict[str, float]:
     """Loss of the encoder's head on original, reconstructed, zero and mean activations, and the shares recovered.
 
