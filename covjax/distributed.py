@@ -1,6 +1,9 @@
 """One job of several processes: who is who, who does what, how it ends. The work itself is JAX's own."""
 
 import contextlib
+import hashlib
+import itertools
+import math
 import os
 import re
 import sys
@@ -10,7 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Shaped
 
 from covjax.errors import InputError
 
@@ -20,6 +25,10 @@ FORM = "auto (SLURM, GKE, Cloud TPU, Open MPI) or HOST:PORT,COUNT,INDEX"
 HEARTBEAT_SECONDS = 30
 # Nodes of one job may boot minutes apart.
 START_SECONDS = 300
+# How long one process may work while the others wait: a lost one is noticed by its heartbeats, not by this.
+LONGEST_SECONDS = 7 * 24 * 3600
+PIECE = 1 << 26  # bytes that every process sends at a time; they pass through its devices' memory
+_waits = itertools.count()
 
 
 def start(setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
@@ -48,6 +57,8 @@ def start(setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> None:
         )
     except ValueError as error:
         raise InputError(f"distributed: {setting!r}: no cluster found ({error}); expected {FORM}") from None
+    # While all are here: the first transfer connects every two processes, for which they have half a minute.
+    multihost_utils.sync_global_devices("start")
     prefix = f"[{jax.process_index()}/{jax.process_count()}] "
     sys.stdout, sys.stderr = _Prefixed(sys.stdout, prefix), _Prefixed(sys.stderr, prefix)  # type: ignore[assignment]
 
@@ -105,9 +116,16 @@ def once(action: Callable[[], Any]) -> None:
 
 
 def wait() -> None:
-    """Wait for all processes."""
+    """Wait for all processes, as long as it takes; all must call it together.
+
+    At the coordination service, which has no part in computations: a process that waits inside a transfer between
+    devices, as `multihost_utils.sync_global_devices` makes it, fails after that transfer's timeout of half an hour.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("wait")
+        from orbax.checkpoint import multihost  # which has JAX's client of that service
+
+        barrier = multihost.get_barrier_sync_fn()
+        barrier(key=f"covjax-{next(_waits)}", timeout_ms=1000 * LONGEST_SECONDS)
 
 
 def share(count: int) -> range:
@@ -119,8 +137,56 @@ def share(count: int) -> range:
 
 
 def agree(value: Any) -> Any:
-    """Process 0's arrays (a pytree of equal shapes in all processes), in every process; all must call it together."""
-    return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)
+    """Process 0's arrays (a pytree of equal shapes and types in all processes), in every process, bit for bit.
+
+    All must call it together. Sent as bytes: JAX itself would send float64 as float32.
+    """
+    if jax.process_count() == 1:
+        return value
+    wait()  # the transfers below begin within moments of each other, however late a process comes
+
+    def send(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        own = np.frombuffer(array.tobytes(), np.uint8)
+        return np.frombuffer(np.asarray(_from_first(own)).tobytes(), array.dtype).reshape(array.shape)
+
+    return jax.tree.map(send, value)
+
+
+def _from_first(own: np.ndarray) -> np.ndarray:
+    parts = [own[i : i + PIECE] for i in range(0, len(own), PIECE)]
+    return np.concatenate([np.asarray(multihost_utils.broadcast_one_to_all(p)) for p in parts]) if parts else own
+
+
+def gather(array: Shaped[np.ndarray, "rows *shape"]) -> Shaped[np.ndarray, "all_rows *shape"]:
+    """The processes' arrays end to end, in every process, bit for bit; numbers of rows may differ, also be 0.
+
+    All must call it together, with arrays of one type and equal shapes behind the first axis.
+    """
+    array = np.ascontiguousarray(array)
+    if jax.process_count() == 1:
+        return array
+    wait()
+    counts = np.asarray(multihost_utils.process_allgather(np.int32(len(array)))).reshape(-1)
+    width = array.dtype.itemsize * math.prod(array.shape[1:])
+    own = np.frombuffer(array.tobytes(), np.uint8).reshape(len(array), width)
+    parts: list[list[np.ndarray]] = [[] for _ in counts]
+    step = max(1, PIECE // max(width, 1))
+    for first in range(0, int(counts.max()), step):
+        piece = own[first : first + step]
+        size = min(step, int(counts.max()) - first)
+        pieces = multihost_utils.process_allgather(np.pad(piece, ((0, size - len(piece)), (0, 0))))
+        for process, other in enumerate(np.asarray(pieces)):
+            parts[process].append(other[: max(0, counts[process] - first)])
+    whole = np.concatenate([own[:0], *itertools.chain(*parts)])
+    return np.frombuffer(whole.tobytes(), array.dtype).reshape(-1, *array.shape[1:]).copy()
+
+
+def same(what: str, text: str) -> None:
+    """Raise InputError in a process whose `text` is not that of process 0; all must call it together."""
+    own = hashlib.sha256(text.encode()).digest()
+    if agree(np.frombuffer(own, np.uint8)).tobytes() != own:
+        raise InputError(f"{what}: process {jax.process_index()} has another one than process 0")
 
 
 class _Prefixed:

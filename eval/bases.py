@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.autoencoders import solve_tucker
+from covjax.distributed import agree, gather
 from covjax.moments import moments
 from covjax.standardise import standardise
 from eval.config import BASES
@@ -17,7 +18,7 @@ from eval.tokens import Fit, TokenSet, train_weights
 def make_bases(
     tokens: TokenSet, fit: Fit, train: np.ndarray, wanted: Sequence[tuple[str, int]], seed: int, token_budget: int
 ) -> dict[tuple[str, int], Float[np.ndarray, "d r"]]:
-    """Orthonormal columns for every (basis, rank).
+    """Orthonormal columns for every (basis, rank), the same in all processes, which must call this together.
 
     pca: the leading eigenvectors of the mean covariance. tucker: the optimum of the tied Tucker autoencoder of the
     covariances that `covjax.autoencoders.solve_tucker` reaches from there; tokens must fit in memory. random: of a
@@ -34,7 +35,7 @@ def make_bases(
     if ranks["random"]:
         gaussian = np.random.default_rng(seed).standard_normal((tokens.features, tokens.features))
         bases |= {("random", rank): np.linalg.qr(gaussian[:, :rank])[0].astype(np.float32) for rank in ranks["random"]}
-    return bases
+    return agree(bases)  # an eigenvector's sign may depend on the machine
 
 
 def _pca(tokens: TokenSet, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
@@ -42,9 +43,10 @@ def _pca(tokens: TokenSet, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d 
     def summed(x, w):
         return jax.vmap(lambda x, w: moments(standardise(x, w, *fit), w).covariance())(x, w).sum(0)
 
-    total = np.zeros(())
+    total = np.zeros((tokens.features, tokens.features))
     for batch in tokens.walk("PCA basis"):
         total = total + np.asarray(summed(batch.tokens, train_weights(batch, train)), np.float64)
+    total = gather(total[None]).sum(0)  # of all processes
     return np.linalg.eigh(total / len(train))[1][:, ::-1].astype(np.float32)
 
 

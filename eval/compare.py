@@ -5,7 +5,8 @@
     python -m eval.compare --suite all
 
 Frozen tokens of one encoder are pooled in every way, the same two linear probes are fitted on each, the penalty is
-chosen on validation from one grid, and the test set is scored once. Batches are split over all devices of the machine.
+chosen on validation from one grid, and the test set is scored once. Batches are split over all devices of the machine,
+with --distributed sequences and probes over several processes.
 Exit status 2 and one line for bad input.
 """
 
@@ -29,6 +30,7 @@ from covjax import checkpoint, encoders
 from covjax.cli import exit_on_input_error, parse
 from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.data.write import new_text
+from covjax.distributed import is_first, job, once, same, wait
 from covjax.errors import InputError
 from eval.config import CompareConfig
 from eval.features import make_features
@@ -75,21 +77,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_input_error(COMMAND):
-        if any(each.split("=")[0] == "--distributed" for each in argv):
+        given = {each.split("=")[0] for each in argv}
+        if {"--suite", "--distributed"} <= given:
             raise InputError(
-                "distributed: one comparison is one process on all its devices, its probes and intervals run on the "
-                "host; give the tasks of --suite to several machines, or pool with train.extract --distributed"
+                "distributed: the tasks of --suite are jobs of their own; start each with --config and --distributed"
             )
-        if any(each.split("=")[0] == "--suite" for each in argv):
+        if "--suite" in given:
             from eval import suite  # with the statistics of many tasks, which one comparison does not need
 
             raise SystemExit(suite.main(argv))
-        config, flags = parse(COMMAND, __doc__ or "", CompareConfig, argv)
-        compare(config, force=flags.force, command=f"{COMMAND} {shlex.join(argv)}")
+        config, flags = parse(COMMAND, __doc__ or "", CompareConfig, argv, distributed=True)
+        with job(COMMAND, flags.distributed):
+            compare(config, force=flags.force, command=f"{COMMAND} {shlex.join(argv)}")
 
 
 def compare(config: CompareConfig, force: bool = False, command: str = "") -> dict[str, Any]:
     """Run or finish a comparison; returns the results that also stand in `results.json`.
+
+    In a job of several processes, which call this together, each encodes and pools its own sequences and fits its share
+    of the probes; process 0 scores the test set and writes. All see the same output folder.
 
     Raises InputError for bad data, a bad config, or an output folder that cannot be written or belongs to another
     comparison.
@@ -98,27 +104,38 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     config.check()
     read_label_names(config.label_names)  # what cannot be read is said before hours of work, not after
     output = Path(config.output)
-    _check_output(output)
+    once(lambda: _check_output(output))
     table = config.data or _source_table(config, output)
     data = assign_splits(read_table(table, config.task), config.shares, config.seed)
     check_splits(data)
     if not data.has_group_column:
         print(f"note: {data.name}: {UNGROUPED}")
     encoder = encoders.load(config.encoder)
+    same("config", repr(config))
+    same("data", data.fingerprint())
+    same("encoder", encoder.weights_digest)
     _check_lengths(config, data)
     _check_letters(encoder, data)
     if force:
-        for stage in ("pools", "features", "probes"):
-            checkpoint.remove(output / stage)
-        (output / "results.json").unlink(missing_ok=True)
+        once(lambda: _remove(output))
     manifest = _manifest(config, data, encoder)
     fitted = {k: v for k, v in manifest["config"].items() if k not in NOT_IN_FEATURES}
-    mesh = Mesh(np.array(jax.devices()), ("sequences",)) if jax.device_count() > 1 else None
+    mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
     tokens = TokenSet(encoder, data, layer, config.token_budget, config.max_memory_gib, mesh)
     rows = make_rows(config, tokens.features, tokens.has_cls)
-    tables = make_features(config, data, tokens, rows, output, manifest | {"config": fitted})
+    kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
+    tables = make_features(config, data, tokens, rows, output, manifest | {"config": fitted, "device": kind})
     probes = fit_probes(config, data, tables, output, manifest)
+    if is_first():
+        _report(config, data, tokens, rows, tables, probes, manifest, command, time.monotonic() - start)
+    wait()
+    return json.loads((output / "results.json").read_text(encoding="utf-8"))
+
+
+def _report(config, data, tokens, rows, tables, probes, manifest, command, seconds) -> None:
+    """Score the test set, or take complete results, and write them, the figures and the page."""
+    output, start = Path(config.output), time.monotonic()
     results = _complete_results(output / "results.json", manifest)
     if results is None:
         results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command})
@@ -132,17 +149,22 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     print(text_table(results))
     for warning in results["warnings"]:
         print(f"warning: {warning}")
-    print(
-        f"\nreport: {output / 'report.html'}   numbers: {output / 'results.json'}   ({time.monotonic() - start:.0f} s)"
-    )
-    return results
+    seconds += time.monotonic() - start
+    print(f"\nreport: {output / 'report.html'}   numbers: {output / 'results.json'}   ({seconds:.0f} s)")
+
+
+def _remove(output: Path) -> None:
+    for stage in ("pools", "features", "probes"):
+        checkpoint.remove(output / stage)
+    (output / "results.json").unlink(missing_ok=True)
 
 
 def _source_table(config: CompareConfig, output: Path) -> Path:
     """The built-in data set as a table in the output folder, made once; its name says which and how large."""
     path = output / f"{'-'.join([config.source, *map(str, config.sizes)])}.csv.gz"
-    if not path.is_file():
+    if is_first() and not path.is_file():
         write_source(config.source, path, os.environ.get("COVJAX_SHARED", "../shared"), config.source_sizes)
+    wait()
     return path
 
 

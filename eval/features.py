@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from covjax import checkpoint, get_pooler
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
+from covjax.distributed import agree, gather, is_first, wait
 from covjax.errors import InputError
 from covjax.overlap import overlap
 from covjax.standardise import standardise
@@ -43,25 +44,37 @@ def make_features(
 ) -> Tables:
     """The table of every row; complete checkpoints in `output/features` are reused.
 
+    In a job of several processes all make the features of their own sequences and call this together; process 0 makes
+    the tables and writes them, and all return them.
     A checkpoint made under another manifest is refused with the difference.
     """
+
+    def load(row: Row) -> Table | None:
+        path = output / "features" / slug(row.label)
+        found = checkpoint.load_complete(path, {"values": 0}, _row_manifest(manifest, row))
+        return None if found is None else Table(found[0]["values"], found[1]["num_features"], found[1]["is_kernel"])
+
     done: Tables = {}
-    missing = []
-    for row in rows:
-        path = output / "features" / slug(row.label)
-        if (found := checkpoint.load_complete(path, {"values": 0}, _row_manifest(manifest, row))) is None:
-            missing.append(row)
-        else:
-            done[row.label] = Table(found[0]["values"], found[1]["num_features"], found[1]["is_kernel"])
+    for row in rows if is_first() else ():
+        if (reused := load(row)) is not None:
+            done[row.label] = reused
+    complete = agree(np.array([row.label in done for row in rows]))
+    missing = [row for row, there in zip(rows, complete) if not there]
     if not missing:
-        print(f"features: all {len(done)} complete in {output / 'features'}, reused")
-        return done
-    print(f"features: {len(done)} complete and reused, {len(missing)} to make")
-    for row, table in _make(config, data, tokens, missing, done, output, manifest):
-        shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}
-        path = output / "features" / slug(row.label)
-        checkpoint.save(path, {"values": table.values}, _row_manifest(manifest, row) | shape)
-        done[row.label] = table
+        print(f"features: all {len(rows)} complete in {output / 'features'}, reused")
+    else:
+        print(f"features: {len(rows) - len(missing)} complete and reused, {len(missing)} to make")
+        for row, table in _make(config, data, tokens, missing, done, output, manifest):
+            shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}
+            path = output / "features" / slug(row.label)
+            checkpoint.save(path, {"values": table.values}, _row_manifest(manifest, row) | shape)
+            done[row.label] = table
+    wait()
+    for row in rows:
+        if row.label not in done:
+            if (made := load(row)) is None:
+                raise InputError(f"output: process {jax.process_index()} does not see {output / 'features'}")
+            done[row.label] = made
     return {row.label: done[row.label] for row in rows}
 
 
@@ -78,7 +91,7 @@ def _make(
     output: Path,
     manifest: dict[str, Any],
 ) -> Iterator[tuple[Row, Table]]:
-    """Yield (row, table); `done` is filled by the caller, so that later rows find their parts in it."""
+    """Yield (row, table), process 0 alone; the caller fills `done`, so that later rows find their parts in it."""
     train = data.rows("train")
     pooled = [row for row in missing if row.pooler or row.cls]
     for row in pooled:
@@ -86,6 +99,8 @@ def _make(
             tokens.require_kept(f"{row.label!r} (see --trained, --sae-latents, --bases)")
     if pooled:
         fit = standardiser(tokens, train)
+        if tokens.fits:  # then something may need the tokens of all
+            tokens.collect()
         wanted = [(row.basis, row.rank or row.width or 0) for row in pooled if row.rank or row.width]
         bases = make_bases(tokens, fit, train, wanted, config.seed, config.token_budget)
         poolers: dict[str, Pool] = {}
@@ -110,8 +125,9 @@ def _make(
             features = _pool(group, poolers, tokens, fit, len(data), config.seed)
             for row in group:
                 _refuse_bad(row, features[row.label], data)
-                yield row, make_table(features.pop(row.label), train)
-    for row in missing:
+                if is_first():
+                    yield row, make_table(features.pop(row.label), train)
+    for row in missing if is_first() else ():
         if row.k is not None:
             text = data.is_text
             counts = word_frequencies(data.sequences, train) if text else kmer_frequencies(data.sequences, row.k)
@@ -123,11 +139,10 @@ def _make(
 
 def _groups(rows: list[Row], poolers: dict[str, Pool], features: int, n: int, max_gib: float) -> Iterator[list[Row]]:
     """Rows pooled in one pass: one program shares moments, eigenvectors and the shuffle; the limit is its output."""
-    token, weight = jax.ShapeDtypeStruct((4, features), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
     group: list[Row] = []
     gib = 0.0
     for row in rows:
-        width = features if row.cls else jax.eval_shape(poolers[row.label], token, weight).size
+        width = features if row.cls else _width(poolers[row.label], features)
         size = 4 * n * width / 2**30
         if group and gib + size > max_gib:
             yield group
@@ -162,11 +177,21 @@ def _pool(
         cls = batch.cls if batch.cls is not None else np.zeros((len(batch.tokens), 1), np.float32)
         return pool_batch(batch.tokens, batch.weights, keys[filled], cls)
 
-    out: dict[str, np.ndarray] = {}
+    widths = {row.label: tokens.features if row.cls else _width(poolers[row.label], tokens.features) for row in rows}
+    out = {label: np.empty((n, width), np.float32) for label, width in widths.items()}
     for batch, blocks in overlap(run, tokens.walk("pool"), lambda batch: batch.tokens.shape, tokens.mesh):
         for name, block in blocks.items():
-            out.setdefault(name, np.empty((n, block.shape[1]), np.float32))[batch.rows] = block[: len(batch.rows)]
+            out[name][batch.rows] = block[: len(batch.rows)]
+    if jax.process_count() > 1:
+        owner = gather(tokens.own)
+        for table in out.values():
+            table[owner] = gather(table[tokens.own])
     return out
+
+
+def _width(pool: Pool, features: int) -> int:
+    token, weight = jax.ShapeDtypeStruct((4, features), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
+    return jax.eval_shape(pool, token, weight).size
 
 
 def _refuse_bad(row: Row, features: np.ndarray, data: Dataset) -> None:

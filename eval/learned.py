@@ -11,7 +11,9 @@ from flax import nnx
 from jaxtyping import Array
 
 from covjax import get_pooler
+from covjax.autoencoders.arrays import from_arrays, to_arrays
 from covjax.data import Dataset
+from covjax.distributed import agree, is_first, wait
 from covjax.probes.minibatch import Budget
 from covjax.probes.tokens import TokenBatch, fit_token_probes
 from covjax.standardise import standardise
@@ -35,7 +37,7 @@ def train_pools(
 
     Pool and linear readout are trained with AdamW, the same number of steps of the same batches for every pool; the
     validation loss chooses step, learning rate and weight decay, of which the grid is the same too. A killed fit goes
-    on from its checkpoint in `folder`.
+    on from its checkpoint in `folder`. In a job of several processes, which call this together, process 0 trains.
     """
     first = rows[0]
     train, validation = data.rows("train"), data.rows("validation")
@@ -49,7 +51,7 @@ def train_pools(
 
     looks = max(1, config.steps // 8)
     fits = []
-    for rate in config.learning_rates:
+    for rate in config.learning_rates if is_first() else ():
         print(f"train: {first.label}, {len(rows)} seed(s), {config.steps} steps at rate {rate:g}", flush=True)
         budget = Budget(config.steps, rate, evaluate_every=looks, patience=8, shuffle=8, seed=config.seed)
         where = folder / f"rate-{rate:g}"
@@ -58,10 +60,13 @@ def train_pools(
                 pools, walk, data.targets, train, validation, data.task, config.weight_decays, budget, checkpoint=where
             )
         )
-    trained: dict[str, Callable[[Array, Array], Array]] = {}
-    for row, probes in zip(rows, zip(*fits)):
-        trained[row.label] = _after(basis, max(probes, key=lambda probe: probe.validation.max()).pool)
-    return trained
+    if is_first():
+        pools = [max(probes, key=lambda probe: probe.validation.max()).pool for probes in zip(*fits)]
+    wait()  # as long as the training takes
+    for pool in pools:
+        state = nnx.state(pool)
+        nnx.update(pool, from_arrays(state, agree(to_arrays(state))))
+    return {row.label: _after(basis, cast(Callable, pool)) for row, pool in zip(rows, pools)}
 
 
 def _after(basis: np.ndarray | None, pool: Callable) -> Callable[[Array, Array], Array]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from covjax import checkpoint
 from covjax.data import Dataset
+from covjax.distributed import agree, is_first, share, wait
 from covjax.errors import InputError
 from covjax.probes import DualProbe, LinearProbe
 from covjax.probes.logistic import logistic_path
@@ -46,25 +47,30 @@ def probe_names(config: CompareConfig, data: Dataset) -> tuple[str, ...]:
 def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Path, manifest: dict[str, Any]) -> Probes:
     """Fitted probes by row label and probe name; complete checkpoints in `output/probes` are reused.
 
+    In a job of several processes, which call this together, each fits and writes its share; process 0 returns all, the
+    others none.
     A checkpoint fitted on other features, penalties or targets is refused with the difference.
     """
     names = probe_names(config, data)
-    fitted: Probes = {}
-    missing = []
-    for label, table in tables.items():
-        path = output / "probes" / slug(label)
+
+    def load(label: str) -> dict[str, FittedProbe] | None:
+        table, path = tables[label], output / "probes" / slug(label)
         empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
         like = {name: {"probe": empty, "scores": 0} for name in names}
         found = checkpoint.load_complete(path, like, _settings(config, manifest, names, table))
-        if found is None:
-            missing.append(label)
-            continue
-        state, saved = found
-        fitted[label] = {name: FittedProbe(**state[name], **saved["chosen"][name]) for name in names}
+        return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
+
+    found = {label: load(label) for label in tables} if is_first() else {}
+    fitted: Probes = {label: probes for label, probes in found.items() if probes is not None}
+    complete = agree(np.array([label in fitted for label in tables]))
+    missing = [label for label, there in zip(tables, complete) if not there]
     if not missing:
-        print(f"probes: all {len(fitted)} complete in {output / 'probes'}, reused")
+        print(f"probes: all {len(tables)} complete in {output / 'probes'}, reused")
         return fitted
-    print(f"probes: {len(fitted)} complete and reused, {len(missing)} to fit")
+    print(f"probes: {len(tables) - len(missing)} complete and reused, {len(missing)} to fit")
+    # Large ones first, every process's own; with one process they keep their order.
+    own = [sorted(missing, key=lambda label: -tables[label].values.shape[1])[i] for i in share(len(missing))]
+    own = [label for label in missing if label in own]
 
     def fit(label: str) -> dict[str, FittedProbe]:
         try:
@@ -74,9 +80,18 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
 
     # Two at a time: eigendecompositions and L-BFGS leave a second core idle for most of their time.
     with ThreadPoolExecutor(2) as threads:
-        fits = tqdm(threads.map(fit, missing), total=len(missing), desc=f"{'fit probes':>12}", unit="pooler")
-        for label, fitted[label] in zip(missing, fits):
+        fits = threads.map(fit, own)
+        bar = tqdm(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
+        for label, fitted[label] in zip(own, bar):
             _save(output / "probes" / slug(label), fitted[label], _settings(config, manifest, names, tables[label]))
+    wait()
+    if not is_first():
+        return {}
+    for label in tables:  # what other processes fitted
+        if label not in fitted:
+            if (probes := load(label)) is None:
+                raise InputError(f"output: process 0 does not see {output / 'probes' / slug(label)}")
+            fitted[label] = probes
     return {label: fitted[label] for label in tables}
 
 

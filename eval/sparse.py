@@ -40,6 +40,8 @@ def sparse_pools(
     arrays = np.split(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), np.cumsum([len(x) for x in kept])[:-1])
     options = dict(first.sae)
     steps = options.pop("steps")
+    devices = jax.device_count()  # share every batch evenly
+    batch = min(2048, sum(map(len, arrays)) // 2) // devices * devices
     config = AutoencoderConfig(
         output=str(folder),
         data="the comparison's training tokens",
@@ -47,7 +49,7 @@ def sparse_pools(
         kind="topk",
         options=options | {"aux_k": min(64, options["latents"])},
         steps=steps,
-        batch=min(2048, sum(map(len, arrays)) // 2),
+        batch=max(devices, batch),
         warmup=min(100, steps),
         seed=seed,
         evaluate_every=steps,

@@ -1,6 +1,7 @@
 """Token activations of a data set: encoded once and held in memory where they fit, walked over in padded batches."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from covjax.data import Dataset
+from covjax.distributed import agree, gather, is_first, share
 from covjax.encoders import Encoder, embed, tokenize
 from covjax.encoders.embed import batch_size, bucket_edges, replicate
 from covjax.encoders.rows import plan_rows
@@ -36,8 +38,11 @@ class TokenSet:
     """The tokens of every sequence at one layer.
 
     They are kept where `tokens x features x 4 bytes` is at most `max_gib`; otherwise every walk runs the encoder again,
-    which costs time instead of memory. With a `mesh` of one axis batches divide over its devices, and the encoder runs
-    on all of them.
+    which costs time instead of memory. With a `mesh` of one axis, of this process's devices, batches divide over them,
+    and the encoder runs on all of them.
+
+    In a job of several processes every one encodes and walks over its own sequences, every `process_count`-th by
+    length; `collect` brings the kept tokens of all to all.
     """
 
     def __init__(
@@ -57,20 +62,32 @@ class TokenSet:
         self.has_cls = has_cls(encoder, data.sequences, layer)
         self.gib = sum(map(len, data.sequences)) * self.features * 4 / 2**30
         self.fits = self.gib <= max_gib
+        order = np.argsort([len(sequence) for sequence in data.sequences], kind="stable")
+        self.own = np.sort(order[list(share(len(data)))])
         self._kept: list[np.ndarray] = []
         self._cls = np.zeros((len(data), self.features), np.float32)
 
     def walk(self, stage: str) -> Iterator[Batch]:
-        """All sequences once, with a progress bar; the order and the shapes are the same in every walk."""
+        """This process's sequences once, with a progress bar; order and shapes are the same in every walk."""
         if self.fits and not self._kept:
-            kept: list[np.ndarray] = [np.empty(0)] * len(self.data)
-            for batch in _progress("encode", self._encode(max_segments=2), len(self.data)):
+            kept = [np.zeros((0, self.features), np.float32)] * len(self.data)
+            for batch in _progress("encode", self._encode(max_segments=2), len(self.own)):
                 for place, row in enumerate(batch.rows):
                     kept[row] = batch.tokens[place][batch.weights[place] > 0]
                 if batch.cls is not None:
                     self._cls[batch.rows] = batch.cls[: len(batch.rows)]
             self._kept = kept
-        yield from _progress(stage, self._padded() if self.fits else self._encode(max_segments=1), len(self.data))
+        yield from _progress(stage, self._padded() if self.fits else self._encode(max_segments=1), len(self.own))
+
+    def collect(self) -> None:
+        """Bring the kept tokens of all processes to all; they must call it together, after a first walk."""
+        if jax.process_count() == 1:
+            return
+        lengths = gather(np.array([len(self._kept[row]) for row in self.own], np.int64))
+        own = [np.zeros((0, self.features), np.float32), *(self._kept[row] for row in self.own)]
+        parts = np.split(gather(np.concatenate(own)), np.cumsum(lengths)[:-1])
+        for row, part in zip(gather(self.own), parts):
+            self._kept[row] = part
 
     def kept(self, rows: Int[np.ndarray, "n"]) -> list[Float[np.ndarray, "tokens features"]]:
         """Tokens of chosen sequences; needs kept tokens."""
@@ -111,9 +128,11 @@ class TokenSet:
             raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.gib:.2g} GiB")
 
     def _encode(self, max_segments: int) -> Iterator[Batch]:
+        if not len(self.own):
+            return
         batches = embed(
             self.encoder,
-            self.data.sequences,
+            [self.data.sequences[row] for row in self.own],
             (self.layer,),
             token_budget=self.token_budget,
             max_segments=max_segments,
@@ -123,14 +142,16 @@ class TokenSet:
             tokens = np.asarray(layers[self.layer], np.float32)
             before = np.maximum(np.argmax(pool, axis=1) - 1, 0)
             cls = tokens[np.arange(len(tokens)), before] if self.has_cls else None
-            yield Batch(np.asarray(rows), tokens, np.asarray(pool, np.float32), cls)
+            yield Batch(self.own[np.asarray(rows)], tokens, np.asarray(pool, np.float32), cls)
 
     def _padded(self) -> Iterator[Batch]:
-        lengths = np.array([len(x) for x in self._kept])
+        if not len(self.own):
+            return
+        lengths = np.array([len(self._kept[row]) for row in self.own])
         # Every shape is compiled, every padded token computed: more shapes pay where the activations are many.
         shapes = 4 if lengths.sum() * self.features > MANY else 2
         for edge, planned in plan_rows(lengths, bucket_edges(lengths, shapes), 1).items():
-            order = np.array([row[0] for row in planned])
+            order = self.own[[row[0] for row in planned]]
             size = batch_size(self.token_budget, edge, self.mesh)
             for first in range(0, len(order), size):
                 rows = order[first : first + size]
@@ -151,7 +172,7 @@ def has_cls(encoder: Encoder, sequences: Sequence[str], layer: int) -> bool:
 
 
 def _progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:
-    with tqdm(total=total, desc=f"{stage:>12}", unit="seq") as bar:
+    with tqdm(total=total, desc=f"{stage:>12}", unit="seq", disable=not is_first()) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch.rows))
@@ -164,12 +185,18 @@ def _batch_moments(total: Moments, x: Float[Array, "b t d"], w: Float[Array, "b 
 
 
 def standardiser(tokens: TokenSet, train: np.ndarray) -> Fit:
-    """Mean and deviation of every feature over all tokens of the training rows; a dead feature gets 1."""
+    """Mean and deviation of every feature over all tokens of the training rows; a dead feature gets 1.
+
+    Of all processes' rows, the same in all of them, which must call it together.
+    """
     total = Moments.zeros(tokens.features)
     for batch in tokens.walk("standardise"):
         total = _batch_moments(total, jnp.asarray(batch.tokens), jnp.asarray(train_weights(batch, train)))
+    parts = jax.tree.map(lambda leaf: gather(np.asarray(leaf)[None]), total)
+    every = [jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(jax.process_count())]
+    total = functools.reduce(merge, every)
     std = np.sqrt(np.diag(np.asarray(total.covariance(), np.float64)))
-    return np.asarray(total.mean, np.float32), live_deviation(std).astype(np.float32)
+    return agree((np.asarray(total.mean, np.float32), live_deviation(std).astype(np.float32)))
 
 
 def train_weights(batch: Batch, train: np.ndarray) -> Float[np.ndarray, "b t"]:

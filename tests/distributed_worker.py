@@ -128,7 +128,34 @@ def pooling(folder: str) -> None:
         print(label, np.isfinite(one).all(), np.abs(one - spread).max() < 2e-4)
 
 
-TASKS = {task.__name__: task for task in (statistics, shares, faulty, extraction, training, pooling)}
+def late(seconds: str) -> None:
+    """Process 0 works alone, the others wait; then bytes go round: float64, −0.0, and parts of unequal length."""
+    distributed.once(lambda: time.sleep(float(seconds)))
+    i = jax.process_index()
+    got = distributed.agree({"x": np.array([-0.0, np.pi + i]), "n": np.int64(2**40 + i)})
+    print("agreed", np.signbit(got["x"][0]), got["x"][1] == np.pi, got["n"] == 2**40, got["x"].dtype, got["n"].dtype)
+    distributed.PIECE = 64  # so that it takes several
+    rows = np.arange(20 * i, dtype=np.float64).reshape(-1, 2) + 1e-12
+    print("gathered", np.array_equal(distributed.gather(rows), np.arange(20.0).reshape(-1, 2) + 1e-12))
+    distributed.same("text", "equal")
+    distributed.same("text", f"process {min(i, 1)}")
+
+
+def comparison(output: str, table: str, options: str = "{}", seconds: str = "0") -> None:
+    """`eval.compare` of the tests' tiny encoder, every pass of pooling late by some seconds."""
+    from eval import compare, features
+    from eval.config import CompareConfig
+    from tests import test_compare  # registers "tiny"
+
+    assert test_compare.ROWS
+    pool = features._pool
+    features._pool = lambda *arguments: (time.sleep(float(seconds)), pool(*arguments))[1]
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(options).items()}
+    results = compare.compare(CompareConfig(data=table, output=output, encoder="tiny", **given))
+    print("rows", len(results["rows"]))
+
+
+TASKS = {t.__name__: t for t in (statistics, shares, faulty, extraction, training, pooling, late, comparison)}
 
 if __name__ == "__main__":
     setting, name, *arguments = sys.argv[1:]

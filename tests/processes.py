@@ -8,15 +8,17 @@ import sys
 from tests.conftest import ROOT
 
 
-def start(arguments: list[str], processes: int = 1, devices: int = 1, setting: str = "") -> list[subprocess.Popen]:
+def start(
+    arguments: list[str], processes: int = 1, devices: int = 1, setting: str = "", flags: str = ""
+) -> list[subprocess.Popen]:
     """The processes of one job, each with `devices` virtual CPU devices; their setting comes before `arguments`.
 
-    One process alone gets `setting`.
+    One process alone gets `setting`. `flags` are XLA's.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+    flags += f" --xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
     settings = [f"127.0.0.1:{port},{processes},{i}" for i in range(processes)] if processes > 1 else [setting]
     return [

@@ -199,10 +199,10 @@ def test_features_do_not_depend_on_the_number_of_devices(tmp_path):
     ] * 4
 
 
-def test_several_processes_are_refused_with_the_reason(capsys):
+def test_a_suite_over_several_processes_is_refused_with_the_reason(capsys):
     with pytest.raises(SystemExit, match="2"):
-        compare.main(["--distributed", "auto"])
-    assert "distributed: one comparison is one process on all its devices" in capsys.readouterr().err
+        compare.main(["--suite", "all", "--distributed", "auto"])
+    assert "distributed: the tasks of --suite are jobs of their own" in capsys.readouterr().err
 
 
 GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,validation\nMKF,1,test\nMKG,0,test\n"

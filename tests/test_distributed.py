@@ -58,6 +58,16 @@ def test_a_job_with_an_error_in_one_process_ends_loudly_in_all():
     assert "stopped sending heartbeats):\n1\n" in done[0][2]  # the coordination service names who is lost
 
 
+def test_a_process_may_work_alone_for_longer_than_a_transfer_may_take():
+    """Half a minute and half an hour are JAX's limits for transfers; here they are two seconds."""
+    done = finish(start(["late", "5"], processes=2, flags="--xla_cpu_collective_timeout_seconds=2"))
+    for _, output, errors in done:
+        assert "agreed True True True float64 int64" in output, errors
+        assert "gathered True" in output
+    assert done[1][0] == 2
+    assert "error: text: process 1 has another one than process 0" in done[1][2]
+
+
 def test_auto_outside_of_a_cluster_is_refused():
     ((status, _, errors),) = finish(start(["shares", "1"], setting="auto"))
     assert status == 2

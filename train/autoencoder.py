@@ -39,7 +39,7 @@ from covjax.distributed import is_first, job, once
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
-from covjax.training.checkpoints import load_newest, save_step
+from covjax.training.checkpoints import load_newest_together, save_step_together
 from covjax.training.figures import draw_density, draw_training
 from covjax.training.held_out import held_out_report
 from covjax.training.log import Log, NoLog, read_log
@@ -96,7 +96,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         graph, state = nnx.split(TrainState(model, optimiser))
     layout = state_layout(mesh, state, _split_latents(config, model))
     examples, step = iterate(batches.training(config.steps, config.seed, own_part(mesh, config.batch))), 0
-    found = load_newest(output / "checkpoints", state, manifest)
+    found = load_newest_together(output / "checkpoints", state, manifest)
     if found is not None:
         arrays, step = found[0], found[1]["step"]
         examples.set_state(found[1]["iterator"])
@@ -143,7 +143,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
                 log.write(step, "held-out", figures, time.monotonic() - start)
             if saves:  # after the log's rows of this step: they are kept with it
                 position = {"step": step, "iterator": examples.get_state()}
-                save_step(output / "checkpoints", step, plain(state), manifest | position)
+                save_step_together(output / "checkpoints", step, plain(state), manifest | position)
     if total is None:  # the run was finished before
         total = evaluate()
         figures = summarise(nnx.merge(graph, state).model, total)

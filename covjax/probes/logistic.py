@@ -80,7 +80,7 @@ def logistic_path(
     if min(penalties) <= 0:
         raise InputError(f"penalties: {min(penalties)} must be > 0")
     r = coordinates.shape[1]
-    width = next((w for w in WIDTHS if w >= r), max(r, len(truth)))
+    width = next((w for w in WIDTHS if w >= r), max(r, min(len(truth), -(-r // 1024) * 1024)))
     z = np.pad(coordinates.astype(np.float32), ((0, 0), (0, width - r)))
     curvature = np.pad(eigenvalues / 4, (0, width - r)).astype(np.float32)
     order = np.argsort(penalties)[::-1]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from covjax import checkpoint
-from covjax.distributed import once
+from covjax.distributed import agree, once
+from covjax.errors import InputError
 
 _STEP = re.compile(r"\d{8}")
 
@@ -29,11 +31,18 @@ def save_step(folder: str | Path, step: int, tree: Any, manifest: Mapping[str, A
     """Write a step's checkpoint, then remove all but the newest `keep` and what killed saves left behind.
 
     The old ones go only after the new one is whole, so there is a complete checkpoint at every moment.
-    In a job of several processes all call it together, and `tree` holds JAX arrays that lie on all of them.
+    In a job of several processes this is the business of the one that calls it.
     Raises InputError where the folder cannot be written.
     """
-    save = checkpoint.save if jax.process_count() == 1 else checkpoint.save_together
-    save(checkpoint_path(folder, step), tree, manifest)
+    checkpoint.save(checkpoint_path(folder, step), tree, manifest)
+    _remove_old(folder, keep)
+
+
+def save_step_together(folder: str | Path, step: int, tree: Any, manifest: Mapping[str, Any], keep: int = 2) -> None:
+    """`save_step` by all processes of a job, together; `tree` holds JAX arrays that lie on all of them."""
+    if jax.process_count() == 1:
+        return save_step(folder, step, tree, manifest, keep)
+    checkpoint.save_together(checkpoint_path(folder, step), tree, manifest)
     once(lambda: _remove_old(folder, keep))
 
 
@@ -51,4 +60,21 @@ def load_newest(folder: str | Path, like: Any, manifest: Mapping[str, Any]) -> t
     flipped bytes, truncated files. An older checkpoint is never taken silently in its place.
     """
     steps = saved_steps(folder)
-    return checkpoint.load_complete(checkpoint_path(folder, steps[-1]), like, manifest) if steps else None
+    return load_step(folder, steps[-1], like, manifest) if steps else None
+
+
+def load_newest_together(folder: str | Path, like: Any, manifest: Mapping[str, Any]) -> tuple[Any, dict] | None:
+    """`load_newest` by all processes of a job: the newest checkpoint that process 0 sees, in every one of them.
+
+    A listing of a shared folder may be a moment old; processes that go on from different steps would mix their batches.
+    """
+    newest = int(agree(np.int32(max(saved_steps(folder), default=-1))))
+    return None if newest < 0 else load_step(folder, newest, like, manifest)
+
+
+def load_step(folder: str | Path, step: int, like: Any, manifest: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Tree and manifest of one step's checkpoint; raises InputError like `checkpoint.load`, also where it is absent."""
+    path = checkpoint_path(folder, step)
+    if (found := checkpoint.load_complete(path, like, manifest)) is None:
+        raise InputError(f"{path}: process {jax.process_index()} does not see this checkpoint")
+    return found

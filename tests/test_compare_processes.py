@@ -1,0 +1,100 @@
+"""One comparison over several real processes: the numbers of one process, what is reused, a process that is killed."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from covjax import checkpoint
+from eval.features import slug
+from tests.processes import finish, launch, start
+from tests.test_compare import write_table
+
+OPTIONS = {
+    "ranks": [2],
+    "bases": ["pca", "tucker"],
+    "trained": ["attention"],
+    "steps": 8,
+    "seeds": [0, 1],
+    "sae_latents": 16,
+    "sae_k": 2,
+    "sae_steps": 5,
+    "sae_pairs": 8,
+    "components": [],
+    "penalties": [1e-3, 1e-1, 1.0],
+    "resamples": 100,
+    "token_budget": 400,
+    "rows": ["mean", "attention", "SAE mean", "sqrt Σ", "PCA-Σ rank 2", "Tucker-Σ rank 2", "shuffled Σ", "composition"],
+}
+
+
+def features(output, label):
+    return checkpoint.load(output / "features" / slug(label), {"values": 0})["values"]
+
+
+def read(output):
+    return json.loads((output / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same comparison by one process of one device, and by two of two devices."""
+    folder = tmp_path_factory.mktemp("comparison")
+    table = write_table(folder / "t.csv", np.random.default_rng(0))
+    options = json.dumps(OPTIONS)
+    launch(["comparison", str(folder / "one"), str(table), options])
+    lines = launch(["comparison", str(folder / "two"), str(table), options], processes=2, devices=2)
+    return folder, table, lines
+
+
+def test_two_processes_make_the_features_and_probes_of_one(runs):
+    folder, _, lines = runs
+    one, two = read(folder / "one"), read(folder / "two")
+    assert [row["label"] for row in one["rows"]] == [row["label"] for row in two["rows"]]
+    for label in OPTIONS["rows"]:
+        if label not in ("attention", "SAE mean"):  # what is trained on other batches ends elsewhere
+            a, b = features(folder / "one", label), features(folder / "two", label)
+            np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max(), err_msg=label)
+    for a, b in zip(one["rows"], two["rows"]):
+        for name, fit in a["probes"].items():
+            other = b["probes"][name]
+            if a["label"] not in ("attention", "SAE mean"):
+                assert fit["penalty"] == other["penalty"], (a["label"], name)
+                np.testing.assert_allclose(fit["validation"], other["validation"], atol=0.06)
+    reports = [line for line in lines[0].splitlines() if "report:" in line]
+    assert len(reports) == 1
+    assert "report:" not in lines[1]
+    assert f"rows {len(one['rows'])}" in lines[1]
+
+
+def test_one_process_goes_on_with_what_two_left(runs, tmp_path):
+    folder, table, _ = runs
+    output = shutil.copytree(folder / "two", tmp_path / "two")
+    for part in ("features/sqrt-cov", "probes/sqrt-cov", "probes/mean"):
+        shutil.rmtree(output / part)
+    (output / "results.json").unlink()
+    (lines,) = launch(["comparison", str(output), str(table), json.dumps(OPTIONS)])
+    assert "features: 8 complete and reused, 1 to make" in lines
+    assert "to fit" in lines
+    before = {row["label"]: row["probes"] for row in read(folder / "two")["rows"]}
+    after = {row["label"]: row["probes"] for row in read(output)["rows"]}
+    assert before["composition"] == after["composition"]
+    assert before["mean"]["ridge"]["validation"] == pytest.approx(after["mean"]["ridge"]["validation"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_which_then_goes_on(runs, tmp_path):
+    folder, table, _ = runs
+    options = json.dumps(OPTIONS | {"max_features_gib": 1e-9})  # one row a pass
+    processes = start(["comparison", str(tmp_path / "out"), str(table), options, "1.5"], processes=2)
+    while not list((tmp_path / "out").glob("features/*/_CHECKPOINT_METADATA")):
+        assert processes[1].poll() is None
+    processes[1].send_signal(signal.SIGKILL)
+    done = finish(processes)
+    assert done[0][0] not in (0, 2)
+    assert not (tmp_path / "out" / "results.json").exists()
+    lines = launch(["comparison", str(tmp_path / "out"), str(table), options], processes=2)
+    assert "complete and reused" in lines[0]
+    assert len(read(tmp_path / "out")["rows"]) == len(read(folder / "one")["rows"])
