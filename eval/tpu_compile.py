@@ -139,17 +139,18 @@ def _tucker(mesh: Mesh) -> jax.stages.Lowered:
 
 
 def _sparse(mesh: Mesh, latents_sharded: bool) -> jax.stages.Lowered:
-    whole, rows = _whole_on_each(mesh), _rows(mesh)
-    split = lambda a: rows if latents_sharded and a.ndim and a.shape[0] == LATENTS else whole  # noqa: E731
+    each = mesh.size if latents_sharded else 1
+    mesh = Mesh(mesh.devices.reshape(-1, each), ("data", "model"))
+    latents = NamedSharding(mesh, PartitionSpec("model"))
+    split = lambda a: latents if latents_sharded and a.shape[:1] == (LATENTS,) else _whole_on_each(mesh)  # noqa: E731
     graph, state = _state("topk", split, latents=LATENTS, k=K)
-    place = whole if latents_sharded else rows
-    x = jax.ShapeDtypeStruct((BATCH, FEATURES), jnp.float32, sharding=place)
-    w = jax.ShapeDtypeStruct((BATCH,), jnp.float32, sharding=place)
+    x = jax.ShapeDtypeStruct((BATCH, FEATURES), jnp.float32, sharding=_rows(mesh))
+    w = jax.ShapeDtypeStruct((BATCH,), jnp.float32, sharding=_rows(mesh))
     return _lower_step(graph, state, x, w)
 
 
 def _lower_step(graph: Any, state: Any, x: jax.ShapeDtypeStruct, w: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
-    return Step(graph, jax.tree.map(lambda a: a.sharding, state))._step.lower(state, x, w)
+    return Step(graph, jax.tree.map(lambda a: a.sharding, state)).lower(state, x, w)
 
 
 class _Zeros:

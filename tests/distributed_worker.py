@@ -155,7 +155,43 @@ def comparison(output: str, table: str, options: str = "{}", seconds: str = "0")
     print("rows", len(results["rows"]))
 
 
-TASKS = {t.__name__: t for t in (statistics, shares, faulty, extraction, training, pooling, late, comparison)}
+def split_step(steps: str) -> None:
+    """Steps of TopK with 64 latents over four devices of eight, dead ones among them, beside one device's."""
+    from flax import nnx
+
+    from covjax.autoencoders.sparse import TopK, codes
+    from covjax.training import state as training
+    from eval.tpu_compile import collectives
+
+    x = np.random.default_rng(0).normal(size=(48, 24)).astype(np.float32)
+    mesh, ends = training.data_mesh(48, 4), []
+    for each in (None, mesh):
+        model = TopK(24, latents=64, k=5, aux_k=20, dead_after=40.0)
+        graph, state = nnx.split(training.TrainState(model, training.make_optimiser(20, 1e-2, 2, 0.2, 1.0)))
+        layout = training.state_layout(each, state, 64)
+        state = training.place(layout, state, jax.tree.map(np.asarray, state))
+        step, evaluate = training.Step(graph, layout), training.make_evaluation(graph, layout)
+        batch = training.distribute(each, (x, None))
+        for _ in range(int(steps)):
+            state, metrics = step(state, *batch)
+        rest = training.distribute(each, (x[:7], None))  # a remainder lies on every device
+        ends.append(jax.device_get((metrics, state, evaluate(state, *batch), evaluate(state, *rest))))
+        if each is not None:
+            found = collectives(step.lower(state, *batch).compile().as_text())
+            print("collectives", json.dumps([[kind, size] for kind, size in sorted(found)]))
+    one, split = (jax.tree.map(np.asarray, end) for end in ends)
+    same = jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-4), one, split)
+    print("dead", float(one[0]["dead"]) > 0, "equal", all(jax.tree.leaves(same)))
+    pre = jnp.asarray(np.random.default_rng(1).integers(0, 4, (6, 32)), jnp.float32)  # many ties
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        placed = jax.device_put(pre, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "model")))
+        found = jax.jit(lambda p: codes.top_k(p, 11))(placed)
+    print("ties", all(np.array_equal(a, b) for a, b in zip(found, jax.lax.top_k(pre, 11))))
+
+
+TASKS = {
+    t.__name__: t for t in (statistics, shares, faulty, extraction, training, pooling, late, comparison, split_step)
+}
 
 if __name__ == "__main__":
     setting, name, *arguments = sys.argv[1:]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,3 +260,15 @@ def test_ready_experiments_are_allowed(path):
     dataclasses.replace(found, data="x.fasta").check()
     for pooler in found.poolers:
         module.parse_pooler(pooler)
+
+
+def test_only_what_is_missing_must_fit_on_the_disk(config, monkeypatch):
+    """25 sequences of 2 + 27 numbers and 1,000-odd tokens of 9: some 30 kB, of which one shard of four is to come."""
+    folder = Path(extract(config))
+    shutil.rmtree(shard_path(folder, 2))
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=12_000))
+    extract(config)
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="GiB to come, but only 1.12e-05 GiB are free"):
+        extract(config)

@@ -67,11 +67,12 @@ def extract(config: ExtractConfig) -> Path:
     mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     if mesh is not None:
         replicate(encoder, mesh)
-    work = _Work(config, ids, cuts, encoder, pool_function(poolers, mesh), mesh, plan, run)
-    _refuse_too_large(work)
+    pool = pool_function(poolers, mesh)
+    work = _Work(config, ids, cuts, encoder, pool, pool_function(poolers) if mesh else pool, mesh, plan, run)
     # All must deal from one list: what the others complete meanwhile would shift it.
     complete = agree(np.array([_is_complete(output, shard, run) for shard in range(len(plan.shards))]))
     missing = np.flatnonzero(~complete)
+    _refuse_too_large(work, missing)
     own = [int(missing[i]) for i in share(len(missing))]
     print(f"shards: {complete.sum()} of {len(complete)} complete in {output} and reused")
     if own:
@@ -104,6 +105,7 @@ class _Work(NamedTuple):
     cuts: list[list[Window]]
     encoder: Encoder
     pool: Callable
+    pool_one: Callable  # of one sequence, on one device
     mesh: Mesh | None
     plan: _Plan
     run: dict[str, Any]
@@ -192,10 +194,14 @@ def _write_run(path: Path, run: dict[str, Any]) -> None:
         raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
 
 
-def _refuse_too_large(work: _Work) -> None:
+def _refuse_too_large(work: _Work, missing: np.ndarray) -> None:
+    """Print what is to come; the whole output is held against the limit, what is missing of it against the disk."""
     config, run = work.config, work.run
-    own = sum(int(w.core.sum()) for cut in work.cuts for w in cut)
-    size = 4 * run["sequences"] * sum(run["features"].values()) + 2 * own * sum(run["token_widths"])
+    tokens = np.array([sum(int(w.core.sum()) for w in cut) for cut in work.cuts])
+    own, features, widths = int(tokens.sum()), sum(run["features"].values()), sum(run["token_widths"])
+    size = 4 * run["sequences"] * features + 2 * own * widths
+    rows = [row for shard in missing for row in work.plan.shards[shard]]
+    to_come = 4 * len(rows) * features + 2 * int(tokens[rows].sum()) * widths
     seen = sum(len(w.tokens) for cut in work.cuts for w in cut)
     plans = [work.rows(shard) for shard in range(len(work.plan.shards))]
     padded = sum(edge * size * n for edge, (size, n) in _batches(work, plans).items())
@@ -207,8 +213,10 @@ def _refuse_too_large(work: _Work) -> None:
     free = shutil.disk_usage(config.output).free
     if size > config.max_output_gib * 2**30:
         raise InputError(f"output: about {size / 2**30:.3g} GiB, more than max_output_gib {config.max_output_gib}")
-    if size > 0.95 * free:
-        raise InputError(f"output: about {size / 2**30:.3g} GiB, but only {free / 2**30:.3g} GiB are free on the disk")
+    if to_come > 0.95 * free:
+        raise InputError(
+            f"output: about {to_come / 2**30:.3g} GiB to come, but only {free / 2**30:.3g} GiB are free on the disk"
+        )
 
 
 def _refuse_lost(output: Path, run: dict[str, Any]) -> None:
@@ -329,11 +337,9 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
 def _pool_joined(work: _Work, joined: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
     """Pool the windows of one sequence together; lengths are padded up to powers of two, which keeps the shapes few."""
     count = len(next(iter(joined.values())))
-    length, copies = 1 << (count - 1).bit_length(), 1 if work.mesh is None else work.mesh.size
-    layers = {layer: np.zeros((copies, length, x.shape[1]), x.dtype) for layer, x in joined.items()}
-    for layer, x in joined.items():
-        layers[layer][:, :count] = x
-    pooled, _ = work.pool(layers, np.broadcast_to(np.arange(length) < count, (copies, length)))
+    length = 1 << (count - 1).bit_length()
+    layers = {layer: np.pad(x, ((0, length - count), (0, 0)))[None] for layer, x in joined.items()}
+    pooled, _ = work.pool_one(layers, (np.arange(length) < count)[None])
     return {name: np.asarray(block)[0] for name, block in pooled.items()}
 
 

@@ -1,6 +1,6 @@
 """Everything that training changes, as one pytree, and the donated step that changes it."""
 
-import functools
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,22 +68,27 @@ class Step:
         # The state stays where it lies; left alone, XLA may split what it returns.
         out = None if layout is None else (layout, _whole(layout))
         self._step = jax.jit(step, donate_argnums=0, out_shardings=out)
+        self._layout = layout
         self._compiled: dict[Any, Callable] = {}
 
     def __call__(self, state: nnx.State, x: Array, weights: Array | None) -> tuple[nnx.State, dict[str, Array]]:
         """One step; see the class."""
         shape = x.shape
         if shape not in self._compiled:
-            compiled = self._step.lower(state, x, weights).compile()
+            compiled = self.lower(state, x, weights).compile()
             _refuse_too_large(compiled, shape)
             self._compiled[shape] = compiled
         return self._compiled[shape](state, x, weights)
+
+    def lower(self, state: nnx.State, x: Any, weights: Any) -> Any:
+        """The step for arguments of these shapes, as `jax.jit(…).lower` gives it."""
+        with _mesh_of(self._layout):
+            return self._step.lower(state, x, weights)
 
 
 def make_evaluation(graph: nnx.GraphDef, layout: Any = None) -> Callable[[nnx.State, Array, Array | None], Any]:
     """Sums of one batch: `evaluate`'s where the autoencoder has it, else metrics times the number of examples."""
 
-    @functools.partial(jax.jit, out_shardings=None if layout is None else _whole(layout))
     def sums(state, x, weights):
         model = nnx.merge(graph, state).model
         if hasattr(model, "evaluate"):
@@ -93,7 +98,15 @@ def make_evaluation(graph: nnx.GraphDef, layout: Any = None) -> Callable[[nnx.St
             "": jnp.float32(x.shape[0])
         }
 
-    return sums
+    if layout is None:
+        return jax.jit(sums)
+    compiled = jax.jit(sums, out_shardings=_whole(layout))
+
+    def run(state, x, weights):
+        with _mesh_of(layout):
+            return compiled(state, x, weights)
+
+    return run
 
 
 def summarise(model: Autoencoder, total: Any) -> dict[str, float]:
@@ -179,6 +192,15 @@ def distribute(mesh: Mesh | None, batch: tuple[Any, Any], examples: int | None =
 
     x, weights = batch
     return spread(x), None if weights is None else spread(weights)
+
+
+def _mesh_of(layout: Any) -> contextlib.AbstractContextManager:
+    """For tracing: tells what is traced over which devices it runs (see `covjax.autoencoders.sparse.split`)."""
+    return (
+        contextlib.nullcontext()
+        if layout is None
+        else jax.sharding.use_abstract_mesh(jax.tree.leaves(layout)[0].mesh.abstract_mesh)
+    )
 
 
 def _whole(layout: Any) -> NamedSharding:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from covjax.autoencoders.sparse.codes import dense_codes
+from covjax.autoencoders.sparse.codes import dense_codes, top_k
 from covjax.errors import InputError
 
 
@@ -15,7 +15,7 @@ def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens la
     Raises InputError unless 1 <= k <= latents.
     """
     check_k(k, pre.shape[1])
-    values, indices = jax.lax.top_k(pre, k)
+    values, indices = top_k(pre, k)
     return dense_codes(jax.nn.relu(values), indices, pre.shape[1])
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from covjax.autoencoders.sparse.codes import affine_at, decode_codes
+from covjax.autoencoders.sparse.codes import affine_at, decode_codes, top_k
 
 
 def auxk(
@@ -28,7 +28,7 @@ def auxk(
     """
 
     def error():
-        _, indices = jax.lax.top_k(jnp.where(dead, pre, -jnp.inf), k)
+        _, indices = top_k(jnp.where(dead, pre, -jnp.inf), k)
         values = jax.nn.relu(jnp.where(dead[indices], affine_at(x, encoder, bias, pre, indices), 0))
         return jnp.sum(jnp.square(residual - decode_codes(values, indices, decoder)), axis=1)
 

@@ -3,11 +3,14 @@
 A dense product of tokens by latents is needed once, to find the k. Everything after it, and every gradient, touches the
 k rows alone: O(tokens · k · features) instead of O(tokens · latents · features). The loops go over the k places, eight
 at a time, because XLA on a CPU fuses a gathered row with its use there, but not over a (tokens, k, features) array.
+Where the latents are split over devices (see `split`) each device does this for its own.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from covjax.autoencoders.sparse import split
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _UNROLL = 8
@@ -29,7 +32,7 @@ def affine_at(
     indices: Int[Array, "tokens k"],
 ) -> Float[Array, "tokens k"]:
     """Entries `indices` of pre = `preactivations(x, weight, bias)`, given and itself without a gradient."""
-    return jnp.take_along_axis(pre, indices, axis=1)
+    return _take(pre, indices)
 
 
 def _affine_forward(x, weight, bias, pre, indices):
@@ -69,12 +72,52 @@ def dense_codes(
     values: Float[Array, "tokens k"], indices: Int[Array, "tokens k"], latents: int
 ) -> Float[Array, "tokens latents"]:
     """The same codes with their zeros."""
+    if not split.active():
+        return _dense(values, indices, latents)
+    each = latents // jax.sharding.get_abstract_mesh().shape["model"]
+
+    def local(values, indices):
+        place, mine = split.own(indices, each)
+        return _dense(jnp.where(mine, values, 0), place, each)
+
+    return split.apart(local, "tt", "b", values, indices)
+
+
+def _dense(values, indices, latents):
     rows = jnp.arange(values.shape[0])[:, None]
     return jnp.zeros((values.shape[0], latents), values.dtype).at[rows, indices].add(values)
 
 
+def top_k(pre: Float[Array, "tokens latents"], k: int) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
+    """The k largest of every token and which they are, as `jax.lax.top_k`."""
+    return split.largest(pre, k) if split.active() else jax.lax.top_k(pre, k)
+
+
+def _take(pre, indices):
+    """(tokens, k): P[t, i_tj]."""
+    if not split.active():
+        return jnp.take_along_axis(pre, indices, axis=1)
+
+    def local(pre, indices):
+        place, mine = split.own(indices, pre.shape[1])
+        return split.over_latents(jnp.where(mine, jnp.take_along_axis(pre, place, axis=1), 0))
+
+    return split.apart(local, "bt", "t", pre, indices)
+
+
 def _sum_rows(values, indices, matrix):
     """(tokens, features): Σ_j v_j M[i_j]."""
+    if not split.active():
+        return _sum(values, indices, matrix)
+
+    def local(values, indices, matrix):
+        place, mine = split.own(indices, len(matrix))
+        return split.over_latents(_sum(jnp.where(mine, values, 0), place, matrix))
+
+    return split.apart(local, "ttl", "t", values, indices, matrix)
+
+
+def _sum(values, indices, matrix):
 
     def add(total, place):
         for v, i in zip(*place):
@@ -89,6 +132,17 @@ def _sum_rows(values, indices, matrix):
 
 def _dot_rows(x, indices, matrix):
     """(tokens, k): x · M[i_j]. The sum over features is a product with ones, which a CPU does in vectors."""
+    if not split.active():
+        return _dot(x, indices, matrix)
+
+    def local(x, indices, matrix):
+        place, mine = split.own(indices, len(matrix))
+        return split.over_latents(jnp.where(mine, _dot(x, place, matrix), 0))
+
+    return split.apart(local, "ttl", "t", x, indices, matrix)
+
+
+def _dot(x, indices, matrix):
     ones = jnp.ones(x.shape[1], x.dtype)
 
     def dot(_, i):
@@ -99,7 +153,18 @@ def _dot_rows(x, indices, matrix):
 
 def _add_rows(values, indices, x, like):
     """(latents, features): row i is the sum of v_j x over the tokens and places with i_j = i."""
+    if not split.active():
+        return _add(values, indices, x, like)
 
+    def local(values, indices, x, like):
+        place, mine = split.own(indices, len(like))
+        return split.over_tokens(_add(jnp.where(mine, values, 0), place, x, like), tokens)
+
+    tokens = len(x)
+    return split.apart(local, "tttl", "l", values, indices, x, like)
+
+
+def _add(values, indices, x, like):
     def add(total, place):
         v, i = place
         return total.at[i].add(v[:, None] * x), None

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from covjax.autoencoders.registry import register_autoencoder
 from covjax.autoencoders.sparse.activations import check_k, topk
-from covjax.autoencoders.sparse.codes import affine_at, decode_codes, preactivations
+from covjax.autoencoders.sparse.codes import affine_at, decode_codes, preactivations, top_k
 from covjax.autoencoders.sparse.module import Forward, SparseAutoencoder
 
 
@@ -54,5 +54,5 @@ class TopK(SparseAutoencoder):
     def _codes(self, centred):
         encoder, bias = self.encoder[...], self.encoder_bias[...]
         pre = jax.lax.stop_gradient(preactivations(centred, encoder, bias))
-        _, indices = jax.lax.top_k(pre, self.k)
+        _, indices = top_k(pre, self.k)
         return pre, jax.nn.relu(affine_at(centred, encoder, bias, pre, indices)), indices

@@ -1,0 +1,20 @@
+"""TopK with its latents split over devices: the numbers of one device, and nothing large travels."""
+
+import json
+
+from tests.processes import launch
+
+
+def test_split_latents_take_the_same_steps_and_move_candidates_only():
+    """48 tokens, 24 features, 64 latents, k 5 and 20 over 2 × 4 devices."""
+    (output,) = launch(["split_step", "6"], devices=8)
+    assert "dead True equal True" in output
+    assert "ties True" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("collectives")]
+    found = json.loads(line.removeprefix("collectives "))
+    assert found
+    gathered = [size for kind, size in found if kind == "all-gather"]
+    assert gathered
+    assert max(gathered) <= 24 * 4 * 16 * 4  # a device's tokens × devices × its 16 candidates
+    assert "all-to-all" not in {kind for kind, _ in found}
+    assert max(size for kind, size in found if kind == "all-reduce") <= 2 * 16 * 24 * 4 + 1000  # gradients of 16 rows
