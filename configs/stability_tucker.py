@@ -6,7 +6,7 @@ python -m eval.stability --config configs/stability_tucker.py
 import os
 from pathlib import Path
 
-from eval.stability import StabilityConfig
+from eval.stability_config import StabilityConfig
 from train.autoencoder_config import AutoencoderConfig
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import jax
@@ -27,7 +28,7 @@ HEARTBEAT_SECONDS = 30
 START_SECONDS = 300
 # How long one process may work while the others wait: a lost one is noticed by its heartbeats, not by this.
 LONGEST_SECONDS = 7 * 24 * 3600
-PIECE = 1 << 26  # bytes that every process sends at a time; they pass through its devices' memory
+PIECE = 1 << 26  # bytes of all processes that travel at a time, through the memory of each one's devices
 _waits = itertools.count()
 
 
@@ -168,18 +169,19 @@ def gather(array: Shaped[np.ndarray, "rows *shape"]) -> Shaped[np.ndarray, "all_
         return array
     wait()
     counts = np.asarray(multihost_utils.process_allgather(np.int32(len(array)))).reshape(-1)
+    whole = np.empty((int(counts.sum()), *array.shape[1:]), array.dtype)
     width = array.dtype.itemsize * math.prod(array.shape[1:])
-    own = np.frombuffer(array.tobytes(), np.uint8).reshape(len(array), width)
-    parts: list[list[np.ndarray]] = [[] for _ in counts]
-    step = max(1, PIECE // max(width, 1))
+    own, out = (a.reshape(-1).view(np.uint8).reshape(len(a), width) for a in (array, whole))
+    begins = np.cumsum(counts) - counts
+    step = max(1, PIECE // max(width * len(counts), 1))
     for first in range(0, int(counts.max()), step):
-        piece = own[first : first + step]
         size = min(step, int(counts.max()) - first)
-        pieces = multihost_utils.process_allgather(np.pad(piece, ((0, size - len(piece)), (0, 0))))
-        for process, other in enumerate(np.asarray(pieces)):
-            parts[process].append(other[: max(0, counts[process] - first)])
-    whole = np.concatenate([own[:0], *itertools.chain(*parts)])
-    return np.frombuffer(whole.tobytes(), array.dtype).reshape(-1, *array.shape[1:]).copy()
+        piece = own[first : first + size]
+        pieces = np.asarray(multihost_utils.process_allgather(np.pad(piece, ((0, size - len(piece)), (0, 0)))))
+        for begin, count, other in zip(begins, counts, pieces):
+            held = max(0, min(size, int(count) - first))
+            out[begin + first : begin + first + held] = other[:held]
+    return whole
 
 
 def same(what: str, text: str) -> None:
@@ -187,6 +189,21 @@ def same(what: str, text: str) -> None:
     own = hashlib.sha256(text.encode()).digest()
     if agree(np.frombuffer(own, np.uint8)).tobytes() != own:
         raise InputError(f"{what}: process {jax.process_index()} has another one than process 0")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError in a process that does not see the folder of process 0; all must call it together."""
+    if jax.process_count() == 1:
+        return
+    token = agree(np.frombuffer(os.urandom(16), np.uint8)).tobytes()
+    marker = folder / ".seen-by-all"
+    once(lambda: marker.write_bytes(token))
+    if not marker.is_file() or marker.read_bytes() != token:
+        raise InputError(
+            f"output: process {jax.process_index()} does not see {folder} of process 0; all need one folder"
+        )
+    wait()
+    once(lambda: marker.unlink(missing_ok=True))
 
 
 class _Prefixed:

@@ -30,7 +30,7 @@ from covjax import checkpoint, encoders
 from covjax.cli import exit_on_input_error, parse
 from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.data.write import new_text
-from covjax.distributed import is_first, job, once, same, wait
+from covjax.distributed import check_folder, is_first, job, once, same, wait
 from covjax.errors import InputError
 from eval.config import CompareConfig
 from eval.features import make_features
@@ -102,16 +102,17 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     """
     start = time.monotonic()
     config.check()
+    same("options", repr((config, force)))
     read_label_names(config.label_names)  # what cannot be read is said before hours of work, not after
     output = Path(config.output)
     once(lambda: _check_output(output))
+    check_folder(output)
     table = config.data or _source_table(config, output)
     data = assign_splits(read_table(table, config.task), config.shares, config.seed)
     check_splits(data)
     if not data.has_group_column:
         print(f"note: {data.name}: {UNGROUPED}")
     encoder = encoders.load(config.encoder)
-    same("config", repr(config))
     same("data", data.fingerprint())
     same("encoder", encoder.weights_digest)
     _check_lengths(config, data)
@@ -172,10 +173,10 @@ def _complete_results(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | 
     """Results of an earlier run under the same manifest; None where there are none or anything differs."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        same = {key: value for key, value in results["manifest"].items() if key != "command"} == manifest
+        unchanged = {key: value for key, value in results["manifest"].items() if key != "command"} == manifest
     except (OSError, ValueError, KeyError):
         return None
-    return results if same else None
+    return results if unchanged else None
 
 
 def _check_output(output: Path) -> None:

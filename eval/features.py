@@ -99,7 +99,7 @@ def _make(
             tokens.require_kept(f"{row.label!r} (see --trained, --sae-latents, --bases)")
     if pooled:
         fit = standardiser(tokens, train)
-        if tokens.fits:  # then something may need the tokens of all
+        if any(row.training or row.sae or row.basis == "tucker" for row in pooled):
             tokens.collect()
         wanted = [(row.basis, row.rank or row.width or 0) for row in pooled if row.rank or row.width]
         bases = make_bases(tokens, fit, train, wanted, config.seed, config.token_budget)
@@ -124,9 +124,10 @@ def _make(
         for group in _groups(pooled, poolers, tokens.features, len(data), config.max_features_gib):
             features = _pool(group, poolers, tokens, fit, len(data), config.seed)
             for row in group:
-                _refuse_bad(row, features[row.label], data)
+                values = features.pop(row.label)
+                _refuse_bad(row, values, data)
                 if is_first():
-                    yield row, make_table(features.pop(row.label), train)
+                    yield row, make_table(values, train)
     for row in missing if is_first() else ():
         if row.k is not None:
             text = data.is_text

@@ -11,9 +11,9 @@ from flax import nnx
 from jaxtyping import Array
 
 from covjax import get_pooler
-from covjax.autoencoders.arrays import from_arrays, to_arrays
+from covjax.autoencoders.arrays import agree_module
 from covjax.data import Dataset
-from covjax.distributed import agree, is_first, wait
+from covjax.distributed import is_first, wait
 from covjax.probes.minibatch import Budget
 from covjax.probes.tokens import TokenBatch, fit_token_probes
 from covjax.standardise import standardise
@@ -64,8 +64,7 @@ def train_pools(
         pools = [max(probes, key=lambda probe: probe.validation.max()).pool for probes in zip(*fits)]
     wait()  # as long as the training takes
     for pool in pools:
-        state = nnx.state(pool)
-        nnx.update(pool, from_arrays(state, agree(to_arrays(state))))
+        agree_module(pool)
     return {row.label: _after(basis, cast(Callable, pool)) for row, pool in zip(rows, pools)}
 
 

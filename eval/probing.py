@@ -68,9 +68,9 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         print(f"probes: all {len(tables)} complete in {output / 'probes'}, reused")
         return fitted
     print(f"probes: {len(tables) - len(missing)} complete and reused, {len(missing)} to fit")
-    # Large ones first, every process's own; with one process they keep their order.
-    own = [sorted(missing, key=lambda label: -tables[label].values.shape[1])[i] for i in share(len(missing))]
-    own = [label for label in missing if label in own]
+    by_size = sorted(missing, key=lambda label: -tables[label].values.shape[1])  # dealt so that all have as much to do
+    dealt = {by_size[i] for i in share(len(missing))}
+    own = [label for label in missing if label in dealt]
 
     def fit(label: str) -> dict[str, FittedProbe]:
         try:

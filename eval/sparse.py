@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from covjax import get_pooler
+from covjax.autoencoders.arrays import agree_module
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
 from covjax.data.activations import HeldActivations
+from covjax.distributed import agree, is_first
 from covjax.standardise import standardise
 from eval.rows import Row
 from eval.tokens import Fit, TokenSet
@@ -40,8 +42,9 @@ def sparse_pools(
     arrays = np.split(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), np.cumsum([len(x) for x in kept])[:-1])
     options = dict(first.sae)
     steps = options.pop("steps")
-    devices = jax.device_count()  # share every batch evenly
-    batch = min(2048, sum(map(len, arrays)) // 2) // devices * devices
+    # The same for 1, 2, 4, 8 devices, so that a killed training goes on with another number of them; others round up.
+    batch = 1 << (min(2048, max(sum(map(len, arrays)) // 2, 1)).bit_length() - 1)
+    batch = -(-batch // jax.device_count()) * jax.device_count()
     config = AutoencoderConfig(
         output=str(folder),
         data="the comparison's training tokens",
@@ -49,7 +52,7 @@ def sparse_pools(
         kind="topk",
         options=options | {"aux_k": min(64, options["latents"])},
         steps=steps,
-        batch=max(devices, batch),
+        batch=batch,
         warmup=min(100, steps),
         seed=seed,
         evaluate_every=steps,
@@ -58,6 +61,7 @@ def sparse_pools(
     result = train_autoencoder(config, HeldActivations(arrays, identity))
     shown = ", ".join(f"{name} {value:.3f}" for name, value in result.held_out.items())
     print(f"sparse autoencoder: {shown}", flush=True)
+    agree_module(result.model)
     pools: dict[str, Callable[[Array, Array], Array]] = {}
     for row in rows:
         given: dict[str, Any] = dict(row.options)
@@ -68,7 +72,13 @@ def sparse_pools(
 
 
 def _pairs(model: Any, arrays: list[np.ndarray], latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
-    """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly."""
+    """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly; those that process 0 finds, in all."""
+    pairs = _find_pairs(model, arrays, latents, most) if is_first() else np.zeros((0, 2))
+    count = int(agree(np.int64(len(pairs))))
+    return agree(np.asarray(pairs, np.int32) if is_first() else np.zeros((count, 2), np.int32))
+
+
+def _find_pairs(model: Any, arrays: list[np.ndarray], latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
     arrays = arrays[:: -(-len(arrays) // LOOKED_AT)]
     codes = jax.jit(model.codes)
     edge = max(map(len, arrays))

@@ -31,48 +31,34 @@ from covjax.autoencoders.stability import (
     random_cosines,
     share_above,
 )
-from covjax.cli import exit_on_input_error, option, parse
+from covjax.cli import exit_on_input_error, parse
 from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.data.activations import Activations, EncodedActivations, Subset, hold
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
+from eval.stability_config import StabilityConfig
 from eval.stability_report import write_report
 from eval.tasks import TASKS, macro
 from train.autoencoder import read_activations, refuse_too_large, train_autoencoder
 from train.autoencoder_config import AutoencoderConfig
 
 COMMAND = "python -m eval.stability"
+READ = 1 << 16  # tokens read at a time
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
-@dataclasses.dataclass(frozen=True)
-class StabilityConfig:
-    """What is trained, and how often."""
-
-    name: str = option("my-autoencoder", "title of the report")
-    output: str = option("runs/stability", "folder of the trainings, the numbers and the report")
-    train: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
-    seeds: tuple[int, ...] = option((0, 1, 2), "of the initial parameters, the order, and which sequences are held out")
-    table: str = option("", "labelled CSV or TSV (see eval.compare): train on its training rows, and probe")
-    penalties: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0), "ridge grid, chosen on validation")
-
-    def check(self) -> None:
-        """Raise InputError naming the first field whose value is not allowed."""
-        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError(f"seeds: {self.seeds} is not allowed; expected two or more different ones, >= 0")
-        dataclasses.replace(self.train, data=self.table, store="").check() if self.table else self.train.check()
-        if not self.penalties or min(self.penalties) <= 0:
-            raise InputError(f"penalties: {self.penalties} is not allowed; expected numbers > 0")
-
-
 def stability(
-    config: StabilityConfig, activations: Activations | None = None, data: Dataset | None = None
+    config: StabilityConfig,
+    activations: Activations | None = None,
+    data: Dataset | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train at every seed and compare; returns what also stands in `stability.json`.
 
     `activations`, with `data` (splits assigned) if they are labelled, stand in for the config's table, store or data.
+    With `force` trainings found in the folder are made again.
     Raises InputError for everything a user can put right.
     """
     config.check()
@@ -93,6 +79,8 @@ def stability(
     sparse = _is_sparse(model, train.kind, probed=data is not None)
     models: dict[str, Any] = {}
     held_out: dict[str, dict[str, float]] = {}
+    for seed in config.seeds if force else ():
+        shutil.rmtree(Path(config.output) / f"seed-{seed}", ignore_errors=True)
     for seed in config.seeds:
         one = dataclasses.replace(train, seed=seed, output=str(Path(config.output) / f"seed-{seed}"))
         models[str(seed)], held_out[str(seed)], _ = train_autoencoder(one, part)
@@ -172,7 +160,8 @@ def embed_all(pool: Any, activations: Activations) -> Float[np.ndarray, "n k"]:
     compiled = jax.jit(pool)
     out: dict[int, np.ndarray] = {}
     order = np.argsort(activations.lengths, kind="stable")  # neighbours in length share the encoder's batches
-    for part in np.array_split(order, -(-len(order) // 256)):
+    cuts = np.flatnonzero(np.diff(np.cumsum(activations.lengths[order]) // READ)) + 1
+    for part in np.split(order, cuts):
         for row, x in zip(part, activations.read([int(i) for i in part])):
             length = max(32, 1 << (len(x) - 1).bit_length())
             padded = np.zeros((length, x.shape[1]), np.float32)
@@ -204,10 +193,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; exit status 2 and one line for a user's error."""
     with exit_on_input_error(COMMAND):
         config, flags = parse(COMMAND, __doc__ or "", StabilityConfig, argv)
-        if flags.force:
-            for seed in config.seeds:
-                shutil.rmtree(Path(config.output) / f"seed-{seed}", ignore_errors=True)
-        results = stability(config)
+        results = stability(config, force=flags.force)
         for name, found in results.get("matched_cosines", {}).items():
             shares = f"above 0.7 {found['above_0.7']:.1%}, above 0.9 {found['above_0.9']:.1%}"
             print(f"{name}: mean matched cosine {found['mean']:.3f}, {shares}")

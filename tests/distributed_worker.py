@@ -156,7 +156,7 @@ def comparison(output: str, table: str, options: str = "{}", seconds: str = "0")
 
 
 def split_step(steps: str) -> None:
-    """Steps of TopK with 64 latents over four devices of eight, dead ones among them, beside one device's."""
+    """Steps of TopK with 512 latents over four devices of eight, dead ones among them, beside one device's."""
     from flax import nnx
 
     from covjax.autoencoders.sparse import TopK, codes
@@ -166,9 +166,9 @@ def split_step(steps: str) -> None:
     x = np.random.default_rng(0).normal(size=(48, 24)).astype(np.float32)
     mesh, ends = training.data_mesh(48, 4), []
     for each in (None, mesh):
-        model = TopK(24, latents=64, k=5, aux_k=20, dead_after=40.0)
+        model = TopK(24, latents=512, k=5, aux_k=8, dead_after=40.0)
         graph, state = nnx.split(training.TrainState(model, training.make_optimiser(20, 1e-2, 2, 0.2, 1.0)))
-        layout = training.state_layout(each, state, 64)
+        layout = training.state_layout(each, state, 512)
         state = training.place(layout, state, jax.tree.map(np.asarray, state))
         step, evaluate = training.Step(graph, layout), training.make_evaluation(graph, layout)
         batch = training.distribute(each, (x, None))

@@ -1,8 +1,10 @@
 """One comparison over several real processes: the numbers of one process, what is reused, a process that is killed."""
 
 import json
+import re
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -77,7 +79,7 @@ def test_one_process_goes_on_with_what_two_left(runs, tmp_path):
     (output / "results.json").unlink()
     (lines,) = launch(["comparison", str(output), str(table), json.dumps(OPTIONS)])
     assert "features: 8 complete and reused, 1 to make" in lines
-    assert "to fit" in lines
+    assert "probes: 7 complete and reused, 2 to fit" in lines
     before = {row["label"]: row["probes"] for row in read(folder / "two")["rows"]}
     after = {row["label"]: row["probes"] for row in read(output)["rows"]}
     assert before["composition"] == after["composition"]
@@ -91,10 +93,11 @@ def test_a_killed_process_ends_the_job_which_then_goes_on(runs, tmp_path):
     processes = start(["comparison", str(tmp_path / "out"), str(table), options, "1.5"], processes=2)
     while not list((tmp_path / "out").glob("features/*/_CHECKPOINT_METADATA")):
         assert processes[1].poll() is None
+        time.sleep(0.05)
     processes[1].send_signal(signal.SIGKILL)
     done = finish(processes)
     assert done[0][0] not in (0, 2)
     assert not (tmp_path / "out" / "results.json").exists()
     lines = launch(["comparison", str(tmp_path / "out"), str(table), options], processes=2)
-    assert "complete and reused" in lines[0]
+    assert int(re.search(r"features: (\d+) complete and reused", lines[0])[1]) > 0
     assert len(read(tmp_path / "out")["rows"]) == len(read(folder / "one")["rows"])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,9 @@ from covjax.autoencoders import load_autoencoder
 from covjax.data.table import Dataset
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
-from eval.stability import StabilityConfig, _is_sparse, embed_all, main, stability
+from eval.stability import _is_sparse, embed_all, main, stability
+from eval.stability_config import StabilityConfig
+from tests.conftest import ROOT
 from tests.test_unirep import random_weights
 from tests.toy_autoencoders import activations, config
 
@@ -127,6 +131,15 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path, change, messa
     with pytest.raises(InputError, match=message):
         stability(settings, activations(), labelled())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["stability_topk", "stability_tucker"])
+def test_the_command_takes_the_ready_configs(name):
+    """As a command its module has another name than the one a config file imports."""
+    command = [sys.executable, "-m", "eval.stability", "--config", f"configs/{name}.py", "--seeds", "0"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "error: seeds: (0,) is not allowed" in result.stderr
 
 
 def test_kinds_without_rows_or_a_basis_are_refused():

@@ -111,7 +111,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
             graph, state = nnx.split(TrainState(model, optimiser))
         arrays = to_arrays(state)
     state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
-    del arrays, model  # with them the first copy
+    del arrays, model, found  # with them the first copy
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     start = time.monotonic()
 

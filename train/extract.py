@@ -195,7 +195,7 @@ def _write_run(path: Path, run: dict[str, Any]) -> None:
 
 
 def _refuse_too_large(work: _Work, missing: np.ndarray) -> None:
-    """Print what is to come; the whole output is held against the limit, what is missing of it against the disk."""
+    """Print the size; the whole output is held against the limit, what is missing of it against the disk."""
     config, run = work.config, work.run
     tokens = np.array([sum(int(w.core.sum()) for w in cut) for cut in work.cuts])
     own, features, widths = int(tokens.sum()), sum(run["features"].values()), sum(run["token_widths"])
@@ -208,7 +208,7 @@ def _refuse_too_large(work: _Work, missing: np.ndarray) -> None:
     print(
         f"{run['sequences']:,} sequences, {own:,} tokens ({seen - own:,} more as context of windows) in "
         f"{len(_batches(work, plans))} shapes ({1 - seen / padded:.0%} of the encoder's tokens are padding); "
-        f"output about {size / 2**30:.3g} GiB"
+        f"output about {size / 2**30:.3g} GiB, {to_come / 2**30:.3g} of it to come"
     )
     free = shutil.disk_usage(config.output).free
     if size > config.max_output_gib * 2**30:

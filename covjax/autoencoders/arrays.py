@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from covjax.checkpoint import whole
+from covjax.distributed import agree
 from covjax.errors import InputError
 
 
@@ -33,6 +34,13 @@ def from_arrays(like: nnx.State, arrays: Any) -> nnx.State:
         return jnp.array(array)
 
     return jax.tree_util.tree_map_with_path(place, like, arrays)
+
+
+def agree_module(module: nnx.Module) -> None:
+    """Give a module process 0's arrays in every process of a job; all must call it together."""
+    if jax.process_count() > 1:
+        state = nnx.state(module)
+        nnx.update(module, from_arrays(state, agree(to_arrays(state))))
 
 
 def check_leaf(path: Any, leaf: Any, array: Any) -> None:

@@ -220,7 +220,8 @@ def _refuse_too_large(compiled: Any, shape: tuple[int, ...]) -> None:
 def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
     """InputError where the training state needs more memory than is free.
 
-    That is parameters, Adam's two moments, both twice while the state is put in its place, and the gradient.
+    That is parameters and Adam's two moments, twice while they are put in their place. A state that is split is made in
+    the host's memory; a device then holds its part of them and of the gradient.
 
     `model` may hold shapes alone (`nnx.eval_shape`); `sharing` devices split it between them.
     """
@@ -229,7 +230,8 @@ def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
     def size(state):
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not is_key(leaf))
 
-    needed, free = (7 * size(parameters) + 2 * size(rest)) // sharing, _free_memory()
+    whole, split = 6 * size(parameters) + 2 * size(rest), 4 * size(parameters) + size(rest)
+    needed, free = whole if sharing == 1 else split // sharing, _free_memory()
     if free is not None and needed > free:
         raise InputError(
             f"options: {size(parameters) / 2**30:.3g} GiB of parameters need {needed / 2**30:.3g} GiB a device with "

@@ -72,7 +72,7 @@ def dense_codes(
     values: Float[Array, "tokens k"], indices: Int[Array, "tokens k"], latents: int
 ) -> Float[Array, "tokens latents"]:
     """The same codes with their zeros."""
-    if not split.active():
+    if not split.active(latents):
         return _dense(values, indices, latents)
     each = latents // jax.sharding.get_abstract_mesh().shape["model"]
 
@@ -90,12 +90,12 @@ def _dense(values, indices, latents):
 
 def top_k(pre: Float[Array, "tokens latents"], k: int) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
     """The k largest of every token and which they are, as `jax.lax.top_k`."""
-    return split.largest(pre, k) if split.active() else jax.lax.top_k(pre, k)
+    return split.largest(pre, k) if split.active(pre.shape[1]) else jax.lax.top_k(pre, k)
 
 
 def _take(pre, indices):
     """(tokens, k): P[t, i_tj]."""
-    if not split.active():
+    if not split.active(pre.shape[1]):
         return jnp.take_along_axis(pre, indices, axis=1)
 
     def local(pre, indices):
@@ -107,7 +107,7 @@ def _take(pre, indices):
 
 def _sum_rows(values, indices, matrix):
     """(tokens, features): Σ_j v_j M[i_j]."""
-    if not split.active():
+    if not split.active(len(matrix)):
         return _sum(values, indices, matrix)
 
     def local(values, indices, matrix):
@@ -132,7 +132,7 @@ def _sum(values, indices, matrix):
 
 def _dot_rows(x, indices, matrix):
     """(tokens, k): x · M[i_j]. The sum over features is a product with ones, which a CPU does in vectors."""
-    if not split.active():
+    if not split.active(len(matrix)):
         return _dot(x, indices, matrix)
 
     def local(x, indices, matrix):
@@ -153,7 +153,7 @@ def _dot(x, indices, matrix):
 
 def _add_rows(values, indices, x, like):
     """(latents, features): row i is the sum of v_j x over the tokens and places with i_j = i."""
-    if not split.active():
+    if not split.active(len(like)):
         return _add(values, indices, x, like)
 
     def local(values, indices, x, like):

@@ -17,9 +17,10 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 
-def active() -> bool:
-    """Whether latents are split where this is traced."""
-    return dict(jax.sharding.get_abstract_mesh().shape).get("model", 1) > 1
+def active(latents: int) -> bool:
+    """Whether that many latents are split where this is traced."""
+    shape = dict(jax.sharding.get_abstract_mesh().shape)
+    return "data" in shape and shape.get("model", 1) > 1 and latents % shape["model"] == 0
 
 
 def apart(local: Callable[..., Any], lies: str, gives: str, *arrays: Array) -> Any:
