@@ -1,4 +1,4 @@
-"""What `eval.stability` trains, and how often; not in the command's own module, which a config file would import anew."""
+"""What `eval.stability` trains, and how often; apart from the command, whose module a config would import anew."""
 
 import dataclasses
 
