@@ -1,6 +1,9 @@
 """Three seeds of a TopK sparse autoencoder on ESM-2 8M's layer 4 over 2,400 Swiss-Prot proteins with GO terms.
 
-python -m eval.stability --config configs/stability_topk.py
+    python -m eval.stability --config configs/stability_topk.py
+
+3 minutes on two cores. 5.5 to 6.2 % of the latents have a matched cosine above 0.7; held-out FVU 0.203 to 0.206, probe
+0.564 to 0.570 (docs/stability.md).
 """
 
 import os

@@ -1,6 +1,9 @@
 """Three seeds of a Tucker autoencoder, rank 32, on ESM-2 8M's last layer over 2,400 Swiss-Prot proteins with GO terms.
 
-python -m eval.stability --config configs/stability_tucker.py
+    python -m eval.stability --config configs/stability_tucker.py
+
+2 minutes on two cores. Median principal angle 0.07 to 0.08 rad, the largest 1.1 to 1.4; held-out FVU 0.599 to 0.601, probe
+0.477 to 0.480 (docs/stability.md).
 """
 
 import os
