@@ -6,8 +6,8 @@ The task and the proteins of configs/tasks/go_esm2.py. Truncated covariances in 
 Tucker autoencoder's optimum and random, beside a learned projection of rank 32, pools of a sparse autoencoder of 1,024
 latents, and the whole matrices. Needs COVJAX_SHARED. 27 minutes on two cores shared with other work.
 
-Test macro AUPRC, ridge, mean 0.561: √Σ in bases of rank 32 PCA 0.498, Tucker 0.511, random 0.546, learned 0.544; of rank
-128 0.642, 0.643, 0.644; whole 0.666.
+Test macro AUPRC, ridge, mean 0.561: √Σ in bases of rank 32 PCA 0.498, Tucker 0.511, random 0.546, learned 0.544;
+of rank 128 0.642, 0.643, 0.644; whole 0.666.
 """
 
 import dataclasses

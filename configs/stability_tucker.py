@@ -2,8 +2,8 @@
 
     python -m eval.stability --config configs/stability_tucker.py
 
-2 minutes on two cores. Median principal angle 0.07 to 0.08 rad, the largest 1.1 to 1.4; held-out FVU 0.599 to 0.601, probe
-0.477 to 0.480 (docs/stability.md).
+2 minutes on two cores. Median principal angle 0.07 to 0.08 rad, the largest 1.1 to 1.4; held-out FVU 0.599 to 0.601,
+probe 0.477 to 0.480 (docs/stability.md).
 """
 
 import os
