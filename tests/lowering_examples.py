@@ -196,7 +196,7 @@ COMPILED = {
     "autoencoders.solver._part": [WIDE_BATCH, shape(D, R, dtype=jnp.float64)],
     "autoencoders.solver._squared_norms": [WIDE_BATCH],
     "probes.logistic._path": [
-        *(X, shape(T, 3), shape(T, 3), shape(3), shape(D), shape(2)),
+        *(X, shape(T, 3), shape(T, 3), shape(3), shape(D), shape(2), shape()),
         *("multilabel", 1e-4, 9),
     ],
     "probes.dual._inner": [X, X],

@@ -10,6 +10,7 @@ from covjax.probes.minibatch import Budget
 from covjax.probes.ridge import fit_ridge_path, ridge_path
 from covjax.probes.rowspace import LinearProbe, RowSpace, row_space
 from covjax.probes.space import Space
+from covjax.probes.spread import fit_logistic_rows
 from covjax.probes.stream import StreamPath, fit_logistic_stream
 from covjax.probes.tokens import TokenProbe, fit_token_probe
 from covjax.probes.variant import VariantProbe, load_variant_probe
@@ -27,6 +28,7 @@ __all__ = [
     "TokenProbe",
     "VariantProbe",
     "fit_logistic_path",
+    "fit_logistic_rows",
     "fit_logistic_stream",
     "fit_ridge_blocks",
     "fit_ridge_moments",

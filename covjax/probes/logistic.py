@@ -77,30 +77,51 @@ def logistic_path(
         raise InputError(f"targets: {len(truth)} rows, but {len(coordinates)} feature rows")
     kind = "multiclass" if exclusive else "multilabel"
     y = check_targets(kind, truth)
-    if min(penalties) <= 0:
-        raise InputError(f"penalties: {min(penalties)} must be > 0")
+    check_penalties(penalties)
     r = coordinates.shape[1]
-    width = next((w for w in WIDTHS if w >= r), max(r, min(len(truth), -(-r // 1024) * 1024)))
+    width = width_of(r, len(truth))
     z = np.pad(coordinates.astype(np.float32), ((0, 0), (0, width - r)))
-    curvature = np.pad(eigenvalues / 4, (0, width - r)).astype(np.float32)
     order = np.argsort(penalties)[::-1]
     strengths = np.asarray(penalties, np.float32)[order]
     importance = element_weights(y, class_weights, exclusive)
     start = log_odds(kind, y, importance).astype(np.float32)
     data = z, y.astype(np.float32), importance.astype(np.float32)
-    weights, bias, gradient, iterations = jax.device_get(
-        _path(*data, start, curvature, strengths, kind, tolerance, max_iterations)
-    )
+    numbers = start, curvature_of(eigenvalues, width), strengths, np.float32(len(y))
+    return path_of(jax.device_get(_path(*data, *numbers, kind, tolerance, max_iterations)), r, order)
+
+
+def check_penalties(penalties: Sequence[float]) -> None:
+    """Raise InputError unless all are > 0."""
+    if min(penalties) <= 0:
+        raise InputError(f"penalties: {min(penalties)} must be > 0")
+
+
+def width_of(rank: int, samples: int) -> int:
+    """Columns to pad the coordinates to."""
+    return next((w for w in WIDTHS if w >= rank), max(rank, min(samples, -(-rank // 1024) * 1024)))
+
+
+def curvature_of(eigenvalues: Float[np.ndarray, "r"], width: int) -> Float[np.ndarray, "width"]:
+    """A bound of the loss's curvature along every coordinate, 0 along those that only fill up."""
+    return np.pad(eigenvalues / 4, (0, width - len(eigenvalues))).astype(np.float32)
+
+
+def path_of(found: tuple[np.ndarray, ...], rank: int, order: np.ndarray) -> LogisticPath[LinearProbe]:
+    """What `solve_path` found for the penalties of `order`, in the order they were given."""
+    weights, bias, gradient, iterations = found
     back = np.argsort(order)
     return LogisticPath(
-        [LinearProbe(weights[i, :r].astype(np.float64), bias[i].astype(np.float64)) for i in back],
+        [LinearProbe(weights[i, :rank].astype(np.float64), bias[i].astype(np.float64)) for i in back],
         [float(gradient[i]) for i in back],
         [int(iterations[i]) for i in back],
     )
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8))
-def _path(z, y, importance, start, curvature, penalties, kind, tolerance, max_iterations):
+def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tolerance, max_iterations):
+    """Weights, bias, largest gradient entry and iterations for every penalty, the strongest first.
+
+    `samples` is their number; rows of z and importance 0 beyond it change nothing.
+    """
     solver = optax.lbfgs(memory_size=10)
 
     def solve(solution, penalty):
@@ -109,7 +130,7 @@ def _path(z, y, importance, start, curvature, penalties, kind, tolerance, max_it
         def objective(v):
             weights = v["weights"] * precondition
             logits = jnp.dot(z, weights, precision=jax.lax.Precision.HIGHEST) + v["bias"]
-            return sample_loss(kind, logits, y, importance).mean() + 0.5 * penalty * (weights**2).sum()
+            return sample_loss(kind, logits, y, importance).sum() / samples + 0.5 * penalty * (weights**2).sum()
 
         value_and_grad = optax.value_and_grad_from_state(objective)
 
@@ -131,6 +152,9 @@ def _path(z, y, importance, start, curvature, penalties, kind, tolerance, max_it
 
     zero = {"weights": jnp.zeros((z.shape[1], y.shape[1])), "bias": start}
     return jax.lax.scan(solve, zero, penalties)[1]
+
+
+_path = functools.partial(jax.jit, static_argnums=(7, 8, 9))(solve_path)
 
 
 def probabilities(scores: Float[np.ndarray, "m k"], exclusive: bool) -> Float[np.ndarray, "m k"]:
