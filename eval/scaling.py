@@ -34,6 +34,9 @@ class Assumptions:
     link_use: float = option(0.5, "share of it reached in an all-reduce: assumed")
     passes: int = option(6, "bfloat16 passes of a float32 product at full precision (`Precision.HIGHEST`)")
     storage_rate: float = option(1e9, "bytes per second that a host reads from storage: assumed")
+    tokens_read: float = option(
+        300, "tokens read for each one used: a random token's sequence is read whole; 1 where hosts hold all in memory"
+    )
     chips_per_host: int = option(8, "chips of a host: published, v5e")
     price: float = option(1.2, "US dollars for a chip and hour: assumed, not looked up; put in your own")
     genes: int = option(20_000, "sequences")
@@ -83,7 +86,7 @@ def training(compiled: dict[str, Any], a: Assumptions) -> dict[str, float]:
     batch = tpu_compile.BATCH // 8 * a.chips
     steps = math.ceil(a.tokens / batch)
     products, memory, links = seconds(step, a, a.passes)
-    reading = a.tokens * tpu_compile.FEATURES * 2 / (a.storage_rate * a.chips / a.chips_per_host)
+    reading = a.tokens * a.tokens_read * tpu_compile.FEATURES * 2 / (a.storage_rate * a.chips / a.chips_per_host)
     return {
         "tokens of a step": batch,
         "steps": steps,
