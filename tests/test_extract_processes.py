@@ -49,6 +49,7 @@ def test_several_processes_write_what_one_writes(one, tmp_path):
     _assert_same(tmp_path / "out", expected)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_and_the_job_resumes(one, tmp_path):
     data, expected = one
     arguments = ["extraction", str(data), str(tmp_path / "out"), "0.3"]

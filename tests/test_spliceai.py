@@ -159,7 +159,10 @@ def write_keras(file, weights):
     return str(file)
 
 
-@pytest.mark.parametrize(("blocks", "write"), [(1, write_torch), (2, write_torch), (1, write_keras), (4, write_keras)])
+@pytest.mark.parametrize(
+    ("blocks", "write"),
+    [(1, write_torch), (2, write_torch), (1, write_keras), pytest.param(4, write_keras, marks=pytest.mark.slow)],
+)
 def test_every_layer_matches_float64(tmp_path, rng, blocks, write):
     weights = random_weights(rng, blocks)
     torch = write is write_torch
