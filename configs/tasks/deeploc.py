@@ -6,7 +6,7 @@
 transit peptide), which an average over the whole protein dilutes. Needs COVJAX_SHARED, or --data with a table of the
 same columns.
 
-16 minutes on two cores shared with other work. Test MCC, logistic probe: mean 0.526; chosen on validation log(Σ+εI),
+6 minutes on two cores. Test MCC, logistic probe: mean 0.526; chosen on validation log(Σ+εI),
 256 components 0.598, +0.071 [-0.001, +0.144]; against the best control, mean + μμᵀ, +0.092 [+0.021, +0.169].
 """
 

@@ -6,7 +6,7 @@ Windows of 512 nt, targets log(1 + mean) of MNase coverage and dyads in phases G
 blocks as groups: the small offline sister of configs/hub/tracks_ntv3.py. Needs COVJAX_SHARED, or --data with a table
 of the same columns.
 
-2 minutes on two cores shared with other work. Test R², ridge probe: mean 0.271; chosen on validation mean + sqrt Σ
+1 minute on two cores. Test R², ridge probe: mean 0.271; chosen on validation mean + sqrt Σ
 0.278, +0.007 [-0.029, +0.040]; against the best control, mean + μμᵀ, -0.012 [-0.056, +0.040].
 """
 

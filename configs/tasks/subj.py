@@ -5,7 +5,7 @@
 1,500 / 500 / 1,000 sentences; those that share eight words in a row stand on one side. Needs COVJAX_SHARED, or
 --data with a table of the same columns.
 
-10 minutes on two cores shared with other work. Test MCC, logistic probe: mean 0.820; chosen on validation log(Σ+εI)
+3 minutes on two cores. Test MCC, logistic probe: mean 0.820; chosen on validation log(Σ+εI)
 0.848, +0.028 [-0.000, +0.061]; against the best control, mean + μμᵀ, +0.029 [-0.001, +0.061].
 """
 
