@@ -113,13 +113,13 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     if not data.has_group_column:
         print(f"note: {data.name}: {UNGROUPED}")
     encoder = encoders.load(config.encoder)
-    same("data", data.fingerprint())
-    same("encoder", encoder.weights_digest)
+    manifest = _manifest(config, data, encoder)
+    same("data", manifest["data"]["fingerprint"])
+    same("encoder", manifest["encoder"]["weights_digest"])
     _check_lengths(config, data)
     _check_letters(encoder, data)
     if force:
         once(lambda: _remove(output))
-    manifest = _manifest(config, data, encoder)
     fitted = {k: v for k, v in manifest["config"].items() if k not in NOT_IN_FEATURES}
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
@@ -128,15 +128,9 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     tables = make_features(config, data, tokens, rows, output, manifest | {"config": fitted, "device": kind})
     probes = fit_probes(config, data, tables, output, manifest)
-    if is_first():
-        _report(config, data, tokens, rows, tables, probes, manifest, command, time.monotonic() - start)
-    wait()
-    return json.loads((output / "results.json").read_text(encoding="utf-8"))
-
-
-def _report(config, data, tokens, rows, tables, probes, manifest, command, seconds) -> None:
-    """Score the test set, or take complete results, and write them, the figures and the page."""
-    output, start = Path(config.output), time.monotonic()
+    if not is_first():
+        wait()  # while process 0 scores the test set and writes
+        return json.loads((output / "results.json").read_text(encoding="utf-8"))
     results = _complete_results(output / "results.json", manifest)
     if results is None:
         results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command})
@@ -150,8 +144,10 @@ def _report(config, data, tokens, rows, tables, probes, manifest, command, secon
     print(text_table(results))
     for warning in results["warnings"]:
         print(f"warning: {warning}")
-    seconds += time.monotonic() - start
+    seconds = time.monotonic() - start
     print(f"\nreport: {output / 'report.html'}   numbers: {output / 'results.json'}   ({seconds:.0f} s)")
+    wait()
+    return results
 
 
 def _remove(output: Path) -> None:

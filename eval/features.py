@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from covjax import checkpoint, get_pooler
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
-from covjax.distributed import agree, gather, is_first, wait
+from covjax.distributed import gather, is_first, wait
 from covjax.errors import InputError
 from covjax.overlap import overlap
 from covjax.standardise import standardise
@@ -22,6 +22,7 @@ from eval.bases import make_bases
 from eval.composition import kmer_frequencies, word_frequencies
 from eval.config import CompareConfig
 from eval.learned import train_pools
+from eval.reuse import find_complete, load_rest
 from eval.rows import Row
 from eval.sparse import sparse_pools
 from eval.tables import Table, make_table, principal_components, side_by_side
@@ -49,33 +50,25 @@ def make_features(
     A checkpoint made under another manifest is refused with the difference.
     """
 
-    def load(row: Row) -> Table | None:
-        path = output / "features" / slug(row.label)
-        found = checkpoint.load_complete(path, {"values": 0}, _row_manifest(manifest, row))
+    folder, labelled = output / "features", {row.label: row for row in rows}
+
+    def load(label: str) -> Table | None:
+        expected = _row_manifest(manifest, labelled[label])
+        found = checkpoint.load_complete(folder / slug(label), {"values": 0}, expected)
         return None if found is None else Table(found[0]["values"], found[1]["num_features"], found[1]["is_kernel"])
 
-    done: Tables = {}
-    for row in rows if is_first() else ():
-        if (reused := load(row)) is not None:
-            done[row.label] = reused
-    complete = agree(np.array([row.label in done for row in rows]))
-    missing = [row for row, there in zip(rows, complete) if not there]
+    done, missing = find_complete(list(labelled), load)
     if not missing:
-        print(f"features: all {len(rows)} complete in {output / 'features'}, reused")
+        print(f"features: all {len(rows)} complete in {folder}, reused")
     else:
         print(f"features: {len(rows) - len(missing)} complete and reused, {len(missing)} to make")
-        for row, table in _make(config, data, tokens, missing, done, output, manifest):
+        to_make = [labelled[label] for label in missing]
+        for row, table in _make(config, data, tokens, to_make, done, output, manifest):
             shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}
-            path = output / "features" / slug(row.label)
-            checkpoint.save(path, {"values": table.values}, _row_manifest(manifest, row) | shape)
+            checkpoint.save(folder / slug(row.label), {"values": table.values}, _row_manifest(manifest, row) | shape)
             done[row.label] = table
     wait()
-    for row in rows:
-        if row.label not in done:
-            if (made := load(row)) is None:
-                raise InputError(f"output: process {jax.process_index()} does not see {output / 'features'}")
-            done[row.label] = made
-    return {row.label: done[row.label] for row in rows}
+    return load_rest(labelled, done, load, folder)
 
 
 def _row_manifest(manifest: dict[str, Any], row: Row) -> dict[str, Any]:
@@ -94,12 +87,12 @@ def _make(
     """Yield (row, table), process 0 alone; the caller fills `done`, so that later rows find their parts in it."""
     train = data.rows("train")
     pooled = [row for row in missing if row.pooler or row.cls]
-    for row in pooled:
-        if row.training or row.sae or row.basis == "tucker":
-            tokens.require_kept(f"{row.label!r} (see --trained, --sae-latents, --bases)")
+    on_tokens = [row for row in pooled if row.training or row.sae or row.basis == "tucker"]
+    for row in on_tokens:
+        tokens.require_kept(f"{row.label!r} (see --trained, --sae-latents, --bases)")
     if pooled:
         fit = standardiser(tokens, train)
-        if any(row.training or row.sae or row.basis == "tucker" for row in pooled):
+        if on_tokens:
             tokens.collect()
         wanted = [(row.basis, row.rank or row.width or 0) for row in pooled if row.rank or row.width]
         bases = make_bases(tokens, fit, train, wanted, config.seed, config.token_budget)
@@ -121,8 +114,9 @@ def _make(
             folder = output / "pools" / slug("sae " + " ".join(f"{name} {value}" for name, value in settings))
             identity = {key: manifest[key] for key in ("data", "encoder")}
             poolers |= sparse_pools(tokens, train, pools, fit, identity, config.seed, folder)
-        for group in _groups(pooled, poolers, tokens.features, len(data), config.max_features_gib):
-            features = _pool(group, poolers, tokens, fit, len(data), config.seed)
+        widths = _widths(pooled, poolers, tokens.features)
+        for group in _groups(pooled, widths, len(data), config.max_features_gib):
+            features = _pool(group, poolers, widths, tokens, fit, len(data), config.seed)
             for row in group:
                 values = features.pop(row.label)
                 _refuse_bad(row, values, data)
@@ -138,13 +132,18 @@ def _make(
             yield row, principal_components(table, row.components, train) if row.components else table
 
 
-def _groups(rows: list[Row], poolers: dict[str, Pool], features: int, n: int, max_gib: float) -> Iterator[list[Row]]:
+def _widths(rows: list[Row], poolers: dict[str, Pool], features: int) -> dict[str, int]:
+    """How many numbers a sequence gets in each row."""
+    token, weight = jax.ShapeDtypeStruct((4, features), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
+    return {row.label: features if row.cls else jax.eval_shape(poolers[row.label], token, weight).size for row in rows}
+
+
+def _groups(rows: list[Row], widths: dict[str, int], n: int, max_gib: float) -> Iterator[list[Row]]:
     """Rows pooled in one pass: one program shares moments, eigenvectors and the shuffle; the limit is its output."""
     group: list[Row] = []
     gib = 0.0
     for row in rows:
-        width = features if row.cls else _width(poolers[row.label], features)
-        size = 4 * n * width / 2**30
+        size = 4 * n * widths[row.label] / 2**30
         if group and gib + size > max_gib:
             yield group
             group, gib = [], 0.0
@@ -154,7 +153,13 @@ def _groups(rows: list[Row], poolers: dict[str, Pool], features: int, n: int, ma
 
 
 def _pool(
-    rows: list[Row], poolers: dict[str, Pool], tokens: TokenSet, fit: Fit, n: int, seed: int
+    rows: list[Row],
+    poolers: dict[str, Pool],
+    widths: dict[str, int],
+    tokens: TokenSet,
+    fit: Fit,
+    n: int,
+    seed: int,
 ) -> dict[str, Float[np.ndarray, "n k"]]:
     shuffled = {row.label for row in rows if row.shuffled}
     special = [row.label for row in rows if row.cls]
@@ -178,8 +183,7 @@ def _pool(
         cls = batch.cls if batch.cls is not None else np.zeros((len(batch.tokens), 1), np.float32)
         return pool_batch(batch.tokens, batch.weights, keys[filled], cls)
 
-    widths = {row.label: tokens.features if row.cls else _width(poolers[row.label], tokens.features) for row in rows}
-    out = {label: np.empty((n, width), np.float32) for label, width in widths.items()}
+    out = {row.label: np.empty((n, widths[row.label]), np.float32) for row in rows}
     for batch, blocks in overlap(run, tokens.walk("pool"), lambda batch: batch.tokens.shape, tokens.mesh):
         for name, block in blocks.items():
             out[name][batch.rows] = block[: len(batch.rows)]
@@ -188,11 +192,6 @@ def _pool(
         for table in out.values():
             table[owner] = gather(table[tokens.own])
     return out
-
-
-def _width(pool: Pool, features: int) -> int:
-    token, weight = jax.ShapeDtypeStruct((4, features), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
-    return jax.eval_shape(pool, token, weight).size
 
 
 def _refuse_bad(row: Row, features: np.ndarray, data: Dataset) -> None:

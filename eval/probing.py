@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from covjax import checkpoint
 from covjax.data import Dataset
-from covjax.distributed import agree, is_first, share, wait
+from covjax.distributed import is_first, share, wait
 from covjax.errors import InputError
 from covjax.probes import DualProbe, LinearProbe
 from covjax.probes.logistic import logistic_path
 from covjax.probes.ridge import ridge_path
 from eval.config import CompareConfig
 from eval.features import Tables, slug
+from eval.reuse import find_complete, load_rest
 from eval.tables import Table
 from eval.tasks import TASKS, Task, macro, predictions
 
@@ -51,21 +52,18 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
     others none.
     A checkpoint fitted on other features, penalties or targets is refused with the difference.
     """
-    names = probe_names(config, data)
+    names, folder = probe_names(config, data), output / "probes"
 
     def load(label: str) -> dict[str, FittedProbe] | None:
-        table, path = tables[label], output / "probes" / slug(label)
+        table = tables[label]
         empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
         like = {name: {"probe": empty, "scores": 0} for name in names}
-        found = checkpoint.load_complete(path, like, _settings(config, manifest, names, table))
+        found = checkpoint.load_complete(folder / slug(label), like, _settings(config, manifest, names, table))
         return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
 
-    found = {label: load(label) for label in tables} if is_first() else {}
-    fitted: Probes = {label: probes for label, probes in found.items() if probes is not None}
-    complete = agree(np.array([label in fitted for label in tables]))
-    missing = [label for label, there in zip(tables, complete) if not there]
+    fitted, missing = find_complete(list(tables), load)
     if not missing:
-        print(f"probes: all {len(tables)} complete in {output / 'probes'}, reused")
+        print(f"probes: all {len(tables)} complete in {folder}, reused")
         return fitted
     print(f"probes: {len(tables) - len(missing)} complete and reused, {len(missing)} to fit")
     by_size = sorted(missing, key=lambda label: -tables[label].values.shape[1])  # dealt so that all have as much to do
@@ -83,16 +81,9 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         fits = threads.map(fit, own)
         bar = tqdm(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
         for label, fitted[label] in zip(own, bar):
-            _save(output / "probes" / slug(label), fitted[label], _settings(config, manifest, names, tables[label]))
+            _save(folder / slug(label), fitted[label], _settings(config, manifest, names, tables[label]))
     wait()
-    if not is_first():
-        return {}
-    for label in tables:  # what other processes fitted
-        if label not in fitted:
-            if (probes := load(label)) is None:
-                raise InputError(f"output: process 0 does not see {output / 'probes' / slug(label)}")
-            fitted[label] = probes
-    return {label: fitted[label] for label in tables}
+    return load_rest(tables, fitted, load, folder) if is_first() else {}
 
 
 def _save(path: Path, fits: dict[str, FittedProbe], settings: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ class StabilityConfig:
     name: str = option("my-autoencoder", "title of the report")
     output: str = option("runs/stability", "folder of the trainings, the numbers and the report")
     train: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
-    seeds: tuple[int, ...] = option((0, 1, 2), "of the initial parameters, the order, and which sequences are held out")
+    seeds: tuple[int, ...] = option((0, 1, 2), "of the initial parameters and of the order of the examples")
     table: str = option("", "labelled CSV or TSV (see eval.compare): train on its training rows, and probe")
     penalties: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0), "ridge grid, chosen on validation")
 

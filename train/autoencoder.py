@@ -32,7 +32,7 @@ from covjax.autoencoders import make_autoencoder, save_autoencoder
 from covjax.autoencoders.arrays import from_arrays, plain, to_arrays
 from covjax.autoencoders.statistics import feature_statistics
 from covjax.cli import exit_on_input_error, parse
-from covjax.data.activations import Activations, EncodedActivations, StoredActivations, Subset, hold
+from covjax.data.activations import Activations, EncodedActivations, StoredActivations, hold, origin
 from covjax.data.sequences import read_sequences
 from covjax.data.write import new_text
 from covjax.distributed import is_first, job, once
@@ -210,7 +210,7 @@ def _batches(
     dtype = jax.numpy.dtype(config.dtype)
     if examples == "sequences":
         return SequenceBatches(activations, rows, config.batch, dtype, config.max_shapes)
-    if isinstance(activations.whole if isinstance(activations, Subset) else activations, EncodedActivations):
+    if isinstance(origin(activations), EncodedActivations):
         raise InputError(
             f"max_memory_gib: {config.max_memory_gib} is too little for all tokens, and encoding a sequence for each "
             "token of a batch is slow; raise it, or write a store first: train.extract --keep-tokens true"

@@ -110,9 +110,14 @@ class Subset:
         return self.whole.read([int(self.rows[row]) for row in rows])
 
 
+def origin(activations: Activations) -> Activations:
+    """What activations are read from: of some of others, the others."""
+    return activations.whole if isinstance(activations, Subset) else activations
+
+
 def hold(activations: Activations, dtype: Any, max_gib: float) -> Activations:
     """The same activations read once into memory, where `tokens · features` of `dtype` take at most `max_gib`."""
-    if isinstance(activations.whole if isinstance(activations, Subset) else activations, HeldActivations):
+    if isinstance(origin(activations), HeldActivations):
         return activations
     size = int(activations.lengths.sum()) * activations.features * np.dtype(dtype).itemsize
     if size > max_gib * 2**30:

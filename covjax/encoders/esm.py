@@ -198,15 +198,12 @@ class Esm(Transformer):
         """Of every token of the vocabulary, through the blocks above `layer`, jitted; see `HeadedEncoder`."""
         return _logits(*nnx.split(self), activations, mask, layer)
 
-    def predict(self, x: Float[Array, "b t d"], mask: Mask, layer: int) -> Float[Array, "b t classes"]:
-        """`logits` as a pure function."""
-        for block in self.blocks[layer:]:
-            x = block(x, mask)
-        x = self.norm_after(x) if layer < len(self.blocks) else x
-        assert self.head is not None
-        return self.head(x, self.embedding[...])
-
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _logits(graph: Any, state: Any, activations: Array, mask: Array, layer: int) -> Array:
-    return nnx.merge(graph, state).predict(activations.astype(state["embedding"][...].dtype), mask, layer)
+    model = nnx.merge(graph, state)
+    embedding = model.embedding[...]
+    x = activations.astype(embedding.dtype)
+    for block in model.blocks[layer:]:
+        x = block(x, mask)
+    return model.head(x if layer == len(model.blocks) else model.norm_after(x), embedding)

@@ -118,7 +118,6 @@ def _sum_rows(values, indices, matrix):
 
 
 def _sum(values, indices, matrix):
-
     def add(total, place):
         for v, i in zip(*place):
             total = total + v[:, None] * matrix[i]
