@@ -6,7 +6,7 @@ The proteins and terms of go_esm2.py under a much smaller, recurrent encoder: wh
 are few. Needs COVJAX_SHARED, or --data with a table of the same columns.
 
 3 minutes on two cores. Test macro AUPRC, ridge probe: mean 0.313; chosen on validation
-log(Σ+εI) 0.368, +0.055 [+0.035, +0.073]; against the best control, mean + μμᵀ, +0.028 [+0.010, +0.048].
+log(Σ+εI) 0.368, +0.055 [+0.035, +0.073]; against the best control, mean + μμᵀ, +0.029 [+0.010, +0.048].
 """
 
 from eval.config import CompareConfig
