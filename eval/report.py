@@ -141,9 +141,10 @@ def _setting(results: dict[str, Any]) -> str:
     manifest, groups = results["manifest"], results["groups"]
     alone = all(groups[split] == sizes[split] for split in groups)
     grouped = "each a group of its own" if alone else f"split by group ({groups['test']:,} in the test set)"
+    unit = "target" if results["task"] == "regression" else "label"
     return (
         f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}; "
-        f"{results['num_targets']} {'labels' if results['task'] != 'regression' else 'target'}; frozen encoder "
+        f"{results['num_targets']} {unit if results['num_targets'] == 1 else unit + 's'}; frozen encoder "
         f"{manifest['encoder']['name']}, layer {manifest['encoder']['layer']}, {results['encoder_features']} features "
         "a token, standardised by the training tokens; the penalty of each probe chosen on validation from one grid."
     )

