@@ -47,7 +47,7 @@ def shard_rows(
     count = rows.pop()
     w = np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)
     if w.shape != (count,) or not (np.isfinite(w) & (w >= 0)).all():
-        raise InputError(f"weights: must be {count} finite numbers >= 0, got shape {w.shape}, smallest {w.min()}")
+        raise InputError(f"weights: must be {count} finite numbers >= 0, got shape {w.shape}, smallest {np.min(w)}")
     parts = _parts(mesh, axis)
     # The checks above may stop one process while the others wait here; how a job then ends is `distributed.job`'s.
     everywhere = multihost_utils.process_allgather(np.array([count, w.any()], np.int32))

@@ -80,7 +80,7 @@ def test_encoders_and_compiled_functions(tmp_path, rng):
     for name, arguments in examples.COMPILED.items():
         with jax.enable_x64("solver" in name):  # the exact solver is in float64
             lower(missing.pop(name), arguments)
-    mesh = jax.sharding.AbstractMesh((2,), ("tokens",))
+    mesh = jax.sharding.AbstractMesh((2,), ("tokens",), (jax.sharding.AxisType.Auto,))
     for name, arguments in examples.SHARDED.items():
         lower(functools.partial(missing.pop(name), mesh=mesh, axis="tokens"), arguments)
     assert not missing

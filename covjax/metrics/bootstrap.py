@@ -16,7 +16,7 @@ def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.
     if resamples < 1:
         raise InputError(f"resamples: {resamples} must be at least 1")
     index = np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = int(index.max()) + 1
+    count = int(np.max(index)) + 1
     if count < 2:
         raise InputError(f"groups: {count} group; a bootstrap over groups needs at least 2")
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
