@@ -5,8 +5,9 @@
     python -m eval.compare --suite all
 
 Frozen tokens of one encoder are pooled in every way, the same two linear probes are fitted on each, the penalty is
-chosen on validation from one grid, and the test set is scored once. Batches are split over all devices of the machine,
-with --distributed sequences and probes over several processes.
+chosen on validation from one grid, and the test set is scored once: `test-looks.jsonl` in the output folder keeps a
+record of the settings it was scored under. Batches are split over all devices of the machine, with --distributed
+sequences and probes over several processes.
 Exit status 2 and one line for bad input.
 """
 
@@ -35,6 +36,7 @@ from covjax.errors import InputError
 from eval.config import CompareConfig
 from eval.features import make_features
 from eval.figures import draw_figures
+from eval.looks import record_look
 from eval.probing import fit_probes
 from eval.report import text_table, write_report
 from eval.results import UNGROUPED, read_label_names, summarise
@@ -133,7 +135,8 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
         return json.loads((output / "results.json").read_text(encoding="utf-8"))
     results = _complete_results(output / "results.json", manifest)
     if results is None:
-        results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command})
+        looks = record_look(output, manifest, command)
+        results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command}, looks)
     else:
         print(f"results: complete in {output / 'results.json'}, reused")
     svgs = draw_figures(results, output / "figures")

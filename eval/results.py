@@ -32,12 +32,14 @@ def summarise(
     tables: Tables,
     probes: Probes,
     manifest: dict[str, Any],
+    looks: int,
 ) -> dict[str, Any]:
     """Score the test rows once per pooler and probe; plain JSON data (see `eval.report` for its readers).
 
     Intervals: percentiles of `config.resamples` bootstrap resamples of whole groups, the same ones for every pooler,
     so that differences to the reference are paired. A pool trained with several seeds counts with the mean of its
-    metrics over the seeds, in every resample too.
+    metrics over the seeds, in every resample too. `looks`: under how many settings the test set was scored, these
+    included (`eval.looks`).
     """
     task, names = TASKS[data.task], probe_names(config, data)
     test = data.rows("test")
@@ -105,7 +107,8 @@ def summarise(
         "contrasts": contrasts(entries, REFERENCE, names[0], task.primary, planned, groups["test"]),
         "rows": entries,
         "terms": terms,
-        "warnings": _warnings(entries, tables, data, groups["test"]),
+        "test_looks": looks,
+        "warnings": _warnings(entries, tables, data, groups["test"], looks),
         "manifest": manifest,
     }
 
@@ -114,8 +117,13 @@ def _macro_draws(draws: np.ndarray) -> np.ndarray:
     return macro(draws) if draws.ndim == 2 else draws
 
 
-def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, groups: int) -> list[str]:
+def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, groups: int, looks: int) -> list[str]:
     texts = []
+    if looks > 1:
+        texts.append(
+            f"the test set was scored under {looks} settings from this folder (test-looks.jsonl): to choose between "
+            "them by these numbers is selection on test"
+        )
     if not data.has_group_column:
         texts.append(UNGROUPED)
     if groups < FEW_GROUPS:

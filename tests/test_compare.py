@@ -80,6 +80,7 @@ def test_the_label_that_depends_on_composition_is_found_by_composition(finished)
 
 def test_a_second_run_reuses_all_and_changes_nothing(finished, capsys):
     folder, results = finished
+    assert results["test_looks"] == 1
     assert run(folder) == results
     out = capsys.readouterr().out
     assert "features: all 10 complete" in out
@@ -105,8 +106,13 @@ def test_a_run_that_lost_parts_ends_in_the_same_numbers(finished, tmp_path, caps
 def test_force_redoes_everything(finished, tmp_path, capsys):
     folder, results = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    assert run(tmp_path, "--force")["rows"] == results["rows"]
+    again = run(tmp_path, "--force")
+    assert again["rows"] == results["rows"]
+    assert again["test_looks"] == 1
     assert "0 complete and reused, 10 to make" in capsys.readouterr().out
+    other = run(tmp_path, "--force", "--penalties", "1e-2,1e-1,1")
+    assert other["test_looks"] == 2
+    assert any("scored under 2 settings from this folder" in text for text in other["warnings"])
 
 
 @pytest.mark.slow

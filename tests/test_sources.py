@@ -88,7 +88,9 @@ PIECES = {  # what no two sides of a split have in common
     "splice": lambda s: kmers(s, 32, both_strands=True),
     "promoter": lambda s: kmers(s, 32, both_strands=True),
     "yeast_h4": lambda s: kmers(s, 32, both_strands=True),
-    "mnase": lambda s: kmers(s, 32, both_strands=True),
+    **dict.fromkeys(
+        ("mnase", *(f"mnase_{window}" for window in mnase.WINDOWS)), lambda s: kmers(s, 32, both_strands=True)
+    ),
     "terminator": lambda s: kmers(s[terminator.START : -terminator.END], 20),
     "trec": lambda s: word_runs(s, 8),
     "subj": lambda s: word_runs(s, 8),
@@ -133,6 +135,17 @@ def test_track_targets_are_the_mean_over_the_centre(shared_dir, tmp_path):
         assert data.sequences[7] == file["seq"][start : start + 512].tobytes().decode()
     np.testing.assert_allclose(data.targets[7], expected, atol=1e-6)
     assert data.target_names == ("target1", "target2", "target3", "target4")
+
+
+@pytest.mark.slow
+def test_windows_of_other_widths_have_the_same_centres_targets_and_splits(shared_dir):
+    tables = {window: SOURCES[f"mnase_{window}"].build(shared_dir, (200, 60, 60)) for window in mnase.WINDOWS}
+    widest = tables[2048]
+    for window, rows in tables.items():
+        trim = (2048 - window) // 2
+        for row, other in zip(rows, widest, strict=True):
+            assert row.sequence == other.sequence[trim : 2048 - trim]
+            assert (row.answer, row.split, row.group) == (other.answer, other.split, other.group)
 
 
 @pytest.mark.slow

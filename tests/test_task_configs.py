@@ -22,5 +22,7 @@ def test_the_config_and_its_command(path):
 
 def test_every_source_has_a_config_and_names_are_distinct():
     configs = [load_config(path, CompareConfig) for path in FILES + HUB]
-    assert {config.source for config in configs} - {""} == set(SOURCES)
+    assert {config.source for config in configs} - {""} == {
+        name for name in SOURCES if not name.startswith("mnase_")
+    }  # one config, other widths
     assert len({config.name for config in configs}) == len(configs)

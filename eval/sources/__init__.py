@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -37,6 +38,14 @@ SOURCES = {
     "yeast_h4": Source("yeast DNA, histone H4 or not", "label", gue.yeast_h4),
     "terminator": Source("yeast terminators, expression", "label", terminator.build),
     "mnase": Source("yeast chromosome II, nucleosome occupancy", "targets", mnase.build),
+    **{
+        f"mnase_{window}": Source(
+            f"the same, {window:,} nt around centres that have {max(mnase.WINDOWS):,} nt of their block around them",
+            "targets",
+            functools.partial(mnase.build, window=window, region=max(mnase.WINDOWS)),
+        )
+        for window in mnase.WINDOWS
+    },
     "trec": Source("questions, type of the answer", "label", trec.build, (3400, 1000, 500)),
     "subj": Source("sentences, subjective or objective", "label", subj.build, (3400, 1000, 1000)),
     "sentiment": Source("sentences, negative or positive", "label", sentiment.build, (3400, 1000, 1000)),

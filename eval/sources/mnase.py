@@ -11,13 +11,17 @@ from eval.sources.draw import Sizes, draw
 from eval.sources.rows import Row, shared_file
 
 WINDOW, STRIDE, CENTRE, BLOCK = 512, 256, 256, 20_000  # nt
+WINDOWS = (256, 512, 1024, 2048)  # nt, compared on the same centres
 K = 32
 MOST_EMPTY = 0.1  # share of the central nucleotides
 TRACKS = ("cov_G2", "cov_M", "dyad_G2", "dyad_M")
 
 
-def build(shared: Path, sizes: Sizes) -> list[Row]:
+def build(shared: Path, sizes: Sizes, window: int = WINDOW, region: int = WINDOW) -> list[Row]:
     """Windows of 512 nt every 256 nt; targets are log(1 + mean over the central 256 nt) of the four tracks.
+
+    `window` is how much of it around the centre the encoder sees, `region` how much decides which windows there are:
+    several of one region have the same targets and splits.
 
     The group is the 20-kb block; windows over a block's edge are left out, so no nucleotide is in two blocks, and so
     are windows with a 32-mer, on whichever strand, that another block holds too (Ty elements, transfer RNA). Left out
@@ -30,18 +34,19 @@ def build(shared: Path, sizes: Sizes) -> list[Row]:
     repeated, empty = _repeated(sequence), (tracks[:2] == 0).all(axis=0)
     rows, shared_repeats, unread = [], 0, 0
     for block in range(0, len(sequence) - BLOCK + 1, BLOCK):
-        for start in range(block, block + BLOCK - WINDOW + 1, STRIDE):
-            if repeated[start : start + WINDOW].any():
+        for start in range(block, block + BLOCK - region + 1, STRIDE):
+            if repeated[start : start + region].any():
                 shared_repeats += 1
                 continue
-            centre = slice(start + (WINDOW - CENTRE) // 2, start + (WINDOW + CENTRE) // 2)
+            centre = slice(start + (region - CENTRE) // 2, start + (region + CENTRE) // 2)
             if empty[centre].mean() > MOST_EMPTY:
                 unread += 1
                 continue
             values = np.log1p(tracks[:, centre].mean(axis=1))
             answer = ";".join(f"{value:.6f}" for value in values)
-            name = f"chrII:{start}-{start + WINDOW}"
-            rows.append(Row(name, sequence[start : start + WINDOW], answer, block_name("chrII", start, BLOCK)))
+            first = start + (region - window) // 2
+            name = f"chrII:{first}-{first + window}"
+            rows.append(Row(name, sequence[first : first + window], answer, block_name("chrII", start, BLOCK)))
     print(f"left out: {shared_repeats} windows with a {K}-mer that stands in another block too, {unread} without reads")
     return draw(rows, sizes, largest=None)
 

@@ -1,0 +1,40 @@
+"""A record of every look at a test set: settings tried one after the other until the test likes them are seen."""
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from covjax.data.write import new_text
+from covjax.errors import InputError
+
+NAME = "test-looks.jsonl"
+NOT_IN_NUMBERS = ("name", "output", "data", "label_names", "max_memory_gib", "max_features_gib")
+
+
+def record_look(folder: Path, manifest: dict[str, Any], command: str) -> int:
+    """Note that the test set is scored under these settings; how many settings it was scored under from this folder.
+
+    The same config, data and encoder again, which give the same numbers, are no new look; neither names and places
+    nor the machine count. --force removes everything but this record.
+
+    Raises InputError for a record that cannot be read.
+    """
+    data = manifest["data"]["fingerprint"]
+    chosen = {key: value for key, value in manifest["config"].items() if key not in NOT_IN_NUMBERS}
+    text = json.dumps([data, manifest["encoder"], chosen], sort_keys=True)
+    settings = hashlib.sha256(text.encode()).hexdigest()
+    path = folder / NAME
+    try:
+        looks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        known = {look["settings"] for look in looks if look["data"] == data}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"output: {path} is damaged; it records every look at the test set") from None
+    if settings not in known:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        look = {"time": now, "data": data, "settings": settings, "command": command}
+        with new_text(path) as file:
+            file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in [*looks, look])
+        known.add(settings)
+    return len(known)
