@@ -39,11 +39,12 @@ def sparse_pools(
     first = rows[0]
     kept = tokens.kept(train)
     whole = np.concatenate(kept)  # one shape: eager operations are compiled for every length anew
-    arrays = np.split(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), np.cumsum([len(x) for x in kept])[:-1])
+    lengths = np.array([len(x) for x in kept])
+    held = HeldActivations(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), lengths, identity)
     options = dict(first.sae)
     steps = options.pop("steps")
     # The same for 1, 2, 4, 8 devices, so that a killed training goes on with another number of them; others round up.
-    batch = 1 << (min(2048, max(sum(map(len, arrays)) // 2, 1)).bit_length() - 1)
+    batch = 1 << (min(2048, max(int(lengths.sum()) // 2, 1)).bit_length() - 1)
     batch = -(-batch // jax.device_count()) * jax.device_count()
     config = AutoencoderConfig(
         output=str(folder),
@@ -58,7 +59,7 @@ def sparse_pools(
         evaluate_every=steps,
         save_every=250,
     )
-    result = train_autoencoder(config, HeldActivations(arrays, identity))
+    result = train_autoencoder(config, held)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in result.held_out.items())
     print(f"sparse autoencoder: {shown}", flush=True)
     agree_module(result.model)
@@ -66,20 +67,21 @@ def sparse_pools(
     for row in rows:
         given: dict[str, Any] = dict(row.options)
         if "pairs" in given:
-            given["pairs"] = _pairs(result.model, arrays, options["latents"], int(given["pairs"]))
+            given["pairs"] = _pairs(result.model, held, options["latents"], int(given["pairs"]))
         pools[row.label] = get_pooler(row.pooler, autoencoder=result.model, **given)
     return pools
 
 
-def _pairs(model: Any, arrays: list[np.ndarray], latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
+def _pairs(model: Any, held: HeldActivations, latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
     """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly; those that process 0 finds, in all."""
-    pairs = _find_pairs(model, arrays, latents, most) if is_first() else np.zeros((0, 2))
+    pairs = _find_pairs(model, held, latents, most) if is_first() else np.zeros((0, 2))
     count = int(agree(np.int64(len(pairs))))
     return agree(np.asarray(pairs, np.int32) if is_first() else np.zeros((count, 2), np.int32))
 
 
-def _find_pairs(model: Any, arrays: list[np.ndarray], latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
-    arrays = arrays[:: -(-len(arrays) // LOOKED_AT)]
+def _find_pairs(model: Any, held: HeldActivations, latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
+    count = len(held.lengths)
+    arrays = held.read(range(0, count, -(-count // LOOKED_AT)))
     codes = jax.jit(model.codes)
     edge = max(map(len, arrays))
     moments = []

@@ -33,7 +33,7 @@ from covjax.autoencoders.stability import (
 )
 from covjax.cli import exit_on_input_error, parse
 from covjax.data import Dataset, assign_splits, check_splits, read_table
-from covjax.data.activations import Activations, EncodedActivations, Subset, hold
+from covjax.data.activations import Activations, EncodedActivations, hold, take
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.pooling import get_pooler
@@ -73,7 +73,7 @@ def stability(
     else:
         source = read_activations(train) if activations is None else activations
     activations = hold(source, np.dtype(jax.numpy.dtype(train.dtype)), train.max_memory_gib)
-    part = activations if data is None else Subset(activations, data.rows("train"))
+    part = activations if data is None else take(activations, data.rows("train"))
     refuse_too_large(train, activations.features)
     model = make_autoencoder(train.kind, activations.features, **train.options)
     sparse = _is_sparse(model, train.kind, probed=data is not None)

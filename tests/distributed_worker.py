@@ -16,7 +16,7 @@ from covjax.encoders import from_function, register_encoder
 from covjax.probes import fit_ridge_moments
 from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
 from covjax.training.state import Step
-from tests.toy_autoencoders import activations, config
+from tests.toy_autoencoders import Unheld, activations, config
 from train import extract
 from train.autoencoder import train_autoencoder
 from train.extract_config import ExtractConfig
@@ -98,7 +98,7 @@ def training(output: str, settings: str = "{}", seconds: str = "0") -> None:
     """A run of the toy autoencoders with other settings, every step late by some seconds."""
     step = Step.__call__
     Step.__call__ = lambda self, *arguments: (time.sleep(float(seconds)), step(self, *arguments))[1]
-    result = train_autoencoder(config(output, **json.loads(settings)), activations())
+    result = train_autoencoder(config(output, **json.loads(settings)), Unheld(activations()))
     print("held-out", result.held_out["fvu"])
 
 
@@ -213,13 +213,44 @@ def logistic(output: str) -> None:
         np.savez(output, **found)
 
 
+def streamed(output: str, checkpoint: str, looks: str) -> None:
+    """The streamed path, steps of 16 samples shared by the processes; it breaks off before so many looks."""
+    from covjax.probes import Budget, fit_logistic_stream
+
+    n, i = jax.process_count(), jax.process_index()
+    features, labels = classification()
+    steps = [range(150)[k + 16 // n * i : k + 16 // n * (i + 1)] for k in range(0, 150, 16)]  # the last: 6 samples
+    seen = iter(range(int(looks)))
+
+    def validation():
+        next(seen)
+        yield features[150 + i :: n], labels[150 + i :: n]
+
+    try:
+        path = fit_logistic_stream(
+            lambda: ((features[rows], labels[rows]) for rows in map(list, steps) if rows),
+            validation,
+            [1e-2, 1.0],
+            False,
+            Budget(steps=25, learning_rate=5e-2, evaluate_every=5, shuffle=3),
+            class_weights="balanced",
+            checkpoint=checkpoint,
+            mesh=jax.make_mesh((jax.device_count(),), ("rows",)),
+            axis="rows",
+        )
+    except RuntimeError:  # a generator that ran out inside another
+        return
+    if distributed.is_first():
+        np.savez(output, scores=[p.scores(features) for p in path.probes], validation=path.validation)
+
+
 def classification() -> tuple[np.ndarray, np.ndarray]:
     """203 samples of 13 features, the last one a copy, and two labels."""
     x, y = regression()
     return np.concatenate([x, x[:, :1]], axis=1), y[:, :2] > np.median(y[:, :2], axis=0)
 
 
-NAMED = (statistics, shares, faulty, extraction, training, pooling, late, comparison, split_step, logistic)
+NAMED = (statistics, shares, faulty, extraction, training, pooling, late, comparison, split_step, logistic, streamed)
 TASKS = {task.__name__: task for task in NAMED}
 
 if __name__ == "__main__":

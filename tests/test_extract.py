@@ -1,6 +1,7 @@
 """Extraction: the right numbers in the input's order, killed and resumed to the same bytes, faults refused by name."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covjax import get_pooler
+from covjax import checkpoint, get_pooler
 from covjax.cli import load_config
 from covjax.data.store import TokenStore, load_features, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
@@ -168,16 +169,60 @@ def test_changed_files_and_a_full_disk_are_noticed(config, monkeypatch):
         load_features(config.output, "0/mean")
     monkeypatch.undo()
     extract(config)
-    path = token_path(config.output, 1)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-    with pytest.raises(InputError, match="00001.array_record.*digest"):
-        TokenStore(config.output, 0)
     with pytest.raises(InputError, match="layer: 5"):
         TokenStore(config.output, 5)
     with pytest.raises(InputError, match="'0/max' is not one of 0/mean"):
         load_features(config.output, "0/max")
+    path = token_path(config.output, 1)
+    content = path.read_bytes()
+    expected = _read_all(config.output)
+    messages = []
+    for place in range(0, 4000, 50):  # the records, after which a file is filled up
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            for x, y in zip(_read_all(config.output), expected, strict=True):
+                np.testing.assert_array_equal(x, y)
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert all("00001.array_record: damaged" in message for message in messages)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="00001.array_record: damaged"):
+        TokenStore(config.output, 0)
+    path.unlink()
+    with pytest.raises(InputError, match="00001.array_record: missing"):
+        TokenStore(config.output, 0)
+
+
+def _read_all(folder):
+    store = TokenStore(folder, 0)
+    return store.__getitems__(range(len(store)))
+
+
+def test_token_files_of_another_run_or_in_another_order_are_refused(config, tmp_path):
+    extract(config)
+    other = dataclasses.replace(config, output=str(tmp_path / "other"), token_budget=150)
+    extract(other)
+    mine, theirs, second = (token_path(*each) for each in ((config.output, 0), (other.output, 0), (config.output, 2)))
+    original = mine.read_bytes()
+    rows = checkpoint.read_manifest(shard_path(config.output, 0))["rows"]
+    for source in (theirs, second):  # the same sequences and lengths; other sequences
+        mine.write_bytes(source.read_bytes())
+        store = TokenStore(config.output, 0)
+        with pytest.raises(InputError, match="00000.array_record: holds a record of another run or sequence than"):
+            store[rows[0]]
+    mine.write_bytes(original)
+    assert len(_read_all(config.output)) == 25
+
+
+def test_a_store_of_another_format_is_refused(config):
+    extract(config)
+    path = Path(config.output) / "extraction.json"
+    run = json.loads(path.read_text())
+    del run["identity"]["format"]
+    path.write_text(json.dumps(run))
+    with pytest.raises(InputError, match="format None, written by another version of covjax"):
+        TokenStore(config.output, 0)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from covjax import encoders
 from covjax.autoencoders.sparse import TopK
-from covjax.data.activations import EncodedActivations, Subset
+from covjax.data.activations import EncodedActivations
 from covjax.encoders.head import HeadedEncoder, through_head
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
@@ -135,7 +135,6 @@ def test_training_reports_density_and_loss_recovered(tmp_path):
     short = EncodedActivations(UniRep(random_weights()), ["M", "K"], -1, 512, 2)
     nothing = held_out_report(TopK(8, latents=16, k=8), {}, None, short, np.arange(2))["loss_recovered"]
     assert "nothing to predict in 2 sequences" in nothing["skipped"]
-    part = Subset(source, np.arange(3))
-    untrained = held_out_report(TopK(8, latents=16, k=8), {"fvu": 2.0}, None, part.whole, part.rows)
+    untrained = held_out_report(TopK(8, latents=16, k=8), {"fvu": 2.0}, None, source, np.arange(3))
     assert set(untrained) == {"figures", "loss_recovered"}
     assert untrained["loss_recovered"]["reconstructed"] > recovered["original"]

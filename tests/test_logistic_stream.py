@@ -1,5 +1,6 @@
 """The streamed logistic path ends where L-BFGS and scikit-learn do, stops early, and resumes to the bit."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -7,6 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from covjax.errors import InputError
 from covjax.probes import Budget, fit_logistic_stream
 from covjax.probes.logistic import probabilities
+from tests.distributed_worker import classification
+from tests.processes import launch
 
 PENALTIES = (1e-2, 1.0)
 
@@ -101,3 +104,39 @@ def test_bad_streams_are_named(rng, change, match):
     stream = over(*change(x, y > 0))
     with pytest.raises(InputError, match=match):
         fit_logistic_stream(stream, stream, PENALTIES, False)
+
+
+def reference():
+    """What `distributed_worker.streamed` fits, in one process without a mesh."""
+    x, labels = classification()
+    stream, held = over(x[:150], labels[:150], 16), over(x[150:], labels[150:], 100)
+    budget = Budget(steps=25, learning_rate=5e-2, evaluate_every=5, shuffle=3)
+    path = fit_logistic_stream(stream, held, (1e-2, 1.0), False, budget, class_weights="balanced")
+    return np.array([probe.scores(x) for probe in path.probes]), path.validation
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 2)])
+def test_rows_of_a_step_over_devices_and_processes_give_the_same_probes_also_after_a_break(
+    tmp_path, processes, devices
+):
+    whole, resumed = tmp_path / "whole.npz", tmp_path / "resumed.npz"
+    launch(["streamed", str(whole), str(tmp_path / "a"), "99"], processes, devices)
+    launch(["streamed", str(resumed), str(tmp_path / "b"), "3"], processes, devices)
+    assert not resumed.exists()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["00000015"]
+    launch(["streamed", str(resumed), str(tmp_path / "b"), "99"], processes, devices)
+    scores, validation = reference()
+    with np.load(whole) as one, np.load(resumed) as other:
+        np.testing.assert_array_equal(other["scores"], one["scores"])
+        np.testing.assert_allclose(one["scores"], scores, atol=1e-4 * np.abs(scores).max())
+        np.testing.assert_allclose(one["validation"], validation, rtol=1e-4)
+
+
+def test_what_cannot_be_split_is_named(rng):
+    x, y = problem(rng)
+    stream, mesh = over(x, y > 0), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
+    with pytest.raises(InputError, match="axis: 'data' is not one of the mesh's: rows"):
+        fit_logistic_stream(stream, stream, PENALTIES, False, mesh=mesh, axis="data")
+    abstract = jax.sharding.AbstractMesh((3,), ("rows",))
+    with pytest.raises(InputError, match="stream: 64 samples of a step cannot be split over 3 devices"):
+        fit_logistic_stream(stream, stream, PENALTIES, False, mesh=abstract, axis="rows")

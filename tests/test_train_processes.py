@@ -20,11 +20,12 @@ from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from covjax.training.state import data_mesh
 from tests.processes import finish, launch, start
-from tests.toy_autoencoders import activations, config
+from tests.toy_autoencoders import Unheld, activations, config
 from train.autoencoder import train_autoencoder
 
 OPTIONS = {"latents": 48, "k": 4, "dead_after": 8.0}  # some latents die: AuxK is at work
 SPARSE = {"kind": "topk", "options": OPTIONS, "batch": 16, "steps": 6, "save_every": 3}
+SPARSE |= {"max_memory_gib": 0.0, "mix_tokens": 400}  # every process reads the blocks of its own lanes
 
 
 def _parameters(path: Path) -> dict[str, np.ndarray]:
@@ -44,7 +45,7 @@ def _assert_close(path: Path, expected: dict[str, np.ndarray]) -> None:
 def runs(tmp_path_factory):
     """The parameters after training on one device, and the folder of a run by 4 processes, latents split over pairs."""
     folder = tmp_path_factory.mktemp("runs")
-    train_autoencoder(config(folder / "one", **SPARSE), activations())
+    train_autoencoder(config(folder / "one", **SPARSE), Unheld(activations()))
     outputs = launch(["training", str(folder / "four"), json.dumps(SPARSE | {"model_parallel": 2})], processes=4)
     assert len({line.split("held-out")[1] for output in outputs for line in output.splitlines() if "held" in line}) == 1
     return _parameters(folder / "one"), folder / "four"
@@ -72,7 +73,7 @@ def test_their_checkpoint_goes_on_on_one_device(runs, tmp_path):
     expected, folder = runs
     path = _unfinished(folder, tmp_path)
     assert jax.device_count() == 1
-    train_autoencoder(config(path, **SPARSE), activations())
+    train_autoencoder(config(path, **SPARSE), Unheld(activations()))
     _assert_close(path, expected)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from covjax import InputError
-from covjax.data.activations import EncodedActivations, HeldActivations, StoredActivations, hold
+from covjax.data.activations import EncodedActivations, HeldActivations, StoredActivations, hold, join, take
 from covjax.encoders import from_function, load, register_encoder
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, shuffled, split_rows
 from train.extract import extract
@@ -26,7 +26,7 @@ register_encoder(
 def held(rng):
     lengths = np.array([3, 9, 4, 30, 5, 8, 31, 7])
     numbers = np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
-    return HeldActivations([np.stack([n, 100 * n], 1).astype(np.float32) for n in numbers], {})
+    return join([np.stack([n, 100 * n], 1).astype(np.float32) for n in numbers], {})
 
 
 def test_every_epoch_is_a_new_permutation_reached_at_any_place():
@@ -88,6 +88,23 @@ def test_a_restored_iterator_goes_on_where_it_was(held):
     for (x, w), (y, v) in zip(first, second, strict=True):
         np.testing.assert_array_equal(x, y)
         np.testing.assert_array_equal(w, v)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_some_of_the_sequences_are_numbered_anew(held, in_memory):
+    whole = held if in_memory else type("Read", (), vars(held) | {"read": lambda _, rows: held.read(rows)})()
+    part = take(whole, np.array([6, 1]))
+    assert isinstance(part, HeldActivations) == in_memory
+    assert part.identity == {"rows": [6, 1]}
+    np.testing.assert_array_equal(part.lengths, [31, 9])
+    for x, y in zip(part.read([1, 0]), held.read([1, 6]), strict=True):
+        np.testing.assert_array_equal(x, y)
+    if in_memory:
+        (epoch,) = [x for x, _ in TokenBatches(part, np.arange(2), 40, np.float32).training(1, seed=0)]
+        np.testing.assert_array_equal(np.sort(epoch[:, 0]), np.sort(np.concatenate(held.read([1, 6]))[:, 0]))
+    else:
+        with pytest.raises(TypeError, match="not in memory"):
+            TokenBatches(part, np.arange(2), 40, np.float32).training(1, seed=0)
 
 
 def test_the_split_is_of_the_seed_and_never_empty():

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from covjax.autoencoders import TuckerAutoencoder, register_autoencoder
-from covjax.data.activations import HeldActivations
+from covjax.data.activations import HeldActivations, join
 from tests.conftest import ROOT
 from train.autoencoder import train_autoencoder
 from train.autoencoder_config import AutoencoderConfig
@@ -38,13 +38,20 @@ class NoisyTucker(TuckerAutoencoder):
         self.seen[...] += x.shape[0]
 
 
+class Unheld:
+    """Activations as those of a store, which are read when they are needed unless they fit into memory."""
+
+    def __init__(self, held: HeldActivations):
+        self.features, self.lengths, self.identity, self.read = held.features, held.lengths, held.identity, held.read
+
+
 def activations(seed: int = 0, count: int = 40, features: int = 12) -> HeldActivations:
     """Sequences of 3 … 60 tokens out of three subspaces."""
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(3, 6, features))
     lengths = rng.integers(3, 60, count)
     arrays = [(rng.normal(size=(n, 6)) @ mixing[i % 3]).astype(np.float32) for i, n in enumerate(lengths)]
-    return HeldActivations(arrays, {"toy": seed})
+    return join(arrays, {"toy": seed})
 
 
 def config(output, **changes) -> AutoencoderConfig:

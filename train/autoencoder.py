@@ -3,9 +3,10 @@
     python -m train.autoencoder --config configs/autoencoder_tucker.py
 
 Activations come from a store of `train.extract --keep-tokens true` or straight from an encoder over a sequence file.
-Examples are shuffled by index; batches are split over all devices, with --distributed over those of all processes, each
-of which reads its own part; --model-parallel splits the latents of a sparse autoencoder over several devices. Held-out
-sequences are evaluated at intervals. A run killed at any point goes on from its newest checkpoint and ends
+Examples are shuffled by index, tokens that do not fit into memory in blocks of sequences (--mix-tokens); batches are
+split over all devices, with --distributed over those of all processes, each of which reads its own part;
+--model-parallel splits the latents of a sparse autoencoder over several devices. Held-out sequences are evaluated at
+intervals. A run killed at any point goes on from its newest checkpoint and ends
 bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json` (of sparse autoencoders also how many
 latents are active how often and, where the encoder has a head, how much of its loss they recover), `figures` and
 `autoencoder`, which `covjax.autoencoders.load_autoencoder` reads.
@@ -32,7 +33,7 @@ from covjax.autoencoders import make_autoencoder, save_autoencoder
 from covjax.autoencoders.arrays import from_arrays, plain, to_arrays
 from covjax.autoencoders.statistics import feature_statistics
 from covjax.cli import exit_on_input_error, parse
-from covjax.data.activations import Activations, EncodedActivations, StoredActivations, hold, origin
+from covjax.data.activations import Activations, EncodedActivations, HeldActivations, StoredActivations, hold
 from covjax.data.sequences import read_sequences
 from covjax.data.write import new_text
 from covjax.distributed import is_first, job, once
@@ -43,6 +44,7 @@ from covjax.training.checkpoints import load_newest_together, save_step_together
 from covjax.training.figures import draw_density, draw_training
 from covjax.training.held_out import held_out_report
 from covjax.training.log import Log, NoLog, read_log
+from covjax.training.mixing import MixedTokenBatches
 from covjax.training.state import (
     Step,
     TrainState,
@@ -89,7 +91,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     batches = _batches(config, model.examples, activations, train_rows)
     held = _batches(config, model.examples, activations, held_rows)
     mesh = data_mesh(config.batch, config.model_parallel)
-    manifest = _manifest(config, activations)
+    manifest = _manifest(config, activations, batches.order)
 
     optimiser = make_optimiser(config.steps, config.learning_rate, config.warmup, config.decay, config.clip)
     with _home(config):
@@ -210,19 +212,17 @@ def _batches(
     dtype = jax.numpy.dtype(config.dtype)
     if examples == "sequences":
         return SequenceBatches(activations, rows, config.batch, dtype, config.max_shapes)
-    if isinstance(origin(activations), EncodedActivations):
-        raise InputError(
-            f"max_memory_gib: {config.max_memory_gib} is too little for all tokens, and encoding a sequence for each "
-            "token of a batch is slow; raise it, or write a store first: train.extract --keep-tokens true"
-        )
-    return TokenBatches(activations, rows, config.batch, dtype)
+    if isinstance(activations, HeldActivations):
+        return TokenBatches(activations, rows, config.batch, dtype)
+    return MixedTokenBatches(activations, rows, config.batch, dtype, config.mix_tokens)
 
 
-def _manifest(config: AutoencoderConfig, activations: Activations) -> dict[str, Any]:
+def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -> dict[str, Any]:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_RESULT}
     # The order of the examples is Grain's and NumPy's: under others it might be another.
     versions = {"jax": jax.__version__} | {name: version(name) for name in ("grain", "numpy")}
-    return json.loads(json.dumps({"config": settings, "data": activations.identity, "versions": versions}))
+    made = {"config": settings, "data": activations.identity, "order": order, "versions": versions}
+    return json.loads(json.dumps(made))
 
 
 def _refuse_divergence(values: dict[str, float], step: int) -> None:

@@ -7,7 +7,8 @@ from covjax.cli import option
 from covjax.errors import InputError
 
 # These decide where and how often something is written, not what comes out: a run may go on with other values of them.
-# Store, data and encoder stand in the identity of the activations by their content.
+# Store, data and encoder stand in the identity of the activations by their content, what memory does to the order of
+# tokens in the manifest's "order".
 NOT_IN_RESULT = (
     "output",
     "save_every",
@@ -19,6 +20,7 @@ NOT_IN_RESULT = (
     "encoder",
     "model_parallel",
     "max_memory_gib",
+    "mix_tokens",
 )
 
 
@@ -49,6 +51,7 @@ class AutoencoderConfig:
     max_shapes: int = option(4, "compiled shapes of batches of sequences")
     token_budget: int = option(8192, "tokens per encoder batch, with --data")
     max_memory_gib: float = option(4.0, "activations kept in memory; what does not fit is read when it is needed")
+    mix_tokens: int = option(262144, "tokens kept and mixed at a time, of those that do not all fit in memory")
     model_parallel: int = option(1, "devices that share the latents of a sparse autoencoder between them")
     save_every: int = option(500, "steps between checkpoints")
     evaluate_every: int = option(500, "steps between evaluations on the held-out sequences")
@@ -73,6 +76,7 @@ class AutoencoderConfig:
             "dtype": (self.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
             "max_shapes": (self.max_shapes >= 1, ">= 1"),
             "token_budget": (self.token_budget >= 1, ">= 1"),
+            "mix_tokens": (self.mix_tokens >= 1, ">= 1"),
             "model_parallel": (self.model_parallel >= 1, ">= 1"),
             "save_every": (self.save_every >= 1, ">= 1"),
             "evaluate_every": (self.evaluate_every >= 1, ">= 1"),

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from covjax import checkpoint, get_pooler
 from covjax.cli import exit_on_input_error, parse, parse_settings
 from covjax.data.sequences import read_sequences
-from covjax.data.store import encode_tokens, file_digest, shard_path, token_path
+from covjax.data.store import FORMAT, encode_tokens, file_digest, record_key, shard_path, token_path
 from covjax.distributed import agree, is_first, job, once, share, wait
 from covjax.encoders import Encoder, load
 from covjax.encoders.embed import Batch, batch_size, bucket_edges, embed_tokens, replicate
@@ -155,6 +155,7 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
     }
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output", "data", "max_output_gib")}
     identity = settings | {"input": digest.hexdigest(), "weights": encoder.weights_digest, "jax": jax.__version__}
+    identity["format"] = FORMAT
     kept = list(config.layers) if config.keep_tokens else []
     return json.loads(
         json.dumps(
@@ -294,6 +295,7 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
     config, run, rows = work.config, work.run, work.plan.shards[shard]
     features = {name: np.empty((len(rows), width), np.float32) for name, width in run["features"].items()}
     records: dict[int, bytes] = {}
+    lengths, key = np.zeros(len(rows), np.int64), record_key(run["identity"])
     owner = np.array([place for place, i in enumerate(rows) for _ in work.cuts[i]])  # of every window in the shard
     first = np.searchsorted(owner, np.arange(len(rows)))
     waiting: dict[int, dict[int, dict[int, np.ndarray]]] = {}  # sequence → window → layer → its core's activations
@@ -325,12 +327,14 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
                 for name, value in _pool_joined(work, joined).items():
                     features[name][owner[i]] = value
             if config.keep_tokens:
-                records[int(owner[i])] = encode_tokens([*joined.values()])
+                own = int(owner[i])
+                records[own] = encode_tokens([*joined.values()], key, rows[own])
+                lengths[own] = len(joined[config.layers[0]])
     manifest: dict[str, Any] = {"run": run["identity"], "shard": shard, "rows": rows.tolist(), "tokens": None}
     if config.keep_tokens:
         path = token_path(config.output, shard)
         _write_records(path, [records[i] for i in range(len(rows))])
-        manifest["tokens"] = file_digest(path)
+        manifest["tokens"] = {"digest": file_digest(path), "lengths": lengths.tolist()}
     checkpoint.save(shard_path(config.output, shard), {"rows": rows, "features": features}, manifest)
 
 

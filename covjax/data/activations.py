@@ -38,13 +38,13 @@ class StoredActivations:
                 f"store: {folder} holds activations of the encoder {made['encoder']!r}, not of {encoder!r}: "
                 "their weights differ"
             )
-        self.lengths = self._store.lengths()
+        self.lengths = self._store.lengths
         self.features = self._store.features
         self.identity = {"extraction": self._store.run["identity"], "layer": layer, "tokens": self._store.digest}
 
     def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
         """See `Activations`."""
-        return [self._store[int(row)] for row in rows]
+        return self._store.__getitems__(rows)
 
 
 class EncodedActivations:
@@ -84,47 +84,65 @@ class EncodedActivations:
 
 
 class HeldActivations:
-    """Activations in memory: arrays (tokens, features) of one type, under the identity of where they come from."""
+    """Activations in memory, under the identity of where they come from.
 
-    def __init__(self, arrays: Sequence[Float[np.ndarray, "tokens features"]], identity: dict[str, Any]):
-        self._arrays = list(arrays)
-        self.lengths = np.array([len(x) for x in self._arrays])
-        self.features = self._arrays[0].shape[1]
-        self.identity = identity
+    tokens: (all tokens, features), those of one sequence after those of another.
+    lengths: tokens of every sequence.
+    starts: where each begins among all tokens; by default where the one before ends.
+    """
+
+    def __init__(
+        self,
+        tokens: Float[np.ndarray, "all features"],
+        lengths: Int[np.ndarray, "n"],
+        identity: dict[str, Any],
+        starts: Int[np.ndarray, "n"] | None = None,
+    ):
+        self.tokens, self.lengths, self.identity = tokens, np.asarray(lengths), identity
+        self.features = tokens.shape[1]
+        self.starts = np.cumsum(self.lengths) - self.lengths if starts is None else starts
 
     def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
         """See `Activations`."""
-        return [self._arrays[int(row)] for row in rows]
+        return [self.tokens[self.starts[row] : self.starts[row] + self.lengths[row]] for row in rows]
+
+
+def join(arrays: Sequence[Float[np.ndarray, "tokens features"]], identity: dict[str, Any]) -> HeldActivations:
+    """A copy of arrays of one type as activations in memory."""
+    return HeldActivations(np.concatenate(arrays), np.array([len(x) for x in arrays]), identity)
 
 
 class Subset:
-    """Some sequences of other activations, numbered anew; nothing is copied."""
+    """Some sequences of other activations, numbered anew; see `take`."""
 
     def __init__(self, whole: Activations, rows: Int[np.ndarray, "n"]):
-        self.whole, self.rows = whole, np.asarray(rows)
-        self.features, self.lengths = whole.features, whole.lengths[self.rows]
-        self.identity = whole.identity | {"rows": [int(row) for row in self.rows]}
+        self._whole, self._rows = whole, rows
+        self.features, self.lengths = whole.features, whole.lengths[rows]
+        self.identity = whole.identity | {"rows": rows.tolist()}
 
     def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
         """See `Activations`."""
-        return self.whole.read([int(self.rows[row]) for row in rows])
+        return self._whole.read([int(self._rows[row]) for row in rows])
 
 
-def origin(activations: Activations) -> Activations:
-    """What activations are read from: of some of others, the others."""
-    return activations.whole if isinstance(activations, Subset) else activations
+def take(activations: Activations, rows: Int[np.ndarray, "n"]) -> Activations:
+    """Some sequences of activations, numbered anew; nothing is copied."""
+    part = Subset(activations, np.asarray(rows))
+    if not isinstance(activations, HeldActivations):
+        return part
+    return HeldActivations(activations.tokens, part.lengths, part.identity, activations.starts[rows])
 
 
 def hold(activations: Activations, dtype: Any, max_gib: float) -> Activations:
     """The same activations read once into memory, where `tokens · features` of `dtype` take at most `max_gib`."""
-    if isinstance(origin(activations), HeldActivations):
+    if isinstance(activations, HeldActivations):
         return activations
-    size = int(activations.lengths.sum()) * activations.features * np.dtype(dtype).itemsize
-    if size > max_gib * 2**30:
+    count = int(activations.lengths.sum())
+    if count * activations.features * np.dtype(dtype).itemsize > max_gib * 2**30:
         return activations
+    held = HeldActivations(np.empty((count, activations.features), dtype), activations.lengths, activations.identity)
     order = np.argsort(activations.lengths, kind="stable")  # neighbours in length share the encoder's batches
-    arrays: list[Any] = [None] * len(order)
     for part in np.array_split(order, max(1, len(order) // 1024)):
-        for row, x in zip(part, activations.read([int(i) for i in part])):
-            arrays[int(row)] = np.asarray(x).astype(dtype)
-    return HeldActivations(arrays, activations.identity)
+        for place, x in zip(held.read(part.tolist()), activations.read(part.tolist())):
+            place[:] = x
+    return held

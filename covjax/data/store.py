@@ -1,7 +1,7 @@
 """The shards that `train.extract` writes, read back with their digests checked.
 
 A shard is one Orbax checkpoint: pooled features, the rows they belong to, and, where token activations are kept, the
-digest of their file. It is written last, so a shard is either whole or not there.
+digest of their file and the tokens of every row. It is written last, so a shard is either whole or not there.
 """
 
 import hashlib
@@ -12,10 +12,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import BFloat16, Float, Int
+from jaxtyping import BFloat16, Float
 
 from covjax import checkpoint
 from covjax.errors import InputError
+
+FORMAT = 2  # of what is written; in every run's identity
 
 
 def shard_path(folder: str | Path, shard: int) -> Path:
@@ -45,6 +47,8 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
 def _finished(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     run = read_run(folder)
+    if (found := run["identity"].get("format")) != FORMAT:
+        raise InputError(f"{folder}: format {found}, written by another version of covjax; run the extraction again")
     manifests = [checkpoint.read_manifest(shard_path(folder, shard)) for shard in range(run["shards"])]
     missing = [shard for shard, manifest in enumerate(manifests) if manifest is None]
     if missing:
@@ -72,9 +76,12 @@ class TokenStore:
     """Token activations as a random-access source, one item a sequence; works as a source of Grain.
 
     `store[i]` is (tokens, features) in bfloat16, special tokens and padding left out, of sequence i of the input.
-    Raises InputError for a layer that was not kept, missing shards, and token files that do not match their digest
-    (all files are read once for that). `run` is the manifest of the extraction, `features` the width of the layer,
+    `run` is the manifest of the extraction, `features` the width of the layer, `lengths` the tokens of every sequence,
     `digest` stands for the content of all token files.
+
+    Opening reads no activations. A record is checked when it is read: ArrayRecord keeps a hash of every chunk, and our
+    seal says which run and which sequence it is of. Raises InputError for a layer that was not kept, missing shards
+    and files, and, when they are read, for records that are damaged or of another run.
     """
 
     def __init__(self, folder: str | Path, layer: int):
@@ -83,36 +90,77 @@ class TokenStore:
         run, manifests = _finished(folder)
         if layer not in run["token_layers"]:
             raise InputError(f"layer: {layer} is not among the kept ones: {run['token_layers']}")
-        paths = [token_path(folder, shard) for shard in range(run["shards"])]
-        for path, manifest in zip(paths, manifests):
-            if not path.is_file() or file_digest(path) != manifest["tokens"]:
-                raise InputError(f"{path}: missing, or does not match its digest: the file was changed or damaged")
-        self._place = {row: i for i, row in enumerate(r for m in manifests for r in m["rows"])}
-        self._source = ArrayRecordDataSource([str(path) for path in paths])
-        self._layers, self._layer = run["token_layers"], layer
-        self._widths = run["token_widths"]
+        self._paths = [token_path(folder, shard) for shard in range(run["shards"])]
+        rows = np.concatenate([np.array(m["rows"], np.int64) for m in manifests])
+        self._shard = np.repeat(np.arange(len(manifests)), [len(m["rows"]) for m in manifests])
+        self._place = np.argsort(rows)  # of every sequence among the records
+        self.lengths: np.ndarray = np.concatenate([m["tokens"]["lengths"] for m in manifests])[self._place]
+        for path, manifest in zip(self._paths, manifests):
+            if (found := _count_records(path)) != len(manifest["rows"]):
+                raise InputError(f"{path}: {found} records of {len(manifest['rows'])} sequences: it was changed")
+        self._source = ArrayRecordDataSource([str(path) for path in self._paths])
+        widths, index = run["token_widths"], run["token_layers"].index(layer)
+        self._before, self._total = sum(widths[:index]), sum(widths)
+        self._key = record_key(run["identity"])
         self.run = run
-        self.features: int = run["token_widths"][run["token_layers"].index(layer)]
-        self.digest = hashlib.sha256("".join(m["tokens"] for m in manifests).encode()).hexdigest()
+        self.features: int = widths[index]
+        self.digest = hashlib.sha256("".join(m["tokens"]["digest"] for m in manifests).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._place)
 
-    def lengths(self) -> Int[np.ndarray, "n"]:
-        """Tokens of every sequence; reads every record."""
-        size = 2 * sum(self._widths)
-        return np.array([len(self._source[self._place[row]]) // size for row in range(len(self))])
-
     def __getitem__(self, row: int) -> BFloat16[np.ndarray, "tokens features"]:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        values = np.frombuffer(self._source[self._place[row]], jnp.bfloat16)
-        index = self._layers.index(self._layer)
-        before, tokens = sum(self._widths[:index]), len(values) // sum(self._widths)
-        width = self._widths[index]
-        return values[before * tokens : (before + width) * tokens].reshape(tokens, width)
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[BFloat16[np.ndarray, "tokens features"]]:
+        """Several sequences, read at the same time."""
+        if outside := [row for row in rows if not 0 <= row < len(self)]:
+            raise IndexError(outside[0])
+        places = self._place[list(rows)]
+        try:
+            records = self._source.__getitems__(places.tolist()) if len(places) else []
+        except RuntimeError:  # which file it is, it does not say
+            records = [self._record(place) for place in places.tolist()]
+        return [self._layer_of(int(row), int(place), record) for row, place, record in zip(rows, places, records)]
+
+    def _record(self, place: int) -> bytes:
+        try:
+            return self._source[place]
+        except RuntimeError as error:
+            raise InputError(f"{self._paths[self._shard[place]]}: damaged: {error}") from None
+
+    def _layer_of(self, row: int, place: int, record: bytes) -> BFloat16[np.ndarray, "tokens features"]:
+        tokens = int(self.lengths[row])
+        if record[:SEAL] != seal(self._key, row) or len(record) != SEAL + 2 * tokens * self._total:
+            raise InputError(f"{self._paths[self._shard[place]]}: holds a record of another run or sequence than {row}")
+        start, end = self._before * tokens, (self._before + self.features) * tokens
+        return np.frombuffer(record, jnp.bfloat16, offset=SEAL)[start:end].reshape(tokens, self.features)
 
 
-def encode_tokens(layers: Sequence[Float[np.ndarray, "tokens features"]]) -> bytes:
-    """One record: the layers' activations in bfloat16, one after the other."""
-    return b"".join(np.ascontiguousarray(np.asarray(x).astype(jnp.bfloat16)).tobytes() for x in layers)
+def _count_records(path: Path) -> int:
+    from grain.sources import ArrayRecordDataSource
+
+    if not path.is_file():
+        raise InputError(f"{path}: missing")
+    try:
+        return len(ArrayRecordDataSource([str(path)]))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+
+
+SEAL = 16  # bytes at the start of a record
+
+
+def record_key(identity: dict[str, Any]) -> bytes:
+    """What the records of one extraction have in common."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()
+
+
+def seal(key: bytes, row: int) -> bytes:
+    """The first bytes of the record of sequence `row` of an extraction."""
+    return hashlib.blake2b(int(row).to_bytes(8, "big"), digest_size=SEAL, key=key).digest()
+
+
+def encode_tokens(layers: Sequence[Float[np.ndarray, "tokens features"]], key: bytes, row: int) -> bytes:
+    """One record: the seal, then the layers' activations in bfloat16, one after the other."""
+    return seal(key, row) + b"".join(np.ascontiguousarray(np.asarray(x).astype(jnp.bfloat16)).tobytes() for x in layers)

@@ -6,6 +6,7 @@ bits.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -17,11 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from covjax.checkpoint import leaf_digests
+from covjax.distributed import once
 from covjax.errors import InputError
-from covjax.training.checkpoints import load_newest, save_step
+from covjax.training.checkpoints import load_newest_together, save_step
 
 Tree = Any
 Batch = tuple[np.ndarray, ...]
@@ -68,6 +71,7 @@ def fit_minibatch(
     decay: bool,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    rows: NamedSharding | None = None,
 ) -> Fitted:
     """Minimise `loss(parameters, strength, *batch)` for every strength from its start; `validate` is to be maximised.
 
@@ -82,6 +86,9 @@ def fit_minibatch(
         decay: whether the optimiser decays weights (else the penalty is the loss's own business).
         checkpoint: folder for the state, written at every look at validation; a fit found there goes on.
         settings: JSON that must be equal for that.
+        rows: how the rows of a batch lie on the devices of a mesh, of one process or of many; parameters lie on all.
+            Every process gives its own part of each batch, `validate` gets arrays that lie on one device of its own,
+            and must give all processes the same values. All see the checkpoint's folder and call this together.
 
     Raises:
         InputError: no batches, a checkpoint of other settings, values of validation that are not finite.
@@ -102,7 +109,9 @@ def fit_minibatch(
         train = jax.vmap(one, in_axes=(0, 0, 0, None))
         return train(state["parameters"], state["optimiser"], levels, batch)
 
-    advance = jax.jit(step, donate_argnums=0)
+    whole = None if rows is None else NamedSharding(rows.mesh, PartitionSpec())
+    spread = jnp.asarray if rows is None else functools.partial(jax.make_array_from_process_local_data, rows)
+    advance = jax.jit(step, donate_argnums=0, out_shardings=whole)
     first = jax.tree.map(jnp.array, start)  # copies: the buffers are donated
     looks = -(-budget.steps // budget.evaluate_every)
     state = {
@@ -114,18 +123,20 @@ def fit_minibatch(
     }
     manifest = {"budget": dataclasses.asdict(budget), "strengths": list(map(float, strengths)), "decay": decay}
     manifest |= {"start": _digest(leaf_digests(start))} | dict(settings or {})
-    if checkpoint is not None and (found := load_newest(checkpoint, state, manifest)) is not None:
+    if checkpoint is not None and (found := load_newest_together(checkpoint, state, manifest)) is not None:
         state = found[0]
+    state["train"] = jax.tree.map(lambda leaf: _on_all(leaf, whole), state["train"])
     while not _finished(state, budget):
         for batch in itertools.islice(_shuffled(batches(), budget, state["position"][1]), state["position"][2], None):
-            parameters, optimiser_state = advance(state["train"], tuple(map(jnp.asarray, batch)))
+            parameters, optimiser_state = advance(state["train"], tuple(map(spread, batch)))
             state["train"] = {"parameters": parameters, "optimiser": optimiser_state}
             state["position"] = state["position"] + np.array([1, 0, 1], np.int32)
             count = int(state["position"][0])
             if count % budget.evaluate_every == 0 or count == budget.steps:
-                _look(state, validate(parameters), (count - 1) // budget.evaluate_every)
+                fresh = jax.device_get(parameters)
+                _look(state, fresh, validate(fresh), (count - 1) // budget.evaluate_every)
                 if checkpoint is not None:
-                    save_step(checkpoint, count, state, manifest, keep=1)
+                    once(functools.partial(save_step, checkpoint, count, jax.device_get(state), manifest, keep=1))
             if _finished(state, budget):
                 break
         if state["position"][2] == 0:
@@ -142,14 +153,20 @@ def _finished(state: dict[str, Any], budget: Budget) -> bool:
     return count >= budget.steps or quiet >= budget.patience * budget.evaluate_every
 
 
-def _look(state: dict[str, Any], values: np.ndarray, row: int) -> None:
+def _on_all(leaf: Any, whole: NamedSharding | None) -> jax.Array:
+    if whole is None:
+        return jnp.asarray(leaf)
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, whole, lambda index: array[index])
+
+
+def _look(state: dict[str, Any], fresh: Tree, values: np.ndarray, row: int) -> None:
     if not np.isfinite(values).all():
         raise InputError(f"validation: values {np.asarray(values).tolist()} must be finite; lower the learning rate")
     better = values > state["validation"].max(0)
     state["validation"] = np.array(state["validation"])
     state["validation"][row] = values
     state["best_step"] = np.where(better, state["position"][0], state["best_step"]).astype(np.int32)
-    fresh = jax.device_get(state["train"]["parameters"])
     state["best"] = jax.tree.map(
         lambda new, old: np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), fresh, state["best"]
     )

@@ -1,15 +1,19 @@
 """Logistic regression on features that do not fit into memory: mini-batches from a stream, the L2 path at once."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float
 
 from covjax.checkpoint import leaf_digests
+from covjax.distributed import gather
 from covjax.errors import InputError
 from covjax.probes.minibatch import Budget, fit_minibatch
 from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
@@ -36,6 +40,8 @@ def fit_logistic_stream(
     *,
     class_weights: ClassWeights = None,
     checkpoint: str | Path | None = None,
+    mesh: Mesh | None = None,
+    axis: str = "",
 ) -> StreamPath:
     """The optima of `fit_logistic_path` by Adam, every λ from one pass; each kept where validation was best.
 
@@ -52,22 +58,27 @@ def fit_logistic_stream(
         budget: see `Budget`.
         class_weights: see `objectives.element_weights`.
         checkpoint: folder; a fit that was killed goes on from there to the same bits.
+        mesh, axis: the rows of a batch are split over this axis. In a job of several processes every process streams
+            rows of its own, at least one, in batches of one size, and a step takes one batch of each; who has fewer
+            gives rows of weight 0. All get the same probes and call this together.
 
     Raises:
         InputError: features that are not finite (sample named) or do not vary, batches that do not fit each other, an
-            output without both classes, penalties not positive, a checkpoint of other settings.
+            output without both classes, penalties not positive, a checkpoint of other settings, batches that cannot be
+            split evenly over the axis or differ in size between processes.
     """
     budget = budget or Budget(learning_rate=1e-2)
     kind = "multiclass" if exclusive else "multilabel"
     if min(penalties) <= 0:
         raise InputError(f"penalties: {min(penalties)} must be > 0")
-    mean, variance, y, size, first_batch = _first_pass(stream)
-    y = check_targets(kind, y)
+    part = _everywhere(_first_pass(stream))
+    mean, variance, size, batches_per_epoch = part.mean, part.scatter / len(part.targets), part.size, part.batches
+    rows = _rows(mesh, axis, size)
+    y = check_targets(kind, part.targets)
     weights = element_weights(y, class_weights, exclusive)
     scale = np.sqrt(variance.sum())
     if not scale > 0:
         raise InputError(f"features: all {len(y)} training samples are equal; nothing to fit")
-    batches_per_epoch = -(-len(y) // size)
     curvature = jnp.asarray(variance / scale**2 / 4, jnp.float32)[:, None]
 
     def scores(tree, penalty, x):
@@ -82,11 +93,13 @@ def fit_logistic_stream(
         return data + 0.5 * penalty * (slopes**2).sum()
 
     def batches():
-        row = 0
+        row, given = part.begin, 0
         for x, target in stream():
             pad, end = size - len(x), row + len(x)
             yield tuple(np.pad(np.asarray(a, np.float32), ((0, pad), (0, 0))) for a in (x, target, weights[row:end]))
-            row = end
+            row, given = end, given + 1
+        for _ in range(given, batches_per_epoch):
+            yield tuple(np.zeros((size, a.shape[-1]), np.float32) for a in (mean, y, weights))
 
     levels = jnp.asarray(penalties, jnp.float32)
 
@@ -101,16 +114,25 @@ def fit_logistic_stream(
         for x, target in validation():
             total += np.asarray(held_out(trees, np.asarray(x, np.float32), np.asarray(target, np.float32)))
             count += len(x)
-        return -total / count
+        return -gather(total[None]).sum(0) / gather(np.array([count])).sum()
 
     start = {
         "weights": jnp.zeros((len(mean), y.shape[1])),
         "bias": jnp.asarray(log_odds(kind, y, weights), jnp.float32),
     }
-    settings = {"exclusive": exclusive, "first_batch": first_batch} | leaf_digests({"targets": y, "weights": weights})
+    settings = {"exclusive": exclusive, "first_batch": part.digest} | leaf_digests({"targets": y, "weights": weights})
     starts = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(penalties)), start)
     fit = fit_minibatch(
-        loss, starts, penalties, batches, validate, budget, decay=False, checkpoint=checkpoint, settings=settings
+        loss,
+        starts,
+        penalties,
+        batches,
+        validate,
+        budget,
+        decay=False,
+        checkpoint=checkpoint,
+        settings=settings,
+        rows=rows,
     )
     probes = []
     for i, penalty in enumerate(penalties):
@@ -119,8 +141,20 @@ def fit_logistic_stream(
     return StreamPath(probes, fit.best_step, fit.validation)
 
 
-def _first_pass(stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, dict[str, str]]:
-    """Mean and variances (Chan et al. 1983) of the features, all targets, the batch size, the first batch's digest."""
+class _Pass(NamedTuple):
+    """What a look at every batch tells: of the features mean and scatter, all targets, where the own ones begin."""
+
+    mean: np.ndarray
+    scatter: np.ndarray
+    targets: np.ndarray
+    begin: int
+    size: int
+    batches: int
+    digest: list[str]
+
+
+def _first_pass(stream: Stream) -> _Pass:
+    """Of this process's batches; mean and scatter by Chan, Golub, LeVeque (1983)."""
     count, size = 0, 0
     targets: list[np.ndarray] = []
     digest: dict[str, str] = {}
@@ -144,4 +178,36 @@ def _first_pass(stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray, int
         targets.append(np.asarray(target, bool))
     if not count:
         raise InputError("stream: it gave no batch to train on")
-    return mean, scatter / count, np.concatenate(targets), size, digest
+    return _Pass(mean, scatter, np.concatenate(targets), 0, size, len(targets), [*digest.values()])
+
+
+def _everywhere(own: _Pass) -> _Pass:
+    """Of the batches of all processes, in the order of the processes."""
+    sizes, counts = gather(np.array([own.size])), gather(np.array([len(own.targets)]))
+    widths = gather(np.array([[len(own.mean), own.targets.shape[1]]]))
+    if len(set(sizes.tolist())) > 1 or len({*map(tuple, widths.tolist())}) > 1:
+        raise InputError(
+            f"stream: batches of {sizes.tolist()} samples and {widths.tolist()} features and outputs in the processes; "
+            "all need the same"
+        )
+    means, scatters = gather(own.mean[None]), gather(own.scatter[None])
+    mean = counts @ means / counts.sum()
+    scatter = scatters.sum(0) + counts @ (means - mean) ** 2
+    batches = int(gather(np.array([own.batches])).max())
+    text = gather(np.frombuffer(json.dumps(own.digest).encode(), np.uint8)).tobytes().decode()
+    begin = int(counts[: jax.process_index()].sum())
+    return _Pass(mean, scatter, gather(own.targets), begin, own.size, batches, [text])
+
+
+def _rows(mesh: Mesh | None, axis: str, size: int) -> NamedSharding | None:
+    if mesh is None:
+        if jax.process_count() > 1:
+            raise InputError("mesh: None, but several processes need one to share")
+        return None
+    if axis not in mesh.axis_names:
+        raise InputError(f"axis: {axis!r} is not one of the mesh's: {', '.join(map(str, mesh.axis_names))}")
+    total = size * jax.process_count()
+    if total % mesh.shape[axis]:
+        raise InputError(f"stream: {total} samples of a step cannot be split over {mesh.shape[axis]} devices")
+    # Axes that XLA sees to, as `jax.make_mesh`'s may not be.
+    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(axis))

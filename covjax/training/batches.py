@@ -1,17 +1,19 @@
 """Batches of training examples, shuffled by index with Grain: the position in the stream is the only state."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from covjax.data.activations import Activations
+from covjax.data.activations import Activations, HeldActivations
 from covjax.encoders.embed import bucket_edges
 from covjax.errors import InputError
 
 Batch = tuple[Float[np.ndarray, "b *shape"], Float[np.ndarray, "b t"] | None]
 EVERYTHING = slice(None)
+TOGETHER = 2**16  # tokens: enough for an encoder to fill its batches
 
 
 def split_rows(count: int, held_out: float, seed: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"]]:
@@ -45,43 +47,65 @@ def shuffled(count: int, start: int, size: int, seed: int, stream: int = 0) -> I
 
 
 class TokenBatches:
-    """Batches (size, features) of single tokens from all sequences of `rows`; no weights."""
+    """Batches (size, features) of single tokens from all sequences of `rows`, in memory; no weights.
+
+    `order` says what decides, beside the seed, which tokens stand in a batch.
+    """
+
+    order = "all tokens"
 
     def __init__(self, activations: Activations, rows: Int[np.ndarray, "n"], size: int, dtype: Any):
-        self._activations, self._rows, self._size, self._dtype = activations, rows, size, dtype
-        self._ends = np.cumsum(activations.lengths[rows])
+        self.activations, self.rows, self.size, self.dtype = activations, rows, size, dtype
+        self.lengths = activations.lengths[rows]
+        self.count = int(self.lengths.sum())
 
     def training(self, steps: int, seed: int, part: slice = EVERYTHING) -> Any:
         """A Grain data set of `steps` shuffled batches, or of one part of each; nothing else is read.
 
-        Raises InputError for a stream shorter than one batch.
+        Every epoch is a new permutation of all tokens. Raises InputError for a stream shorter than one batch.
         """
         import grain
 
-        if self._ends[-1] < self._size:
-            raise InputError(f"batch: {self._size} tokens, but the stream holds only {self._ends[-1]}")
+        self.refuse_short()
+        held = self.activations
+        if not isinstance(held, HeldActivations):
+            raise TypeError("tokens that are not in memory are for MixedTokenBatches")
+        ends = np.cumsum(self.lengths)
+        places = np.repeat(held.starts[self.rows] - (ends - self.lengths), self.lengths) + np.arange(self.count)
+
+        @functools.lru_cache(maxsize=2)
+        def epoch(number: int) -> Int[np.ndarray, "count"]:
+            return np.random.default_rng([seed, number]).permutation(self.count)
 
         def batch(step: int) -> Batch:
-            first, stop, _ = part.indices(self._size)
-            return self._gather(shuffled(int(self._ends[-1]), step * self._size + first, stop - first, seed))
+            first, stop, _ = part.indices(self.size)
+            epochs, at = np.divmod(np.arange(step * self.size + first, step * self.size + stop), self.count)
+            chosen = np.concatenate([epoch(number)[at[epochs == number]] for number in np.unique(epochs).tolist()])
+            tokens = held.tokens[places[chosen]].astype(self.dtype, copy=False)
+            check_finite(tokens, self.rows[np.searchsorted(ends, chosen, "right")])
+            return tokens, None
 
         return grain.MapDataset.range(steps).map(batch)
 
+    def refuse_short(self) -> None:
+        """InputError for a stream shorter than one batch."""
+        if self.count < self.size:
+            raise InputError(f"batch: {self.size} tokens, but the stream holds only {self.count}")
+
     def once(self) -> Iterator[Batch]:
         """Every token once, in order; the last batch may be smaller."""
-        for start in range(0, int(self._ends[-1]), self._size):
-            yield self._gather(np.arange(start, min(start + self._size, int(self._ends[-1]))))
-
-    def _gather(self, tokens: Int[np.ndarray, "b"]) -> Batch:
-        owner = np.searchsorted(self._ends, tokens, "right")
-        order = np.argsort(owner, kind="stable")
-        chosen, first = np.unique(owner[order], return_index=True)  # a sequence is read once, whatever it gives
-        position = tokens - np.concatenate([[0], self._ends])[owner]
-        out = np.empty((len(tokens), self._activations.features), self._dtype)
-        for here, x in zip(np.split(order, first[1:]), self._activations.read(self._rows[chosen].tolist())):
-            out[here] = x[position[here]]
-        _check_finite(out, self._rows[owner])
-        return out, None
+        waiting = np.empty((0, self.activations.features), self.dtype)
+        cuts = np.flatnonzero(np.diff(np.cumsum(self.lengths) // TOGETHER)) + 1
+        for chosen in np.split(np.arange(len(self.rows)), cuts):
+            tokens = np.concatenate(self.activations.read(self.rows[chosen].tolist()))
+            check_finite(tokens, np.repeat(self.rows[chosen], self.lengths[chosen]))
+            waiting = np.concatenate([waiting, tokens.astype(self.dtype)])
+            full = len(waiting) // self.size * self.size
+            for start in range(0, full, self.size):
+                yield waiting[start : start + self.size], None
+            waiting = waiting[full:]
+        if len(waiting):
+            yield waiting, None
 
 
 class SequenceBatches:
@@ -90,6 +114,8 @@ class SequenceBatches:
     Sequences of similar length share a batch, in at most `max_shapes` shapes; buckets too small for a batch are merged
     with the next longer one. Batches of the buckets alternate in proportion to their sequences.
     """
+
+    order = "all sequences"
 
     def __init__(self, activations: Activations, rows: Int[np.ndarray, "n"], size: int, dtype: Any, max_shapes: int):
         self._activations, self._size, self._dtype = activations, size, dtype
@@ -140,7 +166,7 @@ class SequenceBatches:
         for place, tokens in enumerate(self._activations.read(rows.tolist())):
             x[place, : len(tokens)] = tokens
             weights[place, : len(tokens)] = 1
-        _check_finite(x, rows)
+        check_finite(x, rows)
         return x, weights
 
 
@@ -151,7 +177,8 @@ def iterate(data_set: Any) -> Any:
     return iter(data_set.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def _check_finite(x: Float[np.ndarray, "b *t d"], rows: Int[np.ndarray, "b"]) -> None:
+def check_finite(x: Float[np.ndarray, "b *t d"], rows: Int[np.ndarray, "b"]) -> None:
+    """InputError that names the sequence, of `rows`, of the first entry with a value that is not finite."""
     finite = np.isfinite(np.asarray(x, np.float32)).reshape(len(x), -1).all(1)
     if not finite.all():
         raise InputError(f"activations: NaN or infinite values in sequence {rows[np.argmin(finite)]}")

@@ -17,7 +17,7 @@ from flax import nnx
 
 from covjax.autoencoders import Solution, evaluate_fvu, make_autoencoder, pca_basis, solve_tucker
 from covjax.autoencoders.statistics import feature_statistics
-from covjax.data.activations import EncodedActivations, HeldActivations, hold
+from covjax.data.activations import EncodedActivations, HeldActivations, hold, join
 from covjax.encoders import load
 from covjax.training.batches import SequenceBatches, iterate
 from covjax.training.state import Step, TrainState, make_optimiser
@@ -41,7 +41,7 @@ def standardised(activations: list[Any]) -> list[HeldActivations]:
     arrays = [[np.asarray(x) for x in a.read(range(len(a.lengths)))] for a in activations]
     first: list[Any] = [(x, None) for x in arrays[0]]
     mean, deviation = feature_statistics(first)
-    return [HeldActivations([(x - mean) / deviation for x in part], {}) for part in arrays]
+    return [join([(x - mean) / deviation for x in part], {}) for part in arrays]
 
 
 def adam(kind: str, rank: int, rate: float, batches: SequenceBatches, features: int, steps: int) -> nnx.Module:
