@@ -7,6 +7,7 @@ at all; what it does not do is notice flipped bytes or a checkpoint made under o
 import contextlib
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,32 +16,90 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array
+from jaxtyping import Array, UInt8
 
+from covjax.distributed import gather
 from covjax.errors import InputError
 
 Tree = Any
 
 
-def leaf_digests(tree: Tree) -> dict[str, str]:
-    """SHA-256 of dtype, shape and bytes for every leaf, by its path in the tree.
+MOST_BLOCKS = 256
 
-    Of an array spread over processes they are those of the whole; then all processes must call this together.
+
+def leaf_digests(tree: Tree) -> dict[str, str]:
+    """SHA-256 of dtype, shape and content for every leaf, by its path in the tree.
+
+    The content's is that of the SHA-256s of 1, 2, 4 … `MOST_BLOCKS` equal runs of its first axis, as many as divide it:
+    devices that hold such runs of an array, in one process or in many, need not send it for this. Of an array spread
+    over processes all must call it together.
     """
     digests = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(whole(leaf))
-        digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
-        digest.update(array.view(np.uint8).data if array.size and array.ndim else array.tobytes())
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        digest = hashlib.sha256(f"{np.dtype(array.dtype).name}{array.shape}".encode())
+        digest.update(_block_digests(array).tobytes())
         digests[jax.tree_util.keystr(path)] = digest.hexdigest()
     return digests
 
 
+def _block_digests(array: Array | np.ndarray) -> UInt8[np.ndarray, "blocks 32"]:
+    count = math.gcd(array.shape[0], MOST_BLOCKS) if array.ndim and array.shape[0] else 1
+    step, runs = (0, []) if _is_whole_here(array) else _runs(array)
+    size = array.shape[0] // count if array.ndim else 1
+    if not step or step % size:
+        values = whole(array)
+        return np.stack([_sha256(block) for block in (np.split(values, count) if count > 1 else [values])])
+    own = [(start + i, _sha256(x[i : i + size])) for start, x in runs for i in range(0, len(x), size)]
+    out = np.empty((count, 32), np.uint8)
+    out[gather(np.array([row // size for row, _ in own], np.int64))] = gather(
+        np.array([digest for _, digest in own], np.uint8).reshape(-1, 32)
+    )
+    return out
+
+
+def _sha256(array: np.ndarray) -> UInt8[np.ndarray, "32"]:
+    array = np.ascontiguousarray(array)
+    content = array.view(np.uint8).data if array.size and array.ndim else array.tobytes()
+    return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+
+
+def _is_whole_here(leaf: Array | np.ndarray) -> bool:
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+
+
+def _runs(leaf: Any) -> tuple[int, list[tuple[int, np.ndarray]]]:
+    """Of an array spread over processes by its first axis: what divides all borders, (first row, rows) of this process.
+
+    Every row is one process's. 0 and none for an array that is split in another way.
+    """
+    # The layout is known to all processes, so all take the same way.
+    indices = [
+        [i.indices(n) for i, n in zip(index, leaf.shape)]
+        for index in leaf.sharding.devices_indices_map(leaf.shape).values()
+    ]
+    if any(i != (0, n, 1) for index in indices for i, n in zip(index[1:], leaf.shape[1:])):
+        return 0, []
+    shards = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
+    runs = [(shard.index[0].indices(leaf.shape[0])[0], np.asarray(shard.data)) for shard in shards]
+    return math.gcd(*(border for index in indices for border in index[0][:2])), runs
+
+
 def whole(leaf: Array | np.ndarray) -> np.ndarray:
-    """All of an array on the host, wherever it lies; all processes together where it is spread over them."""
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    """All of an array on the host, wherever it lies; all processes together where it is spread over them.
+
+    An array spread by its first axis is sent in pieces: no device need hold it whole.
+    """
+    if _is_whole_here(leaf):
+        return np.asarray(leaf)
+    step, runs = _runs(leaf)
+    if not step:
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-    return np.asarray(leaf)
+    rows = [np.arange(start, start + len(x)) for start, x in runs]
+    none = np.empty((0, *leaf.shape[1:]), leaf.dtype)
+    out = np.empty(leaf.shape, leaf.dtype)
+    out[gather(np.concatenate([np.empty(0, np.int64), *rows]))] = gather(np.concatenate([none, *(x for _, x in runs)]))
+    return out
 
 
 def difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +214,30 @@ def logistic(output: str) -> None:
         np.savez(output, **found)
 
 
+def digests() -> None:
+    """Digests and content of arrays spread in several ways, beside those of the whole; none is gathered on a device."""
+    from jax.experimental import multihost_utils
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from covjax import checkpoint
+
+    mesh = Mesh(np.array(jax.devices()).reshape(2, -1), ("data", "model"))
+    rng = np.random.default_rng(0)
+    shapes = {"matrix": (96, 5), "counts": (24,), "blocks": (1024, 2, 3)}
+    arrays = {name: rng.normal(size=shape).astype(jnp.bfloat16) for name, shape in shapes.items()}
+    expected = checkpoint.leaf_digests(arrays)
+    for axes in (("model",), (("data", "model"),), (None, "model")):
+        if axes == (None, "model"):
+            arrays = {"matrix": rng.normal(size=(6, 8)).astype(np.float32)}
+            expected = checkpoint.leaf_digests(arrays)
+        place = NamedSharding(mesh, PartitionSpec(*axes))
+        tree = {k: jax.make_array_from_callback(a.shape, place, a.__getitem__) for k, a in arrays.items()}
+        with mock.patch.object(multihost_utils, "process_allgather", wraps=multihost_utils.process_allgather) as sends:
+            same = checkpoint.leaf_digests(tree) == expected
+            equal = all(np.array_equal(checkpoint.whole(tree[name]), arrays[name]) for name in arrays)
+        print("digests", same, equal, any("tiled" in call.kwargs for call in sends.call_args_list))
+
+
 def streamed(output: str, checkpoint: str, looks: str) -> None:
     """The streamed path, steps of 16 samples shared by the processes; it breaks off before so many looks."""
     from covjax.probes import Budget, fit_logistic_stream
@@ -250,7 +275,20 @@ def classification() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([x, x[:, :1]], axis=1), y[:, :2] > np.median(y[:, :2], axis=0)
 
 
-NAMED = (statistics, shares, faulty, extraction, training, pooling, late, comparison, split_step, logistic, streamed)
+NAMED = (
+    statistics,
+    shares,
+    faulty,
+    extraction,
+    training,
+    pooling,
+    late,
+    comparison,
+    split_step,
+    logistic,
+    streamed,
+    digests,
+)
 TASKS = {task.__name__: task for task in NAMED}
 
 if __name__ == "__main__":

@@ -152,7 +152,8 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     model = nnx.merge(graph, state).model
     if jax.process_count() > 1:  # what is spread over processes no single one can use
         spread = nnx.state(model)
-        nnx.update(model, from_arrays(spread, to_arrays(spread)))
+        with _home(config):
+            nnx.update(model, from_arrays(spread, to_arrays(spread)))
     if is_first():
         save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
     report = held_out_report(model, figures, total, source, held_rows, config.token_budget)
