@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from covjax import InputError, Pooler, get_pooler, pooler_names
+from covjax import InputError, Pooler, get_pooler, merge, moments, pooler_names
 from covjax.autoencoders.sparse import TopK
-from covjax.pooling import FunctionPooler, register
+from covjax.pooling import FunctionPooler, moment_function, register
 
 D, T = 6, 14
 BASIS = np.random.default_rng(5).normal(size=(D, 3)).astype(np.float32)
@@ -101,6 +101,19 @@ def test_jit_agrees_and_compiles_once(rng, case):
     assert case.traces == 1
     if isinstance(case.pool, FunctionPooler):
         assert case.make() == case.pool
+
+
+def test_moments_of_parts_that_were_merged_give_the_same_where_moments_are_enough(rng, case):
+    function = moment_function(case.pool)
+    moment_names = {name for name in OPTIONS if name.endswith(("second_moment", "covariance"))} | {"hybrid"}
+    moment_names |= {"mean", "std", "mean_std", "mean_outer", "correlation"}
+    tokens_needed = {"projected_covariance", "attention_covariance"}
+    assert (function is not None) == (case.name in moment_names - tokens_needed)
+    if function is not None:
+        x = tokens(rng) + 3
+        w = rng.integers(0, 3, T).astype(np.float32)
+        close(jax.jit(function)(merge(moments(x[:5], w[:5]), moments(x[5:], w[5:]))), case.pool(x, w), 2e-4)
+    assert moment_function(get_pooler("hybrid", parts=["mean", "max"])) is None
 
 
 def test_masked_nan_reaches_neither_value_nor_gradient(rng, case):

@@ -37,10 +37,12 @@ from covjax.encoders.embed import Batch, batch_size, bucket_edges, embed_tokens,
 from covjax.encoders.rows import plan_rows
 from covjax.encoders.windows import Window, windows
 from covjax.errors import InputError
+from covjax.pooling import Pooler
 from train.extract_config import ExtractConfig
+from train.extract_windows import WindowMoments
 
 
-def parse_pooler(text: str) -> Callable[[Array, Array], Array]:
+def parse_pooler(text: str) -> Pooler:
     """The pooler of "name" or "name:option=value:option=value"; InputError for what `get_pooler` does not know."""
     name, _, settings = text.partition(":")
     try:
@@ -61,14 +63,16 @@ def extract(config: ExtractConfig) -> Path:
     encoder = load(config.encoder, config.dtype)
     cuts = _cut(config, encoder, ids, sequences)
     poolers = {name: parse_pooler(name) for name in config.poolers}
-    plan = _plan(config, encoder, cuts)
+    passing = _passing(config, encoder, cuts, poolers)
+    plan = _plan(config, encoder, cuts, passing)
     run = _describe(config, ids, sequences, encoder, poolers, len(plan.shards))
     _claim(output, run)
     mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     if mesh is not None:
         replicate(encoder, mesh)
     pool = pool_function(poolers, mesh)
-    work = _Work(config, ids, cuts, encoder, pool, pool_function(poolers) if mesh else pool, mesh, plan, run)
+    pool_one = pool_function(poolers) if mesh else pool
+    work = _Work(config, ids, cuts, encoder, pool, pool_one, passing, mesh, plan, run)
     # All must deal from one list: what the others complete meanwhile would shift it.
     complete = agree(np.array([_is_complete(output, shard, run) for shard in range(len(plan.shards))]))
     missing = np.flatnonzero(~complete)
@@ -106,6 +110,7 @@ class _Work(NamedTuple):
     encoder: Encoder
     pool: Callable
     pool_one: Callable  # of one sequence, on one device
+    passing: WindowMoments | None  # in its place where moments are all that the poolers need
     mesh: Mesh | None
     plan: _Plan
     run: dict[str, Any]
@@ -130,13 +135,22 @@ def _cut(config: ExtractConfig, encoder: Encoder, ids: Sequence[str], sequences:
     return cuts
 
 
-def _plan(config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]]) -> _Plan:
+def _passing(
+    config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]], poolers: Mapping[str, Pooler]
+) -> WindowMoments | None:
+    if config.keep_tokens or all(len(cut) == 1 for cut in cuts):
+        return None
+    return WindowMoments.for_poolers(poolers, {layer: encoder.features(layer) for layer in config.layers})
+
+
+def _plan(config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]], passing: WindowMoments | None) -> _Plan:
     lengths = np.array([sum(len(w.tokens) for w in cut) for cut in cuts])
     order = np.argsort(lengths, kind="stable")
-    count = -(-len(order) // config.shard_size)
+    size = config.shard_size if passing is None else min(config.shard_size, passing.most_open)
+    count = -(-len(order) // size)
     # Packing wants all lengths in a shard, buckets want one.
     packs = config.pack > 1 and getattr(encoder, "packs", False)
-    shards = [order[i::count] if packs else order[i * config.shard_size :][: config.shard_size] for i in range(count)]
+    shards = [order[i::count] if packs else order[i * size :][:size] for i in range(count)]
     edges = bucket_edges(np.array([len(w.tokens) for cut in cuts for w in cut]), config.max_shapes)
     return _Plan(shards, edges, config.pack if packs else 1)
 
@@ -298,28 +312,38 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
     lengths, key = np.zeros(len(rows), np.int64), record_key(run["identity"])
     owner = np.array([place for place, i in enumerate(rows) for _ in work.cuts[i]])  # of every window in the shard
     first = np.searchsorted(owner, np.arange(len(rows)))
+    counts = np.bincount(owner)  # windows of every sequence
+    left = counts.copy()
     waiting: dict[int, dict[int, dict[int, np.ndarray]]] = {}  # sequence → window → layer → its core's activations
     chosen = [w for i in rows for w in work.cuts[i]]
     for index, layers, mask in _activations(work, chosen):
         # Rows that only fill the batch have no token to pool; the first sequence's mask keeps the poolers defined.
         filled = np.where(np.arange(len(mask))[:, None] < len(index), mask, mask[:1])
-        pooled, finite = work.pool(layers, filled)
-        for layer, good in finite.items():
-            if not (good := np.asarray(good)[: len(index)]).all():
-                name = work.ids[rows[owner[index[int(np.argmin(good))]]]]
-                raise InputError(f"{name}: NaN or infinite activations at layer {layer}")
-        whole = np.array([len(work.cuts[rows[owner[i]]]) == 1 for i in index])
-        for name, block in pooled.items():
-            features[name][owner[index[whole]]] = np.asarray(block)[: len(index)][whole]
+        whole = counts[owner[index]] == 1
+        if whole.any() or work.passing is None:
+            pooled, finite = work.pool(layers, filled)
+            _refuse_not_finite(finite, [work.ids[rows[owner[i]]] for i in index])
+            for name, block in pooled.items():
+                features[name][owner[index[whole]]] = np.asarray(block)[: len(index)][whole]
         bar.update(sum(len(chosen[i].tokens) for i in index))
         if not config.keep_tokens and whole.all():
+            continue
+        if work.passing is not None:
+            of_rows = np.full(len(mask), -1)
+            of_rows[: len(index)] = np.where(whole, -1, owner[index])
+            finite = work.passing.add({own: of_rows == own for own in set(of_rows.tolist()) - {-1}}, layers, mask)
+            _refuse_not_finite(finite, [work.ids[rows[owner[i]]] for i in index])
+            left -= np.bincount(owner[index], minlength=len(rows))
+            for own in {int(i) for i in owner[index[~whole]] if left[i] == 0}:
+                for name, value in work.passing.finish(own).items():
+                    features[name][own] = value
             continue
         host = {layer: np.asarray(layers[layer]) for layer in config.layers}
         for place, i in enumerate(index):
             part = {layer: x[place][mask[place]] for layer, x in host.items()}
             parts = waiting.setdefault(owner[i], {})
             parts[int(i - first[owner[i]])] = part
-            if len(parts) < len(work.cuts[rows[owner[i]]]):
+            if len(parts) < counts[owner[i]]:
                 continue
             del waiting[owner[i]]
             joined = {layer: np.concatenate([parts[j][layer] for j in sorted(parts)]) for layer in config.layers}
@@ -336,6 +360,12 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
         _write_records(path, [records[i] for i in range(len(rows))])
         manifest["tokens"] = {"digest": file_digest(path), "lengths": lengths.tolist()}
     checkpoint.save(shard_path(config.output, shard), {"rows": rows, "features": features}, manifest)
+
+
+def _refuse_not_finite(finite: dict[int, Array], names: list[str]) -> None:
+    for layer, good in finite.items():
+        if not (of_rows := np.asarray(good)[: len(names)]).all():
+            raise InputError(f"{names[int(np.argmin(of_rows))]}: NaN or infinite activations at layer {layer}")
 
 
 def _pool_joined(work: _Work, joined: dict[int, np.ndarray]) -> dict[str, np.ndarray]:

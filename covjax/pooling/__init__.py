@@ -1,6 +1,14 @@
 """Poolers by name: `get_pooler("covariance")(tokens, weights)` is one vector for one sequence."""
 
 from covjax.pooling import first_order, hybrid, learned, projected, second_order, sketched, sparse  # noqa: F401  (each registers its poolers)
-from covjax.pooling.base import FunctionPooler, Pooler, get_pooler, pooler_names, pooler_options, register
+from covjax.pooling.base import (
+    FunctionPooler,
+    Pooler,
+    get_pooler,
+    moment_function,
+    pooler_names,
+    pooler_options,
+    register,
+)
 
-__all__ = ["FunctionPooler", "Pooler", "get_pooler", "pooler_names", "pooler_options", "register"]
+__all__ = ["FunctionPooler", "Pooler", "get_pooler", "moment_function", "pooler_names", "pooler_options", "register"]

@@ -3,17 +3,22 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.moments import Moments
 from covjax.tokens import prepare_tokens
 
 
 @runtime_checkable
 class Pooler(Protocol):
-    """What every pooler offers. Hashable without parameters, a Flax NNX module with them; batches by `jax.vmap`."""
+    """What every pooler offers. Hashable without parameters, a Flax NNX module with them; batches by `jax.vmap`.
+
+    One that needs nothing but the moments of the tokens may also have `of_moments` (see `moment_function`).
+    """
 
     @property
     def name(self) -> str:
@@ -31,18 +36,35 @@ class Pooler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FunctionPooler:
-    """A pooler without parameters: `function(x, w, **options)` on checked, masked float32 tokens."""
+    """A pooler without parameters: `function(x, w, **options)` on checked, masked float32 tokens.
+
+    `from_moments(moments, **options)` is the same of the tokens' moments, where that is possible.
+    """
 
     name: str
     function: Callable[..., Array]
     permutation_invariant: bool = True
     options: tuple[tuple[str, Hashable], ...] = ()
+    from_moments: Callable[..., Array] | None = None
 
     def __call__(
         self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
     ) -> Float[Array, "k"]:
         """Pool one sequence (see `Pooler`); raises TypeError and InputError like `covjax.moments`."""
         return self.function(*prepare_tokens(x, weights), **dict(self.options))
+
+    @property
+    def of_moments(self) -> Callable[[Moments], Array] | None:
+        """See `moment_function`."""
+        return None if self.from_moments is None else partial(self.from_moments, **dict(self.options))
+
+
+def moment_function(pooler: Pooler) -> Callable[[Moments], Float[Array, "k"]] | None:
+    """A pooler as a function of the moments of the tokens; None for one that needs the tokens themselves.
+
+    Inputs too long to be held are pooled by it: their moments add up window by window.
+    """
+    return getattr(pooler, "of_moments", None)
 
 
 _FACTORIES: dict[str, Callable[..., Pooler]] = {}

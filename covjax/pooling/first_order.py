@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from covjax.moments import Moments
 from covjax.pooling.base import FunctionPooler, register
 from covjax.tokens import safe_ratio
 
@@ -14,14 +15,29 @@ def _mean(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Floa
     return safe_ratio(jnp.matmul(w, x, precision=_HIGHEST), jnp.sum(w))
 
 
+def _mean_of(m: Moments) -> Float[Array, "features"]:
+    return m.mean
+
+
 def _std(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
-    variance = safe_ratio(jnp.sum(w[:, None] * (x - _mean(x, w)) ** 2, axis=0), jnp.sum(w))
+    return _root(safe_ratio(jnp.sum(w[:, None] * (x - _mean(x, w)) ** 2, axis=0), jnp.sum(w)))
+
+
+def _root(variance: Float[Array, "features"]) -> Float[Array, "features"]:
     alive = variance > 0  # the root's derivative is infinite at 0: constant features get gradient 0
     return jnp.where(alive, jnp.sqrt(jnp.where(alive, variance, 1)), 0)
 
 
+def _std_of(m: Moments) -> Float[Array, "features"]:
+    return _root(jnp.diagonal(m.covariance()))
+
+
 def _mean_std(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "2*features"]:
     return jnp.concatenate([_mean(x, w), _std(x, w)])
+
+
+def _mean_std_of(m: Moments) -> Float[Array, "2*features"]:
+    return jnp.concatenate([m.mean, _std_of(m)])
 
 
 def _max(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
@@ -40,19 +56,19 @@ def _last(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Floa
 @register("mean")
 def mean() -> FunctionPooler:
     """μ = Σ w_i x_i / n; size d."""
-    return FunctionPooler("mean", _mean)
+    return FunctionPooler("mean", _mean, from_moments=_mean_of)
 
 
 @register("std")
 def std() -> FunctionPooler:
     """sqrt(Σ w_i (x_i − μ)² / n) per feature; size d."""
-    return FunctionPooler("std", _std)
+    return FunctionPooler("std", _std, from_moments=_std_of)
 
 
 @register("mean_std")
 def mean_std() -> FunctionPooler:
     """Mean and deviation side by side; size 2d."""
-    return FunctionPooler("mean_std", _mean_std)
+    return FunctionPooler("mean_std", _mean_std, from_moments=_mean_std_of)
 
 
 @register("max")

@@ -1,13 +1,14 @@
 """Several poolers side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.pooling.base import Pooler, get_pooler, register
+from covjax.moments import Moments
+from covjax.pooling.base import Pooler, get_pooler, moment_function, register
 
 
 class Hybrid(nnx.Module):
@@ -23,6 +24,13 @@ class Hybrid(nnx.Module):
     ) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         return jnp.concatenate([part(x, weights) for part in self.parts])
+
+    @property
+    def of_moments(self) -> Callable[[Moments], Float[Array, "k"]] | None:
+        """See `covjax.pooling.base.moment_function`; None where one part needs the tokens."""
+        functions = [moment_function(part) for part in self.parts]
+        known = [function for function in functions if function is not None]
+        return None if len(known) < len(functions) else lambda m: jnp.concatenate([each(m) for each in known])
 
 
 @register("hybrid")

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.moments import _moments
+from covjax.moments import Moments, _moments
 from covjax.pooling.base import FunctionPooler, register
 from covjax.spectral import psd_function
 from covjax.thin import thin_spectral
@@ -30,17 +30,24 @@ def check_spectral(spectral: str | None, ridge: float, eps: float) -> float:
 def _whole(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], statistic, spectral, floor):
     if spectral is not None and x.shape[0] < x.shape[1]:
         return vech(thin_spectral(x, w, statistic, spectral, floor))
-    return vech(apply_spectral(getattr(_moments(x, w), statistic)(), spectral, floor))
+    return _of_moments(_moments(x, w), statistic, spectral, floor)
+
+
+def _of_moments(m: Moments, statistic, spectral, floor):
+    return vech(apply_spectral(getattr(m, statistic)(), spectral, floor))
 
 
 def _mean_outer(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]):
-    mean = _moments(x, w).mean
-    return vech(jnp.outer(mean, mean))
+    return _outer_of_moments(_moments(x, w))
+
+
+def _outer_of_moments(m: Moments):
+    return vech(jnp.outer(m.mean, m.mean))
 
 
 def _pooler(name: str, statistic: str, spectral: str | None = None, floor: float = 0.0) -> FunctionPooler:
     options = (("statistic", statistic), ("spectral", spectral), ("floor", floor))
-    return FunctionPooler(name, _whole, options=options)
+    return FunctionPooler(name, _whole, options=options, from_moments=_of_moments)
 
 
 @register("second_moment")
@@ -88,4 +95,4 @@ def log_covariance(*, eps: float = 0.1) -> FunctionPooler:
 @register("mean_outer")
 def mean_outer() -> FunctionPooler:
     """vech of μμᵀ: the control with the features of a second moment but no co-occurrence; size d(d+1)/2."""
-    return FunctionPooler("mean_outer", _mean_outer)
+    return FunctionPooler("mean_outer", _mean_outer, from_moments=_outer_of_moments)
