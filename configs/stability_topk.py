@@ -2,8 +2,8 @@
 
     python -m eval.stability --config configs/stability_topk.py
 
-3 minutes on two cores. 5.5 to 6.2 % of the latents have a matched cosine above 0.7; held-out FVU 0.203 to 0.206, probe
-0.564 to 0.570 (docs/stability.md).
+4 minutes on two cores. 5.4 to 6.2 % of the latents have a matched cosine above 0.7; held-out FVU 0.203 to 0.205, probe
+0.561 to 0.569 (docs/stability.md).
 """
 
 import os

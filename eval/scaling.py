@@ -69,14 +69,16 @@ def seconds(program: dict[str, Any], a: Assumptions, passes: int) -> tuple[float
 def encoding(compiled: dict[str, Any], a: Assumptions) -> dict[str, float]:
     """Genes through NTv3-650M in windows, one window a chip at a time, with the whole moment of every gene."""
     windows = a.genes * math.ceil(a.bases / (tpu_compile.WINDOW - 2 * a.halo))
-    rate = a.matrix_rate * a.matrix_use
-    encoder = compiled["ntv3_operations"] / rate
-    moment = a.passes * 2 * tpu_compile.WINDOW * tpu_compile.FEATURES**2 / rate
+    program = compiled["programs"][tpu_compile.NTV3]
+    products, memory, _ = seconds(program, a, 1)
+    moment = a.passes * 2 * tpu_compile.WINDOW * tpu_compile.FEATURES**2 / (a.matrix_rate * a.matrix_use)
     return {
         "windows": windows,
-        "encoder, seconds a window": encoder,
+        "encoder's products, seconds a window": products,
+        "encoder's memory traffic, seconds a window": memory,
         "float32 second moment, seconds a window": moment,
-        "seconds in all": math.ceil(windows / a.chips) * (encoder + moment),
+        "share of a chip's memory": program["peak_bytes"] / a.memory,
+        "seconds in all": math.ceil(windows / a.chips) * (max(products, memory) + moment),
     }
 
 
@@ -124,11 +126,9 @@ def page(compiled: dict[str, Any], a: Assumptions, source: str) -> str:
             ["job", "minutes", "chip-hours", "US dollars"],
             [[n, f"{60 * h:.1f}", f"{a.chips * h:.0f}", f"{a.price * a.chips * h:.0f}"] for n, h in hours.items()],
         ),
-        "A TopK step takes the longer of its products and its memory traffic, then its collectives: nothing is "
-        "overlapped with them. NTv3 was lowered for TPU, not compiled (XLA:TPU had not finished after five minutes): "
-        f"its {_number(compiled['ntv3_operations'])} operations for a window of {tpu_compile.WINDOW:,} bases are "
-        "counted, its memory and memory traffic are not, and no collectives stand in it. Start, compilation, failures "
-        "and tokenisation are left out.",
+        "A step, or a window, takes the longer of its products and its memory traffic, then its collectives: nothing "
+        "is overlapped with them. The merging of windows' moments, start, compilation, failures and tokenisation are "
+        "left out.",
         *(f"## {n}\n\n" + table(["", ""], [[k, _number(v)] for k, v in job.items()]) for n, job in jobs.items()),
         "## Assumptions\n\n"
         + table(["", "value", "what it is"], [[k, _number(getattr(a, k)), TEXTS[k]] for k in TEXTS])

@@ -28,6 +28,24 @@ def test_seconds_by_hand():
     assert scaling.seconds(PROGRAM, a, 6) == pytest.approx((72, 8, 18))
 
 
+def test_jobs_by_hand():
+    a = scaling.Assumptions(
+        chips=4, matrix_rate=1e12, matrix_use=0.5, memory_rate=1e9, memory_use=0.5, genes=10, bases=300_000
+    )
+    program = {"operations": 10**12, "bytes_accessed": 5 * 10**9, "peak_bytes": 4e9, "collectives": []}
+    step = {"operations": 10**10, "bytes_accessed": 10**9, "peak_bytes": 8e9, "collectives": []}
+    compiled = {"programs": {scaling.tpu_compile.NTV3: program, "TopK step, tokens sharded": step}}
+    job = scaling.encoding(compiled, a)
+    assert job["windows"] == 10 * 3  # of 131,072 − 2 · 8,192 bases
+    moment = 6 * 2 * 131_072 * 1536**2 / 5e11
+    assert job["seconds in all"] == pytest.approx(8 * (10 + moment))  # memory: 5e9 bytes at 5e8; products take 2 s
+    assert job["share of a chip's memory"] == 0.25
+    run = scaling.training(compiled, a)
+    assert run["tokens of a step"] == 4096
+    steps = 244_141  # of a billion tokens
+    assert run["seconds in all"] == pytest.approx(max(steps * 2.0, 1e9 * 1536 * 2 / (1e9 * 4 / 8)))
+
+
 def test_measured_rates_replace_published_ones_and_a_smoke_test_is_refused(tmp_path, capsys):
     case = {"matrix_operations_per_second": 7e14, "copy_bytes_per_second": 4e12}
     report = {"smoke": False, "device": "card X", "cases": [case, {name: value / 2 for name, value in case.items()}]}

@@ -32,6 +32,9 @@ def test_the_recorded_figures_hold_what_the_issue_asks():
     recorded = json.loads((ROOT / "docs" / "tpu-compile.json").read_text())["programs"]
     assert set(recorded) == set(tpu_compile.programs(None))
     check_projected(recorded["projected moment"])
+    encoder = recorded[tpu_compile.NTV3]
+    assert encoder["peak_bytes"] < 16e9  # of a v5e, beside its window
+    assert encoder["collectives"] == []
 
 
 def check_projected(found):
