@@ -10,6 +10,7 @@ Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `T
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from covjax import checkpoint, get_pooler
 from covjax.cli import exit_on_input_error, parse, parse_settings
 from covjax.data.sequences import read_sequences
 from covjax.data.store import FORMAT, encode_tokens, file_digest, record_key, shard_path, token_path
+from covjax.data.write import new_text
 from covjax.distributed import agree, is_first, job, once, share, wait
 from covjax.encoders import Encoder, load
 from covjax.encoders.embed import Batch, batch_size, bucket_edges, embed_tokens, replicate
@@ -197,16 +199,9 @@ def _claim(output: Path, run: dict[str, Any]) -> None:
 
 
 def _write_run(path: Path, run: dict[str, Any]) -> None:
-    output = path.parent
-    if path.is_file():
-        return
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(run, indent=1))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
+    if not path.is_file():
+        with new_text(path) as file:
+            file.write(json.dumps(run, indent=1))
 
 
 def _refuse_too_large(work: _Work, missing: np.ndarray) -> None:
@@ -266,7 +261,8 @@ def _estimate_seconds(work: _Work, missing: list[int]) -> float:
         for timed in (False, True):
             start = time.perf_counter()
             for _, layers, mask in _activations(work, chosen):
-                jax.block_until_ready(work.pool(layers, mask))
+                reduce = work.pool if work.passing is None else functools.partial(work.passing.add, {})
+                jax.block_until_ready(reduce(layers, mask))
             seconds += count * (time.perf_counter() - start) * timed
     return seconds
 

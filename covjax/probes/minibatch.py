@@ -24,7 +24,7 @@ from jaxtyping import Float
 from covjax.checkpoint import leaf_digests
 from covjax.distributed import once
 from covjax.errors import InputError
-from covjax.training.checkpoints import load_newest_together, save_step
+from covjax.training.checkpoints import load_newest, load_newest_together, save_step
 
 Tree = Any
 Batch = tuple[np.ndarray, ...]
@@ -123,7 +123,8 @@ def fit_minibatch(
     }
     manifest = {"budget": dataclasses.asdict(budget), "strengths": list(map(float, strengths)), "decay": decay}
     manifest |= {"start": _digest(leaf_digests(start))} | dict(settings or {})
-    if checkpoint is not None and (found := load_newest_together(checkpoint, state, manifest)) is not None:
+    newest = load_newest if rows is None else load_newest_together  # without a mesh this process may be alone here
+    if checkpoint is not None and (found := newest(checkpoint, state, manifest)) is not None:
         state = found[0]
     state["train"] = jax.tree.map(lambda leaf: _on_all(leaf, whole), state["train"])
     while not _finished(state, budget):
@@ -136,7 +137,8 @@ def fit_minibatch(
                 fresh = jax.device_get(parameters)
                 _look(state, fresh, validate(fresh), (count - 1) // budget.evaluate_every)
                 if checkpoint is not None:
-                    once(functools.partial(save_step, checkpoint, count, jax.device_get(state), manifest, keep=1))
+                    save = functools.partial(save_step, checkpoint, count, jax.device_get(state), manifest, keep=1)
+                    save() if rows is None else once(save)
             if _finished(state, budget):
                 break
         if state["position"][2] == 0:

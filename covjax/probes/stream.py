@@ -58,9 +58,10 @@ def fit_logistic_stream(
         budget: see `Budget`.
         class_weights: see `objectives.element_weights`.
         checkpoint: folder; a fit that was killed goes on from there to the same bits.
-        mesh, axis: the rows of a batch are split over this axis. In a job of several processes every process streams
-            rows of its own, at least one, in batches of one size, and a step takes one batch of each; who has fewer
-            gives rows of weight 0. All get the same probes and call this together.
+        mesh, axis: the rows of a batch are split over this axis; without, the fit is this process's own. In a job of
+            several processes every process streams rows of its own, at least one, in batches of one size, and a step
+            takes one batch of each; who has fewer gives rows of weight 0. All get the same probes and call this
+            together.
 
     Raises:
         InputError: features that are not finite (sample named) or do not vary, batches that do not fit each other, an
@@ -71,7 +72,8 @@ def fit_logistic_stream(
     kind = "multiclass" if exclusive else "multilabel"
     if min(penalties) <= 0:
         raise InputError(f"penalties: {min(penalties)} must be > 0")
-    part = _everywhere(_first_pass(stream))
+    together = gather if mesh is not None else np.asarray  # without a mesh this process may be alone here
+    part = _first_pass(stream) if mesh is None else _everywhere(_first_pass(stream))
     mean, variance, size, batches_per_epoch = part.mean, part.scatter / len(part.targets), part.size, part.batches
     rows = _rows(mesh, axis, size)
     y = check_targets(kind, part.targets)
@@ -114,7 +116,7 @@ def fit_logistic_stream(
         for x, target in validation():
             total += np.asarray(held_out(trees, np.asarray(x, np.float32), np.asarray(target, np.float32)))
             count += len(x)
-        return -gather(total[None]).sum(0) / gather(np.array([count])).sum()
+        return -together(total[None]).sum(0) / together(np.array([count])).sum()
 
     start = {
         "weights": jnp.zeros((len(mean), y.shape[1])),
@@ -201,8 +203,6 @@ def _everywhere(own: _Pass) -> _Pass:
 
 def _rows(mesh: Mesh | None, axis: str, size: int) -> NamedSharding | None:
     if mesh is None:
-        if jax.process_count() > 1:
-            raise InputError("mesh: None, but several processes need one to share")
         return None
     if axis not in mesh.axis_names:
         raise InputError(f"axis: {axis!r} is not one of the mesh's: {', '.join(map(str, mesh.axis_names))}")
