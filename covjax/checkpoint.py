@@ -24,6 +24,7 @@ from covjax.errors import InputError
 Tree = Any
 
 
+DIGEST_FORMAT = 2  # of runs of rows; others are refused by name, not called damaged
 MOST_BLOCKS = 256
 
 
@@ -122,13 +123,13 @@ def _short(value: Any) -> str:
 def save(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
     """Write `tree` (arrays in dicts, lists, dataclass pytrees) and `manifest` to a new folder, whole or not at all.
 
-    A checkpoint already at `path` is replaced. `manifest` must be plain JSON; a key "digests" is added.
+    A checkpoint already at `path` is replaced. `manifest` must be plain JSON; "digests" and "digest_format" are added.
     In a job of several processes this is the business of the one that calls it.
     Raises InputError where the folder cannot be written.
     """
     path = Path(path).resolve()
     flat = {jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree)}
+    record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
     if jax.process_count() == 1:
         write(path, flat, record)
     else:
@@ -143,7 +144,7 @@ def save_together(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> 
     All must call it together, with the same manifest, which process 0 writes.
     """
     flat = {jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree)}
+    record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
     write(Path(path).resolve(), flat, record)
 
 
@@ -198,6 +199,8 @@ def load_complete(
     if saved is None:
         return None
     digests = saved.pop("digests")
+    if (found := saved.pop("digest_format", None)) != DIGEST_FORMAT:
+        raise InputError(f"{path}: digests of format {found}, written by another version of covjax; make it again")
     if manifest is not None:
         expected = json.loads(json.dumps(dict(manifest)))
         if lines := difference({k: v for k, v in saved.items() if k in expected}, expected):

@@ -48,7 +48,7 @@ def shard_rows(
     w = np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)
     if w.shape != (count,) or not (np.isfinite(w) & (w >= 0)).all():
         raise InputError(f"weights: must be {count} finite numbers >= 0, got shape {w.shape}, smallest {np.min(w)}")
-    parts = _parts(mesh, axis)
+    parts = own_parts(mesh, axis)
     # The checks above may stop one process while the others wait here; how a job then ends is `distributed.job`'s.
     everywhere = multihost_utils.process_allgather(np.array([count, w.any()], np.int32))
     longest, any_weight = np.max(np.atleast_2d(everywhere), axis=0)
@@ -121,8 +121,8 @@ def _rows(x: Array, mesh: Mesh, axis: str) -> PartitionSpec:
     return PartitionSpec(axis)
 
 
-def _parts(mesh: Mesh, axis: str) -> int:
-    """Positions of `axis` that this process holds."""
+def own_parts(mesh: Mesh, axis: str) -> int:
+    """Positions of `axis` that this process holds; InputError where the processes do not share them out evenly."""
     lines = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), 0).reshape(mesh.shape[axis], -1)
     owners = [{device.process_index for device in line} for line in lines]
     counts = {index: owners.count({index}) for index in set().union(*owners)}

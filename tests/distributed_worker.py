@@ -269,6 +269,20 @@ def streamed(output: str, checkpoint: str, looks: str) -> None:
         np.savez(output, scores=[p.scores(features) for p in path.probes], validation=path.validation)
 
 
+def unshared() -> None:
+    """Meshes over which a fit would silently be another one in every process."""
+    from covjax.probes import fit_logistic_stream
+
+    features, labels = classification()
+    stream = lambda: iter([(features, labels)])
+    both = jax.make_mesh((2, jax.device_count() // 2), ("data", "model"))
+    for mesh in (Mesh(np.array(jax.local_devices()), ("model",)), both):
+        try:
+            fit_logistic_stream(stream, stream, [1.0], False, mesh=mesh, axis="model")
+        except InputError as error:
+            print(error)
+
+
 def classification() -> tuple[np.ndarray, np.ndarray]:
     """203 samples of 13 features, the last one a copy, and two labels."""
     x, y = regression()

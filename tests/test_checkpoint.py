@@ -81,6 +81,14 @@ def test_an_array_spread_over_processes_has_the_digest_and_content_of_the_whole(
         assert found == ["True True False", "True True False", "True True True"]  # columns alone go through devices
 
 
+def test_digests_of_another_version_are_not_called_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "DIGEST_FORMAT", None)
+    checkpoint.save(tmp_path / "c", TREE, MANIFEST)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="digests of format None, written by another version of covjax"):
+        checkpoint.load(tmp_path / "c", TREE)
+
+
 def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

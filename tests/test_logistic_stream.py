@@ -1,5 +1,7 @@
 """The streamed logistic path ends where L-BFGS and scikit-learn do, stops early, and resumes to the bit."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -137,6 +139,14 @@ def test_what_cannot_be_split_is_named(rng):
     stream, mesh = over(x, y > 0), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))
     with pytest.raises(InputError, match="axis: 'data' is not one of the mesh's: rows"):
         fit_logistic_stream(stream, stream, PENALTIES, False, mesh=mesh, axis="data")
-    abstract = jax.sharding.AbstractMesh((3,), ("rows",))
-    with pytest.raises(InputError, match="stream: 64 samples of a step cannot be split over 3 devices"):
-        fit_logistic_stream(stream, stream, PENALTIES, False, mesh=abstract, axis="rows")
+    three = SimpleNamespace(axis_names=("rows",), shape={"rows": 3}, devices=np.array(jax.devices() * 3))
+    with pytest.raises(InputError, match="stream: batches of 64 samples cannot be split over 3 devices a process"):
+        fit_logistic_stream(stream, stream, PENALTIES, False, mesh=three, axis="rows")
+    with pytest.raises(InputError, match="do not fit"):
+        fit_logistic_stream(over(x, y[:, 0] > 0), stream, PENALTIES, False)
+
+
+def test_meshes_that_the_processes_do_not_share_out_are_refused_in_all(tmp_path):
+    for output in launch(["unshared"], 2, 2):
+        assert "mesh: it has no device of some processes of the job" in output
+        assert "mesh: the processes must share out the axis 'model' evenly" in output

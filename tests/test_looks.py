@@ -9,9 +9,9 @@ from covjax.errors import InputError
 from eval.looks import NAME, record_look
 
 MANIFEST = {
-    "config": {"name": "a", "output": "runs/a", "data": "a.csv", "penalties": [0.1, 1.0], "layer": -1},
+    "config": {"name": "a", "output": "runs/a", "data": "a.csv", "penalties": [0.1, 1.0], "encoder": "/here/e"},
     "data": {"fingerprint": "f"},
-    "encoder": {"name": "e", "weights_digest": "w"},
+    "encoder": {"name": "e", "weights_digest": "w", "layer": 3},
     "device": {"count": 1},
 }
 
@@ -24,19 +24,21 @@ def changed(part, **changes):
 
 def test_only_other_settings_are_another_look(tmp_path):
     assert record_look(tmp_path, MANIFEST, "first") == 1
-    for same in (MANIFEST, changed("config", output="x", name="b", data="b.csv"), changed("device", count=8)):
+    places = changed("config", output="x", name="b", data="b.csv", encoder="/there/e")
+    for same in (MANIFEST, places, changed("encoder", name="/there/e"), changed("device", count=8)):
         assert record_look(tmp_path, same, "again") == 1
-    assert record_look(tmp_path, changed("config", layer=3), "second") == 2
+    assert record_look(tmp_path, changed("encoder", layer=2), "second") == 2
     assert record_look(tmp_path, changed("encoder", weights_digest="v"), "third") == 3
-    assert record_look(tmp_path, changed("config", layer=3), "again") == 3
-    assert record_look(tmp_path, changed("data", fingerprint="other"), "other data") == 1
+    assert record_look(tmp_path, changed("encoder", layer=2), "again") == 3
+    assert record_look(tmp_path, changed("config", penalties=[1.0]), "fourth") == 4
+    assert record_look(tmp_path, changed("data", fingerprint="another split"), "fifth") == 5
     lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
-    assert [line["command"] for line in lines] == ["first", "second", "third", "other data"]
+    assert [line["command"] for line in lines] == ["first", "second", "third", "fourth", "fifth"]
 
 
 def test_a_record_that_was_changed_is_refused(tmp_path):
     record_look(tmp_path, MANIFEST, "first")
-    for content in ('{"time": "now"', '{"settings": 1}\n', "[]\n"):
+    for content in ('{"time": "now"', '{"time": 1}\n', "[]\n"):
         (tmp_path / NAME).write_text(content)
         with pytest.raises(InputError, match="test-looks.jsonl is damaged"):
             record_look(tmp_path, MANIFEST, "first")

@@ -8,7 +8,7 @@ import pytest
 from covjax import InputError
 from covjax.data.activations import HeldActivations
 from covjax.training.batches import iterate
-from covjax.training.mixing import MixedTokenBatches
+from covjax.training.mixing import MixedTokenBatches, _Reader
 
 
 class Counted(HeldActivations):
@@ -71,12 +71,10 @@ def test_lanes_give_each_token_once_an_epoch_to_the_last_one(counted):
             np.testing.assert_array_equal(own, np.arange(start, start + length))
 
 
-def test_many_sequences_meet_in_a_batch_and_epochs_differ(counted):
+def test_many_sequences_meet_in_a_batch(counted):
     batches = make(counted)
-    first, *_ = everything = run_through(batches, epochs=2)
+    first = run_through(batches)[0]
     assert len(np.unique(first[:, 1])) >= 20  # one token a lane
-    half = len(everything) // 2
-    assert any((a != b).any() for a, b in zip(everything[:half], everything[half:]))
     other = next(iter(batches.training(1, seed=4)))[0]
     assert (first != other).any()
 
@@ -109,16 +107,24 @@ def test_any_step_is_reached_at_once_from_several_threads_and_after_a_restart(co
     np.testing.assert_array_equal(next(second)[0], expected[29])
 
 
-def test_only_what_is_mixed_stays_in_memory(counted):
-    batches = make(counted)
-    (reader,) = [
-        cell.cell_contents
-        for cell in batches.training(200, seed=0)._map_fn.__closure__
-        if hasattr(cell.cell_contents, "gather")
-    ]
+@pytest.mark.parametrize(("size", "lanes", "most"), [(24, 24, 1.6), (23, 23, 1.6), (97, 1, 2.6)])
+def test_only_what_is_mixed_stays_in_memory(counted, size, lanes, most):
+    batches = make(counted, size)
+    assert batches.lanes == lanes
+    reader = _Reader(batches, 0, 1.25 * 1700 + 1700 / lanes)
+    assert [type(cell.cell_contents) for cell in batches.training(1, 0)._map_fn.__closure__].count(_Reader) == 1
     for step in range(200):
-        reader.gather(step, np.arange(24))
-        assert sum(len(x) for x in reader._held.values()) < 2 * 1700
+        reader.gather(step, np.arange(size))
+        assert sum(len(x) for x in reader._held.values()) < most * 1700
+
+
+def test_an_epochs_order_is_its_own(counted):
+    reader = _Reader(make(counted), 3, 0)
+    first, second = reader._epoch(0).order, reader._epoch(1).order
+    assert (first != second).any()
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+    np.testing.assert_array_equal(_Reader(make(counted), 3, 0)._epoch(1).order, second)
+    assert (_Reader(make(counted), 4, 0)._epoch(1).order != second).any()
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
     batches = _batches(config, model.examples, activations, train_rows)
     held = _batches(config, model.examples, activations, held_rows)
+    print(f"order of the examples: {batches.order}")
     mesh = data_mesh(config.batch, config.model_parallel)
     manifest = _manifest(config, activations, batches.order)
 
@@ -104,12 +105,8 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         examples.set_state(found[1]["iterator"])
         print(f"resumed at step {step:,} of {config.steps:,} in {output}")
     else:
-        stream = batches.training(config.steps, config.split_seed)  # of which one seed measures what another does
-        first = [stream[i] for i in range(min(config.init_batches, config.steps))]
-        feature_statistics(first)  # refuses constant activations, of which an autoencoder learns nothing
         with _home(config):
-            if hasattr(model, "initialise"):
-                model.initialise(first)
+            _initialise(config, model, batches)
             graph, state = nnx.split(TrainState(model, optimiser))
         arrays = to_arrays(state)
     state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
@@ -166,6 +163,14 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     return Result(model, figures, report)
 
 
+def _initialise(config: AutoencoderConfig, model: Any, batches: TokenBatches | SequenceBatches) -> None:
+    stream = batches.training(config.steps, config.split_seed)  # of which one seed measures what another does
+    first = [stream[i] for i in range(min(config.init_batches, config.steps))]
+    feature_statistics(first)  # refuses constant activations, of which an autoencoder learns nothing
+    if hasattr(model, "initialise"):
+        model.initialise(first)
+
+
 def _home(config: AutoencoderConfig) -> contextlib.AbstractContextManager:
     """Where the state is made: a state that is split is more than one device holds, so in the host's memory."""
     if config.model_parallel == 1:
@@ -215,7 +220,9 @@ def _batches(
         return SequenceBatches(activations, rows, config.batch, dtype, config.max_shapes)
     if isinstance(activations, HeldActivations):
         return TokenBatches(activations, rows, config.batch, dtype)
-    return MixedTokenBatches(activations, rows, config.batch, dtype, config.mix_tokens)
+    # An encoder fills its batches from large blocks; a store's are shared by many processes.
+    lanes = 4 if isinstance(activations, EncodedActivations) else 64
+    return MixedTokenBatches(activations, rows, config.batch, dtype, config.mix_tokens, lanes)
 
 
 def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -> dict[str, Any]:

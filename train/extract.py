@@ -10,7 +10,6 @@ Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `T
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -25,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array
 from tqdm import tqdm
 
 from covjax import checkpoint, get_pooler
@@ -65,11 +63,11 @@ def extract(config: ExtractConfig) -> Path:
     encoder = load(config.encoder, config.dtype)
     cuts = _cut(config, encoder, ids, sequences)
     poolers = {name: parse_pooler(name) for name in config.poolers}
-    passing = _passing(config, encoder, cuts, poolers)
+    mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
+    passing = _passing(config, encoder, cuts, poolers, mesh)
     plan = _plan(config, encoder, cuts, passing)
     run = _describe(config, ids, sequences, encoder, poolers, len(plan.shards))
     _claim(output, run)
-    mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     if mesh is not None:
         replicate(encoder, mesh)
     pool = pool_function(poolers, mesh)
@@ -138,21 +136,32 @@ def _cut(config: ExtractConfig, encoder: Encoder, ids: Sequence[str], sequences:
 
 
 def _passing(
-    config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]], poolers: Mapping[str, Pooler]
+    config: ExtractConfig,
+    encoder: Encoder,
+    cuts: list[list[Window]],
+    poolers: Mapping[str, Pooler],
+    mesh: Mesh | None,
 ) -> WindowMoments | None:
     if config.keep_tokens or all(len(cut) == 1 for cut in cuts):
         return None
-    return WindowMoments.for_poolers(poolers, {layer: encoder.features(layer) for layer in config.layers})
+    return WindowMoments.for_poolers(poolers, {layer: encoder.features(layer) for layer in config.layers}, mesh)
 
 
 def _plan(config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]], passing: WindowMoments | None) -> _Plan:
     lengths = np.array([sum(len(w.tokens) for w in cut) for cut in cuts])
     order = np.argsort(lengths, kind="stable")
-    size = config.shard_size if passing is None else min(config.shard_size, passing.most_open)
-    count = -(-len(order) // size)
     # Packing wants all lengths in a shard, buckets want one.
     packs = config.pack > 1 and getattr(encoder, "packs", False)
-    shards = [order[i::count] if packs else order[i * size :][:size] for i in range(count)]
+
+    def deal(order: np.ndarray, size: int) -> list[np.ndarray]:
+        count = -(-len(order) // size)
+        return [order[i::count] if packs else order[i * size :][:size] for i in range(count)]
+
+    if passing is None:
+        shards = deal(order, config.shard_size)
+    else:
+        cut = np.array([len(cuts[i]) > 1 for i in order])
+        shards = deal(order[~cut], config.shard_size) + deal(order[cut], min(config.shard_size, passing.most_open))
     edges = bucket_edges(np.array([len(w.tokens) for cut in cuts for w in cut]), config.max_shapes)
     return _Plan(shards, edges, config.pack if packs else 1)
 
@@ -261,8 +270,11 @@ def _estimate_seconds(work: _Work, missing: list[int]) -> float:
         for timed in (False, True):
             start = time.perf_counter()
             for _, layers, mask in _activations(work, chosen):
-                reduce = work.pool if work.passing is None else functools.partial(work.passing.add, {})
-                jax.block_until_ready(reduce(layers, mask))
+                if work.passing is None or len(work.cuts[work.plan.shards[shard][0]]) == 1:
+                    jax.block_until_ready(work.pool(layers, mask))
+                else:
+                    work.passing.add(-1, np.ones(len(mask), bool), layers, mask)
+                    work.passing.finish(-1)
             seconds += count * (time.perf_counter() - start) * timed
     return seconds
 
@@ -282,18 +294,22 @@ def _activations(work: _Work, chosen: list[Window]) -> Iterator[Batch]:
     )
 
 
+@jax.jit
+def _finite(layers, mask):
+    return {k: jnp.all(jnp.isfinite(x) | ~mask[..., None], axis=(1, 2)) for k, x in layers.items()}
+
+
 def pool_function(poolers: Mapping[str, Callable], mesh: Mesh | None = None) -> Callable:
     """({layer: (b, t, d)}, mask (b, t)) → ({"layer/pooler": (b, k)}, {layer: every pooled activation finite (b,)})."""
 
     def pool(layers, mask):
         weights = mask.astype(jnp.float32)
-        finite = {k: jnp.all(jnp.isfinite(x) | ~mask[..., None], axis=(1, 2)) for k, x in layers.items()}
         pooled = {
             f"{layer}/{name}": jax.vmap(pooler)(x.astype(jnp.float32), weights)
             for layer, x in layers.items()
             for name, pooler in poolers.items()
         }
-        return pooled, finite
+        return pooled, _finite(layers, mask)
 
     if mesh is None:
         return jax.jit(pool)
@@ -309,30 +325,32 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
     owner = np.array([place for place, i in enumerate(rows) for _ in work.cuts[i]])  # of every window in the shard
     first = np.searchsorted(owner, np.arange(len(rows)))
     counts = np.bincount(owner)  # windows of every sequence
-    left = counts.copy()
+    passing, left = work.passing if counts[0] > 1 else None, counts.copy()  # a shard's sequences are all cut, or none
     waiting: dict[int, dict[int, dict[int, np.ndarray]]] = {}  # sequence → window → layer → its core's activations
     chosen = [w for i in rows for w in work.cuts[i]]
     for index, layers, mask in _activations(work, chosen):
         # Rows that only fill the batch have no token to pool; the first sequence's mask keeps the poolers defined.
         filled = np.where(np.arange(len(mask))[:, None] < len(index), mask, mask[:1])
         whole = counts[owner[index]] == 1
-        if whole.any() or work.passing is None:
-            pooled, finite = work.pool(layers, filled)
-            _refuse_not_finite(finite, [work.ids[rows[owner[i]]] for i in index])
-            for name, block in pooled.items():
-                features[name][owner[index[whole]]] = np.asarray(block)[: len(index)][whole]
+        pooled, finite = work.pool(layers, filled) if passing is None else ({}, _finite(layers, filled))
+        for layer, good in finite.items():
+            if not (good := np.asarray(good)[: len(index)]).all():
+                name = work.ids[rows[owner[index[int(np.argmin(good))]]]]
+                raise InputError(f"{name}: NaN or infinite activations at layer {layer}")
+        for name, block in pooled.items():
+            features[name][owner[index[whole]]] = np.asarray(block)[: len(index)][whole]
         bar.update(sum(len(chosen[i].tokens) for i in index))
-        if not config.keep_tokens and whole.all():
+        if passing is not None:
+            for own in np.unique(owner[index]).tolist():
+                mine = np.zeros(len(mask), bool)
+                mine[: len(index)] = owner[index] == own
+                passing.add(own, mine, layers, mask)
+                left[own] -= mine.sum()
+                if left[own] == 0:
+                    for name, value in passing.finish(own).items():
+                        features[name][own] = value
             continue
-        if work.passing is not None:
-            of_rows = np.full(len(mask), -1)
-            of_rows[: len(index)] = np.where(whole, -1, owner[index])
-            finite = work.passing.add({own: of_rows == own for own in set(of_rows.tolist()) - {-1}}, layers, mask)
-            _refuse_not_finite(finite, [work.ids[rows[owner[i]]] for i in index])
-            left -= np.bincount(owner[index], minlength=len(rows))
-            for own in {int(i) for i in owner[index[~whole]] if left[i] == 0}:
-                for name, value in work.passing.finish(own).items():
-                    features[name][own] = value
+        if not config.keep_tokens and whole.all():
             continue
         host = {layer: np.asarray(layers[layer]) for layer in config.layers}
         for place, i in enumerate(index):
@@ -356,12 +374,6 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
         _write_records(path, [records[i] for i in range(len(rows))])
         manifest["tokens"] = {"digest": file_digest(path), "lengths": lengths.tolist()}
     checkpoint.save(shard_path(config.output, shard), {"rows": rows, "features": features}, manifest)
-
-
-def _refuse_not_finite(finite: dict[int, Array], names: list[str]) -> None:
-    for layer, good in finite.items():
-        if not (of_rows := np.asarray(good)[: len(names)]).all():
-            raise InputError(f"{names[int(np.argmin(of_rows))]}: NaN or infinite activations at layer {layer}")
 
 
 def _pool_joined(work: _Work, joined: dict[int, np.ndarray]) -> dict[str, np.ndarray]:

@@ -48,12 +48,22 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 def _finished(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     run = read_run(folder)
     if (found := run["identity"].get("format")) != FORMAT:
-        raise InputError(f"{folder}: format {found}, written by another version of covjax; run the extraction again")
+        raise InputError(
+            f"{folder}: format {found}, written by another version of covjax; run the extraction again with --force "
+            "or into another folder"
+        )
     manifests = [checkpoint.read_manifest(shard_path(folder, shard)) for shard in range(run["shards"])]
     missing = [shard for shard, manifest in enumerate(manifests) if manifest is None]
     if missing:
         raise InputError(f"{folder}: {len(missing)} of {run['shards']} shards are missing; run the extraction again")
-    return run, [m for m in manifests if m is not None]
+    complete = [m for m in manifests if m is not None]
+    for shard, manifest in enumerate(complete):
+        if lines := checkpoint.difference(manifest["run"], run["identity"]):
+            raise InputError(f"{shard_path(folder, shard)}: made under other settings: {'; '.join(lines)}")
+    rows = sorted(row for manifest in complete for row in manifest["rows"])
+    if rows != list(range(run["sequences"])):
+        raise InputError(f"{folder}: its shards hold {len(rows)} rows, not each of {run['sequences']} sequences once")
+    return run, complete
 
 
 def load_features(folder: str | Path, name: str) -> Float[np.ndarray, "n k"]:

@@ -135,7 +135,8 @@ def fit_minibatch(
             count = int(state["position"][0])
             if count % budget.evaluate_every == 0 or count == budget.steps:
                 fresh = jax.device_get(parameters)
-                _look(state, fresh, validate(fresh), (count - 1) // budget.evaluate_every)
+                here = parameters if rows is None else jax.device_put(fresh, jax.local_devices()[0])
+                _look(state, fresh, validate(here), (count - 1) // budget.evaluate_every)
                 if checkpoint is not None:
                     save = functools.partial(save_step, checkpoint, count, jax.device_get(state), manifest, keep=1)
                     save() if rows is None else once(save)

@@ -18,6 +18,7 @@ from covjax.errors import InputError
 from covjax.probes.minibatch import Budget, fit_minibatch
 from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
 from covjax.probes.rowspace import LinearProbe
+from covjax.sharding import own_parts
 
 Stream = Callable[[], Iterator[tuple[Float[np.ndarray, "b p"], Bool[np.ndarray, "b k"]]]]
 
@@ -152,7 +153,7 @@ class _Pass(NamedTuple):
     begin: int
     size: int
     batches: int
-    digest: list[str]
+    digest: str
 
 
 def _first_pass(stream: Stream) -> _Pass:
@@ -163,7 +164,13 @@ def _first_pass(stream: Stream) -> _Pass:
     mean = scatter = np.zeros(())
     for x, target in stream():
         x = np.asarray(x, np.float64)
-        if x.ndim != 2 or not len(x) or len(target) != len(x) or (count and x.shape[1:] != mean.shape):
+        if (
+            x.ndim != 2
+            or not len(x)
+            or np.ndim(target) != 2
+            or len(target) != len(x)
+            or (count and x.shape[1:] != mean.shape)
+        ):
             raise InputError(f"stream: features {x.shape} and targets {np.shape(target)} at sample {count} do not fit")
         if len(bad := np.flatnonzero(~np.isfinite(x).all(1))):
             raise InputError(f"stream: NaN or inf in {len(bad)} samples of a batch, first sample {count + bad[0]}")
@@ -180,14 +187,16 @@ def _first_pass(stream: Stream) -> _Pass:
         targets.append(np.asarray(target, bool))
     if not count:
         raise InputError("stream: it gave no batch to train on")
-    return _Pass(mean, scatter, np.concatenate(targets), 0, size, len(targets), [*digest.values()])
+    return _Pass(mean, scatter, np.concatenate(targets), 0, size, len(targets), json.dumps(digest))
 
 
 def _everywhere(own: _Pass) -> _Pass:
     """Of the batches of all processes, in the order of the processes."""
     sizes, counts = gather(np.array([own.size])), gather(np.array([len(own.targets)]))
     widths = gather(np.array([[len(own.mean), own.targets.shape[1]]]))
-    if len(set(sizes.tolist())) > 1 or len({*map(tuple, widths.tolist())}) > 1:
+    batches = gather(np.array([own.batches]))
+    # The only batch of a process may be smaller: it is its last.
+    if (sizes[batches > 1] < sizes.max()).any() or len({*map(tuple, widths.tolist())}) > 1:
         raise InputError(
             f"stream: batches of {sizes.tolist()} samples and {widths.tolist()} features and outputs in the processes; "
             "all need the same"
@@ -195,10 +204,9 @@ def _everywhere(own: _Pass) -> _Pass:
     means, scatters = gather(own.mean[None]), gather(own.scatter[None])
     mean = counts @ means / counts.sum()
     scatter = scatters.sum(0) + counts @ (means - mean) ** 2
-    batches = int(gather(np.array([own.batches])).max())
-    text = gather(np.frombuffer(json.dumps(own.digest).encode(), np.uint8)).tobytes().decode()
+    digest = gather(np.frombuffer(own.digest.encode(), np.uint8)).tobytes().decode()
     begin = int(counts[: jax.process_index()].sum())
-    return _Pass(mean, scatter, gather(own.targets), begin, own.size, batches, [text])
+    return _Pass(mean, scatter, gather(own.targets), begin, int(sizes.max()), int(batches.max()), digest)
 
 
 def _rows(mesh: Mesh | None, axis: str, size: int) -> NamedSharding | None:
@@ -206,8 +214,9 @@ def _rows(mesh: Mesh | None, axis: str, size: int) -> NamedSharding | None:
         return None
     if axis not in mesh.axis_names:
         raise InputError(f"axis: {axis!r} is not one of the mesh's: {', '.join(map(str, mesh.axis_names))}")
-    total = size * jax.process_count()
-    if total % mesh.shape[axis]:
-        raise InputError(f"stream: {total} samples of a step cannot be split over {mesh.shape[axis]} devices")
+    if len({device.process_index for device in mesh.devices.flat}) < jax.process_count():
+        raise InputError("mesh: it has no device of some processes of the job; all take part in a fit with a mesh")
+    if size % (parts := own_parts(mesh, axis)):
+        raise InputError(f"stream: batches of {size} samples cannot be split over {parts} devices a process")
     # Axes that XLA sees to, as `jax.make_mesh`'s may not be.
     return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(axis))

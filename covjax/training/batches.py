@@ -97,9 +97,9 @@ class TokenBatches:
         waiting = np.empty((0, self.activations.features), self.dtype)
         cuts = np.flatnonzero(np.diff(np.cumsum(self.lengths) // TOGETHER)) + 1
         for chosen in np.split(np.arange(len(self.rows)), cuts):
-            tokens = np.concatenate(self.activations.read(self.rows[chosen].tolist()))
+            tokens = np.concatenate(self.activations.read(self.rows[chosen].tolist())).astype(self.dtype, copy=False)
             check_finite(tokens, np.repeat(self.rows[chosen], self.lengths[chosen]))
-            waiting = np.concatenate([waiting, tokens.astype(self.dtype)])
+            waiting = np.concatenate([waiting, tokens])
             full = len(waiting) // self.size * self.size
             for start in range(0, full, self.size):
                 yield waiting[start : start + self.size], None

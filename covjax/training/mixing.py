@@ -2,10 +2,10 @@
 
 Mixing all tokens of a store means to read a whole sequence for each token used. Here an epoch permutes the sequences,
 cuts them into blocks and permutes the tokens of every block; a batch takes its share from many places of that order,
-the lanes, which lie far apart. So no more than about `mix_tokens` tokens are held, and each is read once.
+the lanes, which lie far apart. So about `mix_tokens` tokens are held, and each is read once; a block on the border of
+two lanes, by both.
 """
 
-import functools
 import threading
 from typing import Any, NamedTuple
 
@@ -14,8 +14,6 @@ from jaxtyping import Float, Int
 
 from covjax.data.activations import Activations
 from covjax.training.batches import EVERYTHING, TokenBatches, check_finite
-
-MOST_LANES = 64
 
 
 class _Epoch(NamedTuple):
@@ -30,14 +28,23 @@ class MixedTokenBatches(TokenBatches):
 
     Row r of a batch belongs to lane ⌊r·lanes/size⌋, so what a batch holds depends on the step alone, and a process that
     gets some rows of it reads only the sequences of their lanes. Every lane runs through its own part of each epoch:
-    no token is lost or stands twice in it.
+    no token is lost or stands twice in it. There are at most `most_lanes`, as many as divide a batch: more can be
+    shared by more processes, fewer are read in larger blocks.
     """
 
-    def __init__(self, activations: Activations, rows: Int[np.ndarray, "n"], size: int, dtype: Any, mix_tokens: int):
+    def __init__(
+        self,
+        activations: Activations,
+        rows: Int[np.ndarray, "n"],
+        size: int,
+        dtype: Any,
+        mix_tokens: int,
+        most_lanes: int = 64,
+    ):
         super().__init__(activations, rows, size, dtype)
         mixed = max(1, int(mix_tokens * len(rows) / self.count))  # sequences
-        self.lanes = max(n for n in range(1, min(MOST_LANES, size, mixed) + 1) if size % n == 0)
-        self.block = mixed // self.lanes
+        self.lanes = max(n for n in range(1, min(most_lanes, size, mixed) + 1) if size % n == 0)
+        self.block, self.mix_tokens = mixed // self.lanes, mix_tokens
         self.order = f"blocks of {self.block} sequences in {self.lanes} lanes"
 
     def training(self, steps: int, seed: int, part: slice = EVERYTHING) -> Any:
@@ -46,8 +53,10 @@ class MixedTokenBatches(TokenBatches):
 
         self.refuse_short()
         first, stop, _ = part.indices(self.size)
-        reader = _Reader(self, seed)
         rows = np.arange(first, stop)
+        own, block = self.mix_tokens * len(rows) / self.size, self.mix_tokens / self.lanes
+        # More than is mixed: an earlier batch, still at work, may need a block again that a later one left behind.
+        reader = _Reader(self, seed, 1.25 * own + block)
         return grain.MapDataset.range(steps).map(lambda step: (reader.gather(step, rows), None))
 
     def places(self, step: int, rows: Int[np.ndarray, "b"]) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"]]:
@@ -61,11 +70,11 @@ class MixedTokenBatches(TokenBatches):
 class _Reader:
     """The blocks in use by one stream; Grain's threads share it."""
 
-    def __init__(self, batches: MixedTokenBatches, seed: int):
-        self._batches, self._seed = batches, seed
+    def __init__(self, batches: MixedTokenBatches, seed: int, most_tokens: float):
+        self._batches, self._seed, self._most_tokens = batches, seed, most_tokens
         self._lock = threading.Lock()
         self._held: dict[int, np.ndarray] = {}  # by epoch · blocks + block; the one used last stands last
-        self._epoch = functools.lru_cache(maxsize=3)(self._make_epoch)  # lanes change epochs almost together
+        self._epochs: dict[int, _Epoch] = {}
 
     def gather(self, step: int, rows: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b d"]:
         batches = self._batches
@@ -85,21 +94,27 @@ class _Reader:
             out[here] = tokens[within[here]]
         return out
 
-    def _make_epoch(self, epoch: int) -> _Epoch:
+    def _epoch(self, epoch: int) -> _Epoch:
+        if (found := self._epochs.get(epoch)) is not None:
+            return found
         count = len(self._batches.rows)
         order = np.random.default_rng([self._seed, 0, epoch]).permutation(count)
         tokens = np.cumsum(self._batches.lengths[order])
         last = np.minimum(np.arange(1, -(-count // self._batches.block) + 1) * self._batches.block, count) - 1
-        return _Epoch(order, tokens[last])
+        made = _Epoch(order, tokens[last])
+        # Lanes change epochs almost together. A new dictionary: another thread may be looking into this one.
+        self._epochs = {n: e for n, e in self._epochs.items() if abs(n - epoch) <= 1} | {epoch: made}
+        return made
 
     def _get(self, keys: list[int]) -> list[Float[np.ndarray, "tokens d"]]:
         with self._lock:  # a block that two threads want is read once
             for key in keys:
                 self._held[key] = self._held.pop(key) if key in self._held else self._read(key)
             out = [self._held[key] for key in keys]
-            # Batches prepared ahead may have left a block behind that an earlier one, still at work, needs again.
-            for key in list(self._held)[: -len(keys) - len(keys) // 4 - 4]:
-                del self._held[key]
+            total = sum(len(tokens) for tokens in self._held.values())
+            for key in list(self._held)[: len(self._held) - len(keys)]:
+                if total > self._most_tokens:
+                    total -= len(self._held.pop(key))
         return out
 
     def _read(self, key: int) -> Float[np.ndarray, "tokens d"]:
@@ -108,5 +123,7 @@ class _Reader:
         rows = self._batches.rows[self._epoch(epoch).order[block * size : (block + 1) * size]]
         sequences = self._batches.activations.read(rows.tolist())
         tokens = np.concatenate(sequences)
+        if np.dtype(self._batches.dtype).itemsize < tokens.itemsize:
+            tokens = tokens.astype(self._batches.dtype)
         check_finite(tokens, np.repeat(rows, [len(x) for x in sequences]))
         return tokens[np.random.default_rng([self._seed, 1, epoch, block]).permutation(len(tokens))]

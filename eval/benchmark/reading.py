@@ -102,9 +102,9 @@ def main(argv: list[str]) -> int:
         tokens, features = int(source.lengths.sum()), source.features
     body = [
         f"`python -m eval.benchmark reading`; {_report.versions()}.",
-        f"{tokens:,} tokens of {options.proteins:,} proteins, {features} features, batches of {size:,}, one thread "
-        f"reads. FVU: a TopK of {options.latents:,} latents, k 32, after {options.steps:,} steps "
-        f"({options.steps * size / tokens:.1f} epochs).",
+        f"{tokens:,} tokens of {options.proteins:,} proteins, {features} features, batches of {size:,}, one after the "
+        f"other. FVU: a TopK of {options.latents:,} latents, k 32, after {options.steps:,} steps; a tenth of the "
+        "proteins is held out.",
         _report.table(["", "order", "tokens a second", "held-out FVU of every seed", "mean"], table),
     ]
     _report.write_page(options.output / "benchmark-reading.md", "Reading tokens from a store", body)
