@@ -4,16 +4,23 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 from tests.conftest import ROOT
 
 
 def start(
-    arguments: list[str], processes: int = 1, devices: int = 1, setting: str = "", flags: str = ""
+    arguments: list[str],
+    processes: int = 1,
+    devices: int = 1,
+    setting: str = "",
+    flags: str = "",
+    cluster: Callable[[int, int], dict[str, str]] | None = None,
 ) -> list[subprocess.Popen]:
     """The processes of one job, each with `devices` virtual CPU devices; their setting comes before `arguments`.
 
-    One process alone gets `setting`. `flags` are XLA's.
+    One process alone gets `setting`. `flags` are XLA's. `cluster(port, index)` is the environment in which a cluster
+    starts a process; its setting is then "auto".
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -21,16 +28,20 @@ def start(
     flags += f" --xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
     settings = [f"127.0.0.1:{port},{processes},{i}" for i in range(processes)] if processes > 1 else [setting]
+    environments = [environment] * len(settings)
+    if cluster is not None:
+        settings = ["auto"] * processes
+        environments = [environment | cluster(port, i) for i in range(processes)]
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.distributed_worker", setting, *arguments],
             cwd=ROOT,
-            env=environment,
+            env=each,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for setting in settings
+        for setting, each in zip(settings, environments)
     ]
 
 

@@ -50,6 +50,26 @@ def test_items_are_shared_out_whole_and_the_job_ends_in_step():
     assert [line for line in outputs[1].splitlines() if "Gloo" not in line] == ["[1/2] [1, 3] [] []"]
 
 
+def slurm(port: int, index: int) -> dict[str, str]:
+    """JAX takes port 61440 + job % 4096 of the first node."""
+    names = {"SLURM_JOB_ID": port, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": 2, "SLURM_STEP_NUM_NODES": 1}
+    return {name: str(value) for name, value in (names | {"SLURM_PROCID": index, "SLURM_LOCALID": index}).items()}
+
+
+def open_mpi(port: int, index: int) -> dict[str, str]:
+    """JAX takes the port from the job in the launcher's address."""
+    world = {"OMPI_COMM_WORLD_SIZE": 2, "OMPI_COMM_WORLD_RANK": index, "OMPI_COMM_WORLD_LOCAL_RANK": index}
+    return {"OMPI_MCA_orte_hnp_uri": f"{port * 4096}.0;tcp://127.0.0.1:1"} | {k: str(v) for k, v in world.items()}
+
+
+@pytest.mark.parametrize("cluster", [slurm, open_mpi])
+def test_auto_reads_what_a_cluster_tells_its_processes(cluster):
+    done = finish(start(["shares", "3"], processes=2, cluster=cluster))
+    for index, (status, output, errors) in enumerate(done):
+        assert status == 0, errors
+        assert f"[{index}/2] {[[0, 2], [1]][index]}" in output
+
+
 def test_a_job_with_an_error_in_one_process_ends_loudly_in_all():
     done = finish(start(["faulty", "1"], processes=2))
     assert done[1][0] == 2
