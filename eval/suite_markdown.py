@@ -44,6 +44,9 @@ def markdown(suite: dict[str, Any]) -> str:
     ]
     for label in dict.fromkeys(label for task in tasks for label in task["cells"]):
         lines += _row([label, *[_markdown_cell(task, label) for task in tasks]])
+    if summary["warnings"]:
+        lines += ["", "Warnings:", ""]
+        lines += [f"- {task}: {'; '.join(texts)}" for task, texts in summary["warnings"].items()]
     return "\n".join([*lines, ""])
 
 

@@ -57,7 +57,7 @@ def page(suite: dict[str, Any], svgs: dict[str, str]) -> str:
         *_incomplete(suite["runs"]),
     ]
     if summary := suite["summary"]:
-        for section in (_planned, _poolers, _ranks, _curves, _decomposition, _losses, _compactness, _tracks):
+        for section in (_planned, _poolers, _ranks, _curves, _decomposition, _losses, _compactness, _tracks, _warnings):
             parts += section(summary, svgs)
     parts += _runs(suite)
     return "\n".join([*parts, "</body></html>"])
@@ -356,6 +356,13 @@ def relative_line(entry: Mapping[str, Any]) -> str:
     reached = "reached" if percent >= NOTE_PERCENT else "not reached"
     verdict = f"{_e(label)}, [{low:+.1f}, {high:+.1f}] %; +{NOTE_PERCENT} %: {reached}"
     return f"{base}{shown}. Chosen on validation: {verdict}"
+
+
+def _warnings(summary: dict[str, Any], svgs: dict[str, str]) -> list[str]:
+    rows = [[_e(task), _list([_e(text) for text in texts])] for task, texts in summary["warnings"].items()]
+    if not rows:
+        return []
+    return ["<h2>Warnings of the tasks</h2>", _table(["task", "warnings"], rows, "grid left")]
 
 
 def _runs(suite: dict[str, Any]) -> list[str]:

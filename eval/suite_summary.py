@@ -32,6 +32,7 @@ def summarise_suite(tasks: Results) -> dict[str, Any]:
         "losses": losses(tasks),
         "compactness": compactness(tasks),
         "relative_r2": relative_r2(tasks),
+        "warnings": {key: results["warnings"] for key, results in tasks.items() if results.get("warnings")},
     }
 
 

@@ -114,6 +114,35 @@ def test_constant_predictions():
     assert metrics.matthews(np.eye(2, dtype=bool)[[0, 1, 0]], np.array([[1.0, 0.0]] * 3)) == 0
 
 
+def test_fmax_at_its_edges():
+    truth = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0]], bool)
+    assert np.isnan(metrics.fmax(np.zeros((3, 3), bool), np.full((3, 3), 0.5)))
+    # One value for all: every label is called or none. Precisions 1/3, 2/3, 0; both labelled examples recalled whole.
+    precision = (1 / 3 + 2 / 3 + 0) / 3
+    assert metrics.fmax(truth, np.full((3, 3), 0.5)) == pytest.approx(2 * precision / (precision + 1))
+    assert metrics.fmax(truth, np.zeros((3, 3))) == 0  # nothing is ever called
+    tied = np.where(truth, 0.7, 0.2)  # ties within both levels: the higher one calls exactly the labels
+    assert metrics.fmax(truth, tied) == 1
+    assert metrics.fmax(truth, 0.9 - tied) < 0.6
+
+
+def test_classification_with_one_class_or_one_answer():
+    one_hot = np.eye(3, dtype=bool)
+    classes, single = np.array([0, 1, 1, 2]), np.array([1, 1, 1])
+    ties = np.full((4, 3), 0.2)  # the first class wins all of them
+    assert metrics.accuracy(one_hot[classes], ties) == 0.25
+    assert metrics.matthews(one_hot[classes], ties) == sk.matthews_corrcoef(classes, np.zeros(4)) == 0
+    assert metrics.accuracy(one_hot[single], one_hot[single].astype(float)) == 1
+    answers = np.array([1, 0, 1])
+    found = metrics.matthews(one_hot[single], one_hot[answers].astype(float))
+    assert found == sk.matthews_corrcoef(single, answers) == 0
+
+
+def test_average_precision_of_a_constant_and_of_positives_alone():
+    truth = np.array([[1, 1], [0, 1], [0, 1], [1, 1]], bool)
+    np.testing.assert_allclose(metrics.average_precision(truth, np.full((4, 2), 0.3)), [0.5, 1])
+
+
 def test_groups_are_drawn_whole_and_the_draw_is_seeded():
     groups = ["a", "b", "a", "c", "c", "c"]
     counts = metrics.resample_counts(groups, 50, seed=0)

@@ -168,6 +168,7 @@ def test_the_page_holds_every_section_and_figure(tmp_path):
     tracks = example("tracks", WINS | {"PCA-√Σ rank 2": (0.1, 0.3)}, task="regression")
     tracks["rows"][2]["probes"]["ridge"]["test"]["r2"]["seeds"] = [0.61, 0.63]
     tasks = {"wins": example("A <b> & c", WINS), "loses": example("loses", LOSES), "tracks": tracks}
+    tasks["wins"]["warnings"] = ["mean, ridge: penalty 1e-06 is at the edge of the grid", "6 groups & few"]
     runs = [
         {"task": key, "status": "complete", "reason": "", "reused": False, "seconds": 12.0, "command": ""}
         for key in tasks
@@ -189,7 +190,10 @@ def test_the_page_holds_every_section_and_figure(tmp_path):
         assert f"{cell['value']:.3f}" in text
     for name in ("planned", "mean_ranks", "rank", "decomposition"):
         assert (tmp_path / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<h2>Warnings of the tasks</h2>" in text
+    assert "<li>6 groups &amp; few</li>" in text
     table = (tmp_path / "suite.md").read_text()
+    assert "- wins: mean, ridge: penalty 1e-06 is at the edge of the grid; 6 groups & few" in table
     assert "| loses | MCC | 0.500 | sqrt Σ | 0.450 | -0.050 [-0.070, -0.030] |" in table
     assert "**0.620** (+0.220 [+0.200, +0.240])" in table
     widths = {line.count(" | ") for line in table.splitlines() if line.startswith("|")}

@@ -1,9 +1,10 @@
 """The core on one GPU or TPU against what that device can do, and against PyTorch where it is installed.
 
-`python -m eval.benchmark accelerator` needs jax, flax, optax and numpy alone, and writes accelerator.json and
-accelerator.md. Every case is first compared with float64 on the host (exit status 1 where it is off), then timed in
-turns with a copy, a bfloat16 matrix product and PyTorch (eager, torch.compile). On a CPU it is a smoke test: sizes must
-be given small, and no figure is one of an accelerator.
+`python -m eval.benchmark accelerator` needs jax, flax, optax, numpy and jaxtyping alone, and writes accelerator.json
+and accelerator.md. Tokens are bfloat16 but for the TopK step, which is float32 here and in PyTorch. Every case is first
+compared with float64 on the host (exit status 1 where it is off), then timed in turns with a copy, a bfloat16 matrix
+product and PyTorch (eager, torch.compile). On a CPU it is a smoke test: sizes must be given small, and no figure is one
+of an accelerator.
 """
 
 import argparse
