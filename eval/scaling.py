@@ -35,7 +35,7 @@ class Assumptions:
     passes: int = option(6, "bfloat16 passes of a float32 product at full precision (`Precision.HIGHEST`)")
     storage_rate: float = option(1e9, "bytes per second that a host reads from storage: assumed")
     tokens_read: float = option(
-        1, "tokens read for each one used (`covjax.training.mixing`, up to 64 hosts); the mean length where all mix"
+        1, "tokens read for each one used: 1 up to 64 hosts where 64 divides a batch (`covjax.training.mixing`)"
     )
     chips_per_host: int = option(8, "chips of a host: published, v5e")
     price: float = option(1.2, "US dollars for a chip and hour: assumed, not looked up; put in your own")
