@@ -302,6 +302,7 @@ NAMED = (
     logistic,
     streamed,
     digests,
+    unshared,
 )
 TASKS = {task.__name__: task for task in NAMED}
 
