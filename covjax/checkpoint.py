@@ -51,12 +51,10 @@ def _block_digests(array: Array | np.ndarray) -> UInt8[np.ndarray, "blocks 32"]:
     if not step or step % size:
         values = whole(array)
         return np.stack([_sha256(block) for block in (np.split(values, count) if count > 1 else [values])])
-    own = [(start + i, _sha256(x[i : i + size])) for start, x in runs for i in range(0, len(x), size)]
-    out = np.empty((count, 32), np.uint8)
-    out[gather(np.array([row // size for row, _ in own], np.int64))] = gather(
-        np.array([digest for _, digest in own], np.uint8).reshape(-1, 32)
-    )
-    return out
+    blocks = [
+        (start // size, np.array([_sha256(x[i : i + size]) for i in range(0, len(x), size)])) for start, x in runs
+    ]
+    return _collect(blocks, np.empty((count, 32), np.uint8))
 
 
 def _sha256(array: np.ndarray) -> UInt8[np.ndarray, "32"]:
@@ -96,10 +94,15 @@ def whole(leaf: Array | np.ndarray) -> np.ndarray:
     step, runs = _runs(leaf)
     if not step:
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return _collect(runs, np.empty(leaf.shape, leaf.dtype))
+
+
+def _collect(runs: list[tuple[int, np.ndarray]], out: np.ndarray) -> np.ndarray:
+    """Fill `out`, in every process, with the (first row, rows) that all processes hold, each row one's."""
     rows = [np.arange(start, start + len(x)) for start, x in runs]
-    none = np.empty((0, *leaf.shape[1:]), leaf.dtype)
-    out = np.empty(leaf.shape, leaf.dtype)
-    out[gather(np.concatenate([np.empty(0, np.int64), *rows]))] = gather(np.concatenate([none, *(x for _, x in runs)]))
+    out[gather(np.concatenate([np.empty(0, np.int64), *rows]))] = gather(
+        np.concatenate([out[:0], *(x for _, x in runs)])
+    )
     return out
 
 
@@ -129,13 +132,12 @@ def save(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
     """
     path = Path(path).resolve()
     flat = {jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
     if jax.process_count() == 1:
-        write(path, flat, record)
+        write(path, flat, _record(tree, manifest))
     else:
         from covjax import writer
 
-        writer.write(path, flat, record)
+        writer.write(path, flat, _record(tree, manifest))
 
 
 def save_together(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
@@ -144,8 +146,11 @@ def save_together(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> 
     All must call it together, with the same manifest, which process 0 writes.
     """
     flat = {jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    record = json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
-    write(Path(path).resolve(), flat, record)
+    write(Path(path).resolve(), flat, _record(tree, manifest))
+
+
+def _record(tree: Tree, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
 
 
 def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[str, Any]) -> None:
