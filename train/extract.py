@@ -273,7 +273,7 @@ def _estimate_seconds(work: _Work, missing: list[int]) -> float:
                 if work.passing is None or len(work.cuts[work.plan.shards[shard][0]]) == 1:
                     jax.block_until_ready(work.pool(layers, mask))
                 else:
-                    work.passing.add(-1, np.ones(len(mask), bool), layers, mask)
+                    work.passing.add(-1, layers, mask)
                     work.passing.finish(-1)
             seconds += count * (time.perf_counter() - start) * timed
     return seconds
@@ -342,10 +342,11 @@ def _write_shard(work: _Work, shard: int, bar: tqdm) -> None:
         bar.update(sum(len(chosen[i].tokens) for i in index))
         if passing is not None:
             for own in np.unique(owner[index]).tolist():
-                mine = np.zeros(len(mask), bool)
-                mine[: len(index)] = owner[index] == own
-                passing.add(own, mine, layers, mask)
-                left[own] -= mine.sum()
+                mine = np.flatnonzero(owner[index] == own)
+                of_own = np.zeros_like(mask)
+                of_own[mine] = mask[mine]
+                passing.add(own, layers, of_own)
+                left[own] -= len(mine)
                 if left[own] == 0:
                     for name, value in passing.finish(own).items():
                         features[name][own] = value

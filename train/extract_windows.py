@@ -1,14 +1,15 @@
 """Long inputs pooled window by window from their moments: no input's tokens are ever held together."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from covjax.moments import Moments, merge, moments, psum_merge
+from covjax.encoders.windows import add_windows
+from covjax.moments import Moments, merge, psum_merge
 from covjax.pooling import Pooler, moment_function
 
 OPEN_BYTES = 2**30  # of moments whose sequence has windows to come
@@ -31,27 +32,20 @@ class WindowMoments:
         self.most_open = max(1, OPEN_BYTES // sum(4 * width**2 for width in widths.values()))
         self._open: dict[int, dict[int, Moments]] = {}
 
-        def of_rows(x, mask, rows):
-            def add(state, row):
-                x, weights, chosen = row
-                return jax.lax.cond(
-                    chosen, lambda: merge(state, moments(x.astype(jnp.float32), weights)), lambda: state
-                ), None
+        def total(x, weights):
+            return add_windows(Moments.zeros(x.shape[-1]), x, weights)
 
-            return jax.lax.scan(add, Moments.zeros(x.shape[-1]), (x, mask.astype(jnp.float32), rows))[0]
-
-        def total(x, mask, rows):
-            if mesh is None:
-                return of_rows(x, mask, rows)
+        def over_devices(mesh, x, weights):
             (axis,), split = mesh.axis_names, PartitionSpec(*mesh.axis_names)
-            each = lambda *parts: psum_merge(of_rows(*parts), axis)  # noqa: E731
-            # `cond` under shard_map: what its branches vary over is not the same, and JAX's check would refuse it.
+            each = lambda *own: psum_merge(total(*own), axis)  # noqa: E731
+            # Windows without weight are passed over by `cond`, whose branches vary over the axis in different ways.
             return jax.shard_map(each, mesh=mesh, in_specs=split, out_specs=PartitionSpec(), check_vma=False)(
-                x, mask, rows
+                x, weights
             )
 
-        def add(state, layers, mask, rows):
-            return {k: merge(state[k], total(layers[k], mask, rows)) for k in state}
+        def add(state, layers, weights):
+            of_batch = total if mesh is None else functools.partial(over_devices, mesh)
+            return {k: merge(state[k], of_batch(layers[k], weights)) for k in state}
 
         def pool(state):
             return {f"{k}/{name}": function(m) for k, m in state.items() for name, function in functions.items()}
@@ -67,9 +61,9 @@ class WindowMoments:
         known = {name: function for name, function in functions.items() if function is not None}
         return cls(known, widths, mesh) if len(known) == len(functions) else None
 
-    def add(self, owner: int, rows: Bool[np.ndarray, "b"], layers: Layers, mask: Bool[np.ndarray, "b t"]) -> None:
-        """The windows of one sequence in a batch: its rows."""
-        self._open[owner] = self._add(self._open.get(owner, self._empty), layers, mask, rows)
+    def add(self, owner: int, layers: Layers, mask: Bool[np.ndarray, "b t"]) -> None:
+        """The windows of one sequence in a batch: the mask holds its tokens alone."""
+        self._open[owner] = self._add(self._open.get(owner, self._empty), layers, mask.astype(np.float32))
 
     def finish(self, owner: int) -> dict[str, Float[np.ndarray, "k"]]:
         """{"layer/pooler": vector} of a sequence all of whose windows were added, which is then forgotten."""

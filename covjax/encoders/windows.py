@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import Encoder
 from covjax.encoders.embed import embed_tokens
@@ -84,7 +84,15 @@ def windowed_moments(
     return found
 
 
-@jax.jit
-def _merge_batch(state: Moments, x: Array, weights: Array) -> Moments:
-    parts = jax.vmap(moments)(x.astype(jnp.float32), weights)
-    return jax.lax.scan(lambda whole, part: (merge(whole, part), None), state, parts)[0]
+def add_windows(state: Moments, x: Float[Array, "b t d"], weights: Float[Array, "b t"]) -> Moments:
+    """Merge a batch's windows into the moments one after the other; a window without weight costs nothing."""
+
+    def add(state, window):
+        x, w = window
+        merged = lambda: merge(state, moments(x.astype(jnp.float32), w))  # noqa: E731
+        return jax.lax.cond(jnp.any(w > 0), merged, lambda: state), None
+
+    return jax.lax.scan(add, state, (x, weights))[0]
+
+
+_merge_batch = jax.jit(add_windows)
