@@ -88,8 +88,8 @@ def _letters(dtype: str):
 
 def extraction(data: str, output: str, delay: str = "0") -> None:
     """7 shards of features and tokens, each after a delay that leaves time to be killed."""
-    write = extract._write_shard
-    extract._write_shard = lambda *arguments: (time.sleep(float(delay)), write(*arguments))
+    write = extract.write_shard
+    extract.write_shard = lambda *arguments: (time.sleep(float(delay)), write(*arguments))
     register_encoder("letters", _letters)
     options = {"encoder": "letters", "poolers": ("mean", "covariance"), "keep_tokens": True, "token_budget": 100}
     extract.extract(ExtractConfig(data=data, output=output, shard_size=4, **options))

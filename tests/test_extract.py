@@ -20,6 +20,7 @@ from covjax.data.store import TokenStore, load_features, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
 from covjax.errors import InputError
 from train import extract as module
+from train import extract_plan, extract_shard
 from train.extract import ExtractConfig, extract, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +82,7 @@ def test_features_and_tokens_are_those_of_each_sequence(config):
 def test_few_shapes_over_all_shards(config):
     seen = set()
     encoder = load("extraction-toy")
-    edges = module.bucket_edges(np.array([len(s) for s in _sequences(config)]), 4)
+    edges = extract_plan.bucket_edges(np.array([len(s) for s in _sequences(config)]), 4)
     for start in range(0, 25, 7):
         for _, _, mask in embed(
             encoder, sorted(_sequences(config), key=len)[start : start + 7], (0,), 100, edges=edges
@@ -96,10 +97,10 @@ def test_complete_shards_are_not_made_again(config, monkeypatch, capsys):
     extract(config)
     shard = shard_path(config.output, 2)
     first = load_features(config.output, "0/mean")
-    module.checkpoint.remove(shard)
+    checkpoint.remove(shard)
     made = []
-    save = module.checkpoint.save
-    monkeypatch.setattr(module.checkpoint, "save", lambda path, *rest: (made.append(path), save(path, *rest)))
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, *rest: (made.append(path), save(path, *rest)))
     extract(config)
     assert made == [shard]
     assert "3 of 4 complete" in capsys.readouterr().out
@@ -274,7 +275,7 @@ def test_windows_pass_by_where_moments_are_all_that_is_needed(config, monkeypatc
     """At 30 letters some sequences are whole; two open at a time make other shards."""
     config = dataclasses.replace(config, poolers=STREAMED, keep_tokens=False)
     whole = extract(config)
-    monkeypatch.setattr(module, "_pool_joined", None)
+    monkeypatch.setattr(extract_shard, "_pool_joined", None)
     for number, (window, most) in enumerate(((11, 2**30), (30, 2 * 4 * (6**2 + 3**2)))):
         monkeypatch.setattr("train.extract_windows.OPEN_BYTES", most)
         output = config.output + f"-{number}"

@@ -6,7 +6,7 @@ digest of their file and the tokens of every row. It is written last, so a shard
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,15 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no extraction can be read there: {error}") from None
 
 
+def read_shard(folder: str | Path, shard: int, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Manifest of a complete shard, None where there is none; InputError for one of another run."""
+    path = shard_path(folder, shard)
+    manifest = checkpoint.read_manifest(path)
+    if manifest is not None and (lines := checkpoint.difference(manifest["run"], run["identity"])):
+        raise InputError(f"{path}: made under other settings: {'; '.join(lines)}")
+    return manifest
+
+
 def _finished(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     run = read_run(folder)
     if (found := run["identity"].get("format")) != FORMAT:
@@ -52,14 +61,11 @@ def _finished(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
             f"{folder}: format {found}, written by another version of covjax; run the extraction again with --force "
             "or into another folder"
         )
-    manifests = [checkpoint.read_manifest(shard_path(folder, shard)) for shard in range(run["shards"])]
+    manifests = [read_shard(folder, shard, run) for shard in range(run["shards"])]
     missing = [shard for shard, manifest in enumerate(manifests) if manifest is None]
     if missing:
         raise InputError(f"{folder}: {len(missing)} of {run['shards']} shards are missing; run the extraction again")
     complete = [m for m in manifests if m is not None]
-    for shard, manifest in enumerate(complete):
-        if lines := checkpoint.difference(manifest["run"], run["identity"]):
-            raise InputError(f"{shard_path(folder, shard)}: made under other settings: {'; '.join(lines)}")
     rows = sorted(row for manifest in complete for row in manifest["rows"])
     if rows != list(range(run["sequences"])):
         raise InputError(f"{folder}: its shards hold {len(rows)} rows, not each of {run['sequences']} sequences once")
