@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake in the user's input rather than in the program."""
+"""The one exception that stands for a mistake in the user's input, and how its messages show what they were given."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,18 @@ class InputError(ValueError):
 
     Commands print it without a traceback and exit with status 2 (`covjax.cli.exit_on_input_error`).
     """
+
+
+def shown(value: object, most: int = 100) -> str:
+    """Show a value in a message: its `repr` on one line, shortened in the middle to at most `most` characters.
+
+    Line ends and control characters come out escaped. Of a longer value the beginning, the end and the full length
+    (in characters of its text) are shown.
+    """
+    # A slice first: the repr of a chromosome would be made whole only to be cut.
+    text = repr(value[: 2 * most] if isinstance(value, str | bytes) and len(value) > 2 * most else value)
+    whole = len(value) if isinstance(value, str | bytes) else len(text)
+    if len(text) <= most and whole <= 2 * most:
+        return text
+    end = repr(value[-most // 4 :])[-most // 4 :] if isinstance(value, str | bytes) else text[-most // 4 :]
+    return f"{text[: most - most // 4 - 5]} ... {end} ({whole:,} characters)"
