@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 def shown(value: object, most: int = 100) -> str:
-    """Show a value in a message: its `repr` on one line, shortened in the middle to at most `most` characters.
+    """Show a value in a message: its `repr` on one line, shortened in the middle to about `most` characters.
 
     Line ends and control characters come out escaped. Of a longer value the beginning, the end and the full length
     (in characters of its text) are shown.

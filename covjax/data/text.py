@@ -1,31 +1,205 @@
-"""Text files, compressed or not."""
+"""Text files as numbered lines and delimited rows: one reader for every format, which loses nothing in silence."""
 
+import codecs
+import contextlib
+import csv
 import gzip
+import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
+
+csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 letters is shorter than many a gene
+CHUNK = 1 << 16
+DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon"}
+# What the first bytes of a file say that is no text.
+BINARY = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook (.xlsx)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls); save it as CSV UTF-8",
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"BZh": "compressed by bzip2; decompress it first",
+    b"\xfd7zXZ": "compressed by xz; decompress it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it first",
+    codecs.BOM_UTF32_LE: "UTF-32 text; save it as UTF-8",
+    codecs.BOM_UTF32_BE: "UTF-32 text; save it as UTF-8",
+}
+
+
+class Row(NamedTuple):
+    """One record of a delimited file and the number of the line on which it begins, counted from 1."""
+
+    line: int
+    cells: tuple[str, ...]
+
+
+class Table(NamedTuple):
+    """A delimited file: its header, its rows, each with as many cells as the header, and what separates the cells."""
+
+    header: Row
+    rows: list[Row]
+    delimiter: str
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line with its end) without holding the file; decompressed under `.gz`, UTF-8.
+    """Yield every line of a text file with its number, counted from 1, and without its end.
 
-    Raises InputError where the file is missing, truncated or not text.
+    A line ends with LF, CRLF or CR and with nothing else: form feed, NEL, U+2028 and U+2029 are text. Read are UTF-8
+    with or without a byte order mark, UTF-16 with one, and each of them compressed by gzip, whatever the file is named.
+    The file is never held whole.
+
+    Raises InputError, naming the line where there is one, for a file that cannot be opened, damaged gzip data, another
+    encoding (with the remedy), and binary content.
     """
-    path = Path(path)
-    packed = path.suffix.lower() == ".gz"
-    try:
-        with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as file:
-            yield from enumerate(file, 1)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    number, parts = 0, list[str]()
+    for chunk in _decoded(Path(path)):
+        first, *others = chunk.split("\n")
+        parts.append(first)
+        for other in others:
+            number += 1
+            yield number, "".join(parts)
+            parts = [other]
+    if last := "".join(parts):
+        yield number + 1, last
 
 
 def read_text(path: str | Path) -> str:
-    """A whole file with its line ends as they are; as `text_lines` otherwise."""
-    path = Path(path)
+    """Read a whole text file; every line end becomes LF. Encodings and errors as in `text_lines`."""
+    return "".join(_decoded(Path(path)))
+
+
+def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
+    """Read a file of comma, tab or semicolon separated values with a header; blank lines before, between and after.
+
+    Cells may be quoted as in RFC 4180: `"` around the cell, `""` for one inside. A quotation mark within a cell that
+    does not begin with one is text. `delimiter=None` takes the one of the three that splits the header into the most
+    cells, outside quotes; a first line `sep=;`, as Excel writes it, names it instead.
+
+    Raises InputError, naming the line, for an empty file, a row with more or fewer cells than the header, text behind
+    a closing quotation mark, a quotation mark that is never closed, and one that swallows whole lines (where every
+    line of a quoted cell would be a row of its own, the mark is taken for an unbalanced one). Else as `text_lines`.
+    """
+    lines = list(text_lines(path))
+    head = next((i for i, (_, line) in enumerate(lines) if line.strip()), None)
+    if head is None:
+        raise InputError(f"{path}: the file is empty")
+    said = lines[head][1].strip()
+    if len(said) == 5 and said.lower().startswith("sep="):  # how Excel is told the separator
+        delimiter, head = delimiter or said[4], head + 1
+    if delimiter is None:
+        delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([lines[head][1]], delimiter=mark))))
+    header, *rows = _cells(path, lines[head:], delimiter) or [Row(0, ())]
+    if not header.cells:
+        raise InputError(f"{path}: no header")
+    width = len(header.cells)
+    for row in rows:
+        if len(row.cells) != width:
+            raise InputError(
+                f"{path}: line {row.line}: {len(row.cells)} cells separated by {DELIMITERS.get(delimiter, delimiter)}, "
+                f"but {width} in the header; a cell that holds the separator needs quotation marks around it"
+            )
+    return Table(header, rows, delimiter)
+
+
+def _cells(path: str | Path, lines: list[tuple[int, str]], delimiter: str) -> list[Row]:
+    """Rows of strict CSV; blank lines outside quotes are passed over."""
+    reader = csv.reader((line + "\n" for _, line in lines), delimiter=delimiter, strict=True)
+    rows: list[Row] = []
+    width = 0
+    while True:
+        first = reader.line_num
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            line, text = lines[first]
+            last = lines[reader.line_num - 1][0]
+            where = f"line {line}" if last == line else f"lines {line} to {last}"
+            raise InputError(
+                f"{path}: {where}: {_reason(str(error))}; write a quotation mark that is text as two, within quotes: "
+                f'"…""…": {shown(text, 60)}'
+            ) from None
+        if cells is None:
+            return rows
+        span = lines[first : reader.line_num]
+        # A blank line is one empty cell; in a file of one column a cell may be empty, but nothing says so.
+        if len(span) == 1 and not span[0][1].strip(" "):
+            continue
+        width = width or len(cells)
+        if len(span) > 1 and width > 1 and all(line.count(delimiter) == width - 1 for _, line in span):
+            raise InputError(
+                f"{path}: lines {span[0][0]} to {span[-1][0]}: a quotation mark opens a cell in the first and closes "
+                "it in the last, but each line looks like a row of its own; double the marks that are text, or put "
+                "the cell into one line"
+            )
+        rows.append(Row(span[0][0], tuple(cells)))
+
+
+def _reason(message: str) -> str:
+    if message.startswith("unexpected end"):
+        return "a quotation mark is opened and never closed"
+    if "expected after" in message:
+        return "text behind a closing quotation mark"
+    return message
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The file's text in chunks, every line end as LF."""
+    lines = 1
+    decoder = None
     try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from None
+        with _opened(path) as file:
+            while chunk := file.read(CHUNK):
+                if decoder is None:
+                    # Not TextIOWrapper: the line of a byte that is no text must be known.
+                    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(_encoding(path, chunk))(), True)
+                text = decoder.decode(chunk)
+                if "\0" in text:
+                    line = lines + text[: text.index("\0")].count("\n")
+                    raise InputError(f"{path}: cannot be read as text: line {line}: a NUL character: binary, or UTF-16 without a byte order "
+                                     "mark; save it as UTF-8")  # fmt: skip
+                lines += text.count("\n")
+                yield text
+            if decoder is not None:
+                yield decoder.decode(b"", True)
+    except UnicodeDecodeError as error:
+        line = lines + error.object[: error.start].count(b"\n")
+        guess = " (Latin-1 or Windows-1252?)" if error.encoding == "utf-8" else ""
+        raise InputError(
+            f"{path}: cannot be read as text: line {line}: the byte {error.object[error.start]:#04x} is not {error.encoding.upper()}{guess}; "
+            'save the file as UTF-8 (Excel: "CSV UTF-8")'
+        ) from None
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise InputError(
+                f"{path}: cannot be read as text: damaged gzip data ({error}); fetch or make the file again"
+            ) from None
+        raise InputError(f"{path}: cannot be read as text: {error.strerror or error}") from None
+    except (EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path}: cannot be read as text: damaged gzip data ({error}); fetch or make the file again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with path.open("rb") as raw:
+        start = raw.read(2)
+        raw.seek(0)
+        if start == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield cast(BinaryIO, file)
+        elif start and path.suffix.lower() == ".gz":
+            raise InputError(f"{path}: cannot be read as text: named .gz, but it holds no gzip data; rename it")
+        else:
+            yield raw
+
+
+def _encoding(path: Path, start: bytes) -> str:
+    for magic, what in BINARY.items():
+        if start.startswith(magic):
+            raise InputError(f"{path}: cannot be read as text: it is {what}")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig"
