@@ -87,6 +87,8 @@ def test_rows_carry_the_line_they_begin_on(tmp_path):
         (b'a,b\n1,2\n"x\n1,2\n', "lines 3 to 4: a quotation mark is opened and never closed"),
         (b'a\tb\n"x\t1\ny\t2\nsaid z"\t3\n', "lines 2 to 4: a quotation mark opens a cell"),
         ("a,b\nx,é\n".encode("latin-1"), "line 2: the byte 0xe9 is not UTF-8"),
+        ("a,b\rx,y\rx,é\r".encode("latin-1"), "line 3: the byte 0xe9 is not UTF-8"),
+        (b"sep=;\n", "no header"),
         ("a,b\n".encode("utf-16-le"), "line 1: a NUL character"),
         ("a,b\n".encode("utf-32"), "UTF-32"),
         (b"PK\x03\x04rest", "xlsx"),

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,9 +72,9 @@ def read_text(path: str | Path) -> str:
 
 
 def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
-    """Read a file of comma, tab or semicolon separated values with a header; blank lines before, between and after.
+    """Read a file of comma, tab or semicolon separated values with a header.
 
-    Cells may be quoted as in RFC 4180: `"` around the cell, `""` for one inside. A quotation mark within a cell that
+    Blank lines are passed over. Cells may be quoted as in RFC 4180: `"` around the cell, `""` for one inside. A quotation mark within a cell that
     does not begin with one is text. `delimiter=None` takes the one of the three that splits the header into the most
     cells, outside quotes; a first line `sep=;`, as Excel writes it, names it instead.
 
@@ -85,11 +86,11 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
     head = next((i for i, (_, line) in enumerate(lines) if line.strip()), None)
     if head is None:
         raise InputError(f"{path}: the file is empty")
-    said = lines[head][1].strip()
-    if len(said) == 5 and said.lower().startswith("sep="):  # how Excel is told the separator
-        delimiter, head = delimiter or said[4], head + 1
+    if re.fullmatch(r"(?i)sep=[,;\t]", lines[head][1]):  # how Excel is told the separator
+        delimiter, head = delimiter or lines[head][1][4], head + 1
     if delimiter is None:
-        delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([lines[head][1]], delimiter=mark))))
+        first = [lines[head][1]] if head < len(lines) else [""]
+        delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader(first, delimiter=mark))))
     header, *rows = _cells(path, lines[head:], delimiter) or [Row(0, ())]
     if not header.cells:
         raise InputError(f"{path}: no header")
@@ -157,18 +158,18 @@ def _decoded(path: Path) -> Iterator[str]:
                 text = decoder.decode(chunk)
                 if "\0" in text:
                     line = lines + text[: text.index("\0")].count("\n")
-                    raise InputError(f"{path}: cannot be read as text: line {line}: a NUL character: binary, or UTF-16 without a byte order "
-                                     "mark; save it as UTF-8")  # fmt: skip
+                    reason = "a NUL character: binary, or UTF-16 without a byte order mark; save it as UTF-8"
+                    raise InputError(f"{path}: cannot be read as text: line {line}: {reason}")
                 lines += text.count("\n")
                 yield text
             if decoder is not None:
                 yield decoder.decode(b"", True)
     except UnicodeDecodeError as error:
-        line = lines + error.object[: error.start].count(b"\n")
+        line = lines + len(re.findall(rb"\r\n|\r|\n", error.object[: error.start]))
         guess = " (Latin-1 or Windows-1252?)" if error.encoding == "utf-8" else ""
+        byte = f"the byte {error.object[error.start]:#04x} is not {error.encoding.upper()}{guess}"
         raise InputError(
-            f"{path}: cannot be read as text: line {line}: the byte {error.object[error.start]:#04x} is not {error.encoding.upper()}{guess}; "
-            'save the file as UTF-8 (Excel: "CSV UTF-8")'
+            f'{path}: cannot be read as text: line {line}: {byte}; save the file as UTF-8 (Excel: "CSV UTF-8")'
         ) from None
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
