@@ -74,9 +74,9 @@ def read_text(path: str | Path) -> str:
 def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
     """Read a file of comma, tab or semicolon separated values with a header.
 
-    Blank lines are passed over. Cells may be quoted as in RFC 4180: `"` around the cell, `""` for one inside. A quotation mark within a cell that
-    does not begin with one is text. `delimiter=None` takes the one of the three that splits the header into the most
-    cells, outside quotes; a first line `sep=;`, as Excel writes it, names it instead.
+    Blank lines are passed over. Cells may be quoted as in RFC 4180: `"` around the cell, `""` for one inside. A
+    quotation mark within a cell that does not begin with one is text. `delimiter=None` takes the one of the three that
+    splits the header into the most cells, outside quotes; a first line `sep=;`, as Excel writes it, names it instead.
 
     Raises InputError, naming the line, for an empty file, a row with more or fewer cells than the header, text behind
     a closing quotation mark, a quotation mark that is never closed, and one that swallows whole lines (where every
