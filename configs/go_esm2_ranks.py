@@ -13,7 +13,7 @@ of rank 128 0.642, 0.643, 0.644; whole 0.666.
 import dataclasses
 
 from configs.tasks import go_esm2
-from eval.config import BASES, CompareConfig
+from covjax.comparison.config import BASES, CompareConfig
 
 RANKS = (8, 16, 32, 64, 128)
 

@@ -8,7 +8,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -50,8 +50,15 @@ def parse_settings(text: str) -> dict[str, Any]:
     return settings
 
 
-def load_config(path: str | Path, kind: type[Config]) -> Config:
-    """Run a config file and return its `get_config()`; InputError where there is none or it returns another type."""
+def load_config(
+    path: str | Path, kind: type[Config], built_in: Mapping[str, Callable[[], Any]] | None = None
+) -> Config:
+    """A built-in config by its name, or what `get_config()` of a Python file returns; the file is run.
+
+    Raises InputError where there is no such file or function, or it returns another type.
+    """
+    if built_in and (make := built_in.get(str(path))):
+        return make()
     path = Path(path)
     if not path.is_file():
         raise InputError(f"--config: {path}: no such file")
@@ -72,7 +79,12 @@ def load_config(path: str | Path, kind: type[Config]) -> Config:
 
 
 def parse(
-    command: str, description: str, kind: type[Config], argv: Sequence[str], distributed: bool = False
+    command: str,
+    description: str,
+    kind: type[Config],
+    argv: Sequence[str],
+    distributed: bool = False,
+    built_in: Mapping[str, Callable[[], Any]] | None = None,
 ) -> tuple[Config, argparse.Namespace]:
     """Read `--config`, then the overrides; return the config and the flags that are not part of it.
 
@@ -86,12 +98,15 @@ def parse(
     first = _Parser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
-    config = load_config(path, kind) if path else kind()
+    config = load_config(path, kind, built_in) if path else kind()
 
     parser = _Parser(
         prog=command, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", metavar="FILE", help="Python file with get_config(); see configs/")
+    config_help = "Python file with get_config(), which is run"
+    if built_in:
+        config_help = f"{', '.join(built_in)}, or a {config_help}"
+    parser.add_argument("--config", metavar="FILE", help=config_help)
     parser.add_argument("--force", action="store_true", help="redo everything, also what is complete")
     if distributed:
         text = f"one job of several processes: {FORM}; give every process the same options"

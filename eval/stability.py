@@ -32,17 +32,17 @@ from covjax.autoencoders.stability import (
     share_above,
 )
 from covjax.cli import exit_on_input_error, parse
+from covjax.comparison.tasks import TASKS, macro
 from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.data.activations import Activations, EncodedActivations, hold, take
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
+from covjax.training.autoencoder import read_activations, refuse_too_large, train_autoencoder
+from covjax.training.autoencoder_config import AutoencoderConfig
 from eval.stability_config import StabilityConfig
 from eval.stability_report import write_report
-from eval.tasks import TASKS, macro
-from train.autoencoder import read_activations, refuse_too_large, train_autoencoder
-from train.autoencoder_config import AutoencoderConfig
 
 COMMAND = "python -m eval.stability"
 READ = 1 << 16  # tokens read at a time

@@ -4,7 +4,7 @@ import dataclasses
 
 from covjax.cli import option
 from covjax.errors import InputError
-from train.autoencoder_config import AutoencoderConfig
+from covjax.training.autoencoder_config import AutoencoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,9 @@ class StabilityConfig:
     output: str = option("runs/stability", "folder of the trainings, the numbers and the report")
     train: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
     seeds: tuple[int, ...] = option((0, 1, 2), "of the initial parameters and of the order of the examples")
-    table: str = option("", "labelled CSV or TSV (see eval.compare): train on its training rows, and probe")
+    table: str = option(
+        "", "labelled CSV or TSV (see covjax.comparison.compare): train on its training rows, and probe"
+    )
     penalties: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0), "ridge grid, chosen on validation")
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from eval.report import page_start
+from covjax.comparison.report import page_start
 
 CAPTIONS = {
     "matched_cosines": "Matched decoder rows of two seeds, sorted by cosine; dashed: random dictionaries.",

@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 from covjax import InputError, distributed
 from covjax.cli import exit_on_input_error
 from covjax.encoders import from_function, register_encoder
+from covjax.extraction import extract
+from covjax.extraction.config import ExtractConfig
 from covjax.probes import fit_ridge_moments
 from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
+from covjax.training.autoencoder import train_autoencoder
 from covjax.training.state import Step
 from tests.toy_autoencoders import Unheld, activations, config
-from train import extract
-from train.autoencoder import train_autoencoder
-from train.extract_config import ExtractConfig
 
 
 def long_sequence() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,12 +106,12 @@ def training(output: str, settings: str = "{}", seconds: str = "0") -> None:
 def pooling(folder: str) -> None:
     """Rows of a comparison from batches split over all devices, beside those of one device."""
     # Imported here, for the other tasks start many processes.
+    from covjax.comparison.config import CompareConfig
+    from covjax.comparison.features import make_features
+    from covjax.comparison.rows import make_rows
+    from covjax.comparison.tokens import TokenSet
     from covjax.data import assign_splits, read_table
     from covjax.encoders.unirep import UniRep
-    from eval.config import CompareConfig
-    from eval.features import make_features
-    from eval.rows import make_rows
-    from eval.tokens import TokenSet
     from tests.test_compare import write_table
     from tests.test_unirep import random_weights
 
@@ -143,9 +143,9 @@ def late(seconds: str) -> None:
 
 
 def comparison(output: str, table: str, options: str = "{}", seconds: str = "0") -> None:
-    """`eval.compare` of the tests' tiny encoder, every pass of pooling late by some seconds."""
-    from eval import compare, features
-    from eval.config import CompareConfig
+    """`covjax.comparison.compare` of the tests' tiny encoder, every pass of pooling late by some seconds."""
+    from covjax.comparison import compare, features
+    from covjax.comparison.config import CompareConfig
     from tests import test_compare  # registers "tiny"
 
     assert test_compare.ROWS

@@ -1,4 +1,4 @@
-"""Small made-up results of a comparison, in the shape of `eval.results.summarise`, for the tests of the suite."""
+"""Small made-up results of a comparison, in the shape of `summarise`'s, for the tests of the suite."""
 
 from typing import Any
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.bases import make_bases
-from eval.tokens import TokenSet, standardiser
+from covjax.comparison.bases import make_bases
+from covjax.comparison.tokens import TokenSet, standardiser
 from tests.test_tokens import bert, data  # noqa: F401  (fixtures)
 
 

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from covjax.comparison import compare, config, features
+from covjax.comparison.rows import make_rows
+from covjax.comparison.tokens import TokenSet
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
-from eval import compare, config, features
-from eval.rows import make_rows
-from eval.tokens import TokenSet
 from tests.processes import launch
 from tests.test_unirep import random_weights
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from covjax import checkpoint
-from eval.features import slug
+from covjax.comparison.features import slug
 from tests.processes import finish, launch, start
 from tests.test_compare import write_table
 

@@ -19,9 +19,10 @@ from covjax.cli import load_config
 from covjax.data.store import TokenStore, load_features, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
 from covjax.errors import InputError
-from train import extract as module
-from train import extract_plan, extract_shard
-from train.extract import ExtractConfig, extract, main
+from covjax.extraction import extract as module
+from covjax.extraction import plan as extract_plan
+from covjax.extraction import shard as extract_shard
+from covjax.extraction.extract import ExtractConfig, extract, main
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
@@ -228,7 +229,7 @@ def test_a_store_of_another_format_is_refused(config):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(config, tmp_path):
-    script = "import sys; from tests import test_extract; from train.extract import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from tests import test_extract; sys.exit(test_extract.module.main(sys.argv[1:]))"
     arguments = ["--data", config.data, "--encoder", "extraction-toy", "--layers=0,-1", "--keep-tokens", "true"]
     arguments += ["--shard-size", "3", "--token-budget", "100", "--poolers", "mean,covariance"]
 
@@ -277,7 +278,7 @@ def test_windows_pass_by_where_moments_are_all_that_is_needed(config, monkeypatc
     whole = extract(config)
     monkeypatch.setattr(extract_shard, "_pool_joined", None)
     for number, (window, most) in enumerate(((11, 2**30), (30, 2 * 4 * (6**2 + 3**2)))):
-        monkeypatch.setattr("train.extract_windows.OPEN_BYTES", most)
+        monkeypatch.setattr("covjax.extraction.windows.OPEN_BYTES", most)
         output = config.output + f"-{number}"
         cut = extract(dataclasses.replace(config, output=output, window=window, halo=2))
         manifests = [checkpoint.read_manifest(path) for path in (cut / "shards").iterdir()]
@@ -301,7 +302,7 @@ def test_not_finite_windows_are_named_when_they_pass_by(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["true", "false"])
 def test_several_devices_give_the_same(config, tmp_path, keep):
-    script = "import sys; from tests import test_extract; from train.extract import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from tests import test_extract; sys.exit(test_extract.module.main(sys.argv[1:]))"
     arguments = ["--data", config.data, "--encoder", "extraction-toy", "--keep-tokens", keep, "--window", "30"]
     arguments += ["--halo", "3", "--token-budget", "100", "--poolers", "mean,log_covariance:eps=0.5"]
     outputs = {}
@@ -322,7 +323,7 @@ def test_several_devices_give_the_same(config, tmp_path, keep):
 
 @pytest.mark.slow
 def test_a_config_file_sets_the_options(config, tmp_path):
-    text = "from train.extract_config import ExtractConfig\n\n\ndef get_config():\n    return "
+    text = "from covjax.extraction.config import ExtractConfig\n\n\ndef get_config():\n    return "
     (tmp_path / "c.py").write_text(text + f"ExtractConfig(output={str(tmp_path / 'a')!r}, poolers=('mean',))\n")
     Path(config.data).write_text(">one\nMKV\n>two\nMSTNPKPQ\n")
     command = [sys.executable, "-m", "train.extract", "--config", str(tmp_path / "c.py"), "--data", config.data]

@@ -56,7 +56,9 @@ def test_a_killed_process_is_named_and_the_job_resumes(one, tmp_path):
     started = start(arguments, processes=2)
     while not checkpoint_of(tmp_path / "out", 1) and all(process.poll() is None for process in started):
         time.sleep(0.02)
-    started[1].send_signal(signal.SIGTERM)  # as clusters end a process; train.autoencoder's test sends SIGKILL
+    started[1].send_signal(
+        signal.SIGTERM
+    )  # as clusters end a process; covjax.training.autoencoder's test sends SIGKILL
     killed = time.monotonic()
     done = finish(started)
     assert time.monotonic() - killed < 60  # 10 s of silence, and what the other had still to do

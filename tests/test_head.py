@@ -14,11 +14,11 @@ from covjax.data.activations import EncodedActivations
 from covjax.encoders.head import HeadedEncoder, through_head
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
+from covjax.training.autoencoder import train_autoencoder
 from covjax.training.held_out import held_out_report
 from tests.test_esm import VARIANTS, VOCABULARY
 from tests.test_unirep import random_weights, reference
 from tests.toy_autoencoders import config
-from train.autoencoder import train_autoencoder
 
 SEQUENCES = ["MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ", "MS", "ACDEFGHIKLMNPQRSTVWYUOX" * 3, "M"]
 

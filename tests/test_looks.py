@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from covjax.comparison.looks import NAME, record_look
 from covjax.errors import InputError
-from eval.looks import NAME, record_look
 
 MANIFEST = {
     "config": {"name": "a", "output": "runs/a", "data": "a.csv", "penalties": [0.1, 1.0], "encoder": "/here/e"},

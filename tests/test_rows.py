@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from covjax import InputError, get_pooler
-from eval.config import CompareConfig
-from eval.features import slug
-from eval.rows import make_rows, matched_rank
+from covjax.comparison.config import CompareConfig
+from covjax.comparison.features import slug
+from covjax.comparison.rows import make_rows, matched_rank
 
 ALWAYS = {"mean", "mean+std", "max", "first", "last", "attention", "light attention", "composition"}
 CONTROLS = {"outer product μμᵀ", "mean + μμᵀ", "shuffled Σ", "shuffled sqrt Σ", "shuffled log(Σ+εI)"}

@@ -10,9 +10,9 @@ from covjax.data import check_splits, read_table
 from covjax.data.related import kmers, word_runs
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
-from eval.sources import SOURCES, mnase, terminator, write_source
-from eval.sources.draw import draw
-from eval.sources.rows import Row, without_copies
+from covjax.sources import SOURCES, mnase, terminator, write_source
+from covjax.sources.draw import draw
+from covjax.sources.rows import Row, without_copies
 
 
 def rows_of(group_sizes, held_out=()):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from covjax.errors import InputError
-from eval import suite, suite_report
-from eval.suite import run_suite, task_names
-from eval.suite_report import relative_line, write_suite
+from covjax.tasks import report as suite_report
+from covjax.tasks import run as suite
+from covjax.tasks.report import relative_line, write_suite
+from covjax.tasks.run import run_suite, task_names
 from tests.suite_examples import example
 from tests.test_suite_summary import LOSES, WINS
 
@@ -223,7 +224,7 @@ TASK = """
 import numpy as np
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
-from eval.config import CompareConfig
+from covjax.comparison.config import CompareConfig
 from tests.test_unirep import random_weights
 
 register_encoder("tiny", lambda dtype: UniRep(random_weights()))

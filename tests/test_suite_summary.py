@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from covjax.comparison.contrasts import contrasts, planned_pairs
 from covjax.metrics import bootstrap_p_value
-from eval.contrasts import contrasts, planned_pairs
-from eval.suite_summary import (
+from covjax.tasks.summary import (
     average_ranks,
     compactness,
     decomposition,

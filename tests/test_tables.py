@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from covjax.comparison import tables
+from covjax.comparison.tables import Table, make_table, principal_components, side_by_side
 from covjax.probes import fit_ridge_path
-from eval import tables
-from eval.tables import Table, make_table, principal_components, side_by_side
 
 TRAIN = np.arange(20)
 

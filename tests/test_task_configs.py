@@ -3,8 +3,8 @@
 import pytest
 
 from covjax.cli import load_config
-from eval.config import CompareConfig
-from eval.sources import SOURCES
+from covjax.comparison.config import CompareConfig
+from covjax.sources import SOURCES
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "configs" / "tasks").glob("*.py"))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from covjax.comparison.tokens import TokenSet, standardiser
 from covjax.data import Dataset
 from covjax.encoders import load
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
-from eval.tokens import TokenSet, standardiser
 from tests.encoders.folders import write_bert
 from tests.test_unirep import random_weights
 

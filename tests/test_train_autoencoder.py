@@ -13,10 +13,10 @@ from covjax import checkpoint
 from covjax.autoencoders import TuckerAutoencoder, evaluate_fvu, load_autoencoder, register_autoencoder
 from covjax.data.activations import join
 from covjax.errors import InputError
+from covjax.training.autoencoder import main, train_autoencoder
 from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from tests.toy_autoencoders import EXAMPLE, Unheld, activations, config
-from train.autoencoder import main, train_autoencoder
 
 
 @pytest.fixture(scope="module")

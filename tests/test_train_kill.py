@@ -18,11 +18,11 @@ import pytest
 
 from covjax import checkpoint
 from covjax.autoencoders import load_autoencoder
+from covjax.training.autoencoder import train_autoencoder
 from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from tests.conftest import ROOT
 from tests.toy_autoencoders import activations, config
-from train.autoencoder import train_autoencoder
 
 KILLS = int(os.environ.get("COVJAX_KILLS", "4"))
 STEPS, SAVE_EVERY = 30 * KILLS, 2

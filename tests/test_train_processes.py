@@ -16,12 +16,12 @@ import pytest
 
 from covjax import InputError, checkpoint
 from covjax.autoencoders import load_autoencoder
+from covjax.training.autoencoder import train_autoencoder
 from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from covjax.training.state import data_mesh
 from tests.processes import finish, launch, start
 from tests.toy_autoencoders import Unheld, activations, config
-from train.autoencoder import train_autoencoder
 
 OPTIONS = {"latents": 48, "k": 4, "dead_after": 8.0}  # some latents die: AuxK is at work
 SPARSE = {"kind": "topk", "options": OPTIONS, "batch": 16, "steps": 6, "save_every": 3}
@@ -107,7 +107,7 @@ def test_a_killed_process_ends_the_job_which_then_resumes(tmp_path):
 
 
 def test_what_cannot_be_split_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.autoencoder.data_mesh", lambda *_: None)
+    monkeypatch.setattr("covjax.training.autoencoder.data_mesh", lambda *_: None)
     with pytest.raises(InputError, match="model_parallel: 2: noisy-tucker has no latents"):
         train_autoencoder(config(tmp_path / "a", model_parallel=2), activations())
     with pytest.raises(InputError, match="model_parallel: 5: topk has 48 latents"):

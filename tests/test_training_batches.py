@@ -7,9 +7,9 @@ import pytest
 from covjax import InputError
 from covjax.data.activations import EncodedActivations, HeldActivations, StoredActivations, hold, join, take
 from covjax.encoders import from_function, load, register_encoder
+from covjax.extraction.config import ExtractConfig
+from covjax.extraction.extract import extract
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, shuffled, split_rows
-from train.extract import extract
-from train.extract_config import ExtractConfig
 
 TABLE = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
 register_encoder(

@@ -12,9 +12,9 @@ from flax import nnx
 
 from covjax.autoencoders import TuckerAutoencoder, register_autoencoder
 from covjax.data.activations import HeldActivations, join
+from covjax.training.autoencoder import train_autoencoder
+from covjax.training.autoencoder_config import AutoencoderConfig
 from tests.conftest import ROOT
-from train.autoencoder import train_autoencoder
-from train.autoencoder_config import AutoencoderConfig
 
 PAGE = ROOT / "docs" / "write-your-own-autoencoder.md"
 EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[2] / "covjax" / "tasks" / "quickstart"
 OUTPUT = HERE / "swissprot_go_mf.csv.gz"
 TERMS = HERE / "swissprot_go_mf_terms.csv"
 MAX_LENGTH = 300  # residues

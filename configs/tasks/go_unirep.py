@@ -9,18 +9,6 @@ are few. Needs COVJAX_SHARED, or --data with a table of the same columns.
 log(Σ+εI) 0.368, +0.055 [+0.035, +0.073]; against the best control, mean + μμᵀ, +0.029 [+0.010, +0.048].
 """
 
-from eval.config import CompareConfig
+from covjax.tasks.configs import TASK_CONFIGS
 
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 64 features."""
-    return CompareConfig(
-        name="GO molecular function, UniRep-64",
-        source="go",
-        encoder="unirep-64",
-        composition_k=1,
-        probes=("ridge",),
-        max_length=400,
-        ranks=(4, 8, 16, 32),
-        output="runs/go_unirep",
-    )
+get_config = TASK_CONFIGS["go_unirep"]

@@ -10,21 +10,6 @@ of the same columns.
 0.278, +0.007 [-0.029, +0.040]; against the best control, mean + μμᵀ, -0.012 [-0.056, +0.040].
 """
 
-import os
-from pathlib import Path
+from covjax.tasks.configs import TASK_CONFIGS
 
-from eval.config import CompareConfig
-
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 32 features, 4-mers as composition."""
-    shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
-    return CompareConfig(
-        name="yeast nucleosomes, OpenSpliceAI 400 nt",
-        source="mnase",
-        encoder=str(shared / "models" / "openspliceai" / "model_400nt_rs10.pt"),
-        composition_k=4,
-        max_length=512,
-        ranks=(2, 4, 8, 16),
-        output="runs/mnase",
-    )
+get_config = TASK_CONFIGS["mnase"]

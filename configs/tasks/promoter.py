@@ -9,21 +9,6 @@ strong and the encoder was made for something else. Needs COVJAX_SHARED, or --da
 log(Σ+εI) 0.446, +0.042 [+0.001, +0.081]; against the best control, mean + μμᵀ, +0.003 [-0.044, +0.055].
 """
 
-import os
-from pathlib import Path
+from covjax.tasks.configs import TASK_CONFIGS
 
-from eval.config import CompareConfig
-
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 32 features, 4-mers as composition."""
-    shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
-    return CompareConfig(
-        name="core promoters, OpenSpliceAI 400 nt",
-        source="promoter",
-        encoder=str(shared / "models" / "openspliceai" / "model_400nt_rs10.pt"),
-        composition_k=4,
-        max_length=100,
-        ranks=(2, 4, 8, 16),
-        output="runs/promoter",
-    )
+get_config = TASK_CONFIGS["promoter"]

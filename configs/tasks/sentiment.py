@@ -9,20 +9,6 @@
 log(Σ+εI) 0.520, +0.020 [-0.016, +0.055]; against the best control, mean + μμᵀ, +0.030 [-0.002, +0.062].
 """
 
-from eval.config import CompareConfig
+from covjax.tasks.configs import TASK_CONFIGS
 
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 384 features; composition is the bag of words."""
-    return CompareConfig(
-        name="sentiment, all-MiniLM-L6-v2",
-        source="sentiment",
-        encoder="all-MiniLM-L6-v2",
-        composition_k=1,
-        max_length=1000,
-        sizes=(1500, 500, 1000),
-        ranks=(16, 32, 64, 90),
-        token_budget=8192,
-        max_memory_gib=4.0,
-        output="runs/sentiment",
-    )
+get_config = TASK_CONFIGS["sentiment"]

@@ -9,21 +9,6 @@ shows what pooling keeps of a signal at one position. Needs COVJAX_SHARED, or --
 Σ 0.697, +0.207 [+0.153, +0.263]; against the best control, mean + μμᵀ, +0.135 [+0.086, +0.185].
 """
 
-import os
-from pathlib import Path
+from covjax.tasks.configs import TASK_CONFIGS
 
-from eval.config import CompareConfig
-
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 32 features, 4-mers as composition."""
-    shared = Path(os.environ.get("COVJAX_SHARED", "../shared"))
-    return CompareConfig(
-        name="splice sites, OpenSpliceAI 400 nt",
-        source="splice",
-        encoder=str(shared / "models" / "openspliceai" / "model_400nt_rs10.pt"),
-        composition_k=4,
-        max_length=400,
-        ranks=(2, 4, 8, 16),
-        output="runs/splice",
-    )
+get_config = TASK_CONFIGS["splice"]

@@ -9,20 +9,6 @@
 0.848, +0.028 [-0.000, +0.061]; against the best control, mean + μμᵀ, +0.029 [-0.001, +0.061].
 """
 
-from eval.config import CompareConfig
+from covjax.tasks.configs import TASK_CONFIGS
 
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 384 features; composition is the bag of words."""
-    return CompareConfig(
-        name="subjectivity, all-MiniLM-L6-v2",
-        source="subj",
-        encoder="all-MiniLM-L6-v2",
-        composition_k=1,
-        max_length=1000,
-        sizes=(1500, 500, 1000),
-        ranks=(16, 32, 64, 90),
-        token_budget=8192,
-        max_memory_gib=4.0,
-        output="runs/subj",
-    )
+get_config = TASK_CONFIGS["subj"]

@@ -9,20 +9,6 @@ COVJAX_SHARED, or --data with a table of the same columns.
 +0.139]; against the best control, mean + μμᵀ, +0.082 [+0.052, +0.115].
 """
 
-from eval.config import CompareConfig
+from covjax.tasks.configs import TASK_CONFIGS
 
-
-def get_config() -> CompareConfig:
-    """Whole and truncated covariance of 384 features; composition is the bag of words."""
-    return CompareConfig(
-        name="TREC question type, all-MiniLM-L6-v2",
-        source="trec",
-        encoder="all-MiniLM-L6-v2",
-        composition_k=1,
-        max_length=1000,
-        sizes=(1500, 500, 500),
-        ranks=(16, 32, 64, 90),
-        token_budget=8192,
-        max_memory_gib=4.0,
-        output="runs/trec",
-    )
+get_config = TASK_CONFIGS["trec"]

@@ -10,7 +10,7 @@ Metrics = Mapping[str, Float[Array, ""]]
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """A Flax NNX module that `train.autoencoder` can train.
+    """A Flax NNX module that `covjax.training.autoencoder` can train.
 
     `examples` says what one training example is: "tokens" (x is (batch, features)) or "sequences" (x is
     (batch, tokens, features) with weights (batch, tokens), 0 on padding).

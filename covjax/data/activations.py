@@ -25,7 +25,7 @@ class Activations(Protocol):
 
 
 class StoredActivations:
-    """Activations that `train.extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
+    """Activations that `covjax.extraction.extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
 
     With `encoder` (any name or folder that `load` takes), a store made with other weights is refused.
     """

@@ -2,7 +2,7 @@
 
     python -m covjax.data.genes --gtf genes.gtf.gz --genome genome.fa.gz --part exons --output genes.fasta.gz
 
-Writes FASTA with headers `name group=chrom:start-end`: `covjax.data.ontology` adds labels, `train.extract` pools.
+Writes FASTA with headers `name group=chrom:start-end`: `covjax.data.ontology` adds labels, `covjax extract` pools.
 Both files are read once as streams; one chromosome is held at a time.
 """
 

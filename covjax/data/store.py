@@ -1,4 +1,4 @@
-"""The shards that `train.extract` writes, read back with their digests checked.
+"""The shards that `covjax.extraction.extract` writes, read back with their digests checked.
 
 A shard is one Orbax checkpoint: pooled features, the rows they belong to, and, where token activations are kept, the
 digest of their file and the tokens of every row. It is written last, so a shard is either whole or not there.

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from covjax.data.activations import StoredActivations, hold
+from covjax.extraction.config import ExtractConfig
+from covjax.extraction.extract import extract
+from covjax.training.autoencoder import train_autoencoder
+from covjax.training.autoencoder_config import AutoencoderConfig
 from covjax.training.batches import TokenBatches
 from covjax.training.mixing import MixedTokenBatches
 from eval.benchmark import _report
 from eval.benchmark.sae import read_proteins
-from train.autoencoder import train_autoencoder
-from train.autoencoder_config import AutoencoderConfig
-from train.extract import extract
-from train.extract_config import ExtractConfig
 
 
 def write_store(shared: Path, folder: Path, proteins: int) -> Path:

@@ -1,0 +1,1 @@
+"""The honest comparison of pools: rows, probes, intervals, results and their page."""

@@ -1,0 +1,135 @@
+"""Fit the probes on every table and choose each penalty on validation; the test labels are not touched here."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from covjax import checkpoint
+from covjax.comparison.config import CompareConfig
+from covjax.comparison.features import Tables, slug
+from covjax.comparison.reuse import find_complete, load_rest
+from covjax.comparison.tables import Table
+from covjax.comparison.tasks import TASKS, Task, macro, predictions
+from covjax.data import Dataset
+from covjax.distributed import is_first, share, wait
+from covjax.errors import InputError
+from covjax.probes import DualProbe, LinearProbe
+from covjax.probes.logistic import logistic_path
+from covjax.probes.ridge import ridge_path
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedProbe:
+    """The probe at the chosen penalty, its scores of every sequence, and what the choice saw on validation."""
+
+    probe: LinearProbe | DualProbe
+    scores: Float[np.ndarray, "n k"]
+    penalty: float
+    validation: list[float]
+    converged: bool
+
+
+Probes = dict[str, dict[str, FittedProbe]]
+
+
+def probe_names(config: CompareConfig, data: Dataset) -> tuple[str, ...]:
+    """The probes of this comparison; InputError for one that the task cannot have."""
+    allowed = TASKS[data.task].probes
+    if odd := [name for name in config.probes if name not in allowed]:
+        raise InputError(f"probes: {odd[0]!r} does not fit the task {data.task}; allowed: {', '.join(allowed)}")
+    return tuple(name for name in allowed if not config.probes or name in config.probes)
+
+
+def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Path, manifest: dict[str, Any]) -> Probes:
+    """Fitted probes by row label and probe name; complete checkpoints in `output/probes` are reused.
+
+    In a job of several processes, which call this together, each fits and writes its share; process 0 returns all, the
+    others none.
+    A checkpoint fitted on other features, penalties or targets is refused with the difference.
+    """
+    names, folder = probe_names(config, data), output / "probes"
+
+    def load(label: str) -> dict[str, FittedProbe] | None:
+        table = tables[label]
+        empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
+        like = {name: {"probe": empty, "scores": 0} for name in names}
+        found = checkpoint.load_complete(folder / slug(label), like, _settings(config, manifest, names, table))
+        return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
+
+    fitted, missing = find_complete(list(tables), load)
+    if not missing:
+        print(f"probes: all {len(tables)} complete in {folder}, reused")
+        return fitted
+    print(f"probes: {len(tables) - len(missing)} complete and reused, {len(missing)} to fit")
+    by_size = sorted(missing, key=lambda label: -tables[label].values.shape[1])  # dealt so that all have as much to do
+    dealt = {by_size[i] for i in share(len(missing))}
+    own = [label for label in missing if label in dealt]
+
+    def fit(label: str) -> dict[str, FittedProbe]:
+        try:
+            return _fit(config, data, names, tables[label])
+        except InputError as error:
+            raise InputError(f"{data.name}: pooler {label!r}: {error}") from None
+
+    # Two at a time: eigendecompositions and L-BFGS leave a second core idle for most of their time.
+    with ThreadPoolExecutor(2) as threads:
+        fits = threads.map(fit, own)
+        bar = tqdm(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
+        for label, fitted[label] in zip(own, bar):
+            _save(folder / slug(label), fitted[label], _settings(config, manifest, names, tables[label]))
+    wait()
+    return load_rest(tables, fitted, load, folder) if is_first() else {}
+
+
+def _save(path: Path, fits: dict[str, FittedProbe], settings: dict[str, Any]) -> None:
+    chosen = {
+        name: {"penalty": fit.penalty, "validation": fit.validation, "converged": fit.converged}
+        for name, fit in fits.items()
+    }
+    state = {name: {"probe": fit.probe, "scores": fit.scores} for name, fit in fits.items()}
+    checkpoint.save(path, state, settings | {"chosen": chosen})
+
+
+def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str, ...], table: Table) -> dict[str, Any]:
+    return {
+        "penalties": list(config.penalties),
+        "probes": list(names),
+        "data": manifest["data"],
+        "features_digest": checkpoint.leaf_digests({"values": table.values})["['values']"],
+    }
+
+
+def _fit(config: CompareConfig, data: Dataset, names: tuple[str, ...], table: Table) -> dict[str, FittedProbe]:
+    task: Task = TASKS[data.task]
+    train, validation = data.rows("train"), data.rows("validation")
+    space = table.space(train)
+    coordinates = space.coordinates(table.values)
+    targets = data.targets[train]
+    paths: dict[str, tuple[list[LinearProbe], list[bool]]] = {}
+    if "ridge" in names:
+        path = ridge_path(space.eigenvalues, coordinates[train], targets, config.penalties)
+        paths["ridge"] = (path, [True] * len(path))
+    if "logistic" in names:
+        logistic = logistic_path(space.eigenvalues, coordinates[train], targets, config.penalties, task.exclusive)
+        paths["logistic"] = (logistic.probes, [slope <= 1e-4 for slope in logistic.gradient])
+    fitted = {}
+    metric = task.metrics[task.primary][1]
+    for name in names:
+        probes, converged = paths[name]
+        scores = (predictions(task, name, probe.scores(coordinates[validation])) for probe in probes)
+        values = [float(macro(np.atleast_1d(metric(data.targets[validation], each)))) for each in scores]
+        # Equal on validation: the stronger penalty is the safer one.
+        best = max(range(len(values)), key=lambda i: (values[i], config.penalties[i]))
+        fitted[name] = FittedProbe(
+            space.probe(probes[best]),
+            probes[best].scores(coordinates),
+            config.penalties[best],
+            values,
+            converged[best],
+        )
+    return fitted

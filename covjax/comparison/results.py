@@ -1,0 +1,170 @@
+"""The one look at the test set: every metric with its interval, and every pooler minus the reference."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from covjax.comparison.config import SECOND_ORDER, CompareConfig
+from covjax.comparison.contrasts import contrasts
+from covjax.comparison.features import Tables
+from covjax.comparison.probing import Probes, probe_names
+from covjax.comparison.rows import Row, matched_rank
+from covjax.comparison.tasks import TASKS, macro, predictions
+from covjax.comparison.tokens import TokenSet
+from covjax.data import Dataset
+from covjax.data.splits import SPLITS
+from covjax.errors import InputError
+from covjax.metrics import bootstrap_p_value, interval, resample_counts
+
+REFERENCE = "mean"
+FEW_GROUPS = 20
+UNGROUPED = "no column 'group': only identical sequences are kept on one side of the split"
+
+
+def summarise(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: TokenSet,
+    rows: tuple[Row, ...],
+    tables: Tables,
+    probes: Probes,
+    manifest: dict[str, Any],
+    looks: int,
+) -> dict[str, Any]:
+    """Score the test rows once per pooler and probe; plain JSON data (see `covjax.comparison.report` for its readers).
+
+    Intervals: percentiles of `config.resamples` bootstrap resamples of whole groups, the same ones for every pooler,
+    so that differences to the reference are paired. A pool trained with several seeds counts with the mean of its
+    metrics over the seeds, in every resample too. `looks`: under how many settings the test set was scored, these
+    included (`covjax.comparison.looks`).
+    """
+    task, names = TASKS[data.task], probe_names(config, data)
+    test = data.rows("test")
+    truth = data.targets[test]
+    groups = {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS}
+    terms = _terms(config, data) if data.task == "multilabel" else []
+    counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
+    edges = min(config.penalties), max(config.penalties)
+    entries: list[dict[str, Any]] = []
+    reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
+    for row in tqdm([row for row in rows if not row.replica_of], desc=f"{'score test':>12}", unit="pooler"):
+        labels = [row.label, *[other.label for other in rows if other.replica_of == row.label]]
+        entry: dict[str, Any] = {"label": row.label, "role": row.role, "rank": row.rank, "probes": {}}
+        entry["num_features"] = tables[row.label].num_features
+        for name in names:
+            fits = [probes[label][name] for label in labels]
+            shown = next((fit for fit in fits if fit.penalty in edges), fits[0])  # of the seeds
+            scores = [predictions(task, name, fit.scores[test]) for fit in fits]
+            test_scores, per_term = {}, {}
+            for key, (_, metric) in task.metrics.items():
+                values = np.mean([np.atleast_1d(metric(truth, each)) for each in scores], axis=0)
+                draws = np.mean([_macro_draws(metric(truth, each, counts)) for each in scores], axis=0)
+                value = float(macro(values))
+                if (name, key) == (names[0], task.primary):
+                    planned[row.label] = draws
+                base, base_draws = reference.setdefault((name, key), (value, draws))  # the first row is the reference
+                test_scores[key] = {
+                    "value": value,
+                    "interval": list(interval(draws)),
+                    "difference": value - base,
+                    "difference_interval": list(interval(draws - base_draws)),
+                    "p_value": bootstrap_p_value(draws - base_draws, groups["test"]),
+                }
+                if len(scores) > 1:
+                    test_scores[key]["seeds"] = [float(macro(np.atleast_1d(metric(truth, each)))) for each in scores]
+                if terms or len(values) > 1:
+                    per_term[key] = values.tolist()
+            entry["probes"][name] = {
+                "penalty": shown.penalty,
+                "at_edge": shown.penalty in edges,
+                "validation": float(np.mean([max(fit.validation) for fit in fits])),
+                "validation_path": shown.validation,
+                "converged": all(fit.converged for fit in fits),
+                "test": test_scores,
+                "per_term": per_term,
+            }
+        entries.append(entry)
+    second_order = [entry for entry in entries if entry["role"] == SECOND_ORDER]
+    return {
+        "name": config.name,
+        "task": data.task,
+        "reference": REFERENCE,
+        "primary": task.primary,
+        "primary_name": task.metrics[task.primary][0],
+        "metrics": {key: name for key, (name, _) in task.metrics.items()},
+        "probes": list(names),
+        "sizes": {split: len(data.rows(split)) for split in SPLITS} | {"median_tokens": tokens.median_tokens()},
+        "groups": groups,
+        "num_targets": len(data.target_names),
+        "encoder_features": tokens.features,
+        "matched_rank": matched_rank(tokens.features),
+        "composition_unit": "word" if data.is_text else "letter" if config.composition_k == 1 else "k-mer",
+        "best_second_order": max(second_order, key=lambda entry: entry["probes"][names[0]]["validation"])["label"],
+        "contrasts": contrasts(entries, REFERENCE, names[0], task.primary, planned, groups["test"]),
+        "rows": entries,
+        "terms": terms,
+        "test_looks": looks,
+        "warnings": _warnings(entries, tables, data, groups["test"], looks),
+        "manifest": manifest,
+    }
+
+
+def _macro_draws(draws: np.ndarray) -> np.ndarray:
+    return macro(draws) if draws.ndim == 2 else draws
+
+
+def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, groups: int, looks: int) -> list[str]:
+    texts = []
+    if looks > 1:
+        texts.append(
+            f"the test set was scored under {looks} settings from this folder (test-looks.jsonl): to choose between "
+            "them by these numbers is selection on test"
+        )
+    if not data.has_group_column:
+        texts.append(UNGROUPED)
+    if groups < FEW_GROUPS:
+        texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
+    for entry in entries:
+        values = tables[entry["label"]].values[data.rows("train")]
+        if (values == values[:1]).all():
+            texts.append(f"{entry['label']}: equal for all training sequences; its probe predicts a constant")
+    for entry in entries:
+        for name, fit in entry["probes"].items():
+            if fit["at_edge"]:
+                texts.append(f"{entry['label']}, {name}: penalty {fit['penalty']:g} is at the edge of the grid")
+            if not fit["converged"]:
+                texts.append(f"{entry['label']}, {name}: L-BFGS stopped before its tolerance")
+    return texts
+
+
+def read_label_names(path: str) -> dict[str, str]:
+    """What the report calls each label, from a CSV with the columns label and name; nothing for no path.
+
+    Raises InputError where there is no such file, or its columns are others.
+    """
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise InputError(f"label_names: {path}: no such file")
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"label", "name"} <= set(found := reader.fieldnames or ()):
+            raise InputError(f"label_names: {path}: columns {', '.join(found)}; label and name are needed")
+        return {row["label"]: row["name"] for row in reader}
+
+
+def _terms(config: CompareConfig, data: Dataset) -> list[dict[str, Any]]:
+    names = read_label_names(config.label_names)
+    counts = {split: data.targets[data.rows(split)].sum(0) for split in SPLITS}
+    return [
+        {
+            "label": label,
+            "name": names.get(label, label),
+            "positives": {split: int(counts[split][j]) for split in counts},
+        }
+        for j, label in enumerate(data.target_names)
+    ]

@@ -1,0 +1,1 @@
+"""Pooled features and token activations of many sequences, on disk, resumable."""

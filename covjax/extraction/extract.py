@@ -1,0 +1,210 @@
+"""Pooled features, and token activations where asked, of many sequences; resumable at any point.
+
+    python -m train.extract --data proteins.fasta.gz --encoder FOLDER --poolers mean,log_covariance:eps=0.01
+
+Sequences are sorted by length and dealt into shards; every shard is written whole or not at all and never made twice.
+Batches are split over all devices; with --distributed shards are dealt over processes, each with its own devices, and
+`output` is a folder that all see. With --window long sequences are cut, with --halo tokens of context on each side.
+Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from covjax import checkpoint, get_pooler
+from covjax.cli import exit_on_input_error, parse, parse_settings
+from covjax.data.sequences import read_sequences
+from covjax.data.store import FORMAT, read_shard
+from covjax.data.write import new_text
+from covjax.distributed import agree, is_first, job, once, share, wait
+from covjax.encoders import load
+from covjax.encoders.embed import batch_size, replicate
+from covjax.errors import InputError
+from covjax.extraction.config import ExtractConfig
+from covjax.extraction.plan import Work, cut_sequences, make_plan, pass_windows
+from covjax.extraction.shard import encode, pool_function, write_shard
+from covjax.pooling import Pooler
+
+
+def parse_pooler(text: str) -> Pooler:
+    """The pooler of "name" or "name:option=value:option=value"; InputError for what `get_pooler` does not know."""
+    name, _, settings = text.partition(":")
+    try:
+        options = parse_settings(settings)
+    except InputError as error:
+        raise InputError(f"poolers: {text!r}: {error}") from None
+    return get_pooler(name, **options)
+
+
+def extract(config: ExtractConfig) -> Path:
+    """Run or resume an extraction; returns its folder. Raises InputError for everything a user can put right."""
+    config.check()
+    output = Path(config.output)
+    ids, sequences = read_sequences(config.data, config.genome)
+    for name, sequence in zip(ids, sequences):
+        if len(sequence) > config.max_length:
+            raise InputError(f"{name}: {len(sequence)} letters, more than max_length {config.max_length}")
+    encoder = load(config.encoder, config.dtype)
+    cuts = cut_sequences(config, encoder, ids, sequences)
+    poolers = {name: parse_pooler(name) for name in config.poolers}
+    mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
+    passing = pass_windows(config, encoder, cuts, poolers, mesh)
+    plan = make_plan(config, encoder, cuts, passing)
+    run = _describe(config, ids, sequences, encoder, poolers, len(plan.shards))
+    _claim(output, run)
+    if mesh is not None:
+        replicate(encoder, mesh)
+    pool = pool_function(poolers, mesh)
+    pool_one = pool_function(poolers) if mesh else pool
+    work = Work(config, ids, cuts, encoder, pool, pool_one, passing, mesh, plan, run)
+    # All must deal from one list: what the others complete meanwhile would shift it.
+    complete = agree(np.array([read_shard(output, shard, run) is not None for shard in range(len(plan.shards))]))
+    missing = np.flatnonzero(~complete)
+    _refuse_too_large(work, missing)
+    own = [int(missing[i]) for i in share(len(missing))]
+    print(f"shards: {complete.sum()} of {len(complete)} complete in {output} and reused")
+    if own:
+        print(f"about {_estimate_seconds(work, own) / 60:.1f} min on {jax.local_device_count()} device(s)")
+    tokens = [sum(len(w.tokens) for i in plan.shards[shard] for w in cuts[i]) for shard in own]
+    with tqdm(total=sum(tokens), unit="tok", unit_scale=True, disable=not is_first()) as bar:
+        for shard in own:
+            write_shard(work, shard, bar)
+    wait()
+    if is_first():
+        if jax.process_count() > 1:
+            _refuse_lost(output, run)
+        print(f"{len(ids):,} sequences in {output}: {', '.join(run['features'])}")
+    return output
+
+
+def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for entry in zip(ids, sequences):
+        digest.update(repr(entry).encode())
+    widths = [encoder.features(layer) for layer in config.layers]
+    features = {
+        f"{layer}/{name}": jax.eval_shape(
+            pooler, jax.ShapeDtypeStruct((4, width), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
+        ).size
+        for layer, width in zip(config.layers, widths)
+        for name, pooler in poolers.items()
+    }
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output", "data", "max_output_gib")}
+    identity = settings | {"input": digest.hexdigest(), "weights": encoder.weights_digest, "jax": jax.__version__}
+    identity["format"] = FORMAT
+    kept = list(config.layers) if config.keep_tokens else []
+    return json.loads(
+        json.dumps(
+            {
+                "identity": identity,
+                "sequences": len(ids),
+                "ids": ids,
+                "shards": shards,
+                "features": features,
+                "token_layers": kept,
+                "token_widths": widths if kept else [],
+            }
+        )
+    )
+
+
+def _claim(output: Path, run: dict[str, Any]) -> None:
+    """Write what the folder holds, once, and refuse a folder that holds something else."""
+    path = output / "extraction.json"
+    once(lambda: _write_run(path, run))
+    if not path.is_file():
+        raise InputError(f"output: {output}: process 0 writes there, but process {jax.process_index()} does not see it")
+    if lines := checkpoint.difference(json.loads(path.read_text())["identity"], run["identity"]):
+        raise InputError(f"{output}: holds an extraction under other settings: {'; '.join(lines)}")
+
+
+def _write_run(path: Path, run: dict[str, Any]) -> None:
+    if not path.is_file():
+        with new_text(path) as file:
+            file.write(json.dumps(run, indent=1))
+
+
+def _refuse_too_large(work: Work, missing: np.ndarray) -> None:
+    """Print the size; the whole output is held against the limit, what is missing of it against the disk."""
+    config, run = work.config, work.run
+    tokens = np.array([sum(int(w.core.sum()) for w in cut) for cut in work.cuts])
+    own, features, widths = int(tokens.sum()), sum(run["features"].values()), sum(run["token_widths"])
+    size = 4 * run["sequences"] * features + 2 * own * widths
+    rows = [row for shard in missing for row in work.plan.shards[shard]]
+    to_come = 4 * len(rows) * features + 2 * int(tokens[rows].sum()) * widths
+    seen = sum(len(w.tokens) for cut in work.cuts for w in cut)
+    plans = [work.rows(shard) for shard in range(len(work.plan.shards))]
+    padded = sum(edge * size * n for edge, (size, n) in _batches(work, plans).items())
+    print(
+        f"{run['sequences']:,} sequences, {own:,} tokens ({seen - own:,} more as context of windows) in "
+        f"{len(_batches(work, plans))} shapes ({1 - seen / padded:.0%} of the encoder's tokens are padding); "
+        f"output about {size / 2**30:.3g} GiB, {to_come / 2**30:.3g} of it to come"
+    )
+    free = shutil.disk_usage(config.output).free
+    if size > config.max_output_gib * 2**30:
+        raise InputError(f"output: about {size / 2**30:.3g} GiB, more than max_output_gib {config.max_output_gib}")
+    if to_come > 0.95 * free:
+        raise InputError(
+            f"output: about {to_come / 2**30:.3g} GiB to come, but only {free / 2**30:.3g} GiB are free on the disk"
+        )
+
+
+def _refuse_lost(output: Path, run: dict[str, Any]) -> None:
+    lost = [shard for shard in range(run["shards"]) if read_shard(output, shard, run) is None]
+    if lost:
+        raise InputError(f"output: {output}: process 0 does not see shard {lost[0]}; all processes need one folder")
+
+
+def _batches(work: Work, plans: list[dict[int, list[list[int]]]]) -> dict[int, tuple[int, int]]:
+    """{row length: (rows of a batch, batches)}."""
+    sizes = {edge: batch_size(work.config.token_budget, edge, work.mesh) for plan in plans for edge in plan}
+    return {edge: (n, sum(-(-len(plan.get(edge, [])) // n) for plan in plans)) for edge, n in sizes.items()}
+
+
+def _estimate_seconds(work: Work, missing: list[int]) -> float:
+    """One batch of every shape, timed after its compilation (which the run needs anyway), times their numbers."""
+    seconds = 0.0
+    plans = [work.rows(shard) for shard in missing]
+    for edge, (size, count) in _batches(work, plans).items():
+        shard, row = next((shard, plan[edge][0]) for shard, plan in zip(missing, plans) if edge in plan)
+        flat = [w for i in work.plan.shards[shard] for w in work.cuts[i]]
+        chosen = [flat[i] for i in row] * size
+        for timed in (False, True):
+            start = time.perf_counter()
+            for _, layers, mask in encode(work, chosen):
+                if (passing := work.passing_of(shard)) is None:
+                    jax.block_until_ready(work.pool(layers, mask))
+                else:
+                    passing.add(-1, layers, mask)
+                    passing.finish(-1)
+            seconds += count * (time.perf_counter() - start) * timed
+    return seconds
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; exit status 2 and one line for a user's error."""
+    command = "python -m train.extract"
+    with exit_on_input_error(command):
+        config, flags = parse(command, __doc__ or "", ExtractConfig, argv, distributed=True)
+        with job(command, flags.distributed):
+            if flags.force:
+                once(lambda: shutil.rmtree(config.output, ignore_errors=True))
+            extract(config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""The real data sets as standard tables: one file a data set, all with honest splits and groups."""
+
+import csv
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from covjax.data import check_splits, read_table
+from covjax.data.splits import SPLITS
+from covjax.data.write import new_text
+from covjax.errors import InputError
+from covjax.sources import deeploc, go, gue, lactamase, mnase, sentiment, subj, terminator, trec
+from covjax.sources.draw import Sizes
+from covjax.sources.rows import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set: what it is, the column its answers stand in, who builds its rows, how many at most."""
+
+    summary: str
+    column: str
+    build: Callable[[Path, Sizes], list[Row]]
+    sizes: Sizes = (3500, 1000, 1000)
+
+
+SOURCES = {
+    "go": Source("proteins, Gene Ontology molecular function", "labels", go.build, (3000, 800, 800)),
+    "deeploc": Source("proteins, subcellular localisation", "label", deeploc.build),
+    "lactamase": Source("beta-lactamase mutants, fitness", "label", lactamase.build),
+    "splice": Source("human DNA, splice acceptor, donor or neither", "label", gue.splice),
+    "promoter": Source("human DNA, core promoter or not", "label", gue.promoter),
+    "yeast_h4": Source("yeast DNA, histone H4 or not", "label", gue.yeast_h4),
+    "terminator": Source("yeast terminators, expression", "label", terminator.build),
+    "mnase": Source("yeast chromosome II, nucleosome occupancy", "targets", mnase.build),
+    **{
+        f"mnase_{window}": Source(
+            f"the same, {window:,} nt around centres that have {max(mnase.WINDOWS):,} nt of their block around them",
+            "targets",
+            functools.partial(mnase.build, window=window, region=max(mnase.WINDOWS)),
+        )
+        for window in mnase.WINDOWS
+    },
+    "trec": Source("questions, type of the answer", "label", trec.build, (3400, 1000, 500)),
+    "subj": Source("sentences, subjective or objective", "label", subj.build, (3400, 1000, 1000)),
+    "sentiment": Source("sentences, negative or positive", "label", sentiment.build, (3400, 1000, 1000)),
+}
+
+
+def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes | None = None) -> Path:
+    """Write a source as a standard table (`.csv.gz`) and return its path; prints what it holds and what it leaves out.
+
+    `shared` is the folder with the real data (COVJAX_SHARED), `sizes` the most rows of train, validation and test in
+    place of the source's own. The same data give the same bytes. The table passes `read_table` and `check_splits`
+    before it appears under its name, so it is whole or not there.
+
+    Raises InputError for an unknown name, a path without `.csv.gz`, absent data, and sizes that leave no valid table.
+    """
+    if name not in SOURCES:
+        raise InputError(f"source: {name!r} is not one of {', '.join(SOURCES)}")
+    path, source = Path(path), SOURCES[name]
+    if not path.name.endswith(".csv.gz"):
+        raise InputError(f"path: {path} must end in .csv.gz")
+    rows = source.build(Path(shared), sizes or source.sizes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        _write(whole, source.column, rows)
+        check_splits(read_table(whole))
+        os.replace(whole, path)
+    print(f"{name}: {describe(rows)}\nwritten to {path}")
+    return path
+
+
+def describe(rows: Sequence[Row]) -> str:
+    """Rows, groups and length quantiles of every split, one line each."""
+    lines = []
+    for split in SPLITS:
+        part = [row for row in rows if row.split == split]
+        low, middle, high = np.quantile([len(row.sequence) for row in part], (0, 0.5, 1))
+        groups = len({row.group for row in part})
+        lines.append(
+            f"{split:>10} {len(part):>6,} rows {groups:>6,} groups, length {low:.0f} / {middle:.0f} / {high:.0f}"
+        )
+    return "length as minimum / median / maximum\n" + "\n".join(lines)
+
+
+def _write(path: Path, column: str, rows: Sequence[Row]) -> None:
+    with new_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "sequence", column, "split", "group"])
+        writer.writerows((row.id, row.sequence, row.answer, row.split, row.group) for row in rows)

@@ -1,0 +1,49 @@
+"""Gene Ontology molecular function of Swiss-Prot proteins, one protein a 30 %-identity cluster."""
+
+import csv
+import dataclasses
+import gzip
+from collections import Counter
+from pathlib import Path
+
+from covjax.data.related import kmers, linked
+from covjax.data.splits import SPLITS
+from covjax.sources.draw import Sizes, draw
+from covjax.sources.rows import Row, shared_file, with_groups
+
+MAX_LENGTH = 400  # residues
+NUM_TERMS = 80
+MIN_POSITIVES = 5  # of every term in every split
+K = 30  # proteins of two clusters may still share a whole domain, such as ubiquitin
+
+
+def build(shared: Path, sizes: Sizes) -> list[Row]:
+    """Proteins of at most 400 residues; test from the clusters the file holds out, validation from the others.
+
+    Terms: the 80 most frequent of the drawn training proteins with at least 5 positives in every split; a protein with
+    none of them stays, as an example without any. Proteins that share a 30-mer are one group.
+    """
+    with open(shared_file(shared, "go", "terms.tsv")) as file:
+        names = {row["go_id"]: row["name"].replace(";", ",") for row in csv.DictReader(file, delimiter="\t")}
+    rows = []
+    with gzip.open(shared_file(shared, "go", "swissprot_go_mf.tsv.gz"), "rt") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            if len(row["sequence"]) <= MAX_LENGTH:
+                terms = [f"{term} {names[term]}" for term in row["mf_terms_propagated_kept"].split(";") if term]
+                held_out = "test" if row["split"] == "valid" else ""
+                rows.append(Row(row["accession"], row["sequence"], ";".join(terms), "", held_out))
+    rows = with_groups(rows, linked([kmers(row.sequence, K) for row in rows]))
+    return _keep_terms(draw(rows, sizes))
+
+
+def _keep_terms(rows: list[Row]) -> list[Row]:
+    counts = {
+        split: Counter(term for row in rows if row.split == split for term in row.answer.split(";") if term)
+        for split in SPLITS
+    }
+    enough = [t for t in counts["train"] if min(count[t] for count in counts.values()) >= MIN_POSITIVES]
+    kept = set(sorted(enough, key=lambda t: (-counts["train"][t], t))[:NUM_TERMS])
+    return [
+        dataclasses.replace(row, answer=";".join(term for term in row.answer.split(";") if term in kept))
+        for row in rows
+    ]

@@ -1,0 +1,64 @@
+"""Nucleosome occupancy along yeast chromosome II, 0 to 600 kb: MNase coverage and dyads in phases G2 and M."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from covjax.data.blocks import block_name
+from covjax.data.related import canonical_kmers
+from covjax.sources.draw import Sizes, draw
+from covjax.sources.rows import Row, shared_file
+
+WINDOW, STRIDE, CENTRE, BLOCK = 512, 256, 256, 20_000  # nt
+WINDOWS = (256, 512, 1024, 2048)  # nt, compared on the same centres
+K = 32
+MOST_EMPTY = 0.1  # share of the central nucleotides
+TRACKS = ("cov_G2", "cov_M", "dyad_G2", "dyad_M")
+
+
+def build(shared: Path, sizes: Sizes, window: int = WINDOW, region: int = WINDOW) -> list[Row]:
+    """Windows of 512 nt every 256 nt; targets are log(1 + mean over the central 256 nt) of the four tracks.
+
+    `window` is how much of it around the centre the encoder sees, `region` how much decides which windows there are:
+    several of one region have the same targets and splits.
+
+    The group is the 20-kb block; windows over a block's edge are left out, so no nucleotide is in two blocks, and so
+    are windows with a 32-mer, on whichever strand, that another block holds too (Ty elements, transfer RNA). Left out
+    as well are windows with more than a tenth of the centre under no read in either phase: reads cannot be placed
+    there, and a few dozen such zeros would be two thirds of the targets' variance.
+    """
+    with np.load(shared_file(shared, "tracks", "yeast_chrII_0_600kb_mnase.npz")) as file:
+        sequence = file["seq"].tobytes().decode("ascii")
+        tracks = np.stack([file[name].astype(np.float64) for name in TRACKS])
+    repeated, empty = _repeated(sequence), (tracks[:2] == 0).all(axis=0)
+    rows, shared_repeats, unread = [], 0, 0
+    for block in range(0, len(sequence) - BLOCK + 1, BLOCK):
+        for start in range(block, block + BLOCK - region + 1, STRIDE):
+            if repeated[start : start + region].any():
+                shared_repeats += 1
+                continue
+            centre = slice(start + (region - CENTRE) // 2, start + (region + CENTRE) // 2)
+            if empty[centre].mean() > MOST_EMPTY:
+                unread += 1
+                continue
+            values = np.log1p(tracks[:, centre].mean(axis=1))
+            answer = ";".join(f"{value:.6f}" for value in values)
+            first = start + (region - window) // 2
+            name = f"chrII:{first}-{first + window}"
+            rows.append(Row(name, sequence[first : first + window], answer, block_name("chrII", start, BLOCK)))
+    print(f"left out: {shared_repeats} windows with a {K}-mer that stands in another block too, {unread} without reads")
+    return draw(rows, sizes, largest=None)
+
+
+def _repeated(sequence: str) -> np.ndarray:
+    """Nucleotides inside a K-mer that stands in more than one block."""
+    starts: defaultdict[str, list[int]] = defaultdict(list)
+    for i, kmer in enumerate(canonical_kmers(sequence, K)):
+        starts[kmer].append(i)
+    repeated = np.zeros(len(sequence), bool)
+    for places in starts.values():
+        if len({i // BLOCK for i in places} | {(i + K - 1) // BLOCK for i in places}) > 1 and len(places) > 1:
+            for i in places:
+                repeated[i : i + K] = True
+    return repeated

@@ -1,0 +1,153 @@
+"""Every built-in task, each in a process of its own, and one report of all.
+
+    python -m eval.compare --suite all --output runs/suite
+    python -m eval.compare --suite go_esm2,splice --output runs/suite --resamples 200
+
+Complete tasks are reused. A task that fails (its data is absent, say) is named with the reason in the report, and the
+suite goes on.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from covjax.cli import parse
+from covjax.comparison.config import CompareConfig
+from covjax.errors import InputError
+from covjax.tasks.configs import TASK_CONFIGS
+from covjax.tasks.report import write_suite
+
+COMMAND = "python -m eval.compare"
+
+
+def task_names(configs: Path | None = None) -> list[str]:
+    """Names of the tasks in alphabetical order: the built-in ones, or the files of a folder of configs."""
+    return sorted(TASK_CONFIGS if configs is None else (path.stem for path in configs.glob("[!_]*.py")))
+
+
+def main(argv: Sequence[str]) -> int:
+    """`--suite all|NAME,NAME [--output FOLDER] [--force]`; every other option goes to every task. The exit status.
+
+    Raises InputError for `--config`, and as `run_suite`; options that no comparison has end it before the first task.
+    """
+    parser = argparse.ArgumentParser(prog=COMMAND, add_help=False, allow_abbrev=False)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--output", type=Path, default=Path("runs/suite"))
+    parser.add_argument("--force", action="store_true")
+    flags, overrides = parser.parse_known_args(argv)
+    if any(each.split("=")[0] == "--config" for each in overrides):
+        raise InputError("--config: not allowed beside --suite, which takes the built-in configs")
+    parse(COMMAND, __doc__ or "", CompareConfig, overrides)
+    command = f"{COMMAND} {shlex.join(argv)}"
+    return run_suite(flags.suite.split(","), flags.output, overrides, flags.force, command)
+
+
+def run_suite(
+    names: Sequence[str],
+    output: Path,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    command: str = "",
+    configs: Path | None = None,
+) -> int:
+    """Run the named tasks (`["all"]`: all of them) one after the other; the report stands in `output/report.html`.
+
+    Every task runs as `python -m eval.compare --config NAME --output output/NAME OVERRIDES` in a
+    subprocess, whose text goes to `output/NAME/log.txt`: its memory comes back, and a kill loses one task only.
+    Returns the exit status: 0 where every task is complete, 1 otherwise, with one line for each that is not.
+
+    Raises InputError for a task that does not exist, a task named twice, or an output that cannot be written.
+    """
+    known = task_names(configs)
+    names = known if list(names) == ["all"] else list(names)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(set(names)) < len(names):
+        raise InputError(f"suite: {','.join(names)!r} is not allowed; all, or distinct names of {', '.join(known)}")
+    tasks, runs = {}, []
+    for place, name in enumerate(names):
+        print(f"[{place + 1}/{len(names)}] {name} …", flush=True)
+        run = run_task(name, configs, output, overrides, force)
+        runs.append(run)
+        if run["status"] == "complete":
+            tasks[name] = json.loads((output / name / "results.json").read_text(encoding="utf-8"))
+        took = "reused" if run["reused"] else f"{run['seconds']:.0f} s"
+        print(f"[{place + 1}/{len(names)}] {name}: {run['status']} ({took}) {run['reason']}".rstrip(), flush=True)
+    write_suite(tasks, runs, output, command)
+    print(f"\nreport: {output / 'report.html'}   tables: {output / 'suite.md'}   numbers: {output / 'suite.json'}")
+    failed = [run for run in runs if run["status"] != "complete"]
+    for run in failed:
+        print(f"not complete: {run['task']}: {run['reason']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_task(name: str, configs: Path | None, output: Path, overrides: Sequence[str], force: bool) -> dict[str, Any]:
+    """Run one task; its record: task, status (`complete` or `failed`), reason, seconds, reused, command.
+
+    `seconds` are those of the process that made the results: a reused task keeps them from `run.json` beside its
+    results, and has None where the suite did not make it.
+    """
+    folder = output / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.txt").touch()
+    except OSError as error:
+        raise InputError(f"output: {folder}: cannot be written: {error.strerror}") from None
+    options = [
+        "--config",
+        os.path.relpath(configs / f"{name}.py") if configs else name,
+        "--output",
+        str(folder),
+        *overrides,
+    ]
+    options += ["--force"] if force else []
+    before = _digest(folder / "results.json")
+    start = time.monotonic()
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
+        status = subprocess.run(
+            [sys.executable, "-m", "covjax.comparison.compare", *options],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    seconds: float | None = time.monotonic() - start
+    record = {"task": name, "status": "complete" if status == 0 else "failed", "reason": "", "reused": False}
+    record["command"] = f"{COMMAND} {shlex.join(options)}"
+    after = _digest(folder / "results.json")
+    if status:
+        record["reason"] = _reason(status, folder / "log.txt")
+    elif after == before and not force:
+        record["reused"] = True
+        seconds = _earlier_seconds(folder / "run.json", after)
+    else:
+        (folder / "run.json").write_text(json.dumps({"seconds": seconds, "results": after}), encoding="utf-8")
+    return record | {"seconds": seconds}
+
+
+def _reason(status: int, log: Path) -> str:
+    """The last line of the log, without the prefix of an InputError; the signal's name for a killed task."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {status}, no message")
+    return last.partition("error: ")[2] or last if status == 2 else last
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _earlier_seconds(path: Path, digest: str | None) -> float | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record["seconds"] if record.get("results") == digest else None

@@ -1,0 +1,261 @@
+"""Train an autoencoder on token activations: any registered kind, resumable at any point.
+
+    python -m train.autoencoder --config configs/autoencoder_tucker.py
+
+Activations come from a store of `covjax extract --keep-tokens true` or straight from an encoder over a sequence file.
+Examples are shuffled by index, tokens that do not fit into memory in blocks of sequences (--mix-tokens); batches are
+split over all devices, with --distributed over those of all processes, each of which reads its own part;
+--model-parallel splits the latents of a sparse autoencoder over several devices. Held-out sequences are evaluated at
+intervals. A run killed at any point goes on from its newest checkpoint and ends
+bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json` (of sparse autoencoders also how many
+latents are active how often and, where the encoder has a head, how much of its loss they recover), `figures` and
+`autoencoder`, which `covjax.autoencoders.load_autoencoder` reads.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from covjax.autoencoders import make_autoencoder, save_autoencoder
+from covjax.autoencoders.arrays import from_arrays, plain, to_arrays
+from covjax.autoencoders.statistics import feature_statistics
+from covjax.cli import exit_on_input_error, parse
+from covjax.data.activations import Activations, EncodedActivations, HeldActivations, StoredActivations, hold
+from covjax.data.sequences import read_sequences
+from covjax.data.write import new_text
+from covjax.distributed import is_first, job, once
+from covjax.encoders import load
+from covjax.errors import InputError
+from covjax.training.autoencoder_config import NOT_IN_RESULT, AutoencoderConfig
+from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
+from covjax.training.checkpoints import load_newest_together, save_step_together
+from covjax.training.figures import draw_density, draw_training
+from covjax.training.held_out import held_out_report
+from covjax.training.log import Log, NoLog, read_log
+from covjax.training.mixing import MixedTokenBatches
+from covjax.training.state import (
+    Step,
+    TrainState,
+    data_mesh,
+    distribute,
+    make_evaluation,
+    make_optimiser,
+    own_part,
+    place,
+    refuse_too_large_state,
+    state_layout,
+    summarise,
+)
+
+PROGRESS = ("fvu", "l0", "dead", "loss")  # shown while training, where the autoencoder reports them
+
+
+class Result(NamedTuple):
+    """What a run ends with: the autoencoder, its figures on the held-out sequences, and all of `held-out.json`."""
+
+    model: Any
+    held_out: dict[str, float]
+    report: dict[str, Any]
+
+
+def train_autoencoder(config: AutoencoderConfig, activations: Activations | None = None) -> Result:
+    """Run or resume a training; `activations` stand in for the config's store or data.
+
+    Raises InputError for everything a user can put right.
+    """
+    config.check()
+    output = Path(config.output)
+    try:
+        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
+    source = read_activations(config) if activations is None else activations
+    activations = hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
+    refuse_too_large(config, activations.features)
+    train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.split_seed)
+    with _home(config):
+        model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
+    batches = _batches(config, model.examples, activations, train_rows)
+    held = _batches(config, model.examples, activations, held_rows)
+    print(f"order of the examples: {batches.order}")
+    mesh = data_mesh(config.batch, config.model_parallel)
+    manifest = _manifest(config, activations, batches.order)
+
+    optimiser = make_optimiser(config.steps, config.learning_rate, config.warmup, config.decay, config.clip)
+    with _home(config):
+        graph, state = nnx.split(TrainState(model, optimiser))
+    layout = state_layout(mesh, state, _split_latents(config, model))
+    examples, step = iterate(batches.training(config.steps, config.seed, own_part(mesh, config.batch))), 0
+    found = load_newest_together(output / "checkpoints", state, manifest)
+    if found is not None:
+        arrays, step = found[0], found[1]["step"]
+        examples.set_state(found[1]["iterator"])
+        print(f"resumed at step {step:,} of {config.steps:,} in {output}")
+    else:
+        with _home(config):
+            _initialise(config, model, batches)
+            graph, state = nnx.split(TrainState(model, optimiser))
+        arrays = to_arrays(state)
+    state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
+    del arrays, model, found  # with them the first copy
+    advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
+    start = time.monotonic()
+
+    def evaluate() -> Any:
+        sums = [evaluation(state, *distribute(mesh, batch)) for batch in held.once()]
+        return jax.tree.map(lambda *parts: sum(parts), *sums)
+
+    figures: dict[str, float] = {}
+    total = None
+    bar = tqdm(total=config.steps, initial=step, unit="step", disable=None if is_first() else True)
+    journal = Log(output, step, config.wandb, manifest["config"]) if is_first() else NoLog()
+    with bar, contextlib.closing(journal) as log:
+        while step < config.steps:
+            state, metrics = advance(state, *distribute(mesh, next(examples), config.batch))
+            step += 1
+            bar.update()
+            last = step == config.steps
+            saves = step % config.save_every == 0 or last
+            if saves or step % config.log_every == 0:
+                values = {name: float(value) for name, value in metrics.items()}
+                _refuse_divergence(values, step)  # also before a save: what cannot be continued is not kept
+            if step % config.log_every == 0 or last:
+                log.write(step, "train", values, time.monotonic() - start)
+                shown = values | figures
+                bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown})
+            if step % config.evaluate_every == 0 or last:
+                total = evaluate()
+                figures = summarise(nnx.merge(graph, state).model, total)
+                log.write(step, "held-out", figures, time.monotonic() - start)
+            if saves:  # after the log's rows of this step: they are kept with it
+                position = {"step": step, "iterator": examples.get_state()}
+                save_step_together(output / "checkpoints", step, plain(state), manifest | position)
+    if total is None:  # the run was finished before
+        total = evaluate()
+        figures = summarise(nnx.merge(graph, state).model, total)
+    model = nnx.merge(graph, state).model
+    if jax.process_count() > 1:  # what is spread over processes no single one can use
+        spread = nnx.state(model)
+        with _home(config):
+            nnx.update(model, from_arrays(spread, to_arrays(spread)))
+    if is_first():
+        save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
+    report = held_out_report(model, figures, total, source, held_rows, config.token_budget)
+    if is_first():
+        with new_text(output / "held-out.json") as file:
+            file.write(json.dumps(report, indent=1) + "\n")
+        draw_training(read_log(output), output / "figures" / "training.png")
+        if "density" in report:
+            draw_density(report["density"], output / "figures" / "density.png")
+    return Result(model, figures, report)
+
+
+def _initialise(config: AutoencoderConfig, model: Any, batches: TokenBatches | SequenceBatches) -> None:
+    stream = batches.training(config.steps, config.split_seed)  # of which one seed measures what another does
+    first = [stream[i] for i in range(min(config.init_batches, config.steps))]
+    feature_statistics(first)  # refuses constant activations, of which an autoencoder learns nothing
+    if hasattr(model, "initialise"):
+        model.initialise(first)
+
+
+def _home(config: AutoencoderConfig) -> contextlib.AbstractContextManager:
+    """Where the state is made: a state that is split is more than one device holds, so in the host's memory."""
+    if config.model_parallel == 1:
+        return contextlib.nullcontext()
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
+
+
+def _split_latents(config: AutoencoderConfig, model: Any) -> int | None:
+    """Number of latents of an autoencoder that has them, InputError where they cannot be split as the config says."""
+    latents = getattr(model, "latents", None)
+    if config.model_parallel > 1 and (latents is None or latents % config.model_parallel):
+        has = "no latents" if latents is None else f"{latents} latents"
+        raise InputError(f"model_parallel: {config.model_parallel}: {config.kind} has {has} to split evenly")
+    return latents
+
+
+def read_activations(config: AutoencoderConfig) -> Activations:
+    """Where a config's activations come from; InputError where there is nothing that can be read."""
+    if config.store:
+        source: Activations = StoredActivations(config.store, config.layer, config.encoder)
+    else:
+        if jax.process_count() > 1:
+            raise InputError(
+                "data: every process would encode all of it; write a store first: covjax.extraction.extract"
+            )
+        _, sequences = read_sequences(config.data)
+        encoder = load(config.encoder)
+        source = EncodedActivations(encoder, sequences, config.layer, config.token_budget, config.max_shapes)
+    tokens = int(source.lengths.sum())
+    size = tokens * source.features * np.dtype(jax.numpy.dtype(config.dtype)).itemsize / 2**30
+    print(f"{len(source.lengths):,} sequences, {tokens:,} tokens of {source.features} features: {size:.3g} GiB")
+    return source
+
+
+def refuse_too_large(config: AutoencoderConfig, features: int) -> None:
+    """InputError, before any of it is there, where the state of a training needs more memory than is free."""
+    try:
+        shapes = nnx.eval_shape(lambda: make_autoencoder(config.kind, features, seed=config.seed, **config.options))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        return  # a kind that computes its start with NumPy has no shapes without values
+    refuse_too_large_state(shapes, config.model_parallel)
+
+
+def _batches(
+    config: AutoencoderConfig, examples: str, activations: Activations, rows: np.ndarray
+) -> TokenBatches | SequenceBatches:
+    dtype = jax.numpy.dtype(config.dtype)
+    if examples == "sequences":
+        return SequenceBatches(activations, rows, config.batch, dtype, config.max_shapes)
+    if isinstance(activations, HeldActivations):
+        return TokenBatches(activations, rows, config.batch, dtype)
+    # An encoder fills its batches from large blocks; a store's are shared by many processes.
+    lanes = 4 if isinstance(activations, EncodedActivations) else 64
+    return MixedTokenBatches(activations, rows, config.batch, dtype, config.mix_tokens, lanes)
+
+
+def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -> dict[str, Any]:
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_RESULT}
+    # The order of the examples is Grain's and NumPy's: under others it might be another.
+    versions = {"jax": jax.__version__} | {name: version(name) for name in ("grain", "numpy")}
+    made = {"config": settings, "data": activations.identity, "order": order, "versions": versions}
+    return json.loads(json.dumps(made))
+
+
+def _refuse_divergence(values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(f"learning_rate: {name} is {value} at step {step}; lower the rate or clip the gradient")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; exit status 2 and one line for a user's error."""
+    command = "python -m train.autoencoder"
+    with exit_on_input_error(command):
+        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, distributed=True)
+        with job(command, flags.distributed):
+            if flags.force:
+                once(lambda: shutil.rmtree(config.output, ignore_errors=True))
+            result = train_autoencoder(config)
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
+            share = result.report.get("loss_recovered", {}).get("recovered_from_mean")
+            figures += "" if share is None else f", loss recovered {share:.3f} (from mean ablation)"
+            print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
