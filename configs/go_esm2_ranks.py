@@ -13,19 +13,19 @@ of rank 128 0.642, 0.643, 0.644; whole 0.666.
 import dataclasses
 
 from configs.tasks import go_esm2
-from covjax.comparison.config import BASES, CompareConfig
+from covjax.comparison.config import CompareConfig
+from covjax.recipes.base import BASES
+from covjax.recipes.truncated import FAMILIES
 
 RANKS = (8, 16, 32, 64, 128)
 
 
 def get_config() -> CompareConfig:
     """Only the rows named above, with the mean and the controls."""
-    whole = ("mean", "mean+std", "covariance Σ", "sqrt Σ", "log(Σ+εI)")
-    controls = ("outer product μμᵀ", "mean + μμᵀ", "shuffled Σ")
-    learned = ("projected (learned)", "SAE mean", "SAE max", "SAE co-occurrence")
-    truncated = tuple(
-        f"{name}-{symbol} rank {rank}" for name in BASES.values() for symbol in ("Σ", "√Σ") for rank in RANKS
-    )
+    whole = ("mean", "mean_std", "covariance", "sqrt_covariance", "log_covariance")
+    controls = ("mean_outer", "mean+mean_outer", "shuffled_covariance")
+    learned = ("projected", "sae_mean", "sae_max", "sae_cooccurrence")
+    truncated = tuple(f"{family}_{rank}" for family in FAMILIES for rank in RANKS)
     return dataclasses.replace(
         go_esm2.get_config(),
         name="GO molecular function, ESM-2 8M: ranks of unsupervised embeddings",

@@ -28,11 +28,6 @@ def exit_on_input_error(command: str) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with the help text that `--help` shows for it."""
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
 def parse_settings(text: str) -> dict[str, Any]:
     """{option: value} of "option=value:option=value", values as JSON (true, 0.1, [8,16]) or else as text.
 

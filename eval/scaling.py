@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from covjax.cli import option
+from covjax.options import option
 from eval import tpu_compile
 from eval.benchmark._report import table
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from covjax.cli import option
 from covjax.errors import InputError
+from covjax.options import option
 from covjax.training.autoencoder_config import AutoencoderConfig
 
 

@@ -106,10 +106,10 @@ def training(output: str, settings: str = "{}", seconds: str = "0") -> None:
 def pooling(folder: str) -> None:
     """Rows of a comparison from batches split over all devices, beside those of one device."""
     # Imported here, for the other tasks start many processes.
+    from covjax.activations import EncodedTokens
     from covjax.comparison.config import CompareConfig
     from covjax.comparison.features import make_features
-    from covjax.comparison.rows import make_rows
-    from covjax.comparison.tokens import TokenSet
+    from covjax.comparison.rows import choose_recipes
     from covjax.data import assign_splits, read_table
     from covjax.encoders.unirep import UniRep
     from tests.test_compare import write_table
@@ -118,11 +118,11 @@ def pooling(folder: str) -> None:
     write_table(Path(folder) / "t.csv", np.random.default_rng(0), n=100)
     data = assign_splits(read_table(Path(folder) / "t.csv"))
     settings = CompareConfig(data="t.csv", ranks=(2,), trained=())
-    labels = ("mean", "sqrt Σ", "shuffled Σ", "PCA-Σ rank 2")
-    rows = tuple(row for row in make_rows(settings, 8, False) if row.label in labels)
+    labels = ("mean", "sqrt_covariance", "shuffled_covariance", "pca_covariance_2")
+    rows = tuple(row for row in choose_recipes(settings, 8, False) if row.name in labels)
     values = []
     for mesh in (None, Mesh(np.array(jax.devices()), ("sequences",))):
-        tokens = TokenSet(UniRep(random_weights()), data, 1, 200, 1.0, mesh)
+        tokens = EncodedTokens(UniRep(random_weights()), data.sequences, 1, 200, 1.0, mesh)
         values.append(make_features(settings, data, tokens, rows, Path(folder) / str(mesh is None), {}))
     for label in labels:
         one, spread = (each[label].values for each in values)
@@ -149,8 +149,8 @@ def comparison(output: str, table: str, options: str = "{}", seconds: str = "0")
     from tests import test_compare  # registers "tiny"
 
     assert test_compare.ROWS
-    pool = features._pool
-    features._pool = lambda *arguments: (time.sleep(float(seconds)), pool(*arguments))[1]
+    pool = features.pool_tokens
+    features.pool_tokens = lambda *arguments: (time.sleep(float(seconds)), pool(*arguments))[1]
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(options).items()}
     results = compare.compare(CompareConfig(data=table, output=output, encoder="tiny", **given))
     print("rows", len(results["rows"]))

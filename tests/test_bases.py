@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from covjax.comparison.bases import make_bases
-from covjax.comparison.tokens import TokenSet, standardiser
+from covjax.activations import EncodedTokens
+from covjax.activations.standardiser import standardiser
+from covjax.embedding.bases import make_bases
 from tests.test_tokens import bert, data  # noqa: F401  (fixtures)
 
 
 @pytest.fixture
 def tokens(bert, data):  # noqa: F811
-    return TokenSet(bert, data, 1, 64, 1.0)
+    return EncodedTokens(bert, data.sequences, 1, 64, 1.0)
 
 
 def covariances(tokens, fit, train):

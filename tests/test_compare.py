@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from covjax.activations import EncodedTokens
 from covjax.comparison import compare, config, features
-from covjax.comparison.rows import make_rows
-from covjax.comparison.tokens import TokenSet
+from covjax.comparison.rows import choose_recipes
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
 from tests.processes import launch
@@ -19,8 +19,8 @@ register_encoder("tiny", lambda dtype: UniRep(random_weights()))
 OPTIONS = ["--encoder", "tiny", "--ranks", "2,4", "--penalties", "1e-3,1e-1,1", "--resamples", "100"]
 OPTIONS += ["--trained", "attention", "--steps", "8", "--seeds", "0,1"]
 # Every kind of row once: compiling all of them takes most of the time.
-ROWS = ["mean", "covariance Σ", "sqrt Σ", "PCA-Σ rank 2", "outer product μμᵀ", "shuffled Σ", "composition"]
-OPTIONS += ["--rows", ",".join([*ROWS, "attention", "mean + sqrt Σ"])]
+ROWS = ["mean", "covariance", "sqrt_covariance", "pca_covariance_2", "mean_outer", "shuffled_covariance", "composition"]
+OPTIONS += ["--rows", ",".join([*ROWS, "attention", "mean+sqrt_covariance"])]
 FEWER = ["--trained", "", "--ranks", "2", "--rows", ",".join(ROWS)]
 
 
@@ -55,8 +55,8 @@ def finished(tmp_path_factory):
 def test_results_hold_every_row_probe_metric_and_the_manifest(finished):
     _, results = finished
     labels = [row["label"] for row in results["rows"]]
-    assert labels[:3] == ["mean", "attention", "covariance Σ"]
-    assert set(labels) == {*ROWS, "attention", "mean + sqrt Σ"}
+    assert labels[:3] == ["mean", "attention", "covariance"]
+    assert set(labels) == {*ROWS, "attention", "mean+sqrt_covariance"}
     for row in results["rows"]:
         assert set(row["probes"]) == {"logistic", "ridge"}
         for probe in row["probes"].values():
@@ -92,10 +92,10 @@ def test_a_second_run_reuses_all_and_changes_nothing(finished, capsys):
 def test_a_run_that_lost_parts_ends_in_the_same_numbers(finished, tmp_path, capsys):
     folder, results = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    for part in ("features/sqrt-cov", "features/shuffled-cov", "probes/mean"):
+    for part in ("features/sqrt_covariance", "features/shuffled_covariance", "probes/mean"):
         shutil.rmtree(tmp_path / "run" / part)
     (tmp_path / "run" / "results.json").unlink()
-    (tmp_path / "run" / "features" / "sqrt-cov").mkdir()  # what a kill leaves at worst: a folder without metadata
+    (tmp_path / "run" / "features" / "sqrt_covariance").mkdir()  # a kill leaves a folder without metadata
     again = run(tmp_path)
     assert "features: 8 complete and reused, 2 to make" in capsys.readouterr().out
     for a, b in zip(results["rows"], again["rows"]):
@@ -118,19 +118,27 @@ def test_force_redoes_everything(finished, tmp_path, capsys):
 @pytest.mark.slow
 def test_autoencoders_of_the_training_tokens_give_rows(tmp_path, capsys):
     write_table(tmp_path / "t.csv", np.random.default_rng(2))
-    rows = ["mean", "SAE mean", "SAE max", "covariance Σ", "Tucker-Σ rank 2", "random-Σ rank 2", "SAE co-occurrence"]
+    rows = [
+        "mean",
+        "sae_mean",
+        "sae_max",
+        "covariance",
+        "tucker_covariance_2",
+        "random_covariance_2",
+        "sae_cooccurrence",
+    ]
     options = ["--rows", ",".join(rows), "--bases", "tucker,random", "--sae-latents", "16", "--sae-k", "3"]
     options += ["--sae-steps", "3", "--sae-pairs", "20", "--ranks", "2"]
     results = run(tmp_path, *options)
     assert [row["label"] for row in results["rows"]] == rows
     sizes = {row["label"]: row["num_features"] for row in results["rows"]}
-    assert sizes["SAE mean"] == sizes["SAE max"] == 16
-    assert sizes["SAE co-occurrence"] <= 20
-    assert sizes["Tucker-Σ rank 2"] == 3
+    assert sizes["sae_mean"] == sizes["sae_max"] == 16
+    assert sizes["sae_cooccurrence"] <= 20
+    assert sizes["tucker_covariance_2"] == 3
     assert "No control was asked for" in (tmp_path / "run" / "report.html").read_text()
-    trained = tmp_path / "run" / "pools" / "sae-latents-16-k-3-steps-3"
+    trained = tmp_path / "run" / "pools" / "sae_latents_16_k_3_steps_3"
     kept = (trained / "log.jsonl").read_text()
-    shutil.rmtree(tmp_path / "run" / "features" / "sae-mean")
+    shutil.rmtree(tmp_path / "run" / "features" / "sae_mean")
     (tmp_path / "run" / "results.json").unlink()
     capsys.readouterr()
     again = run(tmp_path, *options)
@@ -188,10 +196,9 @@ def test_features_do_not_depend_on_batches(tmp_path, rng):
     found = []
     for number, (budget, memory, gib) in enumerate(((200, 1.0, 1.0), (5000, 0.0, 1e-9))):
         settings = config.CompareConfig(data="t.csv", ranks=(2,), trained=(), max_features_gib=gib)
-        tokens = TokenSet(UniRep(random_weights()), data, 1, budget, memory)
-        rows = tuple(
-            r for r in make_rows(settings, 8, False) if r.label in ("mean", "sqrt Σ", "shuffled Σ", "PCA-Σ rank 2")
-        )
+        tokens = EncodedTokens(UniRep(random_weights()), data.sequences, 1, budget, memory)
+        names = ("mean", "sqrt_covariance", "shuffled_covariance", "pca_covariance_2")
+        rows = tuple(each for each in choose_recipes(settings, 8, False) if each.name in names)
         found.append(features.make_features(settings, data, tokens, rows, tmp_path / str(number), {}))
     for label, table in found[0].items():
         np.testing.assert_allclose(table.values, found[1][label].values, atol=2e-4, err_msg=label)
@@ -227,7 +234,7 @@ GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,
         (GOOD, ["--encoder", "unirep-65"], "encoder: 'unirep-65' is not known"),
         (GOOD, ["--layer", "2"], "layer: 2 is not one of -2 … 1"),
         (GOOD, ["--ranks", "9"], "ranks: 9 is more than the encoder's 8 features"),
-        (GOOD, ["--rows", "covariance Σ"], "rows: ('covariance Σ',) is not allowed; labels with mean"),
+        (GOOD, ["--rows", "covariance"], "rows: ('covariance',) is not allowed; recipes with mean"),
         (GOOD, ["--bases", "pca,pca"], "bases: ('pca', 'pca') is not allowed; distinct names among pca"),
         (GOOD, ["--sae-latents", "4", "--sae-k", "5"], "sae_k: 5 is not allowed; 1 to sae_latents"),
         (GOOD, ["--eps", "0"], "eps: 0.0 is not allowed"),

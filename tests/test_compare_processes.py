@@ -28,7 +28,7 @@ OPTIONS = {
     "penalties": [1e-3, 1e-1, 1.0],
     "resamples": 100,
     "token_budget": 400,
-    "rows": ["mean", "attention", "SAE mean", "sqrt Σ", "Tucker-Σ rank 2", "composition"],
+    "rows": ["mean", "attention", "sae_mean", "sqrt_covariance", "tucker_covariance_2", "composition"],
 }
 
 
@@ -56,13 +56,13 @@ def test_two_processes_make_the_features_and_probes_of_one(runs):
     one, two = read(folder / "one"), read(folder / "two")
     assert [row["label"] for row in one["rows"]] == [row["label"] for row in two["rows"]]
     for label in OPTIONS["rows"]:
-        if label not in ("attention", "SAE mean"):  # what is trained on other batches ends elsewhere
+        if label not in ("attention", "sae_mean"):  # what is trained on other batches ends elsewhere
             a, b = features(folder / "one", label), features(folder / "two", label)
             np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max(), err_msg=label)
     for a, b in zip(one["rows"], two["rows"]):
         for name, fit in a["probes"].items():
             other = b["probes"][name]
-            if a["label"] not in ("attention", "SAE mean"):
+            if a["label"] not in ("attention", "sae_mean"):
                 assert fit["penalty"] == other["penalty"], (a["label"], name)
                 np.testing.assert_allclose(fit["validation"], other["validation"], atol=0.06)
     reports = [line for line in lines[0].splitlines() if "report:" in line]

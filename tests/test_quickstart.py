@@ -38,7 +38,7 @@ def test_readme_shows_what_the_command_prints(quickstart):
             expected.append(score["value"])
             if row["label"] != "mean":
                 expected += [score["difference"], *score["difference_interval"]]
-        trained = row["label"] in ("SAE mean", "SAE co-occurrence")
+        trained = row["label"] in ("sae_mean", "sae_cooccurrence")
         assert shown == pytest.approx(expected, abs=0.03 if trained else 0.002), row["label"]
 
 
@@ -47,10 +47,10 @@ def test_readme_shows_what_the_command_prints(quickstart):
 def test_log_covariance_beats_mean_and_both_controls(quickstart):
     results, _ = quickstart
     rows = {row["label"]: row["probes"]["logistic"]["test"]["auprc"] for row in results["rows"]}
-    log = rows["log(Σ+εI)"]
+    log = rows["log_covariance"]
     assert log["difference_interval"][0] > 0
-    assert log["value"] > max(rows["outer product μμᵀ"]["value"], rows["shuffled log(Σ+εI)"]["value"]) + 0.02
-    assert rows["shuffled Σ"]["value"] < rows["covariance Σ"]["value"]
+    assert log["value"] > max(rows["mean_outer"]["value"], rows["shuffled_log_covariance"]["value"]) + 0.02
+    assert rows["shuffled_covariance"]["value"] < rows["covariance"]["value"]
 
 
 @needs_weights

@@ -6,11 +6,19 @@ import pytest
 
 from covjax import InputError, get_pooler
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.features import slug
-from covjax.comparison.rows import make_rows, matched_rank
+from covjax.comparison.rows import choose_recipes
+from covjax.recipes import get_recipe, parts_of, recipe_names
+from covjax.recipes.base import Pooled, Trained
+from covjax.recipes.truncated import matched_rank
 
-ALWAYS = {"mean", "mean+std", "max", "first", "last", "attention", "light attention", "composition"}
-CONTROLS = {"outer product μμᵀ", "mean + μμᵀ", "shuffled Σ", "shuffled sqrt Σ", "shuffled log(Σ+εI)"}
+ALWAYS = {"mean", "mean_std", "max", "first", "last", "attention", "light_attention", "composition"}
+CONTROLS = {
+    "mean_outer",
+    "mean+mean_outer",
+    "shuffled_covariance",
+    "shuffled_sqrt_covariance",
+    "shuffled_log_covariance",
+}
 
 
 def test_matched_rank():
@@ -20,59 +28,73 @@ def test_matched_rank():
         assert r * (r + 1) // 2 <= d < (r + 1) * (r + 2) // 2
 
 
-@pytest.mark.parametrize(("features", "has_cls"), [(32, False), (384, True)])
-def test_make_rows(features, has_cls):
-    rows = make_rows(CompareConfig(), features, has_cls)
-    labels = [row.label for row in rows]
+@pytest.mark.parametrize(("features", "has_special"), [(32, False), (384, True)])
+def test_choose_recipes(features, has_special):
+    rows = choose_recipes(CompareConfig(), features, has_special)
+    labels = [row.name for row in rows]
     assert labels[0] == "mean"  # the reference of every difference
     assert set(labels) >= ALWAYS | CONTROLS
-    assert ("CLS" in labels) == has_cls
-    assert f"PCA-√Σ rank {matched_rank(features)}" in labels
-    assert len({slug(label) for label in labels}) == len(labels)
-    assert {part for row in rows for part in row.parts} <= set(labels)
-    assert ("sqrt Σ, 1024 components" in labels) == (features > 90)
-    replicas = [row for row in rows if row.replica_of]
+    assert ("cls" in labels) == has_special
+    assert f"pca_sqrt_covariance_{matched_rank(features)}" in labels
+    assert len(set(labels)) == len(labels)
+    assert {part for row in rows for part in parts_of(row)} <= set(labels)
+    assert ("sqrt_covariance_1024_components" in labels) == (features > 90)
+    replicas = [row for row in rows if getattr(row, "replica_of", "")]
     assert len(replicas) == 6  # three pools, two further seeds each
     for row in rows:
-        if row.pooler and not row.rank:
-            options = {"features": row.width or features, "seed": row.seed} if row.training else {}
+        if isinstance(row, Pooled) and not row.rank:
+            trained = isinstance(row, Trained)
+            options = {"features": row.width or features, "seed": row.seed} if trained else {}
             get_pooler(row.pooler, **dict(row.options), **options)
 
 
 def test_a_rank_beyond_the_features_is_named():
     with pytest.raises(InputError, match="ranks: 33 is more than the encoder's 32 features"):
-        make_rows(dataclasses.replace(CompareConfig(), ranks=(4, 33)), 32, False)
+        choose_recipes(dataclasses.replace(CompareConfig(), ranks=(4, 33)), 32, False)
 
 
 def test_rows_chooses_by_label_and_keeps_the_order():
-    config = CompareConfig(rows=("covariance Σ", "mean", "attention"), sae_latents=64)
-    rows = make_rows(config, 32, False)
-    assert [row.label for row in rows] == [
+    config = CompareConfig(rows=("covariance", "mean", "attention"), sae_latents=64)
+    rows = choose_recipes(config, 32, False)
+    assert [row.name for row in rows] == [
         "mean",
         "attention",
-        "attention, seed 1",
-        "attention, seed 2",
-        "covariance Σ",
+        "attention_seed_1",
+        "attention_seed_2",
+        "covariance",
     ]
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (("mean", "covariance"), "rows: 'covariance' is not one of mean, "),
-        (("mean", "mean + sqrt Σ"), "rows: 'mean \\+ sqrt Σ' needs 'sqrt Σ' too"),
-        (("mean", "max"), "rows: mean, max has no second-order pooler"),
+        (("mean", "covarianc"), "rows: 'covarianc' is not one of the recipes; did you mean covariance"),
+        (("mean", "mean+sqrt_covariance"), r"rows: 'mean\+sqrt_covariance' needs 'sqrt_covariance' too"),
+        (("mean", "max"), "rows: mean, max has no second-order recipe"),
     ],
 )
 def test_rows_that_cannot_be_made_are_named(rows, message):
     with pytest.raises(InputError, match=message):
-        make_rows(CompareConfig(rows=rows), 32, False)
+        choose_recipes(CompareConfig(rows=rows), 32, False)
 
 
 def test_bases_and_a_sparse_autoencoder_add_their_rows():
     config = CompareConfig(bases=("pca", "tucker", "random"), ranks=(4,), sae_latents=64, sae_k=4)
-    rows = {row.label: row for row in make_rows(config, 32, False)}
-    assert rows["Tucker-√Σ rank 4"].basis == "tucker"
-    assert rows["random-Σ rank 4"].basis == "random"
-    assert dict(rows["SAE mean"].sae) == {"latents": 64, "k": 4, "steps": config.sae_steps}
-    assert rows["SAE co-occurrence"].sae == rows["SAE mean"].sae  # one autoencoder serves all its rows
+    rows = {row.name: row for row in choose_recipes(config, 32, False)}
+    assert rows["tucker_sqrt_covariance_4"].basis == "tucker"
+    assert rows["random_covariance_4"].basis == "random"
+    assert dict(rows["sae_mean"].autoencoder) == {"latents": 64, "k": 4, "steps": config.sae_steps}
+    assert rows["sae_cooccurrence"].autoencoder == rows["sae_mean"].autoencoder  # one autoencoder serves all its rows
+
+
+def test_every_name_is_ascii_and_gives_its_recipe():
+    for name in recipe_names():
+        assert name.isascii()
+        assert not set(name) & set(" ,;/")
+        *parts, recipe = get_recipe(name)
+        assert recipe.name == name
+        assert tuple(part.name for part in parts) == parts_of(recipe)
+    assert get_recipe("pca_covariance_7")[-1].rank == 7
+    assert get_recipe("log_covariance_12_components")[-1].count == 12
+    with pytest.raises(InputError, match="did you mean log_covariance"):
+        get_recipe("log_covarianze")

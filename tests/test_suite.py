@@ -212,7 +212,7 @@ def test_too_few_resamples_for_holm_are_said(tmp_path):
 
 
 def test_relative_line_without_a_positive_reference():
-    entry = {"task": "t", "targets": 1, "reference_r2": -0.1, "rows": {"sqrt Σ": {"r2": 0.2, "percent": None}}}
+    entry = {"task": "t", "targets": 1, "reference_r2": -0.1, "rows": {"sqrt_covariance": {"r2": 0.2, "percent": None}}}
     assert "not positive, so no percentage; R² sqrt Σ 0.200" in relative_line(entry)
 
 

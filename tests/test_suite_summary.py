@@ -22,30 +22,30 @@ from tests.suite_examples import example
 
 WINS = {
     "mean": (0.50, 0.40),
-    "mean+std": (0.55, 0.45),
-    "covariance Σ": (0.70, 0.62),
-    "sqrt Σ": (0.80, 0.60),
-    "PCA-Σ rank 2": (0.30, 0.20),
-    "PCA-Σ rank 4": (0.45, 0.35),
-    "outer product μμᵀ": (0.60, 0.46),
-    "mean + μμᵀ": (0.58, 0.50),
-    "shuffled Σ": (0.40, 0.30),
-    "shuffled sqrt Σ": (0.65, 0.47),
+    "mean_std": (0.55, 0.45),
+    "covariance": (0.70, 0.62),
+    "sqrt_covariance": (0.80, 0.60),
+    "pca_covariance_2": (0.30, 0.20),
+    "pca_covariance_4": (0.45, 0.35),
+    "mean_outer": (0.60, 0.46),
+    "mean+mean_outer": (0.58, 0.50),
+    "shuffled_covariance": (0.40, 0.30),
+    "shuffled_sqrt_covariance": (0.65, 0.47),
     "composition": (0.20, 0.10),
 }
-LOSES = {"mean": (0.5, 0.5), "sqrt Σ": (0.6, 0.45), "outer product μμᵀ": (0.55, 0.52), "composition": (0.7, 0.6)}
+LOSES = {"mean": (0.5, 0.5), "sqrt_covariance": (0.6, 0.45), "mean_outer": (0.55, 0.52), "composition": (0.7, 0.6)}
 
 
 def test_choices_are_made_on_validation_and_the_parts_form_a_chain():
     rows = example("wins", WINS)["rows"]
     assert planned_pairs(rows, "mean", "ridge") == {
-        "gain": ("sqrt Σ", "mean"),  # covariance Σ is higher on the test set
-        "over_control": ("sqrt Σ", "shuffled sqrt Σ"),
-        "over_composition": ("sqrt Σ", "composition"),
-        "whole_gain": ("sqrt Σ", "mean"),
-        "quadratic": ("outer product μμᵀ", "mean"),  # mean + μμᵀ is higher on the test set
-        "marginal": ("shuffled sqrt Σ", "outer product μμᵀ"),
-        "co_occurrence": ("sqrt Σ", "shuffled sqrt Σ"),
+        "gain": ("sqrt_covariance", "mean"),  # covariance Σ is higher on the test set
+        "over_control": ("sqrt_covariance", "shuffled_sqrt_covariance"),
+        "over_composition": ("sqrt_covariance", "composition"),
+        "whole_gain": ("sqrt_covariance", "mean"),
+        "quadratic": ("mean_outer", "mean"),  # mean + μμᵀ is higher on the test set
+        "marginal": ("shuffled_sqrt_covariance", "mean_outer"),
+        "co_occurrence": ("sqrt_covariance", "shuffled_sqrt_covariance"),
     }
 
 
@@ -62,7 +62,7 @@ def test_decomposition_by_hand_adds_up():
 
 
 def test_a_control_that_does_not_help_on_validation_takes_no_part():
-    scores = WINS | {"outer product μμᵀ": (0.50, 0.9), "mean + μμᵀ": (0.4, 0.9), "shuffled sqrt Σ": (0.3, 0.9)}
+    scores = WINS | {"mean_outer": (0.50, 0.9), "mean+mean_outer": (0.4, 0.9), "shuffled_sqrt_covariance": (0.3, 0.9)}
     (entry,) = decomposition({"t": example("t", scores)})
     for name in ("quadratic", "marginal"):
         assert (entry[name]["value"], entry[name]["interval"], entry[name]["p_value"]) == (0, [0, 0], 1)
@@ -71,7 +71,12 @@ def test_a_control_that_does_not_help_on_validation_takes_no_part():
 
 
 def test_no_decomposition_without_a_twin_or_a_quadratic_control():
-    assert decomposition({"t": example("t", {k: WINS[k] for k in ("mean", "sqrt Σ", "shuffled sqrt Σ")})}) == []
+    assert (
+        decomposition(
+            {"t": example("t", {k: WINS[k] for k in ("mean", "sqrt_covariance", "shuffled_sqrt_covariance")})}
+        )
+        == []
+    )
     assert decomposition({"t": example("t", LOSES)}) == []
 
 
@@ -85,7 +90,7 @@ def test_paired_draws_give_intervals_and_p_values(rng):
     assert found["over_control"]["p_value"] == pytest.approx(2 / 1000)
     np.testing.assert_allclose(
         found["marginal"]["interval"],
-        np.quantile(draws["shuffled sqrt Σ"] - draws["outer product μμᵀ"], [0.025, 0.975]),
+        np.quantile(draws["shuffled_sqrt_covariance"] - draws["mean_outer"], [0.025, 0.975]),
     )
 
 
@@ -113,24 +118,26 @@ def test_planned_comparisons_are_corrected_over_tasks_that_have_a_p_value():
 
 
 def test_contrasts_in_the_results_are_used_as_they_stand():
-    stored = {"gain": {"row": "sqrt Σ", "other": "mean", "value": 0.3, "interval": [0.1, 0.5], "p_value": 0.004}}
+    stored = {
+        "gain": {"row": "sqrt_covariance", "other": "mean", "value": 0.3, "interval": [0.1, 0.5], "p_value": 0.004}
+    }
     (entry,) = planned({"t": example("t", WINS, contrasts=stored)})["gain"]
     assert (entry["value"], entry["p_holm"]) == (0.3, 0.004)
 
 
 def test_headline_marks_the_best_on_the_test_set_and_the_chosen_row():
     (entry,) = headline({"t": example("t", WINS)})
-    assert (entry["best"], entry["chosen"]) == ("covariance Σ", "sqrt Σ")
-    assert "PCA-Σ rank 4" not in entry["cells"]
+    assert (entry["best"], entry["chosen"]) == ("covariance", "sqrt_covariance")
+    assert "pca_covariance_4" not in entry["cells"]
     assert entry["cells"]["composition"]["difference"] == pytest.approx(-0.3)
-    (entry,) = headline({"t": example("t", WINS | {"PCA-Σ rank 4": (0.9, 0.9)})})
-    assert entry["chosen"] == entry["best"] == "PCA-Σ rank 4"
+    (entry,) = headline({"t": example("t", WINS | {"pca_covariance_4": (0.9, 0.9)})})
+    assert entry["chosen"] == entry["best"] == "pca_covariance_4"
 
 
 def test_ranks_are_over_the_rows_that_all_tasks_have():
     found = average_ranks({"a": example("a", WINS), "b": example("b", LOSES)})
     # a: sqrt Σ 1, μμᵀ 2, mean 3, composition 4; b: composition 1, μμᵀ 2, mean 3, sqrt Σ 4.
-    assert found["ranks"] == {"outer product μμᵀ": 2, "sqrt Σ": 2.5, "composition": 2.5, "mean": 3}
+    assert found["ranks"] == {"mean_outer": 2, "sqrt_covariance": 2.5, "composition": 2.5, "mean": 3}
     assert found["chi_square"] == pytest.approx(12 * 2 / 20 * (4 + 6.25 + 6.25 + 9 - 25))
     assert "1 tasks" in average_ranks({"a": example("a", WINS)})["missing"]
 
@@ -148,9 +155,9 @@ def test_rank_curves_end_with_the_whole_matrix():
 
 
 def test_compactness_is_the_share_of_the_whole_gain():
-    (entry,) = compactness({"t": example("t", WINS | {"PCA-Σ rank 4": (0.45, 0.55)})}, limit=10)
-    assert entry["compact"]["row"] == "PCA-Σ rank 4"
-    assert entry["whole"]["row"] == "sqrt Σ"
+    (entry,) = compactness({"t": example("t", WINS | {"pca_covariance_4": (0.45, 0.55)})}, limit=10)
+    assert entry["compact"]["row"] == "pca_covariance_4"
+    assert entry["whole"]["row"] == "sqrt_covariance"
     assert entry["share"] == pytest.approx(0.15 / 0.20)
     (entry,) = compactness({"t": example("t", LOSES)})
     assert entry["share"] is None
@@ -160,10 +167,10 @@ def test_compactness_is_the_share_of_the_whole_gain():
 def test_relative_r2_is_in_percent_of_the_mean():
     tasks = {"a": example("a", WINS, task="regression"), "b": example("b", WINS)}
     (entry,) = relative_r2(tasks)
-    assert entry["rows"]["covariance Σ"]["percent"] == pytest.approx(55)
-    assert entry["rows"]["PCA-Σ rank 2"]["percent"] == pytest.approx(-50)
+    assert entry["rows"]["covariance"]["percent"] == pytest.approx(55)
+    assert entry["rows"]["pca_covariance_2"]["percent"] == pytest.approx(-50)
     tasks["a"] = example("a", WINS | {"mean": (0.1, -0.01)}, task="regression")
-    assert relative_r2(tasks)[0]["rows"]["sqrt Σ"]["percent"] is None
+    assert relative_r2(tasks)[0]["rows"]["sqrt_covariance"]["percent"] is None
 
 
 def lost_to_composition():
@@ -192,7 +199,7 @@ def test_losses_name_what_is_not_above_and_only_facts_the_numbers_support():
 
 
 def test_an_undecided_gain_states_what_its_interval_rests_on():
-    undecided = LOSES | {"sqrt Σ": (0.6, 0.51)}
+    undecided = LOSES | {"sqrt_covariance": (0.6, 0.51)}
     for fields, units in (({}, "40 test sequences"), ({"groups": {"test": 7}}, "7 test groups")):
         (entry,) = losses({"t": example("t", undecided, **fields)})
         assert entry["not_above"][0]["verdict"] == "undecided"
@@ -200,7 +207,7 @@ def test_an_undecided_gain_states_what_its_interval_rests_on():
 
 
 def test_losses_against_a_control_alone_are_not_called_co_occurrence():
-    scores = WINS | {"shuffled sqrt Σ": (0.75, 0.61)}
+    scores = WINS | {"shuffled_sqrt_covariance": (0.75, 0.61)}
     result = example("t", scores)
     result["rows"][3]["probes"]["ridge"]["at_edge"] = True
     (entry,) = losses({"t": result})
@@ -211,7 +218,7 @@ def test_losses_against_a_control_alone_are_not_called_co_occurrence():
 
 
 def test_summary_is_json_and_tolerates_tasks_without_second_order_rows():
-    bare = example("bare", {"mean": (0.5, 0.5), "mean+std": (0.6, 0.6)})
+    bare = example("bare", {"mean": (0.5, 0.5), "mean_std": (0.6, 0.6)})
     summary = summarise_suite({"bare": bare, "a": example("a", WINS)})
     assert json.loads(json.dumps(summary)) is not None
     assert summary["headline"][0]["chosen"] is None

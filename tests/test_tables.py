@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from covjax.comparison import tables
-from covjax.comparison.tables import Table, make_table, principal_components, side_by_side
+from covjax.embedding import tables
+from covjax.embedding.tables import Table, make_table, principal_components, side_by_side
 from covjax.probes import fit_ridge_path
 
 TRAIN = np.arange(20)

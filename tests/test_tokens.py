@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from covjax.comparison.tokens import TokenSet, standardiser
+from covjax.activations import EncodedTokens
+from covjax.activations.standardiser import standardiser
 from covjax.data import Dataset
 from covjax.encoders import load
 from covjax.encoders.unirep import UniRep
@@ -30,16 +31,16 @@ def whole(tokens):
     found = {}
     for batch in tokens.walk("test"):
         for place, row in enumerate(batch.rows):
-            found[row] = batch.tokens[place][batch.weights[place] > 0], batch.cls[place]
+            found[row] = batch.tokens[place][batch.weights[place] > 0], batch.special[place]
         assert not batch.weights[len(batch.rows) :].any()
     return found
 
 
 @pytest.mark.slow
 def test_kept_tokens_are_those_of_every_walk_and_of_the_encoder(bert, data):
-    kept, fresh = (TokenSet(bert, data, 1, 64, gib) for gib in (1.0, 0.0))
+    kept, fresh = (EncodedTokens(bert, data.sequences, 1, 64, gib) for gib in (1.0, 0.0))
     assert (kept.fits, fresh.fits) == (True, False)
-    assert kept.has_cls
+    assert kept.has_special
     assert kept.median_tokens() == 9  # of 5, 9, 12, 7, 9 and 30 residues
     first, again, made = whole(kept), whole(kept), whole(fresh)
     assert sorted(first) == list(range(6))
@@ -52,11 +53,11 @@ def test_kept_tokens_are_those_of_every_walk_and_of_the_encoder(bert, data):
 
 
 def test_a_recurrent_model_has_no_token_that_saw_the_sequence(data):
-    assert not TokenSet(UniRep(random_weights()), data, 0, 64, 1.0).has_cls
+    assert not EncodedTokens(UniRep(random_weights()), data.sequences, 0, 64, 1.0).has_special
 
 
 def test_mixed_batches_hold_every_chosen_row_once_and_are_always_the_same(bert, data):
-    tokens = TokenSet(bert, data, 1, 64, 1.0)
+    tokens = EncodedTokens(bert, data.sequences, 1, 64, 1.0)
     every = whole(tokens)
     rows = np.array([0, 2, 3, 5])
     passes = [list(tokens.mixed(rows, 32)) for _ in range(2)]
@@ -67,11 +68,11 @@ def test_mixed_batches_hold_every_chosen_row_once_and_are_always_the_same(bert, 
             np.testing.assert_array_equal(a.tokens[place][a.weights[place] > 0], every[row][0])
     assert sorted(np.concatenate([batch.rows for batch in passes[0]])) == [0, 2, 3, 5]
     with pytest.raises(InputError, match="max_memory_gib: a pool needs the tokens in memory"):
-        TokenSet(bert, data, 1, 64, 0.0).require_kept("a pool")
+        EncodedTokens(bert, data.sequences, 1, 64, 0.0).require_kept("a pool")
 
 
 def test_standardiser(bert, data):
-    tokens = TokenSet(bert, data, 1, 64, 1.0)
+    tokens = EncodedTokens(bert, data.sequences, 1, 64, 1.0)
     every = whole(tokens)
     train = np.array([1, 4])
     together = np.concatenate([every[row][0] for row in train]).astype(np.float64)

@@ -28,6 +28,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covjax import checkpoint, encoders
+from covjax.activations import EncodedTokens
 from covjax.cli import exit_on_input_error, parse
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.features import make_features
@@ -36,43 +37,15 @@ from covjax.comparison.looks import record_look
 from covjax.comparison.probing import fit_probes
 from covjax.comparison.report import text_table, write_report
 from covjax.comparison.results import UNGROUPED, read_label_names, summarise
-from covjax.comparison.rows import make_rows
-from covjax.comparison.tokens import TokenSet
+from covjax.comparison.rows import choose_recipes
 from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.data.write import new_text
 from covjax.distributed import check_folder, is_first, job, once, same, wait
 from covjax.errors import InputError
+from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.sources import write_source
 
 COMMAND = "python -m eval.compare"
-# These fields change nothing of a row's features (the data's content stands in its fingerprint, a row's own settings in
-# its checkpoint): a run may go on with other values of them.
-NOT_IN_FEATURES = (
-    "name",
-    "data",
-    "source",
-    "sizes",
-    "output",
-    "penalties",
-    "probes",
-    "resamples",
-    "rows",
-    "ranks",
-    "bases",
-    "sae_latents",
-    "sae_k",
-    "sae_steps",
-    "sae_pairs",
-    "components",
-    "trained",
-    "steps",
-    "learning_rates",
-    "weight_decays",
-    "seeds",
-    "label_names",
-    "max_memory_gib",
-    "max_features_gib",
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,20 +99,20 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     _check_letters(encoder, data)
     if force:
         once(lambda: _remove(output))
-    fitted = {k: v for k, v in manifest["config"].items() if k not in NOT_IN_FEATURES}
+    decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
-    tokens = TokenSet(encoder, data, layer, config.token_budget, config.max_memory_gib, mesh)
-    rows = make_rows(config, tokens.features, tokens.has_cls)
+    tokens = EncodedTokens(encoder, data.sequences, layer, config.token_budget, config.max_memory_gib, mesh)
+    rows = choose_recipes(config, tokens.features, tokens.has_special)
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
-    tables = make_features(config, data, tokens, rows, output, manifest | {"config": fitted, "device": kind})
+    tables = make_features(config, data, tokens, rows, output, manifest | {"config": decisive, "device": kind})
     probes = fit_probes(config, data, tables, output, manifest)
     if not is_first():
         wait()  # while process 0 scores the test set and writes
         return json.loads((output / "results.json").read_text(encoding="utf-8"))
     results = _complete_results(output / "results.json", manifest)
     if results is None:
-        looks = record_look(output, manifest, command)
+        looks = record_look(output, decided_by(config, FEATURES, NUMBERS), manifest, command)
         results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command}, looks)
     else:
         print(f"results: complete in {output / 'results.json'}, reused")

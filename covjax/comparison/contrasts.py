@@ -6,16 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from covjax.comparison.config import COMPOSITION, CONTROL, SECOND_ORDER
 from covjax.metrics import bootstrap_p_value, interval
-
-# The same pooler after each feature was shuffled within its sequence.
-TWINS = {
-    "covariance Σ": "shuffled Σ",
-    "sqrt Σ": "shuffled sqrt Σ",
-    "log(Σ+εI)": "shuffled log(Σ+εI)",
-}
-QUADRATIC = ("outer product μμᵀ", "mean + μμᵀ")
+from covjax.recipes.base import COMPOSITION, CONTROL, SECOND_ORDER
+from covjax.recipes.controls import QUADRATIC, TWINS
 
 
 def planned_pairs(rows: Sequence[dict[str, Any]], reference: str, probe: str) -> dict[str, tuple[str, str]]:
@@ -26,7 +19,7 @@ def planned_pairs(rows: Sequence[dict[str, Any]], reference: str, probe: str) ->
     shuffled twin:
 
         whole_gain    W − mean                           = quadratic + marginal + co_occurrence
-        quadratic     first − mean,    first  = the best of mean, μμᵀ, mean + μμᵀ
+        quadratic     first − mean,    first  = the best of mean, mean_outer, mean+mean_outer
         marginal      second − first,  second = the best of first and shuffled W
         co_occurrence W − second
 

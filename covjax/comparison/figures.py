@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from covjax.comparison.rows import TRUNCATED
+from covjax.recipes.truncated import FAMILIES
 
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
 COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}
@@ -78,7 +78,7 @@ def _differences(results: dict[str, Any]) -> Figure:
             axes.barh(position, score["difference"], height * 0.9, color=COLOURS[row["role"]], alpha=(0.9, 0.5)[p])
             axes.plot([low, high], [position] * 2, color="black", linewidth=1)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row["title"] for row in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel(f"test {results['primary_name']} minus {results['reference']} (95 % paired bootstrap interval)")
     roles = list(dict.fromkeys(row["role"] for row in rows[::-1]))
@@ -93,12 +93,12 @@ def _differences(results: dict[str, Any]) -> Figure:
 
 
 FAMILY_COLOURS = {
-    "PCA-Σ": "#0072B2",
-    "PCA-√Σ": "#CC79A7",
-    "Tucker-Σ": "#56B4E9",
-    "Tucker-√Σ": "#D55E00",
-    "random-Σ": "#999999",
-    "random-√Σ": "#009E73",
+    "pca_covariance": "#0072B2",
+    "pca_sqrt_covariance": "#CC79A7",
+    "tucker_covariance": "#56B4E9",
+    "tucker_sqrt_covariance": "#D55E00",
+    "random_covariance": "#999999",
+    "random_sqrt_covariance": "#009E73",
 }
 
 
@@ -107,16 +107,17 @@ def _rank(results: dict[str, Any]) -> Figure:
     rows = {row["label"]: row for row in results["rows"]}
     width = results["encoder_features"]
     ranks: set[int] = set()
-    for prefix, whole in TRUNCATED.items():
-        colour = FAMILY_COLOURS[prefix]
-        shown = {row["rank"]: row for label, row in rows.items() if label.startswith(f"{prefix} ")}
+    for family, whole in FAMILIES.items():
+        colour = FAMILY_COLOURS[family]
+        shown = {row["rank"]: row for row in rows.values() if row["family"] == family}
+        title = next((row["title"].partition(" rank ")[0] for row in shown.values()), family)
         if shown and whole in rows:
             shown[width] = rows[whole]
         ranks |= set(shown)
         for probe in results["probes"] if shown else ():
             scores = [_primary(row, results, probe) for row in shown.values()]
             style = MARKERS[probe] + LINES[probe]
-            name = f"{prefix}, {probe}"
+            name = f"{title}, {probe}"
             axes.plot(list(shown), [s["value"] for s in scores], style, color=colour, label=name)
             lows, highs = np.array([s["interval"] for s in scores]).T
             axes.fill_between(list(shown), lows, highs, color=colour, alpha=0.08, linewidth=0)
@@ -138,6 +139,7 @@ def _terms(results: dict[str, Any]) -> Figure:
     metric = results["primary"]
     rows = {row["label"]: row for row in results["rows"]}
     best = results["best_second_order"]
+    shown = rows[best]["title"]
     x = rows[results["reference"]]["probes"][probe]["per_term"][metric]
     y = rows[best]["probes"][probe]["per_term"][metric]
     figure, axes = plt.subplots(figsize=(4.8, 4.8))
@@ -154,7 +156,7 @@ def _terms(results: dict[str, Any]) -> Figure:
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     name = results["primary_name"].removeprefix("macro ")
     axes.set_xlabel(f"test {name} of each label, {results['reference']}")
-    axes.set_ylabel(f"test {name} of each label, {best}")
-    axes.set_title(f"above the line: {best} is better ({probe} probe; area ~ test positives)", fontsize=8)
+    axes.set_ylabel(f"test {name} of each label, {shown}")
+    axes.set_title(f"above the line: {shown} is better ({probe} probe; area ~ test positives)", fontsize=8)
     figure.tight_layout()
     return figure

@@ -10,15 +10,12 @@ from covjax.data.write import new_text
 from covjax.errors import InputError
 
 NAME = "test-looks.jsonl"
-# Names, places and limits; what data, encoder and layer are, their digests say.
-NOT_IN_NUMBERS = (
-    *("name", "output", "data", "source", "sizes", "encoder", "layer"),
-    *("max_length", "label_names", "max_memory_gib", "max_features_gib"),
-)
 
 
-def record_look(folder: Path, manifest: dict[str, Any], command: str) -> int:
+def record_look(folder: Path, settings: dict[str, Any], manifest: dict[str, Any], command: str) -> int:
     """Note that the test set is scored under these settings; how many settings were scored from this folder.
+
+    `settings` are the fields that decide numbers (`covjax.options.decided_by`).
 
     The same config, data and encoder again, which give the same numbers, are no new look; neither names and places
     nor the machine count. Other data do, such as another split of the same. --force removes all but this record.
@@ -26,19 +23,18 @@ def record_look(folder: Path, manifest: dict[str, Any], command: str) -> int:
     Raises InputError for a record that cannot be read.
     """
     data, encoder = manifest["data"]["fingerprint"], manifest["encoder"]
-    chosen = {key: value for key, value in manifest["config"].items() if key not in NOT_IN_NUMBERS}
-    text = json.dumps([data, encoder["weights_digest"], encoder["layer"], chosen], sort_keys=True)
-    settings = hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps([data, encoder["weights_digest"], encoder["layer"], settings], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
     path = folder / NAME
     try:
         looks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
         known = {look["settings"] for look in looks}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"output: {path} is damaged; it records every look at the test set") from None
-    if settings not in known:
+    if digest not in known:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        look = {"time": now, "data": data, "settings": settings, "command": command}
+        look = {"time": now, "data": data, "settings": digest, "command": command}
         with new_text(path) as file:
             file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in [*looks, look])
-        known.add(settings)
+        known.add(digest)
     return len(known)

@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from covjax import checkpoint
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.features import Tables, slug
+from covjax.comparison.features import Tables
 from covjax.comparison.reuse import find_complete, load_rest
-from covjax.comparison.tables import Table
 from covjax.comparison.tasks import TASKS, Task, macro, predictions
 from covjax.data import Dataset
 from covjax.distributed import is_first, share, wait
+from covjax.embedding.tables import Table
 from covjax.errors import InputError
 from covjax.probes import DualProbe, LinearProbe
 from covjax.probes.logistic import logistic_path
@@ -58,7 +58,7 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         table = tables[label]
         empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
         like = {name: {"probe": empty, "scores": 0} for name in names}
-        found = checkpoint.load_complete(folder / slug(label), like, _settings(config, manifest, names, table))
+        found = checkpoint.load_complete(folder / label, like, _settings(config, manifest, names, table))
         return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
 
     fitted, missing = find_complete(list(tables), load)
@@ -81,7 +81,7 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         fits = threads.map(fit, own)
         bar = tqdm(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
         for label, fitted[label] in zip(own, bar):
-            _save(folder / slug(label), fitted[label], _settings(config, manifest, names, tables[label]))
+            _save(folder / label, fitted[label], _settings(config, manifest, names, tables[label]))
     wait()
     return load_rest(tables, fitted, load, folder) if is_first() else {}
 

@@ -4,8 +4,8 @@ import html
 from pathlib import Path
 from typing import Any
 
-from covjax.comparison.config import CONTROL, TRAINED
-from covjax.comparison.rows import LIGHT_WIDTH
+from covjax.recipes.base import CONTROL, TRAINED
+from covjax.recipes.trained import LIGHT_WIDTH
 
 STYLE = """
 :root{--ink:#1b1b1b;--soft:#666;--line:#ddd;--good:#00614a;--bad:#a33c00}
@@ -107,7 +107,7 @@ def _headline(results: dict[str, Any]) -> str:
     controls = [row for row in results["rows"] if row["role"] == CONTROL]
     verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable from it"
     return (
-        f"Chosen on validation among the second-order poolers: <b>{_e(best['label'])}</b>. On the test set its "
+        f"Chosen on validation among the second-order poolers: <b>{_e(best['title'])}</b>. On the test set its "
         f"{_e(results['primary_name'])} is <b>{score['value']:.3f}</b> ({_e(probe)} probe), against "
         f"{_e(results['reference'])} <b>{score['difference']:+.3f}</b> [{low:+.3f}, {high:+.3f}]: "
         f"<b>{verdict}</b>. {_over_control(results)}{_strongest(controls, results, probe)}"
@@ -119,16 +119,16 @@ def _over_control(results: dict[str, Any]) -> str:
     if entry is None or entry["interval"] is None:
         return ""
     low, high = entry["interval"]
+    title = next(row["title"] for row in results["rows"] if row["label"] == entry["other"])
     return (
-        f"Against {_e(entry['other'])}, the best control on validation: <b>{entry['value']:+.3f}</b> [{low:+.3f}, "
-        f"{high:+.3f}]. "
+        f"Against {_e(title)}, the best control on validation: <b>{entry['value']:+.3f}</b> [{low:+.3f}, {high:+.3f}]. "
     )
 
 
 def _strongest(controls: list[dict[str, Any]], results: dict[str, Any], probe: str) -> str:
     if not controls:
         return "No control was asked for (--rows): whether a gain is co-occurrence is open."
-    scores = {row["label"]: row["probes"][probe]["test"][results["primary"]] for row in controls}
+    scores = {row["title"]: row["probes"][probe]["test"][results["primary"]] for row in controls}
     label = max(scores, key=lambda name: scores[name]["value"])
     return (
         f"The strongest control on the test set, {_e(label)}, reaches {scores[label]['value']:.3f} "
@@ -159,14 +159,14 @@ def _how_to_read(results: dict[str, Any]) -> str:
         "but no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys it. "
         "A gain over the reference that does not also beat the controls is not covariance."
     )
-    if any(label.startswith(TRAINED) for label in labels):
+    if any(label in TRAINED for label in labels):
         text += (
             " Trained pools (attention, light attention, projected) are fitted on the task with AdamW, all with the "
             "same steps and grid, then frozen and probed like every other row; their value is the mean over seeds "
             f"{', '.join(map(str, results['manifest']['config']['seeds']))}, and light attention sees the first "
             f"{LIGHT_WIDTH} principal components where a token has more features."
         )
-    if any(label.startswith(("SAE", "Tucker")) for label in labels):
+    if any(label.startswith(("sae", "tucker")) for label in labels):
         text += " Tucker bases and sparse autoencoders (SAE) come from the training sequences' tokens, without labels."
     return text
 
@@ -182,7 +182,7 @@ def _table(results: dict[str, Any], probe: str) -> str:
             role = row["role"]
             cells.append(f"<tr class='role'><td colspan='{len(metrics) + 4}'>{_e(role)}</td></tr>")
         fit = row["probes"][probe]
-        cells.append(f"<tr><td>{_e(row['label'])}</td><td>{row['num_features']:,}</td>")
+        cells.append(f"<tr><td>{_e(row['title'])}</td><td>{row['num_features']:,}</td>")
         cells += [f"<td>{_number(fit['test'][metric]['value'])}</td>" for metric in metrics]
         cells.append(f"<td>{_difference(row, fit, results)}</td><td>{fit['penalty']:g}</td></tr>")
     return "".join(cells) + "</tbody></table>"
@@ -205,9 +205,9 @@ def _difference(row: dict[str, Any], fit: dict[str, Any], results: dict[str, Any
 def _term_table(results: dict[str, Any]) -> str:
     probe, metric = results["probes"][0], results["primary"]
     rows = {row["label"]: row for row in results["rows"]}
-    wanted = dict.fromkeys([results["reference"], "covariance Σ", results["best_second_order"]])
+    wanted = dict.fromkeys([results["reference"], "covariance", results["best_second_order"]])
     shown = [label for label in wanted if label in rows]
-    head = "".join(f"<th>{_e(label)}</th>" for label in shown)
+    head = "".join(f"<th>{_e(rows[label]['title'])}</th>" for label in shown)
     cells = [f"<table><thead><tr><th>label</th><th>train</th><th>test</th>{head}</tr></thead><tbody>"]
     for j, term in enumerate(results["terms"]):
         name = term["name"] if term["name"] == term["label"] else f"{term['name']} ({term['label']})"

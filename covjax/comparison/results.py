@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from covjax.comparison.config import SECOND_ORDER, CompareConfig
+from covjax.activations import ArrayTokens
+from covjax.comparison.config import CompareConfig
 from covjax.comparison.contrasts import contrasts
 from covjax.comparison.features import Tables
 from covjax.comparison.probing import Probes, probe_names
-from covjax.comparison.rows import Row, matched_rank
 from covjax.comparison.tasks import TASKS, macro, predictions
-from covjax.comparison.tokens import TokenSet
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
+from covjax.recipes import Recipe
+from covjax.recipes.base import SECOND_ORDER
+from covjax.recipes.truncated import matched_rank
 
 REFERENCE = "mean"
 FEW_GROUPS = 20
@@ -27,8 +29,8 @@ UNGROUPED = "no column 'group': only identical sequences are kept on one side of
 def summarise(
     config: CompareConfig,
     data: Dataset,
-    tokens: TokenSet,
-    rows: tuple[Row, ...],
+    tokens: ArrayTokens,
+    recipes: tuple[Recipe, ...],
     tables: Tables,
     probes: Probes,
     manifest: dict[str, Any],
@@ -51,10 +53,12 @@ def summarise(
     entries: list[dict[str, Any]] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
-    for row in tqdm([row for row in rows if not row.replica_of], desc=f"{'score test':>12}", unit="pooler"):
-        labels = [row.label, *[other.label for other in rows if other.replica_of == row.label]]
-        entry: dict[str, Any] = {"label": row.label, "role": row.role, "rank": row.rank, "probes": {}}
-        entry["num_features"] = tables[row.label].num_features
+    shown_rows = [recipe for recipe in recipes if not getattr(recipe, "replica_of", "")]
+    for recipe in tqdm(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
+        labels = [each.name for each in recipes if recipe.name in (each.name, getattr(each, "replica_of", ""))]
+        entry: dict[str, Any] = {"label": recipe.name, "title": recipe.title, "role": recipe.role}
+        entry |= {"family": recipe.family, "rank": recipe.rank, "probes": {}}
+        entry["num_features"] = tables[recipe.name].num_features
         for name in names:
             fits = [probes[label][name] for label in labels]
             shown = next((fit for fit in fits if fit.penalty in edges), fits[0])  # of the seeds
@@ -65,7 +69,7 @@ def summarise(
                 draws = np.mean([_macro_draws(metric(truth, each, counts)) for each in scores], axis=0)
                 value = float(macro(values))
                 if (name, key) == (names[0], task.primary):
-                    planned[row.label] = draws
+                    planned[recipe.name] = draws
                 base, base_draws = reference.setdefault((name, key), (value, draws))  # the first row is the reference
                 test_scores[key] = {
                     "value": value,

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from covjax.cli import option
 from covjax.errors import InputError
+from covjax.options import option
 
 
 @dataclasses.dataclass(frozen=True)

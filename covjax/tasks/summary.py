@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from covjax.comparison.config import COMPOSITION, SECOND_ORDER
-from covjax.comparison.contrasts import TWINS, contrasts
-from covjax.comparison.rows import TRUNCATED
+from covjax.comparison.contrasts import contrasts
 from covjax.metrics import holm
+from covjax.recipes.base import COMPOSITION, SECOND_ORDER
+from covjax.recipes.controls import TWINS
+from covjax.recipes.truncated import FAMILIES
 from covjax.tasks.mean_ranks import cliques, mean_ranks
 
 Results = Mapping[str, dict[str, Any]]
 
 COMPACT = 4096
-WHOLE = ("second moment M", *TWINS, "mean + sqrt Σ", "mean + log(Σ+εI)")
+WHOLE = ("second_moment", *TWINS, "mean+sqrt_covariance", "mean+log_covariance")
 PLANNED = ("gain", "over_control", "over_composition")
 PARTS = ("quadratic", "marginal", "co_occurrence")
 # Genomic tracks: R² of covariance pooling over mean pooling, in percent of the mean's (Dooms, Wang, Pearce 2026).
@@ -160,9 +161,9 @@ def rank_curves(tasks: Results) -> list[dict[str, Any]]:
         curves: dict[str, list[dict[str, Any]]] = {}
         for row in results["rows"]:
             if row["rank"] and row["label"] in by_label:
-                family = row["label"].split(" rank ")[0]
+                family = row["family"]
                 curves.setdefault(family, []).append(_point(row["rank"], by_label[row["label"]], whole=False))
-        for family, whole in TRUNCATED.items():
+        for family, whole in FAMILIES.items():
             if family in curves and whole in by_label:
                 curves[family].append(_point(results["encoder_features"], by_label[whole], whole=True))
         if curves:

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from covjax.cli import option
 from covjax.errors import InputError
+from covjax.options import option
 
 # These decide where and how often something is written, not what comes out: a run may go on with other values of them.
 # Store, data and encoder stand in the identity of the activations by their content, what memory does to the order of

@@ -1,20 +1,21 @@
 """A sparse autoencoder of the training sequences' tokens, and the pools of its latents that are rows."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
-from covjax import get_pooler
+from covjax import Pooler, get_pooler
+from covjax.activations import ArrayTokens
+from covjax.activations.standardiser import Fit
 from covjax.autoencoders.arrays import agree_module
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
-from covjax.comparison.rows import Row
-from covjax.comparison.tokens import Fit, TokenSet
 from covjax.data.activations import HeldActivations
 from covjax.distributed import agree, is_first
+from covjax.recipes.base import SparsePooled
 from covjax.standardise import standardise
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.autoencoder_config import AutoencoderConfig
@@ -23,35 +24,34 @@ LOOKED_AT = 500  # sequences in which the frequent pairs are counted: a matter o
 
 
 def sparse_pools(
-    tokens: TokenSet,
+    tokens: ArrayTokens,
     train: np.ndarray,
-    rows: list[Row],
+    recipes: Sequence[SparsePooled],
     fit: Fit,
     identity: dict[str, Any],
     seed: int,
     folder: Path,
-) -> dict[str, Callable[[Array, Array], Array]]:
-    """Label → (standardised tokens, weights) → features, for rows of one autoencoder: trained without labels.
+) -> list[Pooler]:
+    """The poolers of recipes on one autoencoder, which is trained without labels.
 
     The training is `covjax.training.autoencoder`'s, on the training sequences, a tenth of them held out for its own
-    figures; a killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs most frequent in some of these.
+    figures; a killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs that are most frequent
+    in some of these.
     """
-    first = rows[0]
     kept = tokens.kept(train)
     whole = np.concatenate(kept)  # one shape: eager operations are compiled for every length anew
     lengths = np.array([len(x) for x in kept])
     held = HeldActivations(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), lengths, identity)
-    options = dict(first.sae)
-    steps = options.pop("steps")
+    options, steps = sparse_options(recipes[0]), dict(recipes[0].autoencoder)["steps"]
     # The same for 1, 2, 4, 8 devices, so that a killed training goes on with another number of them; others round up.
     batch = 1 << (min(2048, max(int(lengths.sum()) // 2, 1)).bit_length() - 1)
     batch = -(-batch // jax.device_count()) * jax.device_count()
     config = AutoencoderConfig(
         output=str(folder),
         data="the comparison's training tokens",
-        encoder=tokens.encoder.name,
+        encoder=tokens.name,
         kind="topk",
-        options=options | {"aux_k": min(64, options["latents"])},
+        options=options,
         steps=steps,
         batch=batch,
         warmup=min(100, steps),
@@ -63,13 +63,19 @@ def sparse_pools(
     shown = ", ".join(f"{name} {value:.3f}" for name, value in result.held_out.items())
     print(f"sparse autoencoder: {shown}", flush=True)
     agree_module(result.model)
-    pools: dict[str, Callable[[Array, Array], Array]] = {}
-    for row in rows:
-        given: dict[str, Any] = dict(row.options)
+    poolers = []
+    for recipe in recipes:
+        given: dict[str, Any] = dict(recipe.options)
         if "pairs" in given:
             given["pairs"] = _pairs(result.model, held, options["latents"], int(given["pairs"]))
-        pools[row.label] = get_pooler(row.pooler, autoencoder=result.model, **given)
-    return pools
+        poolers.append(get_pooler(recipe.pooler, autoencoder=result.model, **given))
+    return poolers
+
+
+def sparse_options(recipe: SparsePooled) -> dict[str, Any]:
+    """What `make_autoencoder("topk", …)` is given for a recipe."""
+    options = {name: value for name, value in recipe.autoencoder if name != "steps"}
+    return options | {"aux_k": min(64, options["latents"])}
 
 
 def _pairs(model: Any, held: HeldActivations, latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:

@@ -7,16 +7,17 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from covjax.activations import ArrayTokens
+from covjax.activations.standardiser import Fit, train_weights
 from covjax.autoencoders import solve_tucker
-from covjax.comparison.config import BASES
-from covjax.comparison.tokens import Fit, TokenSet, train_weights
 from covjax.distributed import agree, gather
 from covjax.moments import moments
+from covjax.recipes.base import BASES
 from covjax.standardise import standardise
 
 
 def make_bases(
-    tokens: TokenSet, fit: Fit, train: np.ndarray, wanted: Sequence[tuple[str, int]], seed: int, token_budget: int
+    tokens: ArrayTokens, fit: Fit, train: np.ndarray, wanted: Sequence[tuple[str, int]], seed: int, token_budget: int
 ) -> dict[tuple[str, int], Float[np.ndarray, "d r"]]:
     """Orthonormal columns for every (basis, rank), the same in all processes, which must call this together.
 
@@ -38,7 +39,7 @@ def make_bases(
     return agree(bases)  # an eigenvector's sign may depend on the machine
 
 
-def _pca(tokens: TokenSet, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
+def _pca(tokens: ArrayTokens, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
     @jax.jit
     def summed(x, w):
         return jax.vmap(lambda x, w: moments(standardise(x, w, *fit), w).covariance())(x, w).sum(0)
@@ -50,7 +51,9 @@ def _pca(tokens: TokenSet, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d 
     return np.linalg.eigh(total / len(train))[1][:, ::-1].astype(np.float32)
 
 
-def _tucker(tokens: TokenSet, fit: Fit, train: np.ndarray, ranks: Sequence[int], token_budget: int) -> list[np.ndarray]:
+def _tucker(
+    tokens: ArrayTokens, fit: Fit, train: np.ndarray, ranks: Sequence[int], token_budget: int
+) -> list[np.ndarray]:
     batches: list[Any] = [
         (np.asarray(standardise(batch.tokens, batch.weights, *fit)), batch.weights)
         for batch in tokens.mixed(train, token_budget)

@@ -1,0 +1,6 @@
+"""Where token activations come from, and the one pass over them."""
+
+from covjax.activations.encoded import EncodedTokens
+from covjax.activations.tokens import ArrayTokens, Batch
+
+__all__ = ["ArrayTokens", "Batch", "EncodedTokens"]

@@ -1,0 +1,133 @@
+"""The tokens of an encoder over sequences: kept in memory where they fit, else made anew at every walk."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from covjax.activations.tokens import ArrayTokens, Batch, progress
+from covjax.encoders import Encoder, embed, tokenize
+from covjax.encoders.embed import replicate
+from covjax.errors import InputError
+
+
+class EncodedTokens(ArrayTokens):
+    """The tokens of every sequence at one layer of an encoder.
+
+    They are kept where `tokens x features x 4 bytes` is at most `max_gib`; otherwise every walk runs the encoder again,
+    which costs time instead of memory. With a `mesh` the encoder runs on all of its devices.
+
+    `cache` is a folder of activations, one file a sequence, under the digests of the weights and of the sequence: what
+    lies there is not encoded again.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        sequences: Sequence[str],
+        layer: int,
+        token_budget: int = 16384,
+        max_gib: float = 2.0,
+        mesh: Mesh | None = None,
+        cache: str | Path | None = None,
+    ):
+        if mesh is not None:
+            replicate(encoder, mesh)
+        self.encoder, self.sequences, self.layer, self.name = encoder, sequences, layer, encoder.name
+        self.features = encoder.features(layer)
+        self.has_special = has_special(encoder, sequences, layer)
+        self.gib = sum(map(len, sequences)) * self.features * 4 / 2**30
+        self.fits = self.gib <= max_gib
+        self.cache = None if cache is None else Path(cache) / f"{encoder.weights_digest[:16]}-{layer}"
+        self._kept = []
+        self._special = np.zeros((len(sequences), self.features), np.float32)
+        self._plan([len(sequence) for sequence in sequences], token_budget, mesh)
+
+    def walk(self, stage: str) -> Iterator[Batch]:
+        """See `ArrayTokens.walk`; the first walk encodes."""
+        if self.fits and not self._kept:
+            self._keep()
+        yield from progress(stage, self._padded() if self.fits else self._encode(self.own, 1), len(self.own))
+
+    def median_tokens(self) -> float:
+        """See `ArrayTokens.median_tokens`."""
+        return float(np.median([tokenize(self.encoder, [each])[2].sum() for each in self.sequences]))
+
+    def require_kept(self, why: str) -> None:
+        """See `ArrayTokens.require_kept`."""
+        if not self.fits:
+            raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.gib:.2g} GiB")
+
+    def _keep(self) -> None:
+        kept = [np.zeros((0, self.features), np.float32)] * len(self)
+        missing = []
+        for row in self.own:
+            if (known := self._cached(row)) is None:
+                missing.append(row)
+            else:
+                self._special[row], kept[row] = known[0], known[1:]
+        for batch in progress("encode", self._encode(np.array(missing, int), max_segments=2), len(missing)):
+            for place, row in enumerate(batch.rows):
+                kept[row] = batch.tokens[place][batch.weights[place] > 0]
+                if batch.special is not None:
+                    self._special[row] = batch.special[place]
+                self._write(row, kept[row])
+        self._kept = kept
+
+    def _file(self, row: int) -> Path:
+        assert self.cache is not None
+        return self.cache / f"{hashlib.sha256(self.sequences[row].encode()).hexdigest()}.npy"
+
+    def _cached(self, row: int) -> Float[np.ndarray, "t+1 d"] | None:
+        """The special token and the sequence's own; None where they are not cached, or the file is damaged."""
+        if self.cache is None or not self._file(row).is_file():
+            return None
+        try:
+            array = np.load(self._file(row), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        good = array.dtype == np.float32 and array.ndim == 2 and array.shape[1] == self.features and len(array) > 1
+        return array if good else None
+
+    def _write(self, row: int, tokens: Float[np.ndarray, "t d"]) -> None:
+        if self.cache is None:
+            return
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.cache, suffix=".part", delete=False) as file:
+                np.save(file, np.concatenate([self._special[row][None], tokens]))
+            os.replace(file.name, self._file(row))
+        except OSError as error:
+            raise InputError(f"cache: {self.cache} cannot be written: {error.strerror}") from None
+
+    def _encode(self, chosen: np.ndarray, max_segments: int) -> Iterator[Batch]:
+        if not len(chosen):
+            return
+        batches = embed(
+            self.encoder,
+            [self.sequences[row] for row in chosen],
+            (self.layer,),
+            token_budget=self.token_budget,
+            max_segments=max_segments,
+            mesh=self.mesh,
+        )
+        for rows, layers, pool in batches:
+            tokens = np.asarray(layers[self.layer], np.float32)
+            before = np.maximum(np.argmax(pool, axis=1) - 1, 0)
+            special = tokens[np.arange(len(tokens)), before] if self.has_special else None
+            yield Batch(chosen[np.asarray(rows)], tokens, np.asarray(pool, np.float32), special)
+
+
+def has_special(encoder: Encoder, sequences: Sequence[str], layer: int) -> bool:
+    """Whether a special token stands before the sequence and has seen it; the start of a recurrence has not."""
+    other = next((sequence for sequence in sequences if sequence != sequences[0]), sequences[0])
+    tokens, mask, pool = tokenize(encoder, [sequences[0], other])
+    if not mask[0, 0] or pool[0, 0]:
+        return False
+    first = np.asarray(encoder.apply(tokens, mask, (layer,))[layer], np.float32)[:, 0]
+    return not np.array_equal(first[0], first[1])

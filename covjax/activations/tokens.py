@@ -1,0 +1,146 @@
+"""Token activations of many sequences, walked over in padded batches of few shapes."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from covjax.distributed import gather, is_first, share
+from covjax.encoders.embed import batch_size, bucket_edges
+from covjax.encoders.rows import plan_rows
+from covjax.errors import InputError
+
+MANY = 100_000_000  # numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Sequences of about one length; arrays may have more rows than there are row numbers, under weights of 0."""
+
+    rows: Int[np.ndarray, "r"]
+    tokens: Float[np.ndarray, "b t d"]
+    weights: Float[np.ndarray, "b t"]  # 1 on the sequence's own tokens, 0 on special ones and padding
+    special: Float[np.ndarray, "b d"] | None  # the special token before the sequence, where the model has one
+
+
+class ArrayTokens:
+    """Tokens that are in memory: one float array (tokens, features) a sequence.
+
+    With a `mesh` of one axis, of this process's devices, batches divide over them. In a job of several processes every
+    one walks over its own sequences, every `process_count`-th by length; `collect` brings those of all to all.
+
+    Raises InputError, naming the sequence by its number from 0, for no sequence, arrays that are not floating point, of
+    another number of features than the first, without tokens, or with NaN or inf.
+    """
+
+    name = "given activations"
+    has_special = False
+    fits = True
+
+    def __init__(self, arrays: Sequence[Float[np.ndarray, "_ d"]], token_budget: int = 16384, mesh: Mesh | None = None):
+        kept = [np.asarray(array) for array in arrays]
+        if not kept:
+            raise InputError("activations: no sequence; at least one array (tokens, features) is needed")
+        for number, array in enumerate(kept):
+            _check(number, array, kept[0].shape[-1] if kept[0].ndim == 2 else 0)
+        self.features = kept[0].shape[1]
+        self._kept: list[np.ndarray] = [array.astype(np.float32) for array in kept]
+        self._special = np.zeros((len(kept), 0), np.float32)
+        self._plan([len(array) for array in kept], token_budget, mesh)
+
+    def _plan(self, lengths: Sequence[int], token_budget: int, mesh: Mesh | None) -> None:
+        self.token_budget, self.mesh, self._count = token_budget, mesh, len(lengths)
+        order = np.argsort(lengths, kind="stable")
+        self.own = np.sort(order[list(share(len(lengths)))])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def walk(self, stage: str) -> Iterator[Batch]:
+        """This process's sequences once, with a progress bar; order and shapes are the same in every walk."""
+        yield from progress(stage, self._padded(), len(self.own))
+
+    def collect(self) -> None:
+        """Bring the tokens of all processes to all; they must call it together, after a first walk."""
+        if jax.process_count() == 1:
+            return
+        lengths = gather(np.array([len(self._kept[row]) for row in self.own], np.int64))
+        own = [np.zeros((0, self.features), np.float32), *(self._kept[row] for row in self.own)]
+        parts = np.split(gather(np.concatenate(own)), np.cumsum(lengths)[:-1])
+        for row, part in zip(gather(self.own), parts):
+            self._kept[row] = part
+
+    def kept(self, rows: Int[np.ndarray, "n"]) -> list[Float[np.ndarray, "_ features"]]:
+        """Tokens of chosen sequences; they must be in memory."""
+        return [self._kept[row] for row in rows]
+
+    def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (b, length, features) and weights (b, length) of chosen sequences; they must be in memory."""
+        chosen = [self._kept[row] for row in rows]
+        weights = (np.arange(length) < np.array([len(x) for x in chosen])[:, None]).astype(np.float32)
+        return np.stack([np.pad(x, ((0, length - len(x)), (0, 0))) for x in chosen]), weights
+
+    def mixed(self, rows: Int[np.ndarray, "n"], token_budget: int) -> Iterator[Batch]:
+        """Chosen rows once, in at most 2 shapes, for training: drawn into batches, always the same ones.
+
+        Sequences of about one length share a batch; which ones, and the order of the batches, is random. The tokens
+        must be in memory.
+        """
+        random = np.random.default_rng(0)
+        edges = bucket_edges(np.array([len(x) for x in self._kept]), 2)  # of all: every choice has the same shapes
+        bucket = np.searchsorted(edges, [len(self._kept[row]) for row in rows])
+        batches = []
+        for number, edge in enumerate(edges):
+            order = random.permutation(rows[bucket == number])
+            size = max(1, token_budget // edge)
+            batches += [(order[first : first + size], size, edge) for first in range(0, len(order), size)]
+        for place in random.permutation(len(batches)):
+            chosen, size, edge = batches[place]
+            tokens, weights = self.sample(np.resize(chosen, size), edge)
+            weights[len(chosen) :] = 0
+            yield Batch(chosen, tokens, weights, None)
+
+    def median_tokens(self) -> float:
+        """Median over all sequences of the tokens that are pooled: special ones do not count."""
+        return float(np.median([len(array) for array in self._kept]))
+
+    def require_kept(self, why: str) -> None:
+        """Raise InputError where the tokens are not in memory."""
+
+    def _padded(self) -> Iterator[Batch]:
+        if not len(self.own):
+            return
+        lengths = np.array([len(self._kept[row]) for row in self.own])
+        # Every shape is compiled, every padded token computed: more shapes pay where the activations are many.
+        shapes = 4 if lengths.sum() * self.features > MANY else 2
+        for edge, planned in plan_rows(lengths, bucket_edges(lengths, shapes), 1).items():
+            order = self.own[[row[0] for row in planned]]
+            size = batch_size(self.token_budget, edge, self.mesh)
+            for first in range(0, len(order), size):
+                rows = order[first : first + size]
+                full = np.resize(rows, size)
+                tokens, weights = self.sample(full, edge)
+                weights[len(rows) :] = 0
+                yield Batch(rows, tokens, weights, self._special[full] if self.has_special else None)
+
+
+def _check(number: int, array: np.ndarray, features: int) -> None:
+    if array.ndim != 2 or 0 in array.shape or array.shape[1] != features:
+        wanted = f"(tokens >= 1, {features})" if features else "(tokens >= 1, features >= 1)"
+        raise InputError(f"activations: sequence {number} has shape {array.shape}, expected {wanted}")
+    if array.dtype.kind not in "f" and array.dtype.name != "bfloat16":
+        raise InputError(f"activations: sequence {number} is {array.dtype}, expected floating point; use .astype")
+    if bad := int((~np.isfinite(array)).sum()):
+        raise InputError(f"activations: sequence {number} holds NaN or inf in {bad} of {array.size} places")
+
+
+def progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+    """The batches under a progress bar of sequences, in process 0 alone."""
+    with tqdm(total=total, desc=f"{stage:>12}", unit="seq", disable=not is_first()) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.rows))

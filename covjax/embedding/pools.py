@@ -1,0 +1,214 @@
+"""What recipes fit on the training tokens, and the pass that pools every sequence with all of them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from covjax import Pooler, get_pooler
+from covjax.activations import ArrayTokens, Batch
+from covjax.activations.standardiser import Fit, standardiser
+from covjax.autoencoders import make_autoencoder
+from covjax.autoencoders.arrays import from_arrays, to_arrays
+from covjax.controls import shuffle_features
+from covjax.data import Dataset
+from covjax.distributed import gather
+from covjax.embedding.bases import make_bases
+from covjax.embedding.learned import train_pools
+from covjax.embedding.sparse import sparse_options, sparse_pools
+from covjax.errors import InputError
+from covjax.overlap import overlap
+from covjax.recipes.base import Options, Pooled, Recipe, SparsePooled, SpecialToken, Trained, Truncated
+from covjax.standardise import standardise
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedPool:
+    """A recipe's pooler after all that it fits: standardised tokens and weights of one sequence to one vector.
+
+    `projection` is applied to the tokens first: the principal components that a trained pool sees.
+    """
+
+    recipe: Recipe
+    pooler: Pooler | None  # None: the special token itself
+    projection: Float[np.ndarray, "d width"] | None = None
+
+    def __call__(self, x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
+        """Pool one sequence."""
+        assert self.pooler is not None
+        if self.projection is not None:
+            x = jnp.matmul(x, self.projection, precision=_HIGHEST)
+        return self.pooler(x, w)
+
+    def arrays(self) -> dict[str, Any]:
+        """Everything that was fitted, as plain arrays; see `restored`."""
+        out: dict[str, Any] = {}
+        if isinstance(self.pooler, nnx.Module):
+            leaves = jax.tree_util.tree_flatten_with_path(to_arrays(nnx.state(self.pooler)))[0]
+            out |= {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+        return out if self.projection is None else out | {"projection": self.projection}
+
+
+def restored(recipe: Recipe, features: int, arrays: Mapping[str, np.ndarray]) -> FittedPool:
+    """The fitted pool whose `arrays` these are; InputError where they are not a pool's of this recipe."""
+    if isinstance(recipe, SpecialToken):
+        return FittedPool(recipe, None)
+    assert isinstance(recipe, Pooled)
+    options: dict[str, Any] = dict(recipe.options)
+    if isinstance(recipe, Truncated):
+        options["basis"] = np.zeros((features, recipe.rank or 0), np.float32)
+    elif isinstance(recipe, SparsePooled):
+        options["autoencoder"] = make_autoencoder("topk", features, **sparse_options(recipe))
+        if "pairs" in options:
+            pairs = next((array for name, array in arrays.items() if "pairs" in name), np.zeros((1, 2), np.int32))
+            options["pairs"] = np.zeros_like(pairs)
+    elif isinstance(recipe, Trained):
+        options |= {"features": recipe.width or features, "seed": recipe.seed}
+    pooler = get_pooler(recipe.pooler, **options)
+    if isinstance(pooler, nnx.Module):
+        state = nnx.state(pooler)
+        leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+        if absent := [jax.tree_util.keystr(path) for path, _ in leaves if jax.tree_util.keystr(path) not in arrays]:
+            raise InputError(f"recipe {recipe.name}: the saved state lacks {absent[0]}")
+        values = [arrays[jax.tree_util.keystr(path)] for path, _ in leaves]
+        nnx.update(pooler, from_arrays(state, jax.tree_util.tree_unflatten(structure, values)))
+    return FittedPool(recipe, pooler, arrays.get("projection"))
+
+
+def fit_pools(
+    recipes: Sequence[Recipe],
+    tokens: ArrayTokens,
+    train: np.ndarray,
+    seed: int,
+    folder: Path,
+    identity: Mapping[str, Any],
+    data: Dataset | None = None,
+) -> tuple[Fit, dict[str, FittedPool]]:
+    """Fit the standardiser and what every recipe needs on the tokens of the training rows: {name: pool}.
+
+    Recipes that are made of others, or count letters, are passed over. `folder` keeps what takes long (autoencoders,
+    trained pools) for a run that goes on, under `identity`; `data` has the labels that trained recipes need.
+    In a job of several processes all call this together.
+
+    Raises InputError for a recipe that needs tokens in memory where they are not, and for a trained one without `data`.
+    """
+    pooled = [recipe for recipe in recipes if isinstance(recipe, Pooled | SpecialToken)]
+    trained: dict[str, list[Trained]] = {}
+    sparse: dict[Options, list[SparsePooled]] = {}
+    for recipe in pooled:
+        if isinstance(recipe, Trained):
+            if data is None:
+                raise InputError(f"recipe: {recipe.name!r} is trained on labels; take it from a comparison's best()")
+            trained.setdefault(recipe.replica_of or recipe.name, []).append(recipe)
+        elif isinstance(recipe, SparsePooled):
+            sparse.setdefault(recipe.autoencoder, []).append(recipe)
+    in_memory: list[Recipe] = [each for group in trained.values() for each in group]
+    in_memory += [each for part in sparse.values() for each in part]
+    in_memory += [recipe for recipe in pooled if isinstance(recipe, Truncated) and recipe.basis == "tucker"]
+    for each in in_memory:
+        tokens.require_kept(repr(each.name))
+    fit = standardiser(tokens, train)
+    if in_memory:
+        tokens.collect()
+    wanted = [(recipe.basis, recipe.rank or 0) for recipe in pooled if isinstance(recipe, Truncated)]
+    wanted += [("pca", group[0].width) for group in trained.values() if group[0].width]
+    if large := [rank for _, rank in wanted if rank > tokens.features]:
+        raise InputError(f"rank: {large[0]} is more than the {tokens.features} features of a token")
+    bases = make_bases(tokens, fit, train, wanted, seed, tokens.token_budget)
+    pools: dict[str, FittedPool] = {}
+    for recipe in pooled:
+        if isinstance(recipe, SpecialToken):
+            pools[recipe.name] = FittedPool(recipe, None)
+        elif isinstance(recipe, Truncated):
+            basis = bases[recipe.basis, recipe.rank or 0]
+            pools[recipe.name] = FittedPool(recipe, get_pooler(recipe.pooler, basis=basis, **dict(recipe.options)))
+        elif not isinstance(recipe, Trained | SparsePooled):
+            pools[recipe.name] = FittedPool(recipe, get_pooler(recipe.pooler, **dict(recipe.options)))
+    for name, group in trained.items():
+        projection = bases["pca", group[0].width] if group[0].width else None
+        modules = train_pools(cast(Dataset, data), tokens, group, fit, projection, seed, folder / name)
+        pools |= {each.name: FittedPool(each, cast(Pooler, pool), projection) for each, pool in zip(group, modules)}
+    for settings, parts in sparse.items():
+        where = folder / "_".join(["sae", *(f"{name}_{value}" for name, value in settings)])
+        poolers = sparse_pools(tokens, train, parts, fit, dict(identity), seed, where)
+        pools |= {each.name: FittedPool(each, pool) for each, pool in zip(parts, poolers)}
+    return fit, pools
+
+
+def widths(pools: Mapping[str, FittedPool], features: int) -> dict[str, int]:
+    """How many numbers a sequence gets from each pool."""
+    token, weight = jax.ShapeDtypeStruct((4, features), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
+    return {
+        name: features if pool.pooler is None else jax.eval_shape(pool, token, weight).size
+        for name, pool in pools.items()
+    }
+
+
+def pool_groups(sizes: Mapping[str, int], n: int, max_gib: float) -> Iterator[list[str]]:
+    """Names pooled in one pass: one program shares moments, eigenvectors and the shuffle; the limit is its output."""
+    group: list[str] = []
+    gib = 0.0
+    for name, width in sizes.items():
+        size = 4 * n * width / 2**30
+        if group and gib + size > max_gib:
+            yield group
+            group, gib = [], 0.0
+        group.append(name)
+        gib += size
+    yield group
+
+
+def pool_tokens(
+    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int
+) -> dict[str, Float[np.ndarray, "n k"]]:
+    """Every sequence's vector from every pool, in one pass: {name: (n, k) float32}, rows in the order given.
+
+    Raises InputError for NaN or inf in a vector, with the row's number from 0.
+    """
+    shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
+    special = {name for name, pool in pools.items() if pool.pooler is None}
+    if special and not tokens.has_special:
+        raise InputError(f"recipe: {min(special)!r} needs a special token before the sequence; {tokens.name} has none")
+
+    @jax.vmap
+    def pool_one(x, w, key, token):
+        x = standardise(x, w, *fit)
+        mixed = shuffle_features(x, w, key) if shuffled else x
+        vectors = {
+            name: pool(mixed if name in shuffled else x, w) for name, pool in pools.items() if name not in special
+        }
+        return vectors | {name: (token - fit[0]) / fit[1] for name in special}
+
+    pool_batch = jax.jit(pool_one)
+    if tokens.mesh is not None:  # by hand: XLA would gather a batch of eigendecompositions on one device
+        sequences = PartitionSpec(tokens.mesh.axis_names[0])
+        pool_batch = jax.jit(jax.shard_map(pool_one, mesh=tokens.mesh, in_specs=sequences, out_specs=sequences))
+    n = len(tokens)
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(n))
+
+    def run(batch: Batch) -> dict[str, Array]:
+        filled = np.resize(batch.rows, len(batch.tokens))  # the last batch of a shape has more rows than sequences
+        token = batch.special if batch.special is not None else np.zeros((len(batch.tokens), 1), np.float32)
+        return pool_batch(batch.tokens, batch.weights, keys[filled], token)
+
+    out = {name: np.empty((n, width), np.float32) for name, width in widths(pools, tokens.features).items()}
+    for batch, blocks in overlap(run, tokens.walk("pool"), lambda batch: batch.tokens.shape, tokens.mesh):
+        for name, block in blocks.items():
+            out[name][batch.rows] = block[: len(batch.rows)]
+    if jax.process_count() > 1:
+        owner = gather(tokens.own)
+        for table in out.values():
+            table[owner] = gather(table[tokens.own])
+    for name, table in out.items():
+        if len(bad := np.flatnonzero(~np.isfinite(table).all(1))):
+            raise InputError(f"recipe {name!r}: NaN or inf in {len(bad)} rows, first row {bad[0]} (counted from 0)")
+    return out

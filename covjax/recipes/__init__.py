@@ -1,0 +1,57 @@
+"""Recipes by name: each is one way from tokens to a vector, one row of a comparison, and what `Embedder` takes."""
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+
+# In the order of a report's rows; a new file in this folder is found by itself and stands after these.
+from covjax.recipes import baselines, combined, composition, controls, second_order, sparse, trained, truncated  # noqa: F401
+from covjax.recipes.base import (
+    BASES,
+    TRAINED,
+    Recipe,
+    RecipeSettings,
+    all_recipes,
+    parts_of,
+    recipes,
+    unknown_recipe,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Recipe", "RecipeSettings", "all_recipes", "get_recipe", "parts_of", "recipe_names", "recipes"]
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Name every recipe under the default settings, in the order of a report.
+
+    Ranks and numbers of components are part of a name and may be others: `pca_covariance_16` is rank 16,
+    `log_covariance_512_components` keeps 512.
+    """
+    return tuple(recipe.name for recipe in all_recipes(_everything(RecipeSettings(seeds=(0,)))))
+
+
+def get_recipe(name: str, settings: RecipeSettings | None = None) -> tuple[Recipe, ...]:
+    """Return the recipe of that name and, before it, those it is made of.
+
+    A rank or number of components in the name need not be among those of `settings`.
+
+    Raises InputError for an unknown name, with the nearest ones.
+    """
+    settings = _everything(settings or RecipeSettings())
+    if match := re.fullmatch(r"(.+?)_([1-9]\d*)(_components)?", str(name)):
+        number = (int(match[2]),)
+        if match[3]:
+            settings = dataclasses.replace(settings, components=number)
+        else:
+            settings = dataclasses.replace(settings, ranks=number)
+    every = {recipe.name: recipe for recipe in all_recipes(settings)}
+    if name not in every:
+        raise unknown_recipe("recipe", name, all_recipes(_everything(RecipeSettings(seeds=(0,)))))
+    return (*(every[part] for part in parts_of(every[name])), every[name])
+
+
+def _everything(settings: RecipeSettings) -> RecipeSettings:
+    return dataclasses.replace(settings, bases=tuple(BASES), trained=TRAINED, sae_latents=settings.sae_latents or 1024)

@@ -1,0 +1,221 @@
+"""What a recipe is: one way from tokens to a vector, and one row of a comparison."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from covjax.errors import InputError, shown
+from covjax.options import option
+
+BASELINE, SECOND_ORDER, CONTROL, COMPOSITION = "baseline", "second order", "control", "composition"
+ROLES = (BASELINE, SECOND_ORDER, CONTROL, COMPOSITION)
+BASES = {"pca": "PCA", "tucker": "Tucker", "random": "random"}  # name: what a report calls it
+TRAINED = ("attention", "light_attention", "projected")
+Options = tuple[tuple[str, Any], ...]
+
+
+def _positive(values: tuple[int, ...]) -> bool:
+    return all(value >= 1 for value in values)
+
+
+def _distinct(values: tuple) -> bool:
+    return len(set(values)) == len(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeSettings:
+    """What all recipes of a comparison share, with the values that a report and `Embedder` use by default."""
+
+    ranks: tuple[int, ...] = option(
+        (4, 8, 16, 32),
+        "ranks of the truncated covariance, beside the matched one",
+        allowed=lambda ranks: _positive(ranks) and _distinct(ranks),
+        rule="distinct, >= 1",
+    )
+    bases: tuple[str, ...] = option(
+        ("pca",),
+        "bases of the truncation: pca, tucker (the autoencoder's optimum from that start) or random",
+        allowed=lambda bases: set(bases) <= set(BASES) and _distinct(bases),
+        rule=f"distinct names among {', '.join(BASES)}",
+    )
+    components: tuple[int, ...] = option(
+        (256, 1024),
+        "principal components kept of whole matrices over 4,096 numbers",
+        allowed=_positive,
+        rule=">= 1",
+    )
+    ridge: float = option(
+        1e-6, "added to the eigenvalues before the square root", allowed=lambda ridge: ridge >= 0, rule=">= 0"
+    )
+    eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
+    composition_k: int = option(
+        1,
+        "length of the counted k-mers in the composition baseline; text counts words",
+        allowed=lambda k: 1 <= k <= 6,
+        rule="1 to 6",
+    )
+    trained: tuple[str, ...] = option(
+        TRAINED,
+        "pools trained on the task, then frozen and probed like the rest",
+        allowed=lambda names: set(names) <= set(TRAINED),
+        rule=f"names among {', '.join(TRAINED)}",
+    )
+    sae_latents: int = option(
+        0,
+        "latents of a TopK sparse autoencoder of the tokens, whose pools are rows; 0: none",
+        allowed=lambda latents: latents >= 0,
+        rule=">= 0",
+    )
+    sae_k: int = option(16, "latents that it keeps for each token", allowed=lambda k: k >= 1, rule="1 to sae_latents")
+    sae_steps: int = option(
+        500, "its training steps of 2,048 tokens of training sequences", allowed=lambda n: n >= 1, rule=">= 1"
+    )
+    sae_pairs: int = option(
+        2048,
+        "pairs of latents, the most frequent ones, whose co-occurrence is pooled",
+        allowed=lambda n: n >= 1,
+        rule=">= 1",
+    )
+    steps: int = option(
+        200,
+        "training steps of every trained pool, each on about token_budget / 4 tokens",
+        allowed=lambda n: n >= 1,
+        rule=">= 1",
+    )
+    learning_rates: tuple[float, ...] = option(
+        (3e-3,),
+        "AdamW rates tried on validation for every trained pool",
+        allowed=lambda rates: bool(rates) and all(rate > 0 for rate in rates),
+        rule="> 0",
+    )
+    weight_decays: tuple[float, ...] = option(
+        (1e-2, 1.0),
+        "AdamW weight decays tried on validation for them",
+        allowed=lambda decays: bool(decays) and all(decay >= 0 for decay in decays),
+        rule=">= 0",
+    )
+    seeds: tuple[int, ...] = option(
+        (0, 1, 2),
+        "seeds of every trained pool; the table shows their mean",
+        allowed=lambda seeds: bool(seeds) and _distinct(seeds),
+        rule="distinct, at least one",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way to embed a sequence: a name that is the same everywhere, and what it is for in a comparison.
+
+    `name` is ASCII; `title` is what a report shows. `family` names rows that differ in `rank` alone.
+    """
+
+    name: str
+    title: str
+    role: str
+    family: str = ""
+    rank: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pooled(Recipe):
+    """`covjax.get_pooler(pooler, **options)` of the standardised tokens; `shuffled` permutes every feature first."""
+
+    pooler: str
+    options: Options = ()
+    shuffled: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Truncated(Pooled):
+    """A pooler of the tokens' projections on `rank` columns of a basis: pca, tucker or random."""
+
+    basis: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparsePooled(Pooled):
+    """A pooler of the latents of a sparse autoencoder, trained without labels under the options `autoencoder`."""
+
+    autoencoder: Options
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained(Pooled):
+    """A pooler with parameters, trained on labels, on the first `width` principal components where that is given.
+
+    `training` holds the steps and the grid, `seed` the start; `replica_of` names the row whose further seed this is.
+    """
+
+    training: Options
+    seed: int = 0
+    width: int | None = None
+    replica_of: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpecialToken(Recipe):
+    """The model's own special token before the sequence (CLS)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SideBySide(Recipe):
+    """Other recipes' vectors side by side, each scaled to unit root-mean-square norm on the training sequences."""
+
+    parts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Components(Recipe):
+    """The first `count` principal components of another recipe's vectors, fitted on the training sequences."""
+
+    part: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Composition(Recipe):
+    """How often every k-mer of the sequence, or word of a text, occurs; it sees no tokens."""
+
+    k: int
+
+
+def parts_of(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the recipes that this one is made of."""
+    if isinstance(recipe, SideBySide):
+        return recipe.parts
+    return (recipe.part,) if isinstance(recipe, Components) else ()
+
+
+# Makes recipes for encoders of that many features a token; None where the number is not known yet.
+Factory = Callable[[RecipeSettings, int | None], Iterator[Recipe]]
+_FACTORIES: list[Factory] = []
+
+
+def recipes(factory: Factory) -> Factory:
+    """Register a function `(settings, features) -> recipes`; one file in `covjax/recipes/` is a new row.
+
+    `features` is the number of features a token, or None where it is not known yet.
+    """
+    _FACTORIES.append(factory)
+    return factory
+
+
+def all_recipes(settings: RecipeSettings, features: int | None = None) -> tuple[Recipe, ...]:
+    """Every recipe under these settings, by role and then in the order of registration.
+
+    Raises InputError for a rank above `features`.
+    """
+    if features is not None and (large := [rank for rank in settings.ranks if rank > features]):
+        raise InputError(f"ranks: {large[0]} is more than the encoder's {features} features")
+    every = [recipe for factory in _FACTORIES for recipe in factory(settings, features)]
+    return tuple(sorted(every, key=lambda recipe: ROLES.index(recipe.role)))
+
+
+def unknown_recipe(argument: str, name: object, known: Iterable[Recipe]) -> InputError:
+    """The error for a name that is no recipe: it says what was given, the nearest names, and all families."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), [recipe.name for recipe in known], 3, 0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    every = dict.fromkeys(f"{recipe.family}_RANK" if recipe.family else recipe.name for recipe in known)
+    return InputError(f"{argument}: {shown(name, 60)} is not one of the recipes{hint} there are {', '.join(every)}")
