@@ -7,15 +7,15 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.metrics import bootstrap_p_value, interval
-from covjax.recipes.base import COMPOSITION, CONTROL, SECOND_ORDER
+from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER
 from covjax.recipes.controls import QUADRATIC, TWINS
 
 
 def planned_pairs(rows: Sequence[dict[str, Any]], reference: str, probe: str) -> dict[str, tuple[str, str]]:
     """Which row is compared with which: {name: (row, other row)}, every choice made on validation alone.
 
-    `gain`, `over_control`, `over_composition`: the best second-order row minus the reference, the best control, the
-    best composition row. The other four take the gain of a whole matrix W apart, W being the best row that has a
+    `gain`, `over_baseline`, `over_control`, `over_composition`: the best second-order row minus the reference, the best
+    other row of first order, the best control, the best composition row. The other four take the gain of a whole matrix W apart, W being the best row that has a
     shuffled twin:
 
         whole_gain    W − mean                           = quadratic + marginal + co_occurrence
@@ -35,12 +35,12 @@ def planned_pairs(rows: Sequence[dict[str, Any]], reference: str, probe: str) ->
         return max(labels, key=lambda label: validation[label])
 
     pairs = {}
-    by_role = {
-        role: [label for label in validation if roles[label] == role] for role in (SECOND_ORDER, CONTROL, COMPOSITION)
-    }
+    by_role = {role: [label for label in validation if roles[label] == role and label != reference] for role in ROLES}
     if by_role[SECOND_ORDER]:
         chosen = best(by_role[SECOND_ORDER])
         pairs["gain"] = (chosen, reference)
+        if by_role[BASELINE]:
+            pairs["over_baseline"] = (chosen, best(by_role[BASELINE]))
         if by_role[CONTROL]:
             pairs["over_control"] = (chosen, best(by_role[CONTROL]))
         if by_role[COMPOSITION]:

@@ -105,6 +105,10 @@ def fit_pools(
     trained: dict[str, list[Trained]] = {}
     sparse: dict[Options, list[SparsePooled]] = {}
     for recipe in pooled:
+        if isinstance(recipe, SpecialToken) and not tokens.has_special:
+            raise InputError(
+                f"recipe: {recipe.name!r} needs a special token before the sequence; {tokens.name} has none"
+            )
         if isinstance(recipe, Trained):
             if data is None:
                 raise InputError(f"recipe: {recipe.name!r} is trained on labels; take it from a comparison's best()")
@@ -176,8 +180,6 @@ def pool_tokens(
     """
     shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
     special = {name for name, pool in pools.items() if pool.pooler is None}
-    if special and not tokens.has_special:
-        raise InputError(f"recipe: {min(special)!r} needs a special token before the sequence; {tokens.name} has none")
 
     @jax.vmap
     def pool_one(x, w, key, token):
