@@ -15,8 +15,8 @@ def planned_pairs(rows: Sequence[dict[str, Any]], reference: str, probe: str) ->
     """Which row is compared with which: {name: (row, other row)}, every choice made on validation alone.
 
     `gain`, `over_baseline`, `over_control`, `over_composition`: the best second-order row minus the reference, the best
-    other row of first order, the best control, the best composition row. The other four take the gain of a whole matrix W apart, W being the best row that has a
-    shuffled twin:
+    other row of first order, the best control, the best composition row. The other four take the gain of a whole matrix
+    W apart, W being the best row that has a shuffled twin:
 
         whole_gain    W − mean                           = quadratic + marginal + co_occurrence
         quadratic     first − mean,    first  = the best of mean, mean_outer, mean+mean_outer

@@ -20,7 +20,7 @@ SMALL_ROWS = (
 )
 EVIDENCE = {
     "none": "no evidence that second order helps here",
-    "co-occurrence": "evidence of co-occurrence: neither the strongest first-order pool nor the strongest control has it",
+    "co-occurrence": "evidence of co-occurrence: neither the strongest first-order pool nor a control has it",
     "marginals": "a gain that single features explain: a pool without co-occurrence does as well",
     "position": "a gain that position explains: a pool that knows where tokens stand does as well",
     "quadratic": "a gain that quadratic features of the mean explain: a control without co-occurrence does as well",
@@ -51,7 +51,7 @@ def evidence(results: dict[str, Any]) -> str:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """Which pool validation chose, its value on the test set, its gains with intervals, and what they are evidence of."""
+    """Which pool validation chose, its test value, its gains with intervals, and what they are evidence of."""
     rows = {row["label"]: row for row in results["rows"]}
     planned, metric = results["contrasts"], results["primary_name"]
     chosen = results["best_second_order"]
