@@ -83,7 +83,7 @@ def compare(data: Any, *, output: str | Path | None = None, **options: Any) -> C
     fields = {field.name for field in dataclasses.fields(CompareConfig)}
     if odd := sorted(set(options) - fields):
         raise InputError(f"compare has no option {shown(odd[0])}; there are {', '.join(sorted(fields))}")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     if hasattr(data, "to_csv"):
         folder = Path(output or "runs/table")
         folder.mkdir(parents=True, exist_ok=True)
