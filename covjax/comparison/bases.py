@@ -12,6 +12,7 @@ from covjax.comparison.config import BASES
 from covjax.comparison.tokens import Fit, TokenSet, train_weights
 from covjax.distributed import agree, gather
 from covjax.moments import moments
+from covjax.notes import note
 from covjax.standardise import standardise
 
 
@@ -60,6 +61,6 @@ def _tucker(tokens: TokenSet, fit: Fit, train: np.ndarray, ranks: Sequence[int],
         # One start, PCA, and a loose tolerance: a few passes. Whether other starts end higher is the business of
         # `eval.benchmark autoencoder_quality`.
         found = solve_tucker(batches, rank, center="sequence", starts=1, tolerance=1e-3, max_iterations=100)
-        print(f"Tucker basis, rank {rank}: FVU {found.fvu:.4f} after {len(found.objectives[0]) - 1} passes", flush=True)
+        note(f"Tucker basis, rank {rank}: FVU {found.fvu:.4f} after {len(found.objectives[0]) - 1} passes")
         bases.append(found.basis.astype(np.float32))
     return bases

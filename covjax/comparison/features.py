@@ -25,6 +25,7 @@ from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.distributed import gather, is_first, wait
 from covjax.errors import InputError
+from covjax.notes import note
 from covjax.overlap import overlap
 from covjax.standardise import standardise
 
@@ -59,9 +60,9 @@ def make_features(
 
     done, missing = find_complete(list(labelled), load)
     if not missing:
-        print(f"features: all {len(rows)} complete in {folder}, reused")
+        note(f"features: all {len(rows)} complete in {folder}, reused")
     else:
-        print(f"features: {len(rows) - len(missing)} complete and reused, {len(missing)} to make")
+        note(f"features: {len(rows) - len(missing)} complete and reused, {len(missing)} to make")
         to_make = [labelled[label] for label in missing]
         for row, table in _make(config, data, tokens, to_make, done, output, manifest):
             shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}

@@ -17,6 +17,7 @@ from covjax.comparison.rows import Row
 from covjax.comparison.tokens import Fit, TokenSet
 from covjax.data import Dataset
 from covjax.distributed import is_first, wait
+from covjax.notes import note
 from covjax.probes.minibatch import Budget
 from covjax.probes.tokens import TokenBatch, fit_token_probes
 from covjax.standardise import standardise
@@ -52,7 +53,7 @@ def train_pools(
     looks = max(1, config.steps // 8)
     fits = []
     for rate in config.learning_rates if is_first() else ():
-        print(f"train: {first.label}, {len(rows)} seed(s), {config.steps} steps at rate {rate:g}", flush=True)
+        note(f"train: {first.label}, {len(rows)} seed(s), {config.steps} steps at rate {rate:g}")
         budget = Budget(config.steps, rate, evaluate_every=looks, patience=8, shuffle=8, seed=config.seed)
         where = folder / f"rate-{rate:g}"
         fits.append(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from covjax.comparison.config import SECOND_ORDER, CompareConfig
 from covjax.comparison.contrasts import contrasts
@@ -18,6 +17,7 @@ from covjax.data import Dataset
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
+from covjax.notes import progress
 
 REFERENCE = "mean"
 FEW_GROUPS = 20
@@ -51,7 +51,7 @@ def summarise(
     entries: list[dict[str, Any]] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
-    for row in tqdm([row for row in rows if not row.replica_of], desc=f"{'score test':>12}", unit="pooler"):
+    for row in progress([row for row in rows if not row.replica_of], desc=f"{'score test':>12}", unit="pooler"):
         labels = [row.label, *[other.label for other in rows if other.replica_of == row.label]]
         entry: dict[str, Any] = {"label": row.label, "role": row.role, "rank": row.rank, "probes": {}}
         entry["num_features"] = tables[row.label].num_features

@@ -21,7 +21,7 @@ class Row:
     """One row of the comparison: which features, and what the row is for.
 
     `label` is shown and names the folders. `pooler` with `options` goes to `covjax.get_pooler`. `rank` asks for that
-    many columns of a `basis` fitted on the training sequences (`comparison.bases`); `sae` holds the options and steps of a
+    many columns of a `basis` fitted on the training sequences (`comparison.bases`); `sae` holds options and steps of a
     sparse autoencoder trained on their tokens, which the pooler takes. `shuffled` permutes every feature within the
     sequence first. `cls` takes the model's own special token. `training` (steps and grid) fits the pooler end to end
     with seed `seed`, on the first `width` principal components; `replica_of` names the row whose other seeds it belongs

@@ -15,6 +15,7 @@ from covjax.comparison.rows import Row
 from covjax.comparison.tokens import Fit, TokenSet
 from covjax.data.activations import HeldActivations
 from covjax.distributed import agree, is_first
+from covjax.notes import note
 from covjax.standardise import standardise
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.autoencoder_config import AutoencoderConfig
@@ -34,7 +35,8 @@ def sparse_pools(
     """Label → (standardised tokens, weights) → features, for rows of one autoencoder: trained without labels.
 
     The training is `covjax.training.autoencoder`'s, on the training sequences, a tenth of them held out for its own
-    figures; a killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs most frequent in some of these.
+    figures; a killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs most
+    frequent in some of these.
     """
     first = rows[0]
     kept = tokens.kept(train)
@@ -61,7 +63,7 @@ def sparse_pools(
     )
     result = train_autoencoder(config, held)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in result.held_out.items())
-    print(f"sparse autoencoder: {shown}", flush=True)
+    note(f"sparse autoencoder: {shown}")
     agree_module(result.model)
     pools: dict[str, Callable[[Array, Array], Array]] = {}
     for row in rows:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from covjax.data import Dataset
 from covjax.distributed import agree, gather, is_first, share
@@ -18,6 +17,7 @@ from covjax.encoders.embed import batch_size, bucket_edges, replicate
 from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
 from covjax.moments import Moments, merge, moments
+from covjax.notes import progress
 from covjax.standardise import live_deviation
 
 MANY = 100_000_000  # numbers
@@ -172,7 +172,7 @@ def has_cls(encoder: Encoder, sequences: Sequence[str], layer: int) -> bool:
 
 
 def _progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:
-    with tqdm(total=total, desc=f"{stage:>12}", unit="seq", disable=not is_first()) as bar:
+    with progress(total=total, desc=f"{stage:>12}", unit="seq", disable=not is_first()) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch.rows))
