@@ -129,8 +129,8 @@ def parse(
             "--" + name.replace("_", "-"),
             type=convert,
             default=argparse.SUPPRESS,
-            metavar="VALUE",
-            help=f"{fields[name].metadata.get('help', '')} (default: {shown or '(empty)'})".replace("%", "%%"),
+            metavar=_metavar(hints[name]),
+            help=(fields[name].metadata.get("help", "") + f" (default: {shown})" * bool(shown)).replace("%", "%%"),
         )
     flags = parser.parse_args(argv)
     overrides = {name: value for name, value in vars(flags).items() if name in fields}
@@ -155,6 +155,16 @@ def _converter(hint: Any) -> Any:
     if typing.get_origin(hint) is tuple and len(set(arguments) - {...}) == 1 and (inner := _converter(arguments[0])):
         return _named(lambda text: tuple(inner(part) for part in text.split(",") if part), arguments[0])
     return None
+
+
+def _metavar(hint: Any) -> str:
+    if hint in _METAVARS:
+        return _METAVARS[hint]
+    first = _METAVARS[typing.get_args(hint)[0]]
+    return f"{first},{first},…" if typing.get_origin(hint) is tuple else first
+
+
+_METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false", dict[str, Any]: "NAME=VALUE:…"}
 
 
 def _named(convert: Any, kind: type) -> Any:

@@ -37,6 +37,7 @@ def need(module: str, extra: str, purpose: str) -> ModuleType:
     """
     package = module.split(".")[0]
     try:
+        importlib.import_module(package)  # alone: a module's own absence has another reason than its package's
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != package:

@@ -1,4 +1,4 @@
-"""What a comparison is made of: the fields of `python -m eval.compare`."""
+"""What a comparison is made of: the options of `covjax compare`."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ class CompareConfig:
 
     name: str = option("my-comparison", "title of the report")
     data: str = option("", "CSV or TSV with the columns sequence, label or labels, optional id, split, group")
-    source: str = option("", "built-in data set (eval/sources), used where --data is not given")
+    source: str = option("", "built-in data set, used where --data is not given")
     sizes: tuple[int, ...] = option((), "most train, validation and test rows of the source; empty: its own")
     task: str = option("auto", "auto, multilabel, multiclass or regression")
     label_names: str = option("", "optional CSV with the columns label, name: what the report calls each label")
     output: str = option("runs/my-comparison", "folder for results, report, figures and checkpoints")
-    encoder: str = option("unirep-64", "name, folder or hub id of the encoder; see the README's table")
+    encoder: str = option("unirep-64", "name, folder or hub id of the encoder; covjax info lists the names")
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
     rows: tuple[str, ...] = option((), "labels of the rows to make, mean among them; empty: all")

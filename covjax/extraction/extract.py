@@ -1,7 +1,7 @@
 """Pooled features, and token activations where asked, of many sequences; resumable at any point.
 
     covjax extract proteins.fasta.gz --output runs/proteins
-    covjax extract proteins.fasta --encoder FOLDER --poolers mean,log_covariance:eps=0.01
+    covjax extract proteins.fasta --poolers mean,log_covariance:eps=0.01
 
 Sequences are sorted by length and dealt into shards; every shard is written whole or not at all and never made twice.
 Batches are split over all devices; with --distributed shards are dealt over processes, each with its own devices, and

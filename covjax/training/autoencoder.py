@@ -198,7 +198,7 @@ def read_activations(config: AutoencoderConfig) -> Activations:
     else:
         if jax.process_count() > 1:
             raise InputError(
-                "data: every process would encode all of it; write a store first: covjax.extraction.extract"
+                "data: every process would encode all of it; write a store first: covjax extract --keep-tokens true"
             )
         _, sequences = read_sequences(config.data)
         encoder = load(config.encoder)
