@@ -107,7 +107,7 @@ def parse(
 
     parser = CommandParser(command, description, "[FILE]" if "data" in main else "")
     if "data" in main:
-        parser.add_argument("file", metavar="FILE", nargs="?", help="the data; the same as --data FILE")
+        parser.add_argument_group("FILE", "the data; the same as --data FILE")
     config_help = "a Python file with get_config(), which is run"
     if built_in:
         config_help = f"{', '.join(built_in)}, or {config_help}"
@@ -132,9 +132,13 @@ def parse(
             metavar=_metavar(hints[name]),
             help=(fields[name].metadata.get("help", "") + f" (default: {shown})" * bool(shown)).replace("%", "%%"),
         )
-    flags = parser.parse_args(argv)
+    # As an argument of argparse's, FILE would swallow the value after an option that does not exist.
+    flags, unread = parser.parse_known_args(argv)
+    file = unread.pop(0) if "data" in main and unread and not unread[0].startswith("-") else None
+    if unread:
+        parser.error(f"unrecognized arguments: {' '.join(unread)}")
     overrides = {name: value for name, value in vars(flags).items() if name in fields}
-    if file := getattr(flags, "file", None):
+    if file is not None:
         if "data" in overrides:
             parser.error(f"two files: {file!r} and --data {overrides['data']!r}")
         overrides["data"] = file

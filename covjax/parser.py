@@ -14,7 +14,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.strip().split("\n\n")
-        return "\n\n".join(each if each.startswith("    ") else textwrap.fill(each, width) for each in paragraphs)
+        wrap = textwrap.TextWrapper(width, initial_indent=indent, subsequent_indent=indent)
+        return "\n\n".join(each if each.startswith("    ") else wrap.fill(each) for each in paragraphs)
 
 
 class Parser(argparse.ArgumentParser):
