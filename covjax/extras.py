@@ -37,11 +37,11 @@ def need(module: str, extra: str, purpose: str) -> ModuleType:
     """
     package = module.split(".")[0]
     try:
-        importlib.import_module(package)  # alone: a module's own absence has another reason than its package's
+        __import__(package)  # alone: a module's own absence has another reason than its package's
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise InputError(f"{purpose} needs {package}, which cannot be imported: {error}") from None
+            raise InputError(f"{purpose} needs the package {package}, which cannot be imported: {error}") from None
         raise InputError(f"{purpose} needs the package {package}; run: {pip_line(extra)}") from None
     except ImportError as error:  # there, but of another Python or without a library of the system
-        raise InputError(f"{purpose} needs {package}, which cannot be imported: {error}") from None
+        raise InputError(f"{purpose} needs the package {package}, which cannot be imported: {error}") from None

@@ -52,9 +52,9 @@ def test_a_package_that_is_broken_is_not_called_missing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_a.py").write_text("import absent_dependency\n")
     (tmp_path / "broken_b.py").write_text("raise ImportError('libx.so: cannot open')\n")
-    with pytest.raises(InputError, match="needs broken_a, which cannot be imported: No module named"):
+    with pytest.raises(InputError, match="needs the package broken_a, which cannot be imported: No module named"):
         extras.need("broken_a", "train", "a test")
-    with pytest.raises(InputError, match=r"needs broken_b, which cannot be imported: libx\.so"):
+    with pytest.raises(InputError, match=r"needs the package broken_b, which cannot be imported: libx\.so"):
         extras.need("broken_b", "train", "a test")
 
 
