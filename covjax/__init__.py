@@ -1,48 +1,113 @@
 """Second-moment (covariance) pooling of frozen foundation-model embeddings, in JAX."""
 
-from covjax.chunked import chunked_projected_moment
-from covjax.controls import shuffle_features
-from covjax.errors import InputError
-from covjax.gram import gram
-from covjax.moments import Moments, merge, moments, psum_merge, streaming_moments
-from covjax.newton_schulz import newton_schulz_sqrt, spectral_compression
-from covjax.packed import pack_blocks, packed_moments, packed_projected_moment
-from covjax.pooling import Pooler, get_pooler, pooler_names
-from covjax.projected import projected_moment
-from covjax.shrinkage import shrink
-from covjax.sketch import random_maclaurin, random_projection, tensor_sketch
-from covjax.spectral import psd_log, psd_power, psd_sqrt
-from covjax.vectorize import augmented_moment, unvech, vech
-from covjax.whole import second_moment
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "InputError",
-    "Moments",
-    "Pooler",
-    "augmented_moment",
-    "chunked_projected_moment",
-    "get_pooler",
-    "gram",
-    "merge",
-    "moments",
-    "newton_schulz_sqrt",
-    "pack_blocks",
-    "packed_moments",
-    "packed_projected_moment",
-    "pooler_names",
-    "projected_moment",
-    "psd_log",
-    "psd_power",
-    "psd_sqrt",
-    "psum_merge",
-    "random_maclaurin",
-    "random_projection",
-    "second_moment",
-    "shrink",
-    "shuffle_features",
-    "spectral_compression",
-    "streaming_moments",
-    "tensor_sketch",
-    "unvech",
-    "vech",
-]
+if TYPE_CHECKING:
+    from covjax import autoencoders as autoencoders
+    from covjax import data as data
+    from covjax import encoders as encoders
+    from covjax import metrics as metrics
+    from covjax import probes as probes
+    from covjax import sharding as sharding
+    from covjax.chunked import chunked_projected_moment as chunked_projected_moment
+    from covjax.comparison.api import compare as compare
+    from covjax.controls import shuffle_features as shuffle_features
+    from covjax.embedder import Embedder as Embedder
+    from covjax.errors import InputError as InputError
+    from covjax.gram import gram as gram
+    from covjax.moments import Moments as Moments
+    from covjax.moments import merge as merge
+    from covjax.moments import moments as moments
+    from covjax.moments import psum_merge as psum_merge
+    from covjax.moments import streaming_moments as streaming_moments
+    from covjax.newton_schulz import newton_schulz_sqrt as newton_schulz_sqrt
+    from covjax.newton_schulz import spectral_compression as spectral_compression
+    from covjax.packed import pack_blocks as pack_blocks
+    from covjax.packed import packed_moments as packed_moments
+    from covjax.packed import packed_projected_moment as packed_projected_moment
+    from covjax.pooling import Pooler as Pooler
+    from covjax.pooling import get_pooler as get_pooler
+    from covjax.pooling import pooler_names as pooler_names
+    from covjax.projected import projected_moment as projected_moment
+    from covjax.recipes import recipe_names as recipe_names
+    from covjax.shrinkage import shrink as shrink
+    from covjax.sketch import random_maclaurin as random_maclaurin
+    from covjax.sketch import random_projection as random_projection
+    from covjax.sketch import tensor_sketch as tensor_sketch
+    from covjax.spectral import psd_log as psd_log
+    from covjax.spectral import psd_power as psd_power
+    from covjax.spectral import psd_sqrt as psd_sqrt
+    from covjax.vectorize import augmented_moment as augmented_moment
+    from covjax.vectorize import unvech as unvech
+    from covjax.vectorize import vech as vech
+    from covjax.whole import second_moment as second_moment
+
+# Module of every public name. It is imported at the first use of one, so that `covjax --help` waits for nothing.
+_HOMES = {
+    "chunked": ("chunked_projected_moment",),
+    "comparison.api": ("compare",),
+    "controls": ("shuffle_features",),
+    "embedder": ("Embedder",),
+    "errors": ("InputError",),
+    "gram": ("gram",),
+    "moments": ("Moments", "merge", "moments", "psum_merge", "streaming_moments"),
+    "newton_schulz": ("newton_schulz_sqrt", "spectral_compression"),
+    "packed": ("pack_blocks", "packed_moments", "packed_projected_moment"),
+    "pooling": ("Pooler", "get_pooler", "pooler_names"),
+    "projected": ("projected_moment",),
+    "recipes": ("recipe_names",),
+    "shrinkage": ("shrink",),
+    "sketch": ("random_maclaurin", "random_projection", "tensor_sketch"),
+    "spectral": ("psd_log", "psd_power", "psd_sqrt"),
+    "vectorize": ("augmented_moment", "unvech", "vech"),
+    "whole": ("second_moment",),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+_PACKAGES = ("autoencoders", "data", "encoders", "metrics", "probes", "sharding")
+
+
+__all__ = sorted(_MODULES)
+
+if TYPE_CHECKING:
+    __version__: str
+else:  # a type checker would take every name for one that `__getattr__` knows
+
+    def __getattr__(name: str) -> Any:
+        if name in _PACKAGES:
+            return importlib.import_module(f"covjax.{name}")
+        if name in _MODULES:
+            value = getattr(importlib.import_module(f"covjax.{_MODULES[name]}"), name)
+        elif name == "__version__":
+            value = _version()
+        else:
+            raise AttributeError(f"module 'covjax' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES, "__version__"})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("covjax")
+    except PackageNotFoundError:  # a copy on the path that was never installed
+        return "unknown"
+
+
+class _Package(ModuleType):
+    """The import system binds a module under its name; `gram` and `moments` are the functions called like theirs."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _MODULES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -10,10 +10,11 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from covjax.distributed import FORM
 from covjax.errors import InputError
+from covjax.parser import CommandParser, Parser
 
 Config = TypeVar("Config")
 
@@ -56,7 +57,8 @@ def load_config(
         return make()
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"--config: {path}: no such file")
+        names = f" and no built-in config: {', '.join(built_in)}" if built_in else ""
+        raise InputError(f"--config: {path}: no such file{names}")
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"--config: {path}: not a Python file")
@@ -78,59 +80,64 @@ def parse(
     description: str,
     kind: type[Config],
     argv: Sequence[str],
+    main: Sequence[str] = (),
     distributed: bool = False,
     built_in: Mapping[str, Callable[[], Any]] | None = None,
 ) -> tuple[Config, argparse.Namespace]:
     """Read `--config`, then the overrides; return the config and the flags that are not part of it.
 
-    These are `force` and, where the command runs on several processes (`distributed`), `distributed`, a setting of
-    `covjax.distributed.start`.
+    These are `quiet`, `force` and, where the command runs on several processes (`distributed`), `distributed`, a
+    setting of `covjax.distributed.start`.
+
+    The help shows the fields in `main` first. Where `data` is among them, a FILE without an option's name is the data.
 
     Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
     dict[str, Any] (see `parse_settings`).
     Fields of other types can be set in the config file only.
     """
-    first = _Parser(prog=command, add_help=False, allow_abbrev=False)
+    first = Parser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
     config = load_config(path, kind, built_in) if path else kind()
 
-    parser = _Parser(
-        prog=command, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    config_help = "Python file with get_config(), which is run"
+    parser = CommandParser(command, description, "[FILE]" if "data" in main else "")
+    if "data" in main:
+        parser.add_argument_group("FILE", "the data; the same as --data FILE")
+    config_help = "a Python file with get_config(), which is run"
     if built_in:
-        config_help = f"{', '.join(built_in)}, or a {config_help}"
+        config_help = f"{', '.join(built_in)}, or {config_help}"
     parser.add_argument("--config", metavar="FILE", help=config_help)
     parser.add_argument("--force", action="store_true", help="redo everything, also what is complete")
     if distributed:
         text = f"one job of several processes: {FORM}; give every process the same options"
         parser.add_argument("--distributed", metavar="SETTING", default="", help=text)
     hints = typing.get_type_hints(kind)
-    group = parser.add_argument_group("fields of the config (defaults as the config file sets them)")
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if (convert := _converter(hints[field.name])) is None:
+    first_group = parser.add_argument_group("main options") if main else None
+    group = parser.add_argument_group("more options" if main else "options of the config")
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in [*main, *(name for name in fields if name not in main)]:
+        if (convert := _converter(hints[name])) is None:
             continue
-        value = getattr(config, field.name)
+        value = getattr(config, name)
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        group.add_argument(
-            "--" + field.name.replace("_", "-"),
+        (first_group if first_group and name in main else group).add_argument(
+            "--" + name.replace("_", "-"),
             type=convert,
             default=argparse.SUPPRESS,
-            metavar="VALUE",
-            help=f"{field.metadata.get('help', '')} (default: {shown or '(empty)'})".replace("%", "%%"),
+            metavar=_metavar(hints[name]),
+            help=(fields[name].metadata.get("help", "") + f" (default: {shown})" * bool(shown)).replace("%", "%%"),
         )
-    flags = parser.parse_args(argv)
-    overrides = {name: value for name, value in vars(flags).items() if name not in ("config", "force", "distributed")}
+    # As an argument of argparse's, FILE would swallow the value after an option that does not exist.
+    flags, unread = parser.parse_known_args(argv)
+    file = unread.pop(0) if "data" in main and unread and not unread[0].startswith("-") else None
+    if unread:
+        parser.error(f"unrecognized arguments: {' '.join(unread)}")
+    overrides = {name: value for name, value in vars(flags).items() if name in fields}
+    if file is not None:
+        if "data" in overrides:
+            parser.error(f"two files: {file!r} and --data {overrides['data']!r}")
+        overrides["data"] = file
     return dataclasses.replace(config, **overrides), flags  # type: ignore[type-var]
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse prints its usage before an error; one line is easier to read and enough."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(2)
 
 
 def _converter(hint: Any) -> Any:
@@ -147,6 +154,16 @@ def _converter(hint: Any) -> Any:
     if typing.get_origin(hint) is tuple and len(set(arguments) - {...}) == 1 and (inner := _converter(arguments[0])):
         return _named(lambda text: tuple(inner(part) for part in text.split(",") if part), arguments[0])
     return None
+
+
+def _metavar(hint: Any) -> str:
+    if hint in _METAVARS:
+        return _METAVARS[hint]
+    first = _METAVARS[typing.get_args(hint)[0]]
+    return f"{first},{first},…" if typing.get_origin(hint) is tuple else first
+
+
+_METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false", dict[str, Any]: "NAME=VALUE:…"}
 
 
 def _named(convert: Any, kind: type) -> Any:

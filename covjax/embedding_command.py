@@ -14,6 +14,7 @@ from covjax.data.sequences import read_sequences
 from covjax.data.write import new_text
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
+from covjax.notes import note
 from covjax.options import NOTHING, option
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".h5", ".csv")
@@ -58,7 +59,7 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
         ids, sequences = read_sequences(config.data)
         if config.fitted:
             embedder = Embedder.load(config.fitted)
-            print(f"state: {config.fitted} ({embedder.recipe}, fitted earlier)")
+            note(f"state: {config.fitted} ({embedder.recipe}, fitted earlier)")
         else:
             embedder = Embedder(
                 config.encoder,
@@ -72,7 +73,7 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
             ).fit(list(sequences))
             state = path.with_name(path.name + ".fitted")
             embedder.save(state)
-            print(f"state: fitted on these {len(ids):,} sequences, written to {state}; others: --fitted {state}")
+            note(f"state: fitted on these {len(ids):,} sequences, written to {state}; others: --fitted {state}")
         vectors = embedder.transform(list(sequences))
         write_vectors(path, ids, vectors)
         print(f"{len(ids):,} sequences x {vectors.shape[1]:,} numbers ({embedder.recipe}) in {path}")

@@ -37,6 +37,7 @@ from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.data.activations import Activations, EncodedActivations, hold, take
 from covjax.encoders import load
 from covjax.errors import InputError
+from covjax.notes import silence
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
 from covjax.training.autoencoder import read_activations, refuse_too_large, train_autoencoder
@@ -193,7 +194,8 @@ def main(argv: Sequence[str]) -> int:
     """The command; exit status 2 and one line for a user's error."""
     with exit_on_input_error(COMMAND):
         config, flags = parse(COMMAND, __doc__ or "", StabilityConfig, argv)
-        results = stability(config, force=flags.force)
+        with silence(flags.quiet):
+            results = stability(config, force=flags.force)
         for name, found in results.get("matched_cosines", {}).items():
             shares = f"above 0.7 {found['above_0.7']:.1%}, above 0.9 {found['above_0.9']:.1%}"
             print(f"{name}: mean matched cosine {found['mean']:.3f}, {shares}")

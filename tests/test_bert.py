@@ -113,7 +113,7 @@ def test_pytorch_weights_without_pytorch_name_the_extra(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="not a state dict of tensors"):
         encoders.load(str(tmp_path))
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(InputError, match="the extra `parity`"):
+    with pytest.raises(InputError, match=r"covjax\[parity\]"):
         encoders.load(str(tmp_path))
 
 

@@ -102,3 +102,45 @@ def test_only_input_errors_lose_their_traceback(capsys):
     assert capsys.readouterr().err == "prog: error: file.csv: row 3: bad\n"
     with pytest.raises(ZeroDivisionError), cli.exit_on_input_error("prog"):
         1 / 0  # noqa: B018
+
+
+@dataclasses.dataclass(frozen=True)
+class WithData:
+    data: str = cli.option("", "the data")
+    size: int = cli.option(3, "the size")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["my.csv"],
+        ["--data", "my.csv"],
+        ["my.csv", "--size", "4"],
+        ["--size", "4", "my.csv"],
+        ["--force", "my.csv", "--size=4"],
+    ],
+)
+def test_a_file_without_an_option_is_the_data(argv):
+    config, _ = cli.parse("prog", "A description.", WithData, argv, main=("data",))
+    assert config == WithData("my.csv", 4 if any("size" in each for each in argv) else 3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["a.csv", "--data", "b.csv"], "two files: 'a.csv' and --data 'b.csv'"),
+        (["a.csv", "b.csv"], "unrecognized arguments: b.csv"),
+        (["--sise", "3", "a.csv"], "unrecognized arguments: --sise 3 a.csv"),
+        (["a.csv", "--sise", "3"], "unrecognized arguments: --sise 3"),
+    ],
+)
+def test_one_file_and_no_unknown_option(capsys, argv, message):
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse("prog", "A description.", WithData, argv, main=("data",))
+    assert capsys.readouterr().err == f"prog: error: {message} (see --help)\n"
+
+
+def test_a_command_without_a_file_takes_none(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse("my.csv")
+    assert "unrecognized arguments: my.csv" in capsys.readouterr().err

@@ -132,7 +132,7 @@ def test_command_line(configs, tmp_path, monkeypatch, capsys):
     assert len(machine.calls) == 2
     assert machine.calls[0][-3:] == ["--resamples", "300", "--force"]
     stored = json.loads((tmp_path / "suite" / "suite.json").read_text())
-    assert stored["command"] == f"python -m eval.compare {' '.join(argv)}"
+    assert stored["command"] == f"covjax tasks {' '.join(argv)}"
     for options, message in (
         (["--resamples", "many"], "invalid int value: 'many'"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
@@ -141,9 +141,15 @@ def test_command_line(configs, tmp_path, monkeypatch, capsys):
             suite.main(["--suite", "all", "--output", output, *options])
         assert caught.value.code == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(InputError, match="--config: not allowed beside --suite"):
-        suite.main(["--suite", "all", "--config=x.py"])
+    with pytest.raises(SystemExit, match="2"):
+        suite.main(["all", "--config=x.py"])
+    assert "covjax tasks: error: --config: not allowed beside the names of tasks" in capsys.readouterr().err
     assert len(machine.calls) == 2
+    assert suite.main(["alpha", "--resamples", "300", "--output", output]) == 0  # the names first, without an option
+    assert len(machine.calls) == 3
+    assert suite.main(["--suite", "alpha", "--output", output], command="python -m eval.compare") == 0
+    stored = json.loads((tmp_path / "suite" / "suite.json").read_text())
+    assert stored["command"] == f"python -m eval.compare --suite alpha --output {output}"
 
 
 class Page(HTMLParser):

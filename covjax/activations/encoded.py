@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from covjax.activations.tokens import ArrayTokens, Batch, progress
+from covjax.activations.tokens import ArrayTokens, Batch, with_progress
 from covjax.encoders import Encoder, embed, tokenize
 from covjax.encoders.embed import replicate
 from covjax.errors import InputError
@@ -52,7 +52,7 @@ class EncodedTokens(ArrayTokens):
         """See `ArrayTokens.walk`; the first walk encodes."""
         if self.fits and not self._kept:
             self._keep()
-        yield from progress(stage, self._padded() if self.fits else self._encode(self.own, 1), len(self.own))
+        yield from with_progress(stage, self._padded() if self.fits else self._encode(self.own, 1), len(self.own))
 
     def median_tokens(self) -> float:
         """See `ArrayTokens.median_tokens`."""
@@ -71,7 +71,7 @@ class EncodedTokens(ArrayTokens):
                 missing.append(row)
             else:
                 self._special[row], kept[row] = known[0], known[1:]
-        for batch in progress("encode", self._encode(np.array(missing, int), max_segments=2), len(missing)):
+        for batch in with_progress("encode", self._encode(np.array(missing, int), max_segments=2), len(missing)):
             for place, row in enumerate(batch.rows):
                 kept[row] = batch.tokens[place][batch.weights[place] > 0]
                 if batch.special is not None:

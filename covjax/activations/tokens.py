@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from covjax.distributed import gather, is_first, share
 from covjax.encoders.embed import batch_size, bucket_edges
 from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
+from covjax.notes import progress
 
 MANY = 100_000_000  # numbers
 
@@ -62,7 +62,7 @@ class ArrayTokens:
 
     def walk(self, stage: str) -> Iterator[Batch]:
         """This process's sequences once, with a progress bar; order and shapes are the same in every walk."""
-        yield from progress(stage, self._padded(), len(self.own))
+        yield from with_progress(stage, self._padded(), len(self.own))
 
     def collect(self) -> None:
         """Bring the tokens of all processes to all; they must call it together, after a first walk."""
@@ -138,9 +138,9 @@ def _check(number: int, array: np.ndarray, features: int) -> None:
         raise InputError(f"activations: sequence {number} holds NaN or inf in {bad} of {array.size} places")
 
 
-def progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+def with_progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:
     """The batches under a progress bar of sequences, in process 0 alone."""
-    with tqdm(total=total, desc=f"{stage:>12}", unit="seq", disable=not is_first()) as bar:
+    with progress(total=total, desc=f"{stage:>12}", unit="seq", disable=not is_first()) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch.rows))

@@ -1,8 +1,8 @@
 """Compare covariance pooling with mean pooling and the controls, on one data set, from one command.
 
-    python -m eval.compare --config configs/quickstart.py
-    python -m eval.compare --config configs/quickstart.py --data my.csv --output runs/mine
-    python -m eval.compare --suite all
+    covjax compare --config quickstart
+    covjax compare my.csv --output runs/mine
+    covjax compare my.csv --encoder facebook/esm2_t6_8M_UR50D
 
 Frozen tokens of one encoder are pooled in every way, the same two linear probes are fitted on each, the penalty is
 chosen on validation from one grid, and the test set is scored once: `test-looks.jsonl` in the output folder keeps a
@@ -42,32 +42,34 @@ from covjax.data import Dataset, assign_splits, check_splits, read_table
 from covjax.data.write import new_text
 from covjax.distributed import check_folder, is_first, job, once, same, wait
 from covjax.errors import InputError
+from covjax.extras import need
+from covjax.notes import note, silence
 from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.sources import write_source
 
-COMMAND = "python -m eval.compare"
+MAIN_OPTIONS = ("data", "task", "encoder", "layer", "output", "name", "label_names", "max_length", "rows")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; see the module's docstring."""
+def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> None:
+    """Run the command line under the name it was typed by; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
     from covjax.tasks.configs import CONFIGS  # built of this module's parts
 
-    with exit_on_input_error(COMMAND):
+    with exit_on_input_error(command):
         given = {each.split("=")[0] for each in argv}
         if {"--suite", "--distributed"} <= given:
             raise InputError(
                 "distributed: the tasks of --suite are jobs of their own; start each with --config and --distributed"
             )
         if "--suite" in given:
-            from covjax.tasks import (
-                run as suite,
-            )  # with the statistics of many tasks, which one comparison does not need
+            from covjax.tasks import run as suite  # with statistics of many tasks, which one comparison does not need
 
-            raise SystemExit(suite.main(argv))
-        config, flags = parse(COMMAND, __doc__ or "", CompareConfig, argv, distributed=True, built_in=CONFIGS)
-        with job(COMMAND, flags.distributed):
-            compare(config, force=flags.force, command=f"{COMMAND} {shlex.join(argv)}")
+            raise SystemExit(suite.main(argv, command))
+        config, flags = parse(
+            command, __doc__ or "", CompareConfig, argv, MAIN_OPTIONS, distributed=True, built_in=CONFIGS
+        )
+        with silence(flags.quiet), job(command, flags.distributed):
+            compare(config, force=flags.force, command=f"{command} {shlex.join(argv)}")
 
 
 def compare(config: CompareConfig, force: bool = False, command: str = "") -> dict[str, Any]:
@@ -81,6 +83,8 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     """
     start = time.monotonic()
     config.check()
+    if config.sae_latents:
+        need("grain", "train", "sae_latents: training a sparse autoencoder")  # said before hours of work
     same("options", repr((config, force)))
     read_label_names(config.label_names)  # what cannot be read is said before hours of work, not after
     output = Path(config.output)
@@ -90,7 +94,7 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
     data = assign_splits(read_table(table, config.task), config.shares, config.seed)
     check_splits(data)
     if not data.has_group_column:
-        print(f"note: {data.name}: {UNGROUPED}")
+        note(f"note: {data.name}: {UNGROUPED}")
     encoder = encoders.load(config.encoder)
     manifest = _manifest(config, data, encoder)
     same("data", manifest["data"]["fingerprint"])
@@ -115,7 +119,7 @@ def compare(config: CompareConfig, force: bool = False, command: str = "") -> di
         looks = record_look(output, decided_by(config, FEATURES, NUMBERS), manifest, command)
         results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command}, looks)
     else:
-        print(f"results: complete in {output / 'results.json'}, reused")
+        note(f"results: complete in {output / 'results.json'}, reused")
     svgs = draw_figures(results, output / "figures")
     with new_text(output / "results.json") as file:
         file.write(json.dumps(results, indent=1, ensure_ascii=False))

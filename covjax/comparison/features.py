@@ -13,6 +13,7 @@ from covjax.data import Dataset
 from covjax.distributed import is_first, wait
 from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, widths
 from covjax.embedding.tables import Table, make_table, principal_components, side_by_side
+from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import Components, Composition, Pooled, SpecialToken
 
@@ -39,9 +40,9 @@ def make_features(
 
     tables, missing = find_complete(list(by_name), load)
     if not missing:
-        print(f"features: all {len(recipes)} complete in {folder}, reused")
+        note(f"features: all {len(recipes)} complete in {folder}, reused")
     else:
-        print(f"features: {len(recipes) - len(missing)} complete and reused, {len(missing)} to make")
+        note(f"features: {len(recipes) - len(missing)} complete and reused, {len(missing)} to make")
 
         def keep(name: str, table: Table) -> None:
             shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from covjax import checkpoint
 from covjax.comparison.config import CompareConfig
@@ -18,6 +17,7 @@ from covjax.data import Dataset
 from covjax.distributed import is_first, share, wait
 from covjax.embedding.tables import Table
 from covjax.errors import InputError
+from covjax.notes import note, progress
 from covjax.probes import DualProbe, LinearProbe
 from covjax.probes.logistic import logistic_path
 from covjax.probes.ridge import ridge_path
@@ -63,9 +63,9 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
 
     fitted, missing = find_complete(list(tables), load)
     if not missing:
-        print(f"probes: all {len(tables)} complete in {folder}, reused")
+        note(f"probes: all {len(tables)} complete in {folder}, reused")
         return fitted
-    print(f"probes: {len(tables) - len(missing)} complete and reused, {len(missing)} to fit")
+    note(f"probes: {len(tables) - len(missing)} complete and reused, {len(missing)} to fit")
     by_size = sorted(missing, key=lambda label: -tables[label].values.shape[1])  # dealt so that all have as much to do
     dealt = {by_size[i] for i in share(len(missing))}
     own = [label for label in missing if label in dealt]
@@ -79,7 +79,7 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
     # Two at a time: eigendecompositions and L-BFGS leave a second core idle for most of their time.
     with ThreadPoolExecutor(2) as threads:
         fits = threads.map(fit, own)
-        bar = tqdm(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
+        bar = progress(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
         for label, fitted[label] in zip(own, bar):
             _save(folder / label, fitted[label], _settings(config, manifest, names, tables[label]))
     wait()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from covjax.activations import ArrayTokens
 from covjax.comparison.config import CompareConfig
@@ -17,6 +16,7 @@ from covjax.data import Dataset
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
+from covjax.notes import progress
 from covjax.recipes import Recipe
 from covjax.recipes.base import SECOND_ORDER
 from covjax.recipes.truncated import matched_rank
@@ -54,7 +54,7 @@ def summarise(
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
     shown_rows = [recipe for recipe in recipes if not getattr(recipe, "replica_of", "")]
-    for recipe in tqdm(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
+    for recipe in progress(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
         labels = [each.name for each in recipes if recipe.name in (each.name, getattr(each, "replica_of", ""))]
         entry: dict[str, Any] = {"label": recipe.name, "title": recipe.title, "role": recipe.role}
         entry |= {"family": recipe.family, "rank": recipe.rank, "probes": {}}

@@ -10,6 +10,7 @@ from covjax.data.fasta import stream_fasta
 from covjax.data.nucleotides import reverse_complement
 from covjax.data.text import read_text
 from covjax.errors import InputError
+from covjax.extras import need
 
 csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 letters is shorter than many a gene
 SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".csv", ".tsv", ".txt", ".bed", ".parquet")
@@ -75,10 +76,7 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, str, str]]:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(f"{path}: reading Parquet needs the package pyarrow") from None
+    parquet = need("pyarrow.parquet", "parquet", f"{path}: reading Parquet")
     table = parquet.read_table(path)
     if "sequence" not in table.column_names:
         raise InputError(f"{path}: missing column 'sequence'; found {', '.join(table.column_names)}")

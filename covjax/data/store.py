@@ -16,6 +16,7 @@ from jaxtyping import BFloat16, Float
 
 from covjax import checkpoint
 from covjax.errors import InputError
+from covjax.extras import need
 
 FORMAT = 2  # of what is written; in every run's identity
 
@@ -101,7 +102,7 @@ class TokenStore:
     """
 
     def __init__(self, folder: str | Path, layer: int):
-        from grain.sources import ArrayRecordDataSource
+        sources = need("grain.sources", "store", f"{folder}: reading token activations")
 
         run, manifests = _finished(folder)
         if layer not in run["token_layers"]:
@@ -114,7 +115,7 @@ class TokenStore:
         for path, manifest in zip(self._paths, manifests):
             if (found := _count_records(path)) != len(manifest["rows"]):
                 raise InputError(f"{path}: {found} records of {len(manifest['rows'])} sequences: it was changed")
-        self._source = ArrayRecordDataSource([str(path) for path in self._paths])
+        self._source = sources.ArrayRecordDataSource([str(path) for path in self._paths])
         widths, index = run["token_widths"], run["token_layers"].index(layer)
         self._before, self._total = sum(widths[:index]), sum(widths)
         self._key = record_key(run["identity"])
@@ -154,12 +155,11 @@ class TokenStore:
 
 
 def _count_records(path: Path) -> int:
-    from grain.sources import ArrayRecordDataSource
-
+    sources = need("grain.sources", "store", f"{path}: reading token activations")
     if not path.is_file():
         raise InputError(f"{path}: missing")
     try:
-        return len(ArrayRecordDataSource([str(path)]))
+        return len(sources.ArrayRecordDataSource([str(path)]))
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: damaged: {error}") from None
 

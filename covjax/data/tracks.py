@@ -27,6 +27,7 @@ from covjax.data.nucleotides import reverse_complement
 from covjax.data.text import read_text
 from covjax.data.write import new_text
 from covjax.errors import InputError
+from covjax.extras import need
 
 COMMAND = "python -m covjax.data.tracks"
 
@@ -157,12 +158,9 @@ def _window(chromosome: str, region: Region, start: int, end: int, tracks: dict[
 
 
 def _open(path: str | Path) -> Any:
+    reader = need("pyBigWig", "tracks", f"{path}: reading bigWig")
     try:
-        import pyBigWig
-    except ImportError:
-        raise InputError(f"{path}: reading bigWig needs the package pyBigWig (pip install pyBigWig)") from None
-    try:
-        track = pyBigWig.open(str(path))
+        track = reader.open(str(path))
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be read as bigWig: {error}") from None
     if not track.isBigWig():

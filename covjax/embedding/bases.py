@@ -12,6 +12,7 @@ from covjax.activations.standardiser import Fit, train_weights
 from covjax.autoencoders import solve_tucker
 from covjax.distributed import agree, gather
 from covjax.moments import moments
+from covjax.notes import note
 from covjax.recipes.base import BASES
 from covjax.standardise import standardise
 
@@ -63,6 +64,6 @@ def _tucker(
         # One start, PCA, and a loose tolerance: a few passes. Whether other starts end higher is the business of
         # `eval.benchmark autoencoder_quality`.
         found = solve_tucker(batches, rank, center="sequence", starts=1, tolerance=1e-3, max_iterations=100)
-        print(f"Tucker basis, rank {rank}: FVU {found.fvu:.4f} after {len(found.objectives[0]) - 1} passes", flush=True)
+        note(f"Tucker basis, rank {rank}: FVU {found.fvu:.4f} after {len(found.objectives[0]) - 1} passes")
         bases.append(found.basis.astype(np.float32))
     return bases

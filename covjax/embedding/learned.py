@@ -13,6 +13,7 @@ from covjax.activations.standardiser import Fit
 from covjax.autoencoders.arrays import agree_module
 from covjax.data import Dataset
 from covjax.distributed import is_first, wait
+from covjax.notes import note
 from covjax.probes.minibatch import Budget
 from covjax.probes.tokens import TokenBatch, fit_token_probes
 from covjax.recipes.base import Trained
@@ -48,7 +49,7 @@ def train_pools(
     looks = max(1, steps // 8)
     fits = []
     for rate in training["learning_rates"] if is_first() else ():
-        print(f"train: {first.name}, {len(recipes)} seed(s), {steps} steps at rate {rate:g}", flush=True)
+        note(f"train: {first.name}, {len(recipes)} seed(s), {steps} steps at rate {rate:g}")
         budget = Budget(steps, rate, evaluate_every=looks, patience=8, shuffle=8, seed=seed)
         where = folder / f"rate-{rate:g}"
         fits.append(

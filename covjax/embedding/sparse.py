@@ -15,6 +15,7 @@ from covjax.autoencoders.arrays import agree_module
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
 from covjax.data.activations import HeldActivations
 from covjax.distributed import agree, is_first
+from covjax.notes import note
 from covjax.recipes.base import SparsePooled
 from covjax.standardise import standardise
 from covjax.training.autoencoder import train_autoencoder
@@ -61,7 +62,7 @@ def sparse_pools(
     )
     result = train_autoencoder(config, held)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in result.held_out.items())
-    print(f"sparse autoencoder: {shown}", flush=True)
+    note(f"sparse autoencoder: {shown}")
     agree_module(result.model)
     poolers = []
     for recipe in recipes:

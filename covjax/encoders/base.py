@@ -4,7 +4,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,14 +82,35 @@ FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", 
 DTYPES = ("float32", "bfloat16")
 
 
-def register_encoder(name: str, loader: Callable[[Any], Encoder]) -> None:
+class Requirement(NamedTuple):
+    """Packages that a registered encoder needs beside covjax, as Python imports them, and the line that installs."""
+
+    packages: tuple[str, ...]
+    install: str
+
+
+_REQUIREMENTS: dict[str, Requirement] = {}
+
+
+def register_encoder(
+    name: str, loader: Callable[[Any], Encoder], packages: tuple[str, ...] = (), install: str = ""
+) -> None:
     """Enter an encoder under `name`: `load(name, dtype)` returns `loader(dtype)`; InputError where the name is taken.
 
+    `packages` with the line that installs them are what `covjax info` says that it needs.
     A model of one's own: see `covjax.encoders.from_function`.
     """
     if name in _LOADERS:
         raise InputError(f"encoder {name!r} is already registered")
     _LOADERS[name] = loader
+    _REQUIREMENTS[name] = Requirement(packages, install)
+
+
+def requirements() -> dict[str, Requirement]:
+    """What every registered encoder needs, by its name, in alphabetical order."""
+    from covjax.encoders import bert, unirep  # noqa: F401  (they register the models that packages bring)
+
+    return dict(sorted(_REQUIREMENTS.items()))
 
 
 def load(name: str, dtype: Any = jnp.float32) -> Encoder:

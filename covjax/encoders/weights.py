@@ -13,11 +13,11 @@ import ml_dtypes
 import numpy as np
 
 from covjax.errors import InputError
+from covjax.extras import need
 
 TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 TYPES |= {"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the format
-PIP_TORCH = "pip install 'covjax[parity]'"
 
 
 def _plain(name: str) -> str:
@@ -162,10 +162,7 @@ class _Reader:
 
 def _torch_tensors(file: Path) -> dict[str, Callable[[], np.ndarray]]:
     """Readers over a state dict; only tensors are unpickled, no code."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f"{file}: PyTorch weights need PyTorch (the extra `parity`): {PIP_TORCH}") from None
+    torch = need("torch", "parity", f"{file}: a file of PyTorch weights")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         return {name: functools.partial(_to_numpy, tensor) for name, tensor in state.items()}

@@ -1,6 +1,7 @@
 """Pooled features, and token activations where asked, of many sequences; resumable at any point.
 
-    python -m train.extract --data proteins.fasta.gz --encoder FOLDER --poolers mean,log_covariance:eps=0.01
+    covjax extract proteins.fasta.gz --output runs/proteins
+    covjax extract proteins.fasta --poolers mean,log_covariance:eps=0.01
 
 Sequences are sorted by length and dealt into shards; every shard is written whole or not at all and never made twice.
 Batches are split over all devices; with --distributed shards are dealt over processes, each with its own devices, and
@@ -22,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from covjax import checkpoint, get_pooler
 from covjax.cli import exit_on_input_error, parse, parse_settings
@@ -36,7 +36,11 @@ from covjax.errors import InputError
 from covjax.extraction.config import ExtractConfig
 from covjax.extraction.plan import Work, cut_sequences, make_plan, pass_windows
 from covjax.extraction.shard import encode, pool_function, write_shard
+from covjax.extras import need
+from covjax.notes import note, progress, silence
 from covjax.pooling import Pooler
+
+MAIN_OPTIONS = ("data", "encoder", "layers", "poolers", "output")
 
 
 def parse_pooler(text: str) -> Pooler:
@@ -52,6 +56,8 @@ def parse_pooler(text: str) -> Pooler:
 def extract(config: ExtractConfig) -> Path:
     """Run or resume an extraction; returns its folder. Raises InputError for everything a user can put right."""
     config.check()
+    if config.keep_tokens:
+        need("array_record.python.array_record_module", "store", "keep_tokens: true")  # said before the work
     output = Path(config.output)
     ids, sequences = read_sequences(config.data, config.genome)
     for name, sequence in zip(ids, sequences):
@@ -75,11 +81,11 @@ def extract(config: ExtractConfig) -> Path:
     missing = np.flatnonzero(~complete)
     _refuse_too_large(work, missing)
     own = [int(missing[i]) for i in share(len(missing))]
-    print(f"shards: {complete.sum()} of {len(complete)} complete in {output} and reused")
+    note(f"shards: {complete.sum()} of {len(complete)} complete in {output} and reused")
     if own:
-        print(f"about {_estimate_seconds(work, own) / 60:.1f} min on {jax.local_device_count()} device(s)")
+        note(f"about {_estimate_seconds(work, own) / 60:.1f} min on {jax.local_device_count()} device(s)")
     tokens = [sum(len(w.tokens) for i in plan.shards[shard] for w in cuts[i]) for shard in own]
-    with tqdm(total=sum(tokens), unit="tok", unit_scale=True, disable=not is_first()) as bar:
+    with progress(total=sum(tokens), unit="tok", unit_scale=True, disable=not is_first()) as bar:
         for shard in own:
             write_shard(work, shard, bar)
     wait()
@@ -148,7 +154,7 @@ def _refuse_too_large(work: Work, missing: np.ndarray) -> None:
     seen = sum(len(w.tokens) for cut in work.cuts for w in cut)
     plans = [work.rows(shard) for shard in range(len(work.plan.shards))]
     padded = sum(edge * size * n for edge, (size, n) in _batches(work, plans).items())
-    print(
+    note(
         f"{run['sequences']:,} sequences, {own:,} tokens ({seen - own:,} more as context of windows) in "
         f"{len(_batches(work, plans))} shapes ({1 - seen / padded:.0%} of the encoder's tokens are padding); "
         f"output about {size / 2**30:.3g} GiB, {to_come / 2**30:.3g} of it to come"
@@ -194,12 +200,11 @@ def _estimate_seconds(work: Work, missing: list[int]) -> float:
     return seconds
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; exit status 2 and one line for a user's error."""
-    command = "python -m train.extract"
+def main(argv: Sequence[str], command: str = "covjax extract") -> int:
+    """The command under the name it was typed by; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", ExtractConfig, argv, distributed=True)
-        with job(command, flags.distributed):
+        config, flags = parse(command, __doc__ or "", ExtractConfig, argv, MAIN_OPTIONS, distributed=True)
+        with silence(flags.quiet), job(command, flags.distributed):
             if flags.force:
                 once(lambda: shutil.rmtree(config.output, ignore_errors=True))
             extract(config)

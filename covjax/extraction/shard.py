@@ -18,6 +18,7 @@ from covjax.encoders.embed import Batch, embed_tokens
 from covjax.encoders.windows import Window
 from covjax.errors import InputError
 from covjax.extraction.plan import Work
+from covjax.extras import need
 
 
 def encode(work: Work, chosen: list[Window]) -> Iterator[Batch]:
@@ -130,12 +131,11 @@ def _pool_joined(work: Work, joined: dict[int, np.ndarray]) -> dict[str, np.ndar
 
 
 def _write_records(path: Path, records: list[bytes]) -> None:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
+    module = need("array_record.python.array_record_module", "store", "keep_tokens: true")
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        writer = module.ArrayRecordWriter(str(temporary), "group_size:1")
         for record in records:
             writer.write(record)
         writer.close()

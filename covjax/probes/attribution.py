@@ -109,7 +109,7 @@ def plot_contributions(
 ) -> None:
     """Draw one bar a token along the sequence, 60 tokens a line, to `path` (PNG, SVG, PDF by its suffix).
 
-    `sequence` is a string (a letter a token) or the tokens' texts. Needs matplotlib (extra `quickstart`).
+    `sequence` is a string (a letter a token) or the tokens' texts.
     Raises InputError where the two have different lengths or are empty.
     """
     values = np.asarray(contributions, np.float64)

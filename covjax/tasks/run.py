@@ -1,10 +1,11 @@
 """Every built-in task, each in a process of its own, and one report of all.
 
-    python -m eval.compare --suite all --output runs/suite
-    python -m eval.compare --suite go_esm2,splice --output runs/suite --resamples 200
+    covjax tasks
+    covjax tasks all --output runs/suite
+    covjax tasks go_esm2,splice --output runs/suite --resamples 200
 
-Complete tasks are reused. A task that fails (its data is absent, say) is named with the reason in the report, and the
-suite goes on.
+Without a name the tasks are listed. Options of `covjax compare` go to every task. Complete tasks are reused. A task
+that fails (its data is absent, say) is named with the reason in the report, and the suite goes on.
 """
 
 import argparse
@@ -20,13 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from covjax.cli import parse
+from covjax.cli import exit_on_input_error, parse
 from covjax.comparison.config import CompareConfig
 from covjax.errors import InputError
+from covjax.notes import note, silence
+from covjax.parser import CommandParser
 from covjax.tasks.configs import TASK_CONFIGS
 from covjax.tasks.report import write_suite
 
-COMMAND = "python -m eval.compare"
+COMMAND = "covjax compare"
 
 
 def task_names(configs: Path | None = None) -> list[str]:
@@ -34,21 +37,32 @@ def task_names(configs: Path | None = None) -> list[str]:
     return sorted(TASK_CONFIGS if configs is None else (path.stem for path in configs.glob("[!_]*.py")))
 
 
-def main(argv: Sequence[str]) -> int:
-    """`--suite all|NAME,NAME [--output FOLDER] [--force]`; every other option goes to every task. The exit status.
+def main(argv: Sequence[str], command: str = "covjax tasks") -> int:
+    """`all|NAME,NAME [--output FOLDER] [--force]`; every other option goes to every task. The exit status.
 
-    Raises InputError for `--config`, and as `run_suite`; options that no comparison has end it before the first task.
+    Without arguments the tasks are listed. `python -m eval.compare` gives the names as `--suite NAMES`.
+    Exit status 2 and one line for a user's error; options that no comparison has end it before the first task.
     """
-    parser = argparse.ArgumentParser(prog=COMMAND, add_help=False, allow_abbrev=False)
-    parser.add_argument("--suite", required=True)
-    parser.add_argument("--output", type=Path, default=Path("runs/suite"))
-    parser.add_argument("--force", action="store_true")
-    flags, overrides = parser.parse_known_args(argv)
-    if any(each.split("=")[0] == "--config" for each in overrides):
-        raise InputError("--config: not allowed beside --suite, which takes the built-in configs")
-    parse(COMMAND, __doc__ or "", CompareConfig, overrides)
-    command = f"{COMMAND} {shlex.join(argv)}"
-    return run_suite(flags.suite.split(","), flags.output, overrides, flags.force, command)
+    if not argv:
+        print("\n".join(f"{name:<12}{config().name}" for name, config in sorted(TASK_CONFIGS.items())))
+        return 0
+    # The names stand first: further on they look like the value of an option that this parser does not know.
+    first = 0 if argv[0].startswith("-") else 1
+    parser = CommandParser(command, __doc__ or "", "all|NAME,NAME")
+    parser.add_argument("--suite", default=argv[0] if first else None, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, default=Path("runs/suite"), help="of the report (default: runs/suite)"
+    )
+    parser.add_argument("--force", action="store_true", help="redo everything, also what is complete")
+    flags, overrides = parser.parse_known_args(argv[first:])
+    with exit_on_input_error(command), silence(flags.quiet):
+        if flags.suite is None:
+            raise InputError("tasks: name them first: covjax tasks all --output runs/suite")
+        if any(each.split("=")[0] == "--config" for each in overrides):
+            raise InputError("--config: not allowed beside the names of tasks, which are built-in configs")
+        parse(command, __doc__ or "", CompareConfig, overrides)
+        typed = f"{command} {shlex.join(argv)}"
+        return run_suite(flags.suite.split(","), flags.output, overrides, flags.force, typed)
 
 
 def run_suite(
@@ -74,13 +88,13 @@ def run_suite(
         raise InputError(f"suite: {','.join(names)!r} is not allowed; all, or distinct names of {', '.join(known)}")
     tasks, runs = {}, []
     for place, name in enumerate(names):
-        print(f"[{place + 1}/{len(names)}] {name} …", flush=True)
+        note(f"[{place + 1}/{len(names)}] {name} …")
         run = run_task(name, configs, output, overrides, force)
         runs.append(run)
         if run["status"] == "complete":
             tasks[name] = json.loads((output / name / "results.json").read_text(encoding="utf-8"))
         took = "reused" if run["reused"] else f"{run['seconds']:.0f} s"
-        print(f"[{place + 1}/{len(names)}] {name}: {run['status']} ({took}) {run['reason']}".rstrip(), flush=True)
+        note(f"[{place + 1}/{len(names)}] {name}: {run['status']} ({took}) {run['reason']}".rstrip())
     write_suite(tasks, runs, output, command)
     print(f"\nreport: {output / 'report.html'}   tables: {output / 'suite.md'}   numbers: {output / 'suite.json'}")
     failed = [run for run in runs if run["status"] != "complete"]

@@ -1,6 +1,7 @@
 """Train an autoencoder on token activations: any registered kind, resumable at any point.
 
-    python -m train.autoencoder --config configs/autoencoder_tucker.py
+    covjax train proteins.fasta --encoder unirep-64 --kind tucker
+    covjax train --store runs/extraction --kind topk --options latents=1024:k=16
 
 Activations come from a store of `covjax extract --keep-tokens true` or straight from an encoder over a sequence file.
 Examples are shuffled by index, tokens that do not fit into memory in blocks of sequences (--mix-tokens); batches are
@@ -27,7 +28,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from covjax.autoencoders import make_autoencoder, save_autoencoder
 from covjax.autoencoders.arrays import from_arrays, plain, to_arrays
@@ -39,6 +39,8 @@ from covjax.data.write import new_text
 from covjax.distributed import is_first, job, once
 from covjax.encoders import load
 from covjax.errors import InputError
+from covjax.extras import need
+from covjax.notes import note, progress, silence
 from covjax.training.autoencoder_config import NOT_IN_RESULT, AutoencoderConfig
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
 from covjax.training.checkpoints import load_newest_together, save_step_together
@@ -60,6 +62,7 @@ from covjax.training.state import (
     summarise,
 )
 
+MAIN_OPTIONS = ("data", "store", "encoder", "layer", "kind", "options", "steps", "output")
 PROGRESS = ("fvu", "l0", "dead", "loss")  # shown while training, where the autoencoder reports them
 
 
@@ -77,6 +80,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     Raises InputError for everything a user can put right.
     """
     config.check()
+    need("grain", "train", "training an autoencoder")
     output = Path(config.output)
     try:
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
     batches = _batches(config, model.examples, activations, train_rows)
     held = _batches(config, model.examples, activations, held_rows)
-    print(f"order of the examples: {batches.order}")
+    note(f"order of the examples: {batches.order}")
     mesh = data_mesh(config.batch, config.model_parallel)
     manifest = _manifest(config, activations, batches.order)
 
@@ -103,7 +107,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     if found is not None:
         arrays, step = found[0], found[1]["step"]
         examples.set_state(found[1]["iterator"])
-        print(f"resumed at step {step:,} of {config.steps:,} in {output}")
+        note(f"resumed at step {step:,} of {config.steps:,} in {output}")
     else:
         with _home(config):
             _initialise(config, model, batches)
@@ -120,7 +124,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
 
     figures: dict[str, float] = {}
     total = None
-    bar = tqdm(total=config.steps, initial=step, unit="step", disable=None if is_first() else True)
+    bar = progress(total=config.steps, initial=step, unit="step", disable=None if is_first() else True)
     journal = Log(output, step, config.wandb, manifest["config"]) if is_first() else NoLog()
     with bar, contextlib.closing(journal) as log:
         while step < config.steps:
@@ -194,14 +198,14 @@ def read_activations(config: AutoencoderConfig) -> Activations:
     else:
         if jax.process_count() > 1:
             raise InputError(
-                "data: every process would encode all of it; write a store first: covjax.extraction.extract"
+                "data: every process would encode all of it; write a store first: covjax extract --keep-tokens true"
             )
         _, sequences = read_sequences(config.data)
         encoder = load(config.encoder)
         source = EncodedActivations(encoder, sequences, config.layer, config.token_budget, config.max_shapes)
     tokens = int(source.lengths.sum())
     size = tokens * source.features * np.dtype(jax.numpy.dtype(config.dtype)).itemsize / 2**30
-    print(f"{len(source.lengths):,} sequences, {tokens:,} tokens of {source.features} features: {size:.3g} GiB")
+    note(f"{len(source.lengths):,} sequences, {tokens:,} tokens of {source.features} features: {size:.3g} GiB")
     return source
 
 
@@ -241,12 +245,11 @@ def _refuse_divergence(values: dict[str, float], step: int) -> None:
             raise InputError(f"learning_rate: {name} is {value} at step {step}; lower the rate or clip the gradient")
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; exit status 2 and one line for a user's error."""
-    command = "python -m train.autoencoder"
+def main(argv: Sequence[str], command: str = "covjax train") -> int:
+    """The command under the name it was typed by; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, distributed=True)
-        with job(command, flags.distributed):
+        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, MAIN_OPTIONS, distributed=True)
+        with silence(flags.quiet), job(command, flags.distributed):
             if flags.force:
                 once(lambda: shutil.rmtree(config.output, ignore_errors=True))
             result = train_autoencoder(config)

@@ -29,7 +29,7 @@ class AutoencoderConfig:
     """Everything that decides what an autoencoder is trained on and how."""
 
     output: str = option("runs/autoencoder", "folder of the checkpoints, logs, figures and the trained autoencoder")
-    store: str = option("", "folder that covjax.extraction.extract --keep-tokens true wrote; or give --data")
+    store: str = option("", "folder that covjax extract --keep-tokens true wrote; or give --data")
     data: str = option("", "sequences to encode here: FASTA, CSV, TSV, text (each also .gz), Parquet")
     encoder: str = option("", "name, folder or hub id; with --store only a check that the store is of this encoder")
     layer: int = option(-1, "layer of the encoder; of a store, one that it keeps")

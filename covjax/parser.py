@@ -1,0 +1,36 @@
+"""How the commands read their arguments and print their help; imports nothing that takes time."""
+
+import argparse
+import sys
+import textwrap
+from typing import NoReturn
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """80 columns whatever the terminal; examples, which are indented, stay as they are."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, width=80, max_help_position=26)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip().split("\n\n")
+        wrap = textwrap.TextWrapper(width, initial_indent=indent, subsequent_indent=indent)
+        return "\n\n".join(each if each.startswith("    ") else wrap.fill(each) for each in paragraphs)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse prints its usage before an error; one line is easier to read and enough."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the command with one line and status 2."""
+        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class CommandParser(Parser):
+    """The parser of a command with the option that all have; its help is 80 columns wide."""
+
+    def __init__(self, command: str, description: str, positional: str = ""):
+        usage = " ".join(filter(None, [command, positional, "[options]"]))
+        super().__init__(command, usage, description, formatter_class=_Help, allow_abbrev=False)
+        self.add_argument("--quiet", action="store_true", help="no progress and no notes; results and errors stay")

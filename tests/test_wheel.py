@@ -1,0 +1,91 @@
+"""The wheel holds everything that a user needs, and works in an empty folder without the clone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.encoders.folders import write_bert
+
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy of what setuptools reads, so that the working tree stays as it is."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("covjax", "eval", "train", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-c", BUILD, str(output)], cwd=source, check=True, capture_output=True)
+    return next(output.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder)
+    return folder
+
+
+def covjax(unpacked, folder, *argv):
+    environment = os.environ | {"PYTHONPATH": str(unpacked), "COLUMNS": "80"}
+    command = [sys.executable, "-m", "covjax", *argv]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_every_file_of_the_package_is_in_the_wheel_and_no_other(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+    tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / "covjax").rglob("*") if path.is_file()}
+    tree = {name for name in tree if "__pycache__" not in name}
+    assert {name for name in names if ".dist-info/" not in name} == tree
+    assert {"covjax/py.typed", "covjax/tasks/configs.py", "covjax/tasks/quickstart/swissprot_go_mf.csv.gz"} <= names
+    assert "covjax/tasks/quickstart/swissprot_go_mf_terms.csv" in names
+
+
+def test_the_wheel_has_one_command(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        (entry,) = [name for name in file.namelist() if name.endswith("entry_points.txt")]
+        assert file.read(entry).decode().split("\n")[:2] == ["[console_scripts]", "covjax = covjax.command:main"]
+        (top,) = [name for name in file.namelist() if name.endswith("top_level.txt")]
+        assert file.read(top).decode().split() == ["covjax"]
+
+
+def test_version_tasks_and_info_of_the_wheel(unpacked, tmp_path):
+    script = "import covjax; print(covjax.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(unpacked)}
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert Path(run.stdout.strip()).is_relative_to(unpacked)
+    assert covjax(unpacked, tmp_path, "--version").stdout.startswith("covjax 0.")
+    assert "go_unirep" in covjax(unpacked, tmp_path, "tasks").stdout
+    facts = json.loads(covjax(unpacked, tmp_path, "info", "--json").stdout)
+    assert "log_covariance" in facts["poolers"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_comparison_in_an_empty_folder(unpacked, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "encoder").mkdir()
+    write_bert(tmp_path / "encoder", rng, d=8, blocks=1)
+    sequences = ["".join(rng.choice(list("ACDEFGHIKL"), 12)) for _ in range(90)]
+    rows = [f"{sequence},{int('A' in sequence)}" for sequence in sequences]
+    (tmp_path / "my.csv").write_text("\n".join(["sequence,label", *rows]) + "\n")
+    options = ["--encoder", "encoder", "--rows", "mean,covariance Σ", "--resamples", "100", "--ranks", "2"]
+    run = covjax(unpacked, tmp_path, "compare", "my.csv", *options, "--output", "out", "--quiet")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert "covariance Σ" in run.stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["manifest"]["command"].startswith("covjax compare my.csv ")
+    assert {"report.html", "results.json", "figures"} <= {path.name for path in (tmp_path / "out").iterdir()}
