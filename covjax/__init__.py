@@ -1,5 +1,10 @@
 """Second-moment (covariance) pooling of frozen foundation-model embeddings, in JAX."""
 
+from covjax.jobs.stop import stop_while_importing
+
+stop_while_importing()  # before the seconds that JAX's import takes
+
+# ruff: noqa: E402
 import importlib
 import sys
 from types import ModuleType

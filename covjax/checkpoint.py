@@ -18,13 +18,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt8
 
-from covjax.distributed import gather
-from covjax.errors import InputError
+from covjax.distributed import gather, once
+from covjax.errors import InputError, shown
+from covjax.jobs.disk import TEMPORARY, put, writing
+from covjax.jobs.seal import Damaged
 
 Tree = Any
 
 
-DIGEST_FORMAT = 2  # of runs of rows; others are refused by name, not called damaged
+DIGEST_FORMAT = 3  # of runs of rows, and of the manifest; others are refused by name, not called damaged
 MOST_BLOCKS = 256
 
 
@@ -126,7 +128,8 @@ def _short(value: Any) -> str:
 def save(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
     """Write `tree` (arrays in dicts, lists, dataclass pytrees) and `manifest` to a new folder, whole or not at all.
 
-    A checkpoint already at `path` is replaced. `manifest` must be plain JSON; "digests" and "digest_format" are added.
+    A checkpoint already at `path` is replaced. `manifest` must be plain JSON; "digests",
+    "digest_format" and "seal" are added.
     In a job of several processes this is the business of the one that calls it.
     Raises InputError where the folder cannot be written.
     """
@@ -150,24 +153,37 @@ def save_together(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> 
 
 
 def _record(tree: Tree, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(manifest))) | {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
+    record = json.loads(json.dumps(dict(manifest)))
+    record |= {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
+    return record | {"seal": _seal(record)}
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[str, Any]) -> None:
     """`save` of what `save` prepared: arrays by name, and the manifest with their digests."""
     from orbax.checkpoint import v1 as ocp  # a second of imports that users of the pure functions never pay
 
+    temporary = path.with_name(f"{path.name}.{TEMPORARY}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ocp.save_checkpointables(str(path), {"state": dict(flat), "manifest": dict(record)}, overwrite=True)
+        with writing(path, sum(leaf.nbytes for leaf in flat.values())):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ocp.save_checkpointables(str(temporary), {"state": dict(flat), "manifest": dict(record)}, overwrite=True)
+            once(lambda: put(temporary, path))
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if jax.process_count() == 1:  # else others may be at work on it
+            for unfinished in path.parent.glob(f"{temporary.name}*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any] | None:
     """Manifest of a complete checkpoint; None where there is none (nothing there, or a save that never finished).
 
-    Raises InputError where a checkpoint is there but its manifest is damaged.
+    Raises Damaged, an InputError, where a checkpoint is there but its manifest is not as written.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -176,16 +192,23 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
         return None
     try:
         with _alone():
-            return dict(ocp.load_checkpointables(str(path), {"manifest": None})["manifest"])
+            record = dict(ocp.load_checkpointables(str(path), {"manifest": None})["manifest"])
     except Exception as error:  # Orbax raises many types here; all mean the same to the user
-        raise InputError(f"{path}: the checkpoint's manifest cannot be read: {_first_line(error)}") from None
+        raise Damaged(f"{path}: the checkpoint's manifest cannot be read: {_first_line(error)}") from None
+    if (version := record.get("digest_format")) != DIGEST_FORMAT:
+        raise InputError(
+            f"{path}: digests of format {shown(version)}, written by another version of covjax; make it again"
+        )
+    if record.pop("seal", None) != _seal(record):
+        raise Damaged(f"{path}: the checkpoint's manifest was changed or damaged")
+    return record
 
 
 def load(path: str | Path, like: Tree, manifest: Mapping[str, Any] | None = None) -> Tree:
     """Read a checkpoint back as NumPy arrays in the structure of `like` (whose leaves only name the places).
 
     With `manifest`, every entry in it must equal the saved one. Raises InputError, naming the leaf or the entry, for a
-    missing checkpoint, other settings, a missing or extra leaf, truncation, and flipped bytes.
+    missing checkpoint, other settings, a missing or extra leaf, and Damaged for truncation and flipped bytes.
     """
     found = load_complete(path, like, manifest)
     if found is None:
@@ -204,8 +227,7 @@ def load_complete(
     if saved is None:
         return None
     digests = saved.pop("digests")
-    if (found := saved.pop("digest_format", None)) != DIGEST_FORMAT:
-        raise InputError(f"{path}: digests of format {found}, written by another version of covjax; make it again")
+    del saved["digest_format"]
     if manifest is not None:
         expected = json.loads(json.dumps(dict(manifest)))
         if lines := difference({k: v for k, v in saved.items() if k in expected}, expected):
@@ -221,11 +243,11 @@ def load_complete(
             wanted = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
             flat = ocp.load_checkpointables(str(path), {"state": wanted})["state"]
     except Exception as error:  # truncated or deleted files; the type depends on the storage driver
-        raise InputError(f"{path}: the checkpoint's arrays cannot be read: {_first_line(error)}") from None
+        raise Damaged(f"{path}: the checkpoint's arrays cannot be read: {_first_line(error)}") from None
     tree = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(flat[name]) for name in paths])
     for name, digest in leaf_digests(tree).items():
         if digests[name] != digest:
-            raise InputError(f"{path}: leaf {name} does not match its digest: the file was changed or damaged")
+            raise Damaged(f"{path}: leaf {name} does not match its digest: the file was changed or damaged")
     return tree, saved
 
 

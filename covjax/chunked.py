@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.projected import check_projection, masked_project
-from covjax.tokens import check_tokens, check_weights, safe_ratio, token_weights
+from covjax.tokens import check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -29,11 +29,10 @@ def chunked_projected_moment(
         TypeError: `x` is not floating point.
         InputError: wrong shapes, `center` or chunk_size; outside `jit` also negative, non-finite or all-zero weights.
     """
-    check_tokens(x)
-    check_weights(weights, x.shape[0])
-    check_projection(left, x.shape[1], "left")
-    if right is not None:
-        check_projection(right, x.shape[1], "right")
+    x = check_tokens(x)
+    weights = check_weights(weights, x.shape[0])
+    left = check_projection(left, x.shape[1], "left")
+    right = None if right is None else check_projection(right, x.shape[1], "right")
     if center not in (None, "sequence"):
         raise InputError(f"center must be None or 'sequence', got {center!r}")
     if chunk_size < 1:
@@ -52,10 +51,8 @@ def chunked_projected_moment(
         kept = jax.lax.dynamic_slice_in_dim(keep, start, length)
         y = masked_project(rows, matrix, kept)
         count = jnp.sum(weight)
-        mean = (
-            safe_ratio(jnp.matmul(weight, y, precision=_HIGHEST), count) if center else jnp.zeros(y.shape[1], w.dtype)
-        )
-        y = jnp.where(kept[:, None], y - mean, 0) if center else y
+        mean = weighted_mean(y, weight) if center else jnp.zeros(y.shape[1], w.dtype)
+        y = jnp.where(kept[:, None], y - mean[None], 0) if center else y
         a, b = (y, y) if right is None else (y[:, :rank], y[:, rank:])
         return count, mean, jnp.matmul((a * weight[:, None]).T, b, precision=_HIGHEST)
 

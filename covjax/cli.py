@@ -5,28 +5,59 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import logging
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from covjax.distributed import FORM
+from covjax.distributed import FORM, error_text
 from covjax.errors import InputError
+from covjax.jobs.stop import stoppable
 from covjax.parser import CommandParser, Parser
 
 Config = TypeVar("Config")
+# Orbax logs a traceback for every array of a failed save, which the command's own error tells in one line.
+CHATTY = ("absl", "asyncio")
 
 
 @contextlib.contextmanager
 def exit_on_input_error(command: str) -> Iterator[None]:
-    """Turn an InputError into one line on stderr and exit status 2; every other exception keeps its traceback."""
+    """End a command with one line on stderr where the user or a signal is the reason.
+
+    An InputError and a full disk: exit status 2. Ctrl-C and SIGTERM: 130 and 143, see `covjax.jobs.stop.stoppable`.
+    Every other exception keeps its traceback.
+    """
+    complaints: list[Any] = []
+    hooks = threading.excepthook, sys.unraisablehook
+    # Threads of libraries fail with the main one; who needs their words gets them where the command itself succeeds.
+    threading.excepthook = sys.unraisablehook = complaints.append  # type: ignore[assignment]
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in CHATTY}
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        yield
-    except InputError as error:
-        print(f"{command}: error: {error}", file=sys.stderr)
+        with stoppable(command):
+            yield
+    except Exception as error:
+        if (text := error_text(error)) is None:
+            raise
+        complaints.clear()
+        print(f"{command}: error: {_one_line(text)}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        threading.excepthook, sys.unraisablehook = hooks
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        for complaint in complaints:
+            hooks[hasattr(complaint, "err_msg")](complaint)
+
+
+def _one_line(text: str) -> str:
+    """As it is, with what a terminal would not show as part of one line escaped."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def parse_settings(text: str) -> dict[str, Any]:
@@ -83,13 +114,15 @@ def parse(
     main: Sequence[str] = (),
     distributed: bool = False,
     built_in: Mapping[str, Callable[[], Any]] | None = None,
+    switches: Mapping[str, str] | None = None,
 ) -> tuple[Config, argparse.Namespace]:
     """Read `--config`, then the overrides; return the config and the flags that are not part of it.
 
     These are `quiet`, `force` and, where the command runs on several processes (`distributed`), `distributed`, a
     setting of `covjax.distributed.start`.
 
-    The help shows the fields in `main` first. Where `data` is among them, a FILE without an option's name is the data.
+    `switches` are further flags without a value, each with its help. The help shows the fields in `main` first. Where
+    `data` is among them, a FILE without an option's name is the data.
 
     Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
     dict[str, Any] (see `parse_settings`).
@@ -107,7 +140,11 @@ def parse(
     if built_in:
         config_help = f"{', '.join(built_in)}, or {config_help}"
     parser.add_argument("--config", metavar="FILE", help=config_help)
-    parser.add_argument("--force", action="store_true", help="redo everything, also what is complete")
+    parser.add_argument(
+        "--force", action="store_true", help="redo everything: first remove what the run in --output made"
+    )
+    for name, text in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     if distributed:
         text = f"one job of several processes: {FORM}; give every process the same options"
         parser.add_argument("--distributed", metavar="SETTING", default="", help=text)
@@ -125,6 +162,8 @@ def parse(
             type=convert,
             default=argparse.SUPPRESS,
             metavar=_metavar(hints[name]),
+            nargs="?" if hints[name] is bool else None,  # --flag is --flag true
+            const=True if hints[name] is bool else None,
             help=(fields[name].metadata.get("help", "") + f" (default: {shown})" * bool(shown)).replace("%", "%%"),
         )
     # As an argument of argparse's, FILE would swallow the value after an option that does not exist.

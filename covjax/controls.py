@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
-from covjax.errors import InputError
-from covjax.tokens import check_tokens
+from covjax.tokens import check_tokens, check_weights
 
 
 def shuffle_features(
@@ -21,10 +20,9 @@ def shuffle_features(
         TypeError: `x` is not floating point.
         InputError: wrong shapes.
     """
-    check_tokens(x)
+    x = check_tokens(x)
     tokens, features = x.shape
-    if weights is not None and jnp.shape(weights) != (tokens,):
-        raise InputError(f"weights must have shape ({tokens},), one per token, got {jnp.shape(weights)}")
+    weights = check_weights(weights, tokens)
     keep = jnp.ones(tokens, bool) if weights is None else jnp.asarray(weights) > 0
     kept_first = jnp.argsort(~keep, stable=True)
     # One key per kept token, by its rank: a draw of shape (tokens, features) would change with the padding.

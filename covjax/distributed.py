@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Shaped
 
 from covjax.errors import InputError
+from covjax.jobs.disk import full_disk
 
 FORM = "auto (SLURM, GKE, Cloud TPU, Open MPI) or HOST:PORT,COUNT,INDEX"
 # A lost process is noticed after this silence. Heartbeats come from a thread of their own, which no computation holds
@@ -89,19 +90,31 @@ def job(command: str, setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) 
     try:
         yield
         wait()  # some have more to do than others
+    except KeyboardInterrupt:
+        raise  # a signal; `covjax.jobs.stop` ends the process
     except BaseException as error:
-        if isinstance(error, InputError):
-            print(f"{command}: error: {error}", file=sys.stderr)
+        text = error_text(error)
+        if text is not None:
+            print(f"{command}: error: {text}", file=sys.stderr)
         else:
             traceback.print_exc()
-        if isinstance(error, Exception) and not isinstance(error, InputError):
+        if isinstance(error, Exception) and text is None:
             # It may be a transfer to a process that died, which fails at once; the service takes a moment to say which.
             time.sleep(heartbeat_seconds + 5)
         sys.stdout.flush()
         sys.stderr.flush()
         # Python's way out waits for the other processes, which wait for this one.
-        os._exit(2 if isinstance(error, InputError) else 1)
+        os._exit(1 if text is None else 2)
     jax.distributed.shutdown()
+
+
+def error_text(error: BaseException) -> str | None:
+    """The one line of an error that the user can put right: an InputError, or a full disk; None for any other."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, Exception) and (text := full_disk(error)):
+        return f"the disk is full ({text}); make room, and the same command goes on"
+    return None
 
 
 def is_first() -> bool:
@@ -210,12 +223,12 @@ class _Prefixed:
     """A stream whose lines begin with a prefix; everything but writing is the stream's own."""
 
     def __init__(self, stream: IO[str], prefix: str):
-        self._stream, self._prefix, self._fresh = stream, prefix, True
+        self._stream, self.prefix, self._fresh = stream, prefix, True
 
     def write(self, text: str) -> int:
         """As of the stream; one piece a call, so that lines of processes that share a terminal stay whole."""
         lines = text.splitlines(keepends=True)
-        heads = [self._prefix if self._fresh else "", *[self._prefix] * (len(lines) - 1)]
+        heads = [self.prefix if self._fresh else "", *[self.prefix] * (len(lines) - 1)]
         if lines:
             self._fresh = lines[-1].endswith("\n")
         self._stream.write("".join(head + line for head, line in zip(heads, lines)))

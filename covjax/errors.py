@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class DtypeError(InputError, TypeError):
+    """Bad input whose kind of numbers is not allowed: also the TypeError that NumPy and JAX raise there."""
+
+
 def shown(value: object, most: int = 100) -> str:
     """Show a value in a message: its `repr` on one line, shortened in the middle to about `most` characters.
 

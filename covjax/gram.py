@@ -85,12 +85,13 @@ def _checked(sequences, weights, name: str, weights_name: str) -> list[tuple]:
     if len(sequences) == 0 or (weights is not None and len(weights) != len(sequences)):
         raise InputError(f"{name} must not be empty and {weights_name} must have one entry for each of them")
     pairs = list(zip(sequences, weights if weights is not None else [None] * len(sequences)))
+    checked = []
     for x, w in pairs:
-        check_tokens(x, name)
-        check_weights(w, x.shape[0])
-        if x.shape[1] != sequences[0].shape[1]:
-            raise InputError(f"{name} must have equal features, got {sequences[0].shape[1]} and {x.shape[1]}")
-    return pairs
+        x = check_tokens(x, name)
+        checked.append((x, check_weights(w, x.shape[0])))
+        if x.shape[1] != checked[0][0].shape[1]:
+            raise InputError(f"{name} must have equal features, got {checked[0][0].shape[1]} and {x.shape[1]}")
+    return checked
 
 
 def _embedding(kernel: str, features: int, bandwidth: float, num_features: int, key) -> Callable:
@@ -103,7 +104,7 @@ def _embedding(kernel: str, features: int, bandwidth: float, num_features: int, 
         phases = jax.random.uniform(phase_key, (num_features,), maxval=2 * jnp.pi)
 
         def one(x, w):
-            phi = jnp.cos(jnp.matmul(x, frequencies, precision=_HIGHEST) + phases) * (2 / num_features) ** 0.5
+            phi = jnp.cos(jnp.matmul(x, frequencies, precision=_HIGHEST) + phases[None]) * (2 / num_features) ** 0.5
             return safe_ratio(jnp.matmul(w, phi, precision=_HIGHEST), jnp.sum(w))
     else:
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.tokens import is_concrete, prepare_tokens, safe_ratio
+from covjax.inputs import host_array, is_concrete
+from covjax.tokens import check_tokens, prepare_tokens, safe_ratio, weighted_mean
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -74,9 +75,10 @@ def moments(x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] 
 
 def _moments(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Moments:
     count = jnp.sum(w)
-    # Any shift gives the same statistics, so no gradient flows through it; it only has to be near the mean.
-    shift = jax.lax.stop_gradient(safe_ratio(jnp.matmul(w, x, precision=_HIGHEST), count))
-    deviation = x - shift
+    # Any shift gives the same statistics, so no gradient flows through it; it only has to be near the mean, and equal
+    # to tokens that are all the same.
+    shift = jax.lax.stop_gradient(weighted_mean(x, w))
+    deviation = x - shift[None]
     weighted = deviation * w[:, None]  # masked rows: x is 0 and w is 0, finite times zero
     offset = safe_ratio(jnp.sum(weighted, axis=0), count)
     scatter = jnp.matmul(weighted.T, deviation, precision=_HIGHEST) - count * jnp.outer(offset, offset)
@@ -104,6 +106,7 @@ def psum_merge(m: Moments, axis_name) -> Moments:
     """Merge over a mapped axis (`vmap`, `shard_map`): every member of the axis receives the moments of all tokens."""
     count = jax.lax.psum(m.count, axis_name)
     mean = safe_ratio(jax.lax.psum(m.count * m.mean, axis_name), count)
+    mean = mean + safe_ratio(jax.lax.psum(m.count * (m.mean - mean), axis_name), count)  # see `weighted_mean`
     delta = m.mean - mean
     scatter = jax.lax.psum(m.scatter + m.count * jnp.outer(delta, delta), axis_name)
     return Moments(count, mean, scatter)
@@ -128,7 +131,10 @@ def streaming_moments(chunks: Iterable) -> Moments:
     state, length = None, 0
     for chunk in chunks:
         x, w = chunk if isinstance(chunk, tuple) else (chunk, None)
-        w = np.ones(len(x), np.float32) if w is None else np.asarray(w, np.float32)
+        x = check_tokens(x, "chunks")
+        if state is not None and x.shape[1:] != state.mean.shape:
+            raise InputError(f"chunks must have equal features, got {state.mean.shape[0]} and {x.shape[1]}")
+        w = np.ones(len(x), np.float32) if w is None else host_array(w, "weights").astype(np.float32)
         if w.shape != x.shape[:1] or not (np.isfinite(w).all() and (w >= 0).all()):
             raise InputError(f"weights must be finite, >= 0 and of shape {x.shape[:1]}, got shape {w.shape}")
         length = max(length, len(x))

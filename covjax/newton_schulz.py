@@ -45,11 +45,9 @@ def newton_schulz_sqrt(
     Raises:
         InputError: not square, outside `jit` not symmetric, num_iters < 1 or ridge < 0.
     """
-    check_symmetric(a)
+    a = check_symmetric(a)
     if not ridge >= 0:
         raise InputError(f"ridge must be >= 0, got {ridge}")
-    a = jnp.asarray(a)
-    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
     a = (a + a.T) / 2 + ridge * jnp.eye(a.shape[0], dtype=a.dtype)
     y = _iterate(a, num_iters)
     residual = safe_ratio(jnp.linalg.norm(_dot(y, y) - a), jnp.linalg.norm(a))
@@ -66,9 +64,8 @@ def spectral_compression(c: Float[Array, "d d"], num_iters: int, eps: float) -> 
     Raises:
         InputError: `c` is not square, num_iters < 1 or eps < 0.
     """
-    check_square(c, "c")
+    c = check_square(c, "c")
     if not eps >= 0:
         raise InputError(f"eps must be >= 0, got {eps}")
-    c = jnp.asarray(c)
     c = c.astype(jnp.promote_types(c.dtype, jnp.float32))
     return _iterate(c + eps * jnp.eye(c.shape[0], dtype=c.dtype), num_iters)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from covjax.errors import InputError
+from covjax.inputs import host_array, is_concrete
 from covjax.moments import Moments
 from covjax.projected import check_projection, project_sides
 from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
@@ -33,7 +34,8 @@ def pack_blocks(
     """
     if block_size < 1:
         raise InputError(f"block_size must be >= 1, got {block_size}")
-    if not sequences or len({s.shape[1:] for s in sequences}) != 1 or sequences[0].ndim != 2:
+    sequences = [np.asarray(check_tokens(s, "sequences")) for s in sequences]
+    if not sequences or len({s.shape[1:] for s in sequences}) != 1:
         raise InputError("sequences must be a non-empty list of arrays (tokens, features) with equal features")
     blocks = [-(-len(s) // block_size) for s in sequences]
     total = sum(blocks) if num_blocks is None else num_blocks
@@ -51,6 +53,8 @@ def pack_blocks(
 
 def _segments(tokens, block_segments, num_segments: int):
     """Checked segment ids, those outside 0 … num_segments − 1 moved to num_segments, which scatters drop."""
+    if is_concrete(block_segments) and not isinstance(block_segments, jax.Array):
+        block_segments = host_array(block_segments, "block_segments")
     blocks = block_segments.shape[0] if block_segments.ndim == 1 else 0
     if not blocks or tokens.shape[0] % blocks:
         raise InputError(
@@ -61,6 +65,17 @@ def _segments(tokens, block_segments, num_segments: int):
         raise TypeError(f"block_segments must be integers, got {block_segments.dtype}")
     ids = jnp.asarray(block_segments)
     return jnp.where((ids >= 0) & (ids < num_segments), ids, num_segments), blocks
+
+
+def _means(values, w, ids, count):
+    """Mean of every segment, (segments, features), from values in blocks."""
+    sums = jax.ops.segment_sum(jnp.einsum("bk,bkd->bd", w, values, precision=_HIGHEST), ids, len(count))
+    return safe_ratio(sums, count[:, None])
+
+
+def _spread(means, ids):
+    """The mean of its segment for every block; 0 for blocks of no segment."""
+    return jnp.pad(means, ((0, 1), (0, 0)))[ids][:, None]
 
 
 def packed_moments(
@@ -77,18 +92,17 @@ def packed_moments(
         TypeError: tokens not floating point or segment ids not integers.
         InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights.
     """
+    tokens = check_tokens(tokens, "tokens")
     x, w = prepare_tokens(tokens, weights)
     ids, blocks = _segments(tokens, block_segments, num_segments)
     x, w = x.reshape(blocks, -1, x.shape[1]), w.reshape(blocks, -1)
 
-    def means(values):
-        sums = jax.ops.segment_sum(jnp.einsum("bk,bkd->bd", w, values, precision=_HIGHEST), ids, num_segments)
-        return safe_ratio(sums, count[:, None])
-
     count = jax.ops.segment_sum(jnp.sum(w, axis=1), ids, num_segments)
-    shift = jax.lax.stop_gradient(means(x))
-    deviation = x - jnp.pad(shift, ((0, 1), (0, 0)))[ids][:, None]
-    offset = means(deviation)
+
+    shift = _means(x, w, ids, count)
+    shift = jax.lax.stop_gradient(shift + _means(x - _spread(shift, ids), w, ids, count))  # see `weighted_mean`
+    deviation = x - _spread(shift, ids)
+    offset = _means(deviation, w, ids, count)
 
     def add(scatter, block):
         segment, y, v = block
@@ -118,11 +132,10 @@ def packed_projected_moment(
         TypeError: tokens not floating point or segment ids not integers.
         InputError: wrong shapes or `center`; outside `jit` also negative, non-finite or all-zero weights.
     """
-    check_tokens(tokens, "tokens")
-    check_weights(weights, tokens.shape[0])
-    check_projection(left, tokens.shape[1], "left")
-    if right is not None:
-        check_projection(right, tokens.shape[1], "right")
+    tokens = check_tokens(tokens, "tokens")
+    weights = check_weights(weights, tokens.shape[0])
+    left = check_projection(left, tokens.shape[1], "left")
+    right = None if right is None else check_projection(right, tokens.shape[1], "right")
     if center not in (None, "sequence"):
         raise InputError(f"center must be None or 'sequence', got {center!r}")
     ids, blocks = _segments(tokens, block_segments, num_segments)
@@ -133,9 +146,10 @@ def packed_projected_moment(
     for flat, _ in project_sides(jnp.asarray(tokens), left, right, keep):
         y = flat.reshape(blocks, -1, flat.shape[1])
         if center is not None:
-            sums = jax.ops.segment_sum(jnp.einsum("bk,bkr->br", w, y, precision=_HIGHEST), ids, num_segments)
-            mean = jnp.pad(safe_ratio(sums, count[:, None]), ((0, 1), (0, 0)))
-            y = jnp.where(keep.reshape(blocks, -1, 1), y - mean[ids][:, None], 0)
+            kept = keep.reshape(blocks, -1, 1)
+            mean = _means(y, w, ids, count)
+            mean = mean + _means(jnp.where(kept, y - _spread(mean, ids), 0), w, ids, count)  # see `weighted_mean`
+            y = jnp.where(kept, y - _spread(mean, ids), 0)
         sides.append(y)
     grams = jnp.einsum("bki,bkj->bij", sides[0] * w[..., None], sides[-1], precision=_HIGHEST)
     return safe_ratio(jax.ops.segment_sum(grams, ids, num_segments), count[:, None, None])

@@ -1,6 +1,7 @@
 """How the commands read their arguments and print their help; imports nothing that takes time."""
 
 import argparse
+import re
 import sys
 import textwrap
 from typing import NoReturn
@@ -19,7 +20,22 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse prints its usage before an error; one line is easier to read and enough."""
+    """argparse with one line for an error, and with values that begin with a minus: `--layers -1,-2`."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """As of argparse, which takes for an option what begins with a minus and is not a plain number."""
+        given = list(sys.argv[1:] if args is None else args)
+        options = self._option_string_actions
+        joined: list[str] = []
+        while given:
+            first = given.pop(0)
+            valued = first in options and options[first].nargs != 0
+            if valued and options[first].nargs == "?":  # a switch: what follows it may be a file
+                first = f"{first}={given.pop(0) if given and given[0].lower() in ('true', 'false') else 'true'}"
+            elif valued and given and re.match("-[^-]", given[0]) and given[0] not in options:
+                first = f"{first}={given.pop(0)}"
+            joined.append(first)
+        return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End the command with one line and status 2."""

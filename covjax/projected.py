@@ -2,18 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covjax.errors import InputError
-from covjax.tokens import check_tokens, check_weights, safe_ratio, token_weights
+from covjax.tokens import check_matrix, check_tokens, check_weights, safe_ratio, token_weights
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def check_projection(matrix, features: int, name: str) -> None:
-    """Raise InputError unless `matrix` is (features, rank)."""
-    if matrix.ndim != 2 or matrix.shape[0] != features:
+def check_projection(matrix, features: int, name: str) -> Float[Array, "features rank"]:
+    """`matrix` as an array of floats; InputError unless it is (features, rank)."""
+    matrix = check_matrix(matrix, name)
+    if matrix.shape[0] != features:
         raise InputError(f"{name} must have shape (features {features}, rank), got {tuple(matrix.shape)}")
+    return matrix
 
 
 def check_center(center, features: int) -> None:
@@ -21,8 +24,8 @@ def check_center(center, features: int) -> None:
     if isinstance(center, str):
         if center != "sequence":
             raise InputError(f"center must be None, a (features,) vector or 'sequence', got {center!r}")
-    elif center is not None and jnp.shape(center) != (features,):
-        raise InputError(f"center must have shape ({features},), got {jnp.shape(center)}")
+    elif center is not None and np.shape(center) != (features,):
+        raise InputError(f"center must have shape ({features},), got {np.shape(center)}")
 
 
 @jax.custom_batching.custom_vmap
@@ -110,18 +113,21 @@ def projected_moment(
         InputError: wrong shapes or `center`; outside `jit` also negative, non-finite or all-zero weights. Inside
             `jit` a fully masked sequence yields 0.
     """
-    check_tokens(x)
-    check_weights(weights, x.shape[0])
-    check_projection(left, x.shape[1], "left")
-    if right is not None:
-        check_projection(right, x.shape[1], "right")
+    x = check_tokens(x)
+    weights = check_weights(weights, x.shape[0])
+    left = check_projection(left, x.shape[1], "left")
+    right = None if right is None else check_projection(right, x.shape[1], "right")
     check_center(center, x.shape[1])
     w, keep = token_weights(x, weights)
     count = _over(axis_name, jnp.sum(w))
     sides = []
     for y, matrix in project_sides(jnp.asarray(x), left, right, keep):
         if center is not None:
-            y = jnp.where(keep[:, None], y - _projected_center(center, y, w, matrix, count, axis_name), 0)
+            shift = _projected_center(center, y, w, matrix, count, axis_name)
+            if isinstance(center, str):  # see `weighted_mean`
+                rest = jnp.where(keep[:, None], y - shift[None], 0)
+                shift = shift + _projected_center(center, rest, w, matrix, count, axis_name)
+            y = jnp.where(keep[:, None], y - shift[None], 0)
         sides.append(y)
     return safe_ratio(_over(axis_name, jnp.matmul((sides[0] * w[:, None]).T, sides[-1], precision=_HIGHEST)), count)
 

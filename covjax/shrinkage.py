@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.inputs import is_concrete
 from covjax.spectral import check_symmetric
-from covjax.tokens import is_concrete, prepare_tokens, safe_ratio
+from covjax.tokens import prepare_tokens, safe_ratio, weighted_mean
 
 
 def shrink(
@@ -31,9 +32,7 @@ def shrink(
         InputError: not square, outside `jit` not symmetric, unknown method, ρ outside [0, 1], or a missing
             `count` or `x`.
     """
-    check_symmetric(s, "s")
-    s = jnp.asarray(s)
-    s = s.astype(jnp.promote_types(s.dtype, jnp.float32))
+    s = check_symmetric(s, "s")
     d = s.shape[0]
     trace = jnp.trace(s)
     if method == "oas":
@@ -64,7 +63,7 @@ def _oas(square, trace2, count, d):
 
 def _ledoit_wolf(s, x, w):
     count = jnp.sum(w)
-    deviation = x - safe_ratio(w @ x, count)
+    deviation = x - weighted_mean(x, w)[None]
     square = jnp.sum(s * s)
     fourth = safe_ratio(jnp.sum(w * jnp.sum(deviation**2, axis=1) ** 2), count)
     return _clip(safe_ratio(fourth - square, count), square - jnp.trace(s) ** 2 / s.shape[0])

@@ -14,7 +14,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def _prepare(x, size: int, degree: int = 1):
-    check_tokens(x)
+    x = check_tokens(x)
     for name, value in (("size", size), ("degree", degree)):
         if value < 1:
             raise InputError(f"{name} must be >= 1, got {value}")
@@ -64,6 +64,6 @@ def tensor_sketch(
     signs = jax.random.rademacher(sign_key, (degree, x.shape[1]), x.dtype)
     spectrum = jnp.ones((), jnp.complex64)
     for bucket, sign in zip(buckets, signs):
-        sketch = jax.ops.segment_sum((x * sign).T, bucket, num_segments=size).T
+        sketch = jax.ops.segment_sum((x * sign[None]).T, bucket, num_segments=size).T
         spectrum = spectrum * jnp.fft.rfft(sketch, axis=1)
     return jnp.fft.irfft(spectrum, n=size, axis=1).astype(x.dtype)

@@ -9,20 +9,23 @@ from jaxtyping import Array, Float
 
 from covjax.eigen import eigh
 from covjax.errors import InputError
-from covjax.tokens import is_concrete
+from covjax.inputs import is_concrete
 from covjax.vectorize import check_square
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def check_symmetric(a: Float[Array, "d d"], name: str = "a") -> None:
-    """Raise InputError unless `a` is square and, where its values are concrete, symmetric up to rounding."""
-    check_square(a, name)
+def check_symmetric(a: Float[Array, "d d"], name: str = "a") -> Float[Array, "d d"]:
+    """`a` in float32 or wider; InputError unless square and, where concrete, finite and symmetric up to rounding."""
+    a = check_square(a, name)
     if is_concrete(a):
         values = np.asarray(a, np.float64)
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} must be finite, got {int((~np.isfinite(values)).sum())} entries NaN or inf")
         gap, size = np.abs(values - values.T).max(), np.abs(values).max()
         if gap > 1e-4 * size:
             raise InputError(f"{name} must be symmetric, got max |a - aᵀ| = {gap:.3g} with max |a| = {size:.3g}")
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
 def _eigenvalues(a, ridge):
@@ -122,7 +125,7 @@ def _root_and_solver(a, ridge):
         inner = jnp.where(known, table, 0) if only_known else table
         return _sandwich(v, inner * _sandwich(v.T, g, v), v.T)
 
-    root = jnp.matmul(v * jnp.sqrt(s), v.T, precision=_HIGHEST)
+    root = jnp.matmul(v * jnp.sqrt(s)[None], v.T, precision=_HIGHEST)
     root = (root + root.T) / 2
     shifted = (a + a.T) / 2 + ridge * jnp.eye(len(s), dtype=a.dtype)
     root = root + solve(_minus_square(shifted, root), only_known=True)
@@ -142,7 +145,7 @@ def psd_function(a, kind: str, ridge: float, power: float):
     The root under a derivative has its residual corrected, which the derivative needs and the root alone does not.
     """
     s, v = _eigenvalues(a, ridge)
-    return jnp.matmul(v * _FUNCTIONS[kind][0](s, power), v.T, precision=_HIGHEST)
+    return jnp.matmul(v * _FUNCTIONS[kind][0](s, power)[None], v.T, precision=_HIGHEST)
 
 
 @psd_function.defjvp
@@ -155,15 +158,14 @@ def _psd_function_jvp(kind, ridge, power, primals, tangents):
     s, v = _eigenvalues(a, ridge)
     function, divided = _FUNCTIONS[kind]
     tangent = _sandwich(v, divided(s, power) * _sandwich(v.T, da, v), v.T)
-    return jnp.matmul(v * function(s, power), v.T, precision=_HIGHEST), tangent
+    return jnp.matmul(v * function(s, power)[None], v.T, precision=_HIGHEST), tangent
 
 
 def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"]:
-    check_symmetric(a)
+    a = check_symmetric(a)
     if not (value > 0 if minimum_open else value >= 0):
         raise InputError(f"{name} must be {'>' if minimum_open else '>='} 0, got {value}")
-    a = jnp.asarray(a)
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    return a
 
 
 def psd_sqrt(a: Float[Array, "d d"], ridge: float = 0.0) -> Float[Array, "d d"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from covjax.eigen import eigh
 from covjax.moments import _moments
 from covjax.spectral import psd_function
-from covjax.tokens import safe_ratio
+from covjax.tokens import safe_ratio, weighted_mean
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -25,11 +25,8 @@ def thin_spectral(
     mean) or "second_moment" (c = 0), `kind` "sqrt" or "log". Derivatives are those of the features × features form.
     """
     n = jnp.sum(w)
-    center = safe_ratio(jnp.matmul(w, x, precision=_HIGHEST), n) if statistic == "covariance" else 0
-    y = (x - center) * jnp.sqrt(safe_ratio(w, n))[:, None]
-    if statistic == "covariance":  # the mean's own rounding, which grows with the mean
-        root = jnp.sqrt(safe_ratio(w, n))
-        y = y - root[:, None] * jnp.matmul(root, y, precision=_HIGHEST)
+    center = weighted_mean(x, w) if statistic == "covariance" else 0
+    y = (x - jnp.reshape(center, (1, -1))) * jnp.sqrt(safe_ratio(w, n))[:, None]
     s, u = eigh(jnp.matmul(y, y.T, precision=_HIGHEST))
     s = jnp.maximum(s, 0)
     if kind == "sqrt":
@@ -42,7 +39,7 @@ def thin_spectral(
         slope = jnp.where(small, 1 - ratio / 2, jnp.log1p(ratio) / jnp.where(small, 1, ratio)) / floor
         at_zero = jnp.log(floor)
     b = jnp.matmul(y.T, u, precision=_HIGHEST)
-    return jnp.matmul(b * slope, b.T, precision=_HIGHEST) + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
+    return jnp.matmul(b * slope[None], b.T, precision=_HIGHEST) + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
 
 
 @thin_spectral.defjvp

@@ -1,35 +1,69 @@
 """One entry for every statistic: check a sequence's tokens and weights, widen to float32, silence masked tokens."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from covjax.errors import InputError
+from covjax.errors import DtypeError, InputError
+from covjax.inputs import host_array, is_concrete, is_torch
+
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def is_concrete(array) -> bool:
-    """Whether the values can be looked at, that is, outside `jit`, `vmap` and `grad`."""
-    return not isinstance(array, jax.core.Tracer)
+def check_tokens(x: Any, name: str = "x") -> Float[Array, "tokens features"]:
+    """One sequence's tokens as a NumPy or JAX array; lists and PyTorch tensors become NumPy arrays.
 
-
-def check_tokens(x: Float[Array, "tokens features"], name: str = "x") -> None:
-    """Raise TypeError unless `x` is floating point, InputError unless it is (tokens >= 1, features >= 1)."""
-    dtype = getattr(x, "dtype", None)
+    Raises TypeError unless they are floating point, InputError unless they are (tokens >= 1, features >= 1).
+    """
+    if isinstance(x, list | tuple):
+        x = _of_list(x, name)
+    elif is_torch(x):
+        x = host_array(x, name)
+    try:
+        dtype = getattr(x, "dtype", None)
+    except TypeError:  # a tracer around a PyTorch tensor; JAX's message would print all of it
+        raise DtypeError(f"{name} is a PyTorch tensor inside vmap, jit or grad; give x.numpy(force=True)") from None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be a floating-point array (tokens, features), got {dtype or type(x).__name__}")
+        raise DtypeError(
+            f"{name} must be a floating-point array (tokens, features), got {dtype or type(x).__name__}; "
+            "numbers: x.astype(np.float32)"
+        )
     if x.ndim != 2 or 0 in x.shape:
         raise InputError(
             f"{name} must have shape (tokens >= 1, features >= 1), got {tuple(x.shape)}; batches: jax.vmap"
         )
+    return x
 
 
-def check_weights(weights: Float[Array, "tokens"] | None, tokens: int) -> None:
-    """Raise InputError for weights of the wrong length and, where values are concrete, negative, NaN or all zero."""
+def _of_list(x: list | tuple, name: str) -> Any:
+    if not all(map(is_concrete, x)):
+        return jnp.stack([jnp.asarray(row) for row in x])
+    try:
+        even = len({np.shape(row) for row in x}) == 1
+    except ValueError:  # one of them is ragged itself
+        even = False
+    if not even:
+        raise InputError(
+            f"{name} is a list of {len(x)} arrays of different shapes, but one sequence is pooled at a time: "
+            "[pooler(x) for x in sequences], or covjax.pack_blocks"
+        )
+    return host_array(x, name)
+
+
+def check_weights(weights: Any, tokens: int) -> Float[Array, "tokens"] | None:
+    """The weights as a NumPy or JAX array, or None.
+
+    Raises InputError for a wrong length and, where values are concrete, negative, NaN or all zero.
+    """
     if weights is None:
-        return
-    if not hasattr(weights, "shape") or tuple(weights.shape) != (tokens,):
-        raise InputError(f"weights must have shape ({tokens},), one per token, got {np.shape(weights)}")
+        return None
+    if is_concrete(weights):
+        weights = weights if isinstance(weights, jax.Array) else host_array(weights, "weights")
+    if tuple(weights.shape) != (tokens,):
+        raise InputError(f"weights must have shape ({tokens},), one per token, got {tuple(weights.shape)}")
     if is_concrete(weights):
         values = np.asarray(weights, np.float64)
         bad = ~(np.isfinite(values) & (values >= 0))
@@ -37,6 +71,19 @@ def check_weights(weights: Float[Array, "tokens"] | None, tokens: int) -> None:
             raise InputError(f"weights must be finite and >= 0, got {values[bad][0]} at token {int(np.argmax(bad))}")
         if not values.any():
             raise InputError("weights must not all be 0: the sequence has no token to pool")
+    return weights
+
+
+def check_matrix(matrix: Any, name: str) -> Float[Array, "rows columns"]:
+    """A matrix as a NumPy or JAX array of floats; lists, PyTorch tensors and whole numbers are taken.
+
+    Raises InputError unless it has two axes and, where values are concrete, numbers.
+    """
+    if is_concrete(matrix) and not isinstance(matrix, jax.Array):
+        matrix = host_array(matrix, name)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise InputError(f"{name} must be a matrix, got shape {tuple(matrix.shape)}")
+    return matrix if jnp.issubdtype(matrix.dtype, jnp.floating) else matrix.astype(np.float32)
 
 
 def token_weights(
@@ -57,15 +104,25 @@ def prepare_tokens(
         TypeError: `x` is not floating point.
         InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights.
     """
-    check_tokens(x)
+    x = check_tokens(x)
     if check_values:
-        check_weights(weights, x.shape[0])
+        weights = check_weights(weights, x.shape[0])
     w, keep = token_weights(x, weights)
     x = jnp.asarray(x).astype(w.dtype)
     return (x if weights is None else jnp.where(keep[:, None], x, 0)), w
 
 
 def safe_ratio(numerator: Array, denominator: Array) -> Array:
-    """`numerator / denominator`, and 0 with a finite gradient where the denominator is not positive."""
-    positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
+    """`numerator / denominator`, and 0 with a finite gradient where the denominator is not positive; NaN stays NaN."""
+    nothing = denominator <= 0
+    return jnp.where(nothing, 0, numerator / jnp.where(nothing, 1, denominator))
+
+
+def weighted_mean(values: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
+    """Σ w_i x_i / n, corrected by the mean of the deviations from it; rows of weight 0 must be finite.
+
+    A rounded mean of equal numbers is often not that number; this one is, so that a constant does not vary.
+    """
+    count = jnp.sum(w)
+    first = jax.lax.stop_gradient(safe_ratio(jnp.matmul(w, values, precision=_HIGHEST), count))
+    return first + safe_ratio(jnp.matmul(w, values - first[None], precision=_HIGHEST), count)

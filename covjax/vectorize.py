@@ -2,18 +2,23 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.inputs import host_array, is_concrete
 from covjax.moments import Moments
+from covjax.tokens import check_matrix
 
 
-def check_square(a, name: str = "a") -> None:
-    """Raise InputError unless `a` is a square matrix."""
-    if a.ndim != 2 or a.shape[0] != a.shape[1]:
+def check_square(a, name: str = "a") -> Float[Array, "d d"]:
+    """`a` as an array of floats; InputError unless it is a square matrix."""
+    a = check_matrix(a, name)
+    if a.shape[0] != a.shape[1]:
         raise InputError(f"{name} must be a square matrix, got shape {tuple(a.shape)}")
+    return jnp.asarray(a)
 
 
 def vech(a: Float[Array, "d d"]) -> Float[Array, "d*(d+1)/2"]:
@@ -22,8 +27,7 @@ def vech(a: Float[Array, "d d"]) -> Float[Array, "d*(d+1)/2"]:
     Raises:
         InputError: `a` is not a square matrix.
     """
-    check_square(a)
-    a = jnp.asarray(a)
+    a = check_square(a)
     rows, columns = np.triu_indices(a.shape[0])
     scale = np.where(rows == columns, 1.0, math.sqrt(2.0)).astype(a.dtype)
     return a[rows, columns] * scale
@@ -35,7 +39,8 @@ def unvech(v: Float[Array, "k"]) -> Float[Array, "d d"]:
     Raises:
         InputError: the length is not d(d+1)/2 for a whole d.
     """
-    v = jnp.asarray(v)
+    v = jnp.asarray(v if not is_concrete(v) or isinstance(v, jax.Array) else host_array(v, "v"))
+    v = v if jnp.issubdtype(v.dtype, jnp.floating) else v.astype(jnp.float32)
     d = (math.isqrt(8 * v.size + 1) - 1) // 2
     if v.ndim != 1 or v.size == 0 or d * (d + 1) // 2 != v.size:
         raise InputError(f"v must be a vector of length d(d+1)/2, got shape {tuple(v.shape)}")

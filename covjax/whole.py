@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from covjax.tokens import check_tokens, check_weights, is_concrete, safe_ratio, token_weights
+from covjax.inputs import is_concrete
+from covjax.tokens import check_tokens, check_weights, safe_ratio, token_weights
 
 _CHUNK = 8192  # longer contractions fall out of the cache and lose half the speed
 _NARROW, _NARROW_CHUNK = 64, 512  # a CPU without matrix units sums narrow products token by token: keep the sums short
@@ -66,8 +67,8 @@ def second_moment(
         InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights. Inside `jit` a fully
             masked sequence yields 0.
     """
-    check_tokens(x)
-    check_weights(weights, x.shape[0])
+    x = check_tokens(x)
+    weights = check_weights(weights, x.shape[0])
     x = jnp.asarray(x)
     weights = None if weights is None else jnp.asarray(weights)
     on_cpu = is_concrete(x) and is_concrete(weights) and all(device.platform == "cpu" for device in x.devices())

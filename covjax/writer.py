@@ -35,8 +35,10 @@ def write(path: Path, flat: Mapping[str, np.ndarray], record: Mapping[str, Any])
 @functools.cache
 def _helper() -> subprocess.Popen:
     command = [sys.executable, "-c", "from covjax import writer; writer.serve()"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}  # the accelerators are its parent's
-    helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}  # the accelerators are its parent's, and so is Ctrl-C
+    helper = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+    )
     atexit.register(lambda: (helper.stdin and helper.stdin.close(), helper.wait()))
     return helper
 

@@ -12,7 +12,6 @@ there are refused.
 import dataclasses
 import itertools
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,19 +32,21 @@ from covjax.autoencoders.stability import (
 )
 from covjax.cli import exit_on_input_error, parse
 from covjax.comparison.tasks import TASKS, macro
-from covjax.data import Dataset, assign_splits, check_splits, read_table
+from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.data.activations import Activations, EncodedActivations, hold, take
 from covjax.encoders import load
 from covjax.errors import InputError
+from covjax.jobs.folder import RunFolder, claim, write_text
 from covjax.notes import silence
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
 from covjax.training.autoencoder import read_activations, refuse_too_large, train_autoencoder
-from covjax.training.autoencoder_config import AutoencoderConfig
+from covjax.training.autoencoder_config import NOT_IN_RESULT, AutoencoderConfig
 from eval.stability_config import StabilityConfig
 from eval.stability_report import write_report
 
 COMMAND = "python -m eval.stability"
+OWNS = ("stability.json", "stability.png", "report.html", "seed-*/")
 READ = 1 << 16  # tokens read at a time
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -63,9 +64,21 @@ def stability(
     Raises InputError for everything a user can put right.
     """
     config.check()
+    with claim(config.output, COMMAND, OWNS) as folder:
+        return _stability(config, activations, data, force, folder)
+
+
+def _stability(
+    config: StabilityConfig, activations: Activations | None, data: Dataset | None, force: bool, folder: RunFolder
+) -> dict[str, Any]:
     train = config.train
     if config.table and activations is None:
-        data = assign_splits(read_table(config.table))
+        data = read_table(config.table)
+        for note in data.notes:
+            print(f"note: {data.name}: {note}")
+        data = drop_rare(assign_splits(data))
+        for warning in data.warnings:
+            print(f"warning: {data.name}: {warning}")
         check_splits(data)
         train = dataclasses.replace(train, data=config.table, store="")
         source: Activations = EncodedActivations(
@@ -80,10 +93,11 @@ def stability(
     sparse = _is_sparse(model, train.kind, probed=data is not None)
     models: dict[str, Any] = {}
     held_out: dict[str, dict[str, float]] = {}
-    for seed in config.seeds if force else ():
-        shutil.rmtree(Path(config.output) / f"seed-{seed}", ignore_errors=True)
+    settings = {key: value for key, value in _plain(train).items() if key not in NOT_IN_RESULT}
+    inputs = {"store": train.store, "data": train.data, "table": config.table, "encoder": train.encoder}
+    folder.begin({"train": settings, "data": part.identity}, force, inputs)
     for seed in config.seeds:
-        one = dataclasses.replace(train, seed=seed, output=str(Path(config.output) / f"seed-{seed}"))
+        one = dataclasses.replace(train, seed=seed, output=str(folder.path / f"seed-{seed}"))
         models[str(seed)], held_out[str(seed)], _ = train_autoencoder(one, part)
     results: dict[str, Any] = {"name": config.name, "command": COMMAND, "seeds": list(config.seeds)}
     results |= {"train": _plain(train), "held_out": held_out}
@@ -98,9 +112,8 @@ def stability(
         values = list(scores.values())
         results["probe"] = {"metric": TASKS[data.task].metrics[TASKS[data.task].primary][0], "scores": scores}
         results["probe"] |= {"mean": float(np.mean(values)), "spread": max(values) - min(values)}
-    folder = Path(config.output)
-    (folder / "stability.json").write_text(json.dumps(results, indent=1) + "\n")
-    write_report(results, folder)
+    write_text(folder.path / "stability.json", json.dumps(results, indent=1) + "\n")
+    write_report(results, folder.path)
     return results
 
 

@@ -1,6 +1,5 @@
 """The figure and the page of `eval.stability`, from its results alone."""
 
-import html
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from covjax.comparison.report import page_start
+from covjax.jobs.folder import write_text
+from covjax.visible import page_text
 
 CAPTIONS = {
     "matched_cosines": "Matched decoder rows of two seeds, sorted by cosine; dashed: random dictionaries.",
@@ -37,7 +38,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
     held = [[seed, *(f"{value:.4g}" for value in found.values())] for seed, found in results["held_out"].items()]
     parts = [
         page_start(results["name"]),
-        f"<h1>{html.escape(results['name'])}: what stays when the seed changes?</h1>",
+        f"<h1>{page_text(results['name'])}: what stays when the seed changes?</h1>",
         _table(header, rows),
         f"<figure><img src='stability.png' alt='{CAPTIONS[kind]}' style='width:100%'>",
         f"<figcaption>{CAPTIONS[kind]}</figcaption></figure>",
@@ -49,10 +50,10 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
         scores = [[seed, f"{value:.4f}"] for seed, value in probe["scores"].items()]
         parts += [
             "<h2>Linear probe on the pooled embedding</h2>",
-            _table(["seed", f"test {html.escape(probe['metric'])}"], scores),
+            _table(["seed", f"test {probe['metric']}"], scores),
             f"<p>mean {probe['mean']:.4f}, largest minus smallest {probe['spread']:.4f}</p>",
         ]
-    (folder / "report.html").write_text("\n".join([*parts, "</body></html>"]) + "\n", encoding="utf-8")
+    write_text(folder / "report.html", "\n".join([*parts, "</body></html>"]) + "\n")
 
 
 def _quantiles(results: dict[str, Any]) -> list[str]:
@@ -60,8 +61,8 @@ def _quantiles(results: dict[str, Any]) -> list[str]:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{cell}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{page_text(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{page_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 

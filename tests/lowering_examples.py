@@ -104,7 +104,15 @@ PUBLIC = {
 # Public names with nothing of their own to lower: they run on the host, or hold, make, read and write other things.
 HOST = {"InputError", "Pooler", "get_pooler", "pooler_names", "pack_blocks", "streaming_moments", "gram"}
 HOST |= {"Solution", "autoencoder_kinds", "autoencoder_options", "make_autoencoder", "register_autoencoder"}
-HOST |= {"load_autoencoder", "save_autoencoder", "evaluate_fvu", "pca_basis", "solve_tucker"}
+HOST |= {
+    "load_autoencoder",
+    "save_autoencoder",
+    "load_saelens",
+    "save_saelens",
+    "evaluate_fvu",
+    "pca_basis",
+    "solve_tucker",
+}
 HOST |= {"CPAutoencoder", "TuckerAutoencoder"}  # in the registry
 
 # Values for the options of poolers and autoencoders, by the option's name: a new kind needs no line here unless it has

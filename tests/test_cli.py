@@ -8,15 +8,16 @@ import pytest
 
 from covjax import cli
 from covjax.errors import InputError
+from covjax.options import option
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    name: str = cli.option("a", "the name")
-    size: int = cli.option(3, "the size")
-    grid: tuple[float, ...] = cli.option((0.1, 1.0), "the grid")
-    flag: bool = cli.option(False, "the flag")
-    limit: int | None = cli.option(None, "the limit, 100 % optional")
+    name: str = option("a", "the name")
+    size: int = option(3, "the size")
+    grid: tuple[float, ...] = option((0.1, 1.0), "the grid")
+    flag: bool = option(False, "the flag")
+    limit: int | None = option(None, "the limit, 100 % optional")
     options: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"help": "the options"})
 
 
@@ -36,6 +37,19 @@ def test_defaults_and_overrides_of_every_type():
         "ranks": [1, 2],
         "name": "a=b",
     }
+
+
+@pytest.mark.parametrize("separator", [" ", "="])
+def test_values_may_begin_with_a_minus(separator):
+    text = f"--grid{separator}-1e-3,-2 --size{separator}-7 --limit{separator}-1 --name{separator}-x.csv"
+    assert parse(*text.split())[0] == Example("-x.csv", -7, (-1e-3, -2.0), False, -1)
+
+
+def test_what_follows_is_no_value_where_it_is_an_option(capsys):
+    for argv in (["--grid", "--size", "3"], ["--grid", "--sise"], ["--name", "-h"]):
+        with pytest.raises(SystemExit, match="2"):
+            parse(*argv)
+        assert "expected one argument" in capsys.readouterr().err
 
 
 def test_config_file_gives_the_defaults(tmp_path):
@@ -93,6 +107,7 @@ def test_help_explains_every_field(capsys):
         assert f"--{field.name}" in shown
         assert field.metadata["help"] in shown
     assert "(default: 0.1,1.0)" in shown
+    assert "Python file with get_config(), which is run" in shown
 
 
 def test_only_input_errors_lose_their_traceback(capsys):
@@ -106,8 +121,8 @@ def test_only_input_errors_lose_their_traceback(capsys):
 
 @dataclasses.dataclass(frozen=True)
 class WithData:
-    data: str = cli.option("", "the data")
-    size: int = cli.option(3, "the size")
+    data: str = option("", "the data")
+    size: int = option(3, "the size")
 
 
 @pytest.mark.parametrize(

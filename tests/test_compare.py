@@ -227,10 +227,10 @@ GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,
         (None, [], "no such file"),
         ("", [], "the file is empty"),
         (GOOD.replace("label", "value"), [], "missing column 'label' or 'labels'"),
-        (GOOD.replace("MKE", "MK*"), [], r"t.csv: row 5 (row5): unknown residue letter '*' at position 3"),
-        (GOOD.replace("MKE", "MKEEEE"), ["--max-length", "5"], "row 5 (row5): 6 letters, more than max_length 5"),
+        (GOOD.replace("MKE", "MK*E"), [], r"t.csv: line 5 (row5): unknown residue letter '*' at position 3"),
+        (GOOD.replace("MKE", "MKEEEE"), ["--max-length", "5"], "line 5 (row5): 6 letters, more than max_length 5"),
         (GOOD.replace("MKG,0", "MKG,1"), [], "in all 2 rows of the split 'test'"),
-        (GOOD.replace("MKG,0", "MKA,0"), [], "sequence 'MKA' stands in split 'train' (row 2)"),
+        (GOOD.replace("MKG,0", "MKA,0"), [], "sequence 'MKA' stands in split 'train' (line 2)"),
         (GOOD, ["--encoder", "unirep-65"], "encoder: 'unirep-65' is not known"),
         (GOOD, ["--layer", "2"], "layer: 2 is not one of -2 … 1"),
         (GOOD, ["--ranks", "9"], "ranks: 9 is more than the encoder's 8 features"),
@@ -255,12 +255,49 @@ def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, tex
     assert not list((tmp_path / "run").rglob("*")) if (tmp_path / "run").exists() else True
 
 
+def test_what_the_table_was_taken_for_is_said_once(tmp_path, capsys):
+    text = GOOD.replace("sequence,label", "Seq,Kind").replace("MKG,0,test\n", "MKG,0,test\nMKW,NA,test\n")
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--label-column", "Kind", "--missing", "drop", "--layer", "2")
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: t.csv: ")]
+    assert [note.removeprefix("note: t.csv: ") for note in notes[:2]] == [
+        "columns: sequence = 'Seq', label = 'Kind', split = 'split'",
+        "1 of 7 rows left out, without labels in column 'Kind': 'NA' 1× (first: line 8)",
+    ]
+
+
 def test_another_comparison_in_the_same_folder_is_refused(finished, tmp_path, capsys):
     folder, _ = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     with pytest.raises(SystemExit):
         run(tmp_path, "--seed", "1")
     assert "config.seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_results_stand_before_figures_are_drawn(finished, tmp_path, monkeypatch):
+    folder, results = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+
+    def fail(*_):
+        raise ArithmeticError
+
+    monkeypatch.setattr(compare, "draw_figures", fail)
+    with pytest.raises(ArithmeticError):
+        run(tmp_path)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == results["rows"]
+
+
+def test_an_edited_result_is_made_again_from_the_checkpoints(finished, tmp_path, capsys):
+    folder, results = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "run" / "results.json"
+    path.write_text(path.read_text().replace('"value": 0.', '"value": 1.', 1))
+    assert run(tmp_path)["rows"] == results["rows"]
+    printed = capsys.readouterr()
+    assert "results.json: changed or damaged" in printed.err
+    assert "reused" not in printed.out.split("probes: all")[1].split("\n", 1)[1]
 
 
 def test_other_sizes_of_a_source_make_another_table(tmp_path, monkeypatch):

@@ -297,10 +297,14 @@ def test_bad_configurations_are_named(tmp_path):
         "position_embedding_type 'relative_key' is not",
         json.dumps(config | {"position_embedding_type": "relative_key"}),
     )
-    refused("option alibi_slope .* is not known", json.dumps(config | {"alibi_slope": 8}))
+    refused("alibi_starting_size 512 is not supported", json.dumps(config | {"alibi_starting_size": 512}))
+    refused(r"model_type \['bert'\] is not supported", json.dumps(config | {"model_type": ["bert"]}))
     refused("hidden_size is '16'", json.dumps(config | {"hidden_size": "16"}))
     refused("not a multiple of 3 heads", json.dumps(config | {"num_attention_heads": 3}))
-    refused("25 tokens, but config.json says vocab_size 26", json.dumps(config | {"vocab_size": 26}))
+    refused("25 tokens, but config.json says vocab_size 24", json.dumps(config | {"vocab_size": 24}))
+    refused(
+        r"word_embeddings.weight has shape \(25, 16\), expected \(26, 16\)", json.dumps(config | {"vocab_size": 26})
+    )
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(InputError, match=r"no file vocab\.txt"):

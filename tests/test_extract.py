@@ -1,7 +1,6 @@
 """Extraction: the right numbers in the input's order, killed and resumed to the same bytes, faults refused by name."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -16,13 +15,14 @@ import pytest
 
 from covjax import checkpoint, get_pooler
 from covjax.cli import load_config
-from covjax.data.store import TokenStore, load_features, shard_path, token_path
+from covjax.data.store import TokenStore, load_features, read_run, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
 from covjax.errors import InputError
 from covjax.extraction import extract as module
 from covjax.extraction import plan as extract_plan
 from covjax.extraction import shard as extract_shard
 from covjax.extraction.extract import ExtractConfig, extract, main
+from covjax.jobs.seal import read_sealed, sealed
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
@@ -106,6 +106,46 @@ def test_complete_shards_are_not_made_again(config, monkeypatch, capsys):
     assert made == [shard]
     assert "3 of 4 complete" in capsys.readouterr().out
     np.testing.assert_array_equal(load_features(config.output, "0/mean"), first)
+
+
+def test_layers_from_the_end_on_the_command_line(config):
+    arguments = ["--data", config.data, "--encoder", "extraction-toy", "--poolers", "mean", "--output", config.output]
+    assert main([*arguments, "--layers", "-1,-2"]) == 0
+    assert list(read_run(config.output)["features"]) == ["-1/mean", "-2/mean"]
+
+
+def test_a_shard_that_was_lost_or_damaged_is_made_again(config, capsys):
+    extract(config)
+    first = {name: load_features(config.output, name) for name in ("0/mean", "-1/log_covariance:eps=0.5")}
+    tokens = _read_all(config.output)
+    path = token_path(config.output, 1)
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    token_path(config.output, 2).unlink()
+    checkpoint.remove(shard_path(config.output, 3))
+    capsys.readouterr()
+    extract(config)
+    printed = capsys.readouterr()
+    assert "1 of 4 complete" in printed.out
+    assert f"note: {path}: changed or damaged; shard 1 is made again" in printed.err
+    for name, values in first.items():
+        np.testing.assert_array_equal(load_features(config.output, name), values)
+    for x, y in zip(_read_all(config.output), tokens, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_force_leaves_what_is_not_its_own_and_comes_after_all_checks(config, tmp_path):
+    extract(config)
+    folder = Path(config.output)
+    first = load_features(folder, "0/mean")
+    (folder / "shards" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="no such file"):
+        extract(dataclasses.replace(config, data=str(tmp_path / "typo.fasta")), force=True)
+    np.testing.assert_array_equal(load_features(folder, "0/mean"), first)
+    extract(dataclasses.replace(config, poolers=("max",)), force=True)
+    assert list(read_run(folder)["features"]) == ["0/max", "-1/max"]
+    assert (folder / "shards" / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -220,9 +260,9 @@ def test_token_files_of_another_run_or_in_another_order_are_refused(config, tmp_
 def test_a_store_of_another_format_is_refused(config):
     extract(config)
     path = Path(config.output) / "extraction.json"
-    run = json.loads(path.read_text())
+    run = read_sealed(path)
     del run["identity"]["format"]
-    path.write_text(json.dumps(run))
+    path.write_text(sealed(run))
     with pytest.raises(InputError, match="format None, written by another version of covjax"):
         TokenStore(config.output, 0)
 

@@ -99,13 +99,13 @@ def test_the_command_writes_fasta_with_groups(files, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("chr2", "chr3", "no chromosome 'chr3' as in the GTF; it has chr1, chr2"),
-        ("\t8\t10\t", "\t10\t8\t", "line 4: start '10' and end '8' are not 1 <= start <= end"),
-        ("\t10\t12\t.\t-", "\t10\t12\t.\t.", "line 8: strand '.' is not + or -"),
-        ("\t10\t12\t", "\t10\t99\t", "gene 'C' ends at 99, beyond 'chr1' of 16 letters"),
-        ('gene_id "C"', 'id "C"', "line 8: an exon whose attribute 'gene_id' is '', not one word"),
+        ("chr", "", "genes: chromosome '1' is not in"),
+        ("chr", "", "it has 'chr1', 'chr2'; they differ by 'chr'"),
+        (".\t+", ".\t.", "line 3: strand '.' is not + or - (5 of 8 exons are odd)"),
+        ("gene_id", "id", "line 3: an exon whose attribute 'gene_id' is '', not one word"),
         ("src\t", "src ", "line 2: 8 columns, fewer than the 9 of GTF"),
-        ("exon", "CDS", "no exon in it"),
+        ("exon", "CDS", "no exon in it, but 'CDS', 'gene'"),
+        ("#!genome-build x", "##gff-version 3", "line 1: '##gff-version 3': GTF is read"),
     ],
 )
 def test_bad_files_are_one_line_and_leave_nothing(files, capsys, old, new, message):
@@ -116,6 +116,60 @@ def test_bad_files_are_one_line_and_leave_nothing(files, capsys, old, new, messa
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not (files / "out.fasta.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "genes", "message"),
+    [
+        ("\t8\t10\t", "\t10\t8\t", "ACB", "left out 1 of 8 exons: line 4: start '10' and end '8' are not 1 <= start"),
+        ("\t8\t10\t", "\t8\t1²\t", "ACB", "line 4: start '8' and end '1²' are not"),
+        ("\t8\t10\t", f"\t8\t{'1' * 5000}\t", "ACB", "(5,000 characters) are not"),
+        ("\t8\t10\t", "\t8.0\t10\t", "ACB", "line 4: start '8.0'"),
+        ("\t10\t12\t.\t-", "\t10\t12\t.\t.", "AB", "line 8: strand '.' is not + or -"),
+        ("\t10\t12\t", "\t10\t99\t", "AB", "left out 1 of 3 genes: gene 'C' ends at 99, beyond 'chr1' of 16 letters"),
+        ('gene_id "C"', 'id "C"', "AB", "line 8: an exon whose attribute 'gene_id' is '', not one word"),
+        ('gene_id "C"', 'gene_id "C D"', "AB", "is 'C D', not one word"),
+        ("chr2\tsrc\texon\t5", "chr3\tsrc\texon\t5", "AC", "genes on two chromosomes or strands, such as B, D"),
+        ("chr2", "chr3", "AC", "genes: left out 1 on 1 chromosomes that are not in"),
+        ("#!genome-build x", "a line of prose", "ACB", "line 1: 1 columns, fewer than the 9 of GTF: 'a line of prose'"),
+    ],
+)
+def test_odd_records_are_left_out_and_named(files, capsys, old, new, genes, message):
+    with gzip.open(files / "g.gtf.gz", "wt", encoding="utf-8") as file:
+        file.write(GTF.replace(old, new))
+    main(options(files))
+    assert "".join(read_sequences(files / "out.fasta.gz")[0]) == genes
+    out, err = capsys.readouterr()
+    assert message in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'gene_id "A";',
+        'note "x; gene_id B; y"; gene_id "A"',
+        'note "\\"; gene_id B"; gene_id "A"',
+        "gene_id A; level 2",
+        'a-b "gene_id"; gene_id\t"A"; gene_id "B"',
+    ],
+)
+def test_attributes_are_read_as_they_are_quoted(tmp_path, attributes):
+    (tmp_path / "g.gtf").write_text(f"c\ts\texon\t1\t2\t.\t+\t.\t{attributes}\n")
+    assert [gene.name for gene in read_genes(tmp_path / "g.gtf")[0]] == ["A"]
+
+
+def test_a_library_call_says_on_stderr_what_it_leaves_out(files, capsys):
+    with gzip.open(files / "g.gtf.gz", "at") as file:
+        file.write("a line of prose\n")
+    read_genes(files / "g.gtf.gz")
+    assert capsys.readouterr().err.startswith(f"warning: {files / 'g.gtf.gz'}: left out 1 of 9 exons: line 11: 1 col")
+
+
+def test_two_chromosomes_of_one_name(files):
+    (files / "g.fa").write_text(GENOME + ">chr1 again\nACGT\n")
+    with pytest.raises(InputError, match=r"g.fa: line 6: 'chr1' stands already in line 1"):
+        list(gene_sequences(read_genes(files / "g.gtf.gz")[0], files / "g.fa"))
 
 
 def test_bad_options():

@@ -222,7 +222,7 @@ def test_encode_refuses_by_name(tmp_path, rng):
     [
         ({"deconv_phase": "even"}, "deconv_phase 'even' is not supported; allowed: .*odd"),
         ({"deconv_upsample_type": None}, "deconv_upsample_type 'none' is not supported"),
-        ({"bigwigs_per_species": {}}, "option bigwigs_per_species .* is not known"),
+        ({"bigwigs_per_species": {}}, "bigwigs_per_species {} is not supported"),
         ({"alphabet_size": 12}, r"alphabet_size 12 is not supported; allowed: \(11,\)"),
         ({"num_downsamples": 0}, "num_downsamples is 0, expected a positive integer"),
         ({"key_size": 5}, "key_size 5 is not even and embed_dim / attention_heads"),

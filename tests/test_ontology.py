@@ -183,11 +183,20 @@ def test_the_command_writes_a_table_that_reads_back(files, capsys):
     [
         ("go.gaf", "!gaf-version: 2.2", "!gaf-version: 1.0", "gaf-version '1.0' in the header; 2.x is read"),
         ("go.gaf", "!gaf-version: 2.2\n", "", "gaf-version '' in the header"),
-        ("go.gaf", line("p1", "F:2"), "DB\tp1", "line 3: 2 columns, fewer than the 15"),
-        ("go.gaf", "\tF:2\t", "\tF:77\t", "term: 'F:77' is not in the ontology"),
-        ("go.obo", "is_a: F:3", "is_a: F:33", "term 'F:2': parent 'F:33' is not a current term"),
-        ("go.obo", "id: F:3", "id: F:1", "term 'F:1' stands twice"),
-        ("go.obo", "replaced_by: F:11", "replaced_by: F:8", "term 'F:8': replacement 'F:8' is not a current term"),
+        ("go.gaf", "!gaf-version: 2.2", "!gpa-version: 2.0", "'!gpa-version: 2.0': GPAD or GPI"),
+        (
+            "go.gaf",
+            "\ttaxon:1\td\tDB\t\t",
+            "",
+            "line 3: 12 columns, fewer than the 15 of GAF 2.x (8 of 8 annotations are odd)",
+        ),
+        ("go.gaf", GAF, "!gaf-version: 2.2", "no annotation in it"),
+        (
+            "go.gaf",
+            "\tF:",
+            "\tG:",
+            "term: 'G:2' is not in the ontology (another release?) (5 of 5 annotations are odd)",
+        ),
         ("go.obo", "[Term]", "[Typedef]", "no current term in it"),
         ("p.fasta", "p", "q", "none of 7 sequences is annotated; its first id is"),
     ],
@@ -199,6 +208,27 @@ def test_bad_files_are_one_line_and_leave_nothing(files, capsys, file, old, new,
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not (files / "out.csv.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "rows", "message"),
+    [
+        ("go.gaf", line("p1", "F:2"), "DB\tp1", "p2 p5", "left out 1 of 8 annotations: line 3: 2 columns, fewer than"),
+        ("go.gaf", "DB\tp1\t", "DB\t\t", "p2 p5", "line 3: no id of the product, no term or no evidence code"),
+        ("go.gaf", "\tF:2\t", "\tF:77\t", "p2 p5", "'p1': term: 'F:77' is not in the ontology"),
+        ("go.gaf", "NOT|", "not|", "p1 p2 p5", "left out 1 to obsolete terms without a replacement"),
+        ("p.fasta", "p6", "p5", "p1 p2 p5", "left out 1 of 7 sequences: line 11: 'p5' stands already"),
+        ("p.fasta", "MKAAAA\n", "", "p1 p2", "left out 1 of 7 sequences: line 9: 'p5' has no sequence"),
+        ("p.fasta", "p8", "", "p1 p2 p5", "line 13: '' has no id"),
+    ],
+)
+def test_odd_records_are_left_out_and_named(files, capsys, file, old, new, rows, message):
+    (files / file).write_text((files / file).read_text().replace(old, new))
+    main(options(files))
+    assert " ".join(read_table(files / "out.csv.gz").ids) == rows
+    out, err = capsys.readouterr()
+    assert message in out
+    assert err == ""
 
 
 @pytest.mark.parametrize(

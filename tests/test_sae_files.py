@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from covjax import InputError
+from covjax import InputError, checkpoint
+from covjax.autoencoders import load_autoencoder, save_autoencoder
 from covjax.autoencoders.registry import make_autoencoder
 from covjax.autoencoders.sparse.saelens import load_saelens, save_saelens
 
@@ -106,11 +107,12 @@ def poison(tensors, _):
         (double, "tensor b_dec is float64, expected float32"),
         (poison, "tensor W_dec holds NaN or inf"),
         (
-            lambda _, c: c.update(architecture="gated"),
-            "architecture is 'gated'; allowed: 'standard', 'topk', 'jumprelu'",
+            lambda _, c: c.update(architecture="transcoder"),
+            "architecture is 'transcoder'; allowed: 'standard', 'topk', 'jumprelu', 'gated'",
         ),
         (lambda _, c: c.update(normalize_activations="layer_norm"), "normalize_activations is 'layer_norm'"),
-        (lambda _, c: c.update(apply_b_dec_to_input=False), "apply_b_dec_to_input is False"),
+        (lambda _, c: c.update(apply_b_dec_to_input="no"), "apply_b_dec_to_input is 'no'"),
+        (lambda _, c: c.update(shrink=0.5), r"the field 'shrink' \(0.5\) is not known"),
         (lambda _, c: c.update(k=M + 1), "k must be a whole number from 1"),
         (lambda _, c: c.update(k=None), "k is None, expected a whole number"),
         (lambda _, c: c.pop("d_in"), "d_in is None, expected a whole number"),
@@ -133,8 +135,18 @@ def test_missing_and_damaged_files_are_named(rng, tmp_path):
     save_saelens(tmp_path, make("jumprelu", rng))
     file = tmp_path / "sae_weights.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(InputError, match="sae_weights.safetensors: cannot be read"):
+    with pytest.raises(InputError, match="sae_weights.safetensors: not a complete safetensors file"):
         load_saelens(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_saelens(tmp_path / "file", make("relu", rng))
+
+
+def test_a_saved_autoencoder_is_sealed_and_says_what_it_was_trained_on(rng, tmp_path, monkeypatch):
+    save_autoencoder(tmp_path / "a", make("topk", rng), "topk", D, {"latents": M, "k": 3}, data={"weights": "abc"})
+    assert checkpoint.read_manifest(tmp_path / "a")["data"] == {"weights": "abc"}
+    assert load_autoencoder(tmp_path / "a").k == 3
+    edited = checkpoint.read_manifest(tmp_path / "a") | {"options": {"latents": M, "k": 4}}
+    monkeypatch.setattr(checkpoint, "read_manifest", lambda path: edited)
+    with pytest.raises(InputError, match="the manifest does not match its digest"):
+        load_autoencoder(tmp_path / "a")

@@ -47,7 +47,12 @@ def test_bed_windows_are_half_open_and_stranded(tmp_path):
         ("x.fa", ">a\n>b\nAC\n", "'a' is empty"),
         ("x.fa", ">a\nAC\n>a\nAC\n", "line 3: id 'a' stands already in line 1"),
         ("x.csv", "id,seq\na,AC\n", "missing column 'sequence'"),
-        ("x.csv", "id,sequence\na\n", "row 2: not 2 fields"),
+        ("x.csv", "id,sequence\na\n", "line 2: 1 cells separated by comma, but 2"),
+        ("x.csv", 'sequence\n"AC\n', "line 2: a quotation mark is opened and never closed"),
+        ("x.csv", "id,sequence\na,AC\n\na,AG\n", "line 4: id 'a' stands already in line 2"),
+        ("x.csv", "sequence,sequence\nAC,AG\n", "column 'sequence' stands 2 times"),
+        ("x.fa", ">a\nAC>b\nAG\n", "line 2: '>' or ';' inside a sequence: 'AC>b'"),
+        ("x.fa", "a\n", "line 1: a sequence before the first header '>': 'a'"),
         ("x.txt", "\n", "no sequence in it"),
         ("x.bed", "chr1\t0\t4\n", "goes with a .bed"),
     ],
@@ -66,3 +71,34 @@ def test_bed_faults_are_named(tmp_path, line, message):
     (tmp_path / "w.bed").write_text(line + "\n")
     with pytest.raises(InputError, match=message):
         read_sequences(tmp_path / "w.bed", tmp_path / "g.fa")
+
+
+@pytest.mark.parametrize(
+    ("bed", "ids", "note"),
+    [
+        ("c\t0\t4\nc\t²\t4\n", ("c:0-4",), "left out 1 of 2 regions: line 2: not chrom, start, end"),
+        ("c\t0\t4\nc\t2\t9\n", ("c:0-4",), "left out 1 of 2 regions: line 2: window 2-9 is empty or outside 'c' of 4"),
+        ("c\t0\t4\nd\t0\t4\ne\t0\t4\n", ("c:0-4",), "left out 2 on 2 chromosomes that are not in"),
+    ],
+)
+def test_odd_windows_are_left_out_and_said_once(tmp_path, capsys, bed, ids, note):
+    (tmp_path / "g.fa").write_text(">c\nACGT\n")
+    (tmp_path / "w.bed").write_text(bed, encoding="utf-8")
+    assert read_sequences(tmp_path / "w.bed", tmp_path / "g.fa")[0] == ids
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'w.bed'}: ")
+    assert note in line
+
+
+def test_another_naming_of_the_chromosomes_is_told(tmp_path):
+    (tmp_path / "g.fa").write_text(">1\nACGT\n>2\nACGT\n")
+    (tmp_path / "w.bed").write_text("#\nchr1\t0\t4\n")
+    with pytest.raises(InputError, match=r"line 2: chromosome 'chr1' is not in .* has '1', '2'; they differ by 'chr'"):
+        read_sequences(tmp_path / "w.bed", tmp_path / "g.fa")
+
+
+def test_semicolons_line_ends_and_letters_of_unicode(tmp_path):
+    (tmp_path / "x.csv").write_bytes("id;sequence\ra,1;A\u2028C\r".encode("utf-16"))
+    assert read_sequences(tmp_path / "x.csv") == (("a,1",), ("A\u2028C",))
+    (tmp_path / "x.txt").write_bytes("a\x85b\r\n  c\x0cd  \r\n".encode())
+    assert read_sequences(tmp_path / "x.txt") == (("row1", "row2"), ("a\x85b", "c\x0cd"))

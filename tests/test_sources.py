@@ -1,5 +1,6 @@
 """The real data sets as tables: the draw by hand, every table whole, honest and the same each time."""
 
+import gzip
 import itertools
 from collections import Counter
 
@@ -81,6 +82,33 @@ def test_bad_source_arguments(tmp_path):
         with pytest.raises(InputError, match=r"no such file; set COVJAX_SHARED"):
             write_source(name, tmp_path / "x.csv.gz", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "message"),
+    [
+        ("trec", "text/TREC.train.all.gz", "0 what\n9 who\n", "line 2: not as published: \"'9'\""),
+        ("trec", "text/TREC.train.all.gz", "0 what\nwho\n", "line 2: not as published"),
+        ("splice", "dna/splice.csv.gz", "sequence,label\nACGT,7\n", "line 2: not as published"),
+        ("splice", "dna/splice.csv.gz", "sequence,value\nACGT,1\n", "line 1: not as published"),
+        ("terminator", "dna/yeast_terminator_expression.tsv.gz", "ACGT\n", "line 1: not as published"),
+        ("deeploc", "protein/deeploc_part.fasta.gz", ">a\nMK\n", "line 1: not as published"),
+        (
+            "lactamase",
+            "protein/beta_lactamase_fitness.fasta.gz",
+            ">a\nMK\n>a\nMK\n>b\nML\n",
+            "line 5: not as published",
+        ),
+        ("mnase", "tracks/yeast_chrII_0_600kb_mnase.npz", "PK", "cannot be read"),
+    ],
+)
+def test_a_damaged_source_is_one_line(tmp_path, name, file, text, message):
+    path = tmp_path / "data" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(text.encode()) if file.endswith(".gz") else text.encode())
+    with pytest.raises(InputError, match=f"{path.name}: {message}"):
+        write_source(name, tmp_path / "x.csv.gz", tmp_path)
+    assert not (tmp_path / "x.csv.gz").exists()
 
 
 PIECES = {  # what no two sides of a split have in common

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from covjax.errors import InputError
+from covjax.jobs.seal import sealed
 from covjax.tasks import report as suite_report
 from covjax.tasks import run as suite
 from covjax.tasks.report import relative_line, write_suite
@@ -40,7 +41,7 @@ class Machine:
         status, text = self.failures.get(folder.name, (0, "done"))
         stdout.write(text)
         if status == 0:
-            (folder / "results.json").write_text(json.dumps(self.results[folder.name]))
+            (folder / "results.json").write_text(sealed(self.results[folder.name]))
         return subprocess.CompletedProcess(command, status)
 
 

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from covjax.data.text import Row, read_delimited, read_text, text_lines
+from covjax.data.text import Row, read_delimited, read_text, text_lines, whole_number
 from covjax.errors import InputError
 
 PLAIN = "a,b\nx,é\n"
@@ -112,3 +112,24 @@ def test_files_that_are_not_there_or_misnamed(tmp_path):
     for name in ("absent.csv", "."):
         with pytest.raises(InputError, match="cannot be read as text"):
             read_text(tmp_path / name)
+    with pytest.raises(InputError, match="embedded null byte"):
+        read_text("a\0b.txt")
+
+
+@pytest.mark.parametrize("text", ["²", "٣", "1_0", "+1", "-1", "1.0", "", " 1", "1" * 19, "1" * 5000])
+def test_only_ascii_digits_are_a_number(text):
+    assert whole_number(text) is None
+    assert whole_number("0" + "9" * 17) == int("9" * 17)
+
+
+def test_a_published_file_in_another_encoding(tmp_path):
+    (tmp_path / "x.txt").write_bytes("é\x85\n".encode("latin-1"))
+    assert list(text_lines(tmp_path / "x.txt", "latin-1")) == [(1, "é\x85")]
+
+
+def test_letters_are_no_bzip2(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"BZhMK\n")
+    assert read_text(tmp_path / "x.txt") == "BZhMK\n"
+    (tmp_path / "x.txt").write_bytes(b"BZh91AY&SY")
+    with pytest.raises(InputError, match="compressed by bzip2"):
+        read_text(tmp_path / "x.txt")

@@ -1,14 +1,14 @@
 """Track windows on a genome and bigWig files made here; the numbers by hand."""
 
-import builtins
-
 import numpy as np
 import pytest
 
 from covjax.data import read_table
-from covjax.data.bed import Region
+from covjax.data.bed import Region, read_bed
+from covjax.data.sequences import read_sequences
 from covjax.data.tracks import Cut, binned, cut_windows, main, track_windows
 from covjax.errors import InputError
+from tests.bigwig_files import FIXED, block, write
 
 CHR1 = "ACGTTGCAAC" * 4
 CHR2 = "GGGGCCCCAA"
@@ -35,30 +35,19 @@ def test_bad_choices():
         Cut(scale="log")
 
 
-def test_without_the_package(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "pyBigWig":
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"a.bw: reading bigWig needs the package pyBigWig"):
-        next(track_windows(tmp_path / "r.bed", tmp_path / "g.fa", [tmp_path / "a.bw"], Cut()))
+def track(path, **values):
+    """A bigWig of chr1 and chr2 with one value a nucleotide from each one's start."""
+    lengths = {"chr1": len(CHR1), "chr2": len(CHR2)}
+    blocks = [block(number, FIXED, values[name]) for number, name in enumerate(lengths) if name in values]
+    write(path, lengths, blocks)
 
 
 @pytest.fixture
 def files(tmp_path):
-    bigwig = pytest.importorskip("pyBigWig")
     (tmp_path / "g.fa").write_text(f">chr1 x\n{CHR1[:25]}\n{CHR1[25:]}\n>chr2\n{CHR2}\n")
     (tmp_path / "r.bed").write_text("chr2\t0\t8\tname\t0\t-\nchr1\t0\t24\n")
     for name, values in (("a", np.arange(40.0)), ("b", np.full(40, 2.0))):
-        file = bigwig.open(str(tmp_path / f"{name}.bw"), "w")
-        file.addHeader([("chr1", 40), ("chr2", 10)])
-        file.addEntries("chr1", 0, values=values.tolist(), span=1, step=1)
-        file.addEntries("chr2", 0, values=(100 + values[:10]).tolist(), span=1, step=1)
-        file.close()
+        track(tmp_path / f"{name}.bw", chr1=values, chr2=100 + values[:10])
     return tmp_path
 
 
@@ -88,11 +77,7 @@ def test_whole_regions_and_the_logarithm(files):
 
 
 def test_missing_values(files):
-    bigwig = pytest.importorskip("pyBigWig")
-    file = bigwig.open(str(files / "a.bw"), "w")
-    file.addHeader([("chr1", 40), ("chr2", 10)])
-    file.addEntries("chr1", 0, values=[3.0] * 6, span=1, step=1)
-    file.close()
+    track(files / "a.bw", chr1=[3.0] * 6)
     with pytest.raises(InputError, match="no value for 18 of the nucleotides chr1:0-24; --missing zero"):
         list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut(scale="none")))
     found = list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut(scale="none", missing="zero")))
@@ -126,11 +111,42 @@ def test_another_assembly_and_negative_means(files):
     (files / "g.fa").write_text(f">chr1\n{CHR1}A\n>chr2\n{CHR2}\n")
     with pytest.raises(InputError, match=r"a.bw: 'chr1' has 40 nucleotides, 41 in"):
         list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut()))
-    bigwig = pytest.importorskip("pyBigWig")
-    file = bigwig.open(str(files / "a.bw"), "w")
-    file.addHeader([("chr2", 10)])
-    file.addEntries("chr2", 0, values=[-1.0] * 10, span=1, step=1)
-    file.close()
+    track(files / "a.bw", chr2=[-1.0] * 10)
     (files / "r.bed").write_text("chr2\t0\t8\n")
     with pytest.raises(InputError, match="scale: a mean of -1 in chr2:0-8; use none"):
         list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut()))
+    track(files / "a.bw", chr2=[np.inf] * 10)
+    with pytest.raises(InputError, match="bigwig: a mean in 'chr2:0-8' is not finite"):
+        list(track_windows(files / "r.bed", files / "g.fa", [files / "a.bw"], Cut()))
+
+
+@pytest.mark.parametrize(
+    ("bed", "message"),
+    [
+        (
+            "chr1\t0\t8\nchr1\t0\t8\textra\n",
+            "1 windows in 1 groups; left out: 0 over the edge of a block, 1 that stood",
+        ),
+        ("chr1\t0\t8\nchr1\t30\t41\n", "r.bed: left out 1 of 2 regions: line 2: window 30-41 is empty or outside"),
+        ("chr1\t0\t8\nchr1\t8\t8\n", "line 2: window 8-8 is empty"),
+        ("chr1\t0\t8\nchr9\t0\t8\n", "r.bed: left out 1 on 1 chromosomes that are not in"),
+        ("chr1\t0\t8\nchr1\t²\t8\n", "left out 1 of 2 regions: line 2: not chrom, start, end"),
+        ("chr1\t0\t8\nchr1\t-1\t8\n", "line 2: not chrom, start, end"),
+        ("chr1\t0\t8\nchr1\t0\t8.5\n", "line 2: not chrom, start, end"),
+        (f"chr1\t0\t8\nchr1\t0\t{'1' * 5000}\n", "line 2: not chrom, start, end"),
+        ("chr1\t0\t8\nchr1\t0\t8\ta\t0\tx\n", "line 2: strand 'x' is not + or -"),
+        ("track name=x\nbrowser position\n#\n\nchr1\t0\t8\nchr1 0 8\n", "line 6: not chrom, start, end"),
+    ],
+)
+def test_odd_regions_are_left_out_and_named(files, capsys, bed, message):
+    (files / "r.bed").write_text(bed, encoding="utf-8")
+    main(options(files))
+    assert read_sequences(files / "out.csv.gz")[0] == ("chr1:0-8",)
+    out, err = capsys.readouterr()
+    assert message in out
+    assert err == ""
+
+
+def test_a_chromosome_named_track_is_a_region(tmp_path):
+    (tmp_path / "r.bed").write_text("track\t0\t8\ntrack1\t0\t8\ntrack name=a\n")
+    assert [region.chromosome for region in read_bed(tmp_path / "r.bed")] == ["track", "track1"]

@@ -95,7 +95,7 @@ def test_tokens_that_do_not_fit_into_memory_are_mixed_in_blocks_and_a_run_resume
 
 
 def test_changed_settings_and_data_are_refused_with_the_difference(run):
-    with pytest.raises(InputError, match=r"00000012: saved under other settings: config.learning_rate: 0.01 -> 0.02"):
+    with pytest.raises(InputError, match=r"run holds another run: config.learning_rate: 0.01 -> 0.02; use --output"):
         train_autoencoder(config(run, learning_rate=0.02), activations())
     with pytest.raises(InputError, match=r"data.toy: 0 -> 1"):
         train_autoencoder(config(run), activations(seed=1))

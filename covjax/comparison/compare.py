@@ -12,13 +12,15 @@ Exit status 2 and one line for bad input.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
 import shlex
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,26 +29,37 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax import checkpoint, encoders
+from covjax import encoders
 from covjax.activations import EncodedTokens
 from covjax.cli import exit_on_input_error, parse
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.features import make_features
+from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
-from covjax.comparison.looks import record_look
-from covjax.comparison.probing import fit_probes
-from covjax.comparison.report import text_table, write_report
-from covjax.comparison.results import UNGROUPED, read_label_names, summarise
+from covjax.comparison.looks import NAME, record_look
+from covjax.comparison.probing import Probes, fit_probes, probe_names
+from covjax.comparison.report import write_report
+from covjax.comparison.results import label_name_notes, read_label_names, summarise
 from covjax.comparison.rows import choose_recipes
-from covjax.data import Dataset, assign_splits, check_splits, read_table
-from covjax.data.write import new_text
-from covjax.distributed import check_folder, is_first, job, once, same, wait
-from covjax.errors import InputError
+from covjax.comparison.verdict import table, verdict
+from covjax.comparison.winner import keep_winner
+from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
+from covjax.data.letters import check_letters
+from covjax.distributed import check_folder, is_first, job, same, wait
+from covjax.errors import InputError, shown
 from covjax.extras import need
+from covjax.jobs.folder import RunFolder, claim, write_sealed
+from covjax.jobs.seal import Damaged, read_sealed
 from covjax.notes import note, silence
-from covjax.options import FEATURES, NUMBERS, decided_by
+from covjax.options import FEATURES, decided_by
 from covjax.sources import write_source
+from covjax.visible import visible
 
+RUN = "covjax compare"
+OWNS = (
+    *("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/", "results.json", "report.html"),
+    *(f"figures/{name}.png" for name in ("differences", "rank", "terms")),
+    *("predictions.csv", "model/embedder/", "model/probe/", "model/"),
+)
 MAIN_OPTIONS = ("data", "task", "encoder", "layer", "output", "name", "label_names", "max_length", "rows")
 
 
@@ -66,78 +79,122 @@ def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> 
 
             raise SystemExit(suite.main(argv, command))
         config, flags = parse(
-            command, __doc__ or "", CompareConfig, argv, MAIN_OPTIONS, distributed=True, built_in=CONFIGS
+            command,
+            __doc__ or "",
+            CompareConfig,
+            argv,
+            MAIN_OPTIONS,
+            distributed=True,
+            built_in=CONFIGS,
+            switches={"all": "print all rows"},
         )
         with silence(flags.quiet), job(command, flags.distributed):
-            compare(config, force=flags.force, command=f"{command} {shlex.join(argv)}")
+            compare(config, force=flags.force, every=flags.all, command=f"{command} {shlex.join(argv)}")
 
 
-def compare(config: CompareConfig, force: bool = False, command: str = "") -> dict[str, Any]:
+def compare(config: CompareConfig, force: bool = False, command: str = "", every: bool = False) -> dict[str, Any]:
     """Run or finish a comparison; returns the results that also stand in `results.json`.
 
     In a job of several processes, which call this together, each encodes and pools its own sequences and fits its share
-    of the probes; process 0 scores the test set and writes. All see the same output folder.
+    of the probes; process 0 scores the test set and writes. All see the same output folder. `every` prints all rows.
 
     Raises InputError for bad data, a bad config, or an output folder that cannot be written or belongs to another
     comparison.
     """
-    start = time.monotonic()
     config.check()
     if config.sae_latents:
         need("grain", "train", "sae_latents: training a sparse autoencoder")  # said before hours of work
     same("options", repr((config, force)))
-    read_label_names(config.label_names)  # what cannot be read is said before hours of work, not after
-    output = Path(config.output)
-    once(lambda: _check_output(output))
+    with claim(config.output, RUN, OWNS) as folder:
+        return _compare(config, force, command, folder, every)
+
+
+def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder, every: bool) -> dict[str, Any]:
+    start, output = time.monotonic(), folder.path
     check_folder(output)
-    table = config.data or _source_table(config, output)
-    data = assign_splits(read_table(table, config.task), config.shares, config.seed)
-    check_splits(data)
-    if not data.has_group_column:
-        note(f"note: {data.name}: {UNGROUPED}")
+    data = read_table(config.data or _source_table(config, output), config.task, **config.table_options)
+    label_names = read_label_names(config.label_names)  # bad names are said before hours of work, not after
+    _tell("note", data, [*data.notes, *label_name_notes(label_names, data, config.label_names)])
+    _check_lengths(config, data)  # before anything whose size grows with the longest sequence
     encoder = encoders.load(config.encoder)
+    check_letters(data.name, data.sequences, encoder, config.force_letters)
+    data = drop_rare(assign_splits(data, config.shares, config.seed), config.min_positives)
+    check_splits(data)
+    _tell("note", data, [data.grouping] if data.grouping else [])
+    _tell("warning", data, data.warnings)
     manifest = _manifest(config, data, encoder)
     same("data", manifest["data"]["fingerprint"])
     same("encoder", manifest["encoder"]["weights_digest"])
-    _check_lengths(config, data)
     _check_letters(encoder, data)
-    if force:
-        once(lambda: _remove(output))
     decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
     tokens = EncodedTokens(encoder, data.sequences, layer, config.token_budget, config.max_memory_gib, mesh)
     rows = choose_recipes(config, tokens.features, tokens.has_special)
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
-    tables = make_features(config, data, tokens, rows, output, manifest | {"config": decisive, "device": kind})
+    features = manifest | {"config": decisive, "device": kind}
+    del features["label_names"]
+    inputs = {"data": config.data, "encoder": config.encoder, "label_names": config.label_names}
+    folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
+    tables = make_features(config, data, tokens, rows, output, features)
     probes = fit_probes(config, data, tables, output, manifest)
-    if not is_first():
-        wait()  # while process 0 scores the test set and writes
-        return json.loads((output / "results.json").read_text(encoding="utf-8"))
-    results = _complete_results(output / "results.json", manifest)
-    if results is None:
-        looks = record_look(output, decided_by(config, FEATURES, NUMBERS), manifest, command)
-        results = summarise(config, data, tokens, rows, tables, probes, manifest | {"command": command}, looks)
-    else:
-        note(f"results: complete in {output / 'results.json'}, reused")
-    svgs = draw_figures(results, output / "figures")
-    with new_text(output / "results.json") as file:
-        file.write(json.dumps(results, indent=1, ensure_ascii=False))
-    write_report(results, svgs, output / "report.html")
-    print(f"\n{results['name']}: test {results['primary_name']}, {len(data.rows('test'))} test sequences")
-    print(text_table(results))
-    for warning in results["warnings"]:
-        print(f"warning: {warning}")
-    seconds = time.monotonic() - start
-    print(f"\nreport: {output / 'report.html'}   numbers: {output / 'results.json'}   ({seconds:.0f} s)")
+    results = _score(config, data, tokens, rows, tables, probes, manifest, command, output) if is_first() else {}
+    wait()  # while process 0 scores the test set
+    keep_winner(config, data, tokens, rows, tables, probes, results, features, output)
+    if is_first():
+        svgs = draw_figures(results, output / "figures")
+        write_report(results, svgs, output / "report.html")
+        _answer(results, every)
+        seconds = time.monotonic() - start
+        note(f"report: {output / 'report.html'}   model: {output / 'model'}   ({seconds:.0f} s)")
     wait()
-    return results
+    return results or read_sealed(output / "results.json")
 
 
-def _remove(output: Path) -> None:
-    for stage in ("pools", "features", "probes"):
-        checkpoint.remove(output / stage)
-    (output / "results.json").unlink(missing_ok=True)
+def _score(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: EncodedTokens,
+    recipes: tuple[Recipe, ...],
+    tables: Tables,
+    probes: Probes,
+    manifest: dict[str, Any],
+    command: str,
+    output: Path,
+) -> dict[str, Any]:
+    """The results of an earlier run that is the same, or those of a look at the test set, written at once."""
+    results = _complete_results(output / "results.json", manifest)
+    looks = record_look(output, decided_by(config, FEATURES, NUMBERS), manifest, command)
+    if results is not None:
+        if looks < results["test_looks"]:
+            print(f"note: {output / NAME}: {results['test_looks'] - looks} looks are missing", file=sys.stderr)
+        note(f"results: complete in {output / 'results.json'}, reused")
+        return results
+    results = summarise(config, data, tokens, recipes, tables, probes, manifest | {"command": command}, looks)
+    write_sealed(output / "results.json", results)  # before figures and pages, which take longer and may fail
+    return read_sealed(output / "results.json")
+
+
+def _answer(results: dict[str, Any], every: bool) -> None:
+    """The last lines of a run: warnings, a table of a screen, the verdict."""
+    for warning in results["warnings"]:
+        note(f"warning: {visible(warning)}")
+    print(f"\n{visible(results['name'])}: test {results['primary_name']}, {results['sizes']['test']} test sequences")
+    print(table(results, every))
+    print(f"\n{textwrap.fill(visible(verdict(results)), 79)}\n")
+
+
+def _tell(kind: str, data: Dataset, texts: Iterable[str]) -> None:
+    for text in texts if is_first() else ():
+        note(f"{kind}: {data.name}: {text}")
+
+
+def _identity(
+    config: CompareConfig, data: Dataset, features: dict[str, Any], rows: tuple[Recipe, ...]
+) -> dict[str, Any]:
+    """What the features and probes of a folder have in common; rows may come to those that are there."""
+    probes = {"penalties": config.penalties, "probes": probe_names(config, data)}
+    return features | probes | {"rows": {row.name: repr(row) for row in rows}}
 
 
 def _source_table(config: CompareConfig, output: Path) -> Path:
@@ -152,29 +209,22 @@ def _source_table(config: CompareConfig, output: Path) -> Path:
 def _complete_results(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
     """Results of an earlier run under the same manifest; None where there are none or anything differs."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        unchanged = {key: value for key, value in results["manifest"].items() if key != "command"} == manifest
-    except (OSError, ValueError, KeyError):
+        results = read_sealed(path)
+    except FileNotFoundError:
         return None
+    except Damaged as error:
+        print(f"note: {error}, or of another version; made again from the checkpoints", file=sys.stderr)
+        return None
+    unchanged = {key: value for key, value in results["manifest"].items() if key != "command"} == manifest
     return results if unchanged else None
-
-
-def _check_output(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"output: {output}: cannot be written: {error.strerror}") from None
 
 
 def _check_lengths(config: CompareConfig, data: Dataset) -> None:
     for i, sequence in enumerate(data.sequences):
         if len(sequence) > config.max_length:
             raise InputError(
-                f"{data.name}: row {i + 2} ({data.ids[i]}): {len(sequence)} letters, more than max_length "
-                f"{config.max_length}; raise --max-length or shorten it yourself (nothing is cropped silently)"
+                f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]}): {len(sequence)} letters, more than "
+                f"max_length {config.max_length}; raise --max-length or shorten it (nothing is cropped silently)"
             )
 
 
@@ -183,7 +233,7 @@ def _check_letters(encoder: Any, data: Dataset) -> None:
         try:
             encoder.encode(sequence)
         except InputError as error:
-            raise InputError(f"{data.name}: row {i + 2} ({data.ids[i]}): {error}") from None
+            raise InputError(f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]}): {error}") from None
 
 
 def _layer(layer: int, num_layers: int) -> int:
@@ -193,8 +243,10 @@ def _layer(layer: int, num_layers: int) -> int:
 
 
 def _manifest(config: CompareConfig, data: Dataset, encoder: Any) -> dict[str, Any]:
+    names = repr(sorted(read_label_names(config.label_names).items()))
     return {
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "label_names": hashlib.sha256(names.encode()).hexdigest(),
         "data": {"file": data.name, "sequences": len(data), "task": data.task, "fingerprint": data.fingerprint()},
         "encoder": {
             "name": encoder.name,

@@ -6,13 +6,36 @@ from covjax.errors import InputError
 from covjax.options import FEATURES, NOTHING, check_options, option
 from covjax.recipes import RecipeSettings
 
+TABLE_OPTIONS = (
+    *("sequence_column", "label_column", "id_column", "split_column", "group_column"),
+    *("label_regex", "missing"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig(RecipeSettings):
     """Everything that decides the numbers of a comparison."""
 
     name: str = option("my-comparison", "title of the report", NOTHING)
-    data: str = option("", "CSV or TSV with the columns sequence, label or labels, optional id, split, group", NOTHING)
+    data: str = option(
+        "",
+        "CSV, TSV, .xlsx, Parquet or FASTA with the columns sequence, label (one class or number) or labels (several, "
+        "separated by ;), optional id, split, group; common other names of columns are understood",
+        NOTHING,
+    )
+    sequence_column: str = option("", "its name in the file, where it is another than the usual ones", NOTHING)
+    label_column: str = option("", "name of the column to predict; what it holds is said by --task", NOTHING)
+    id_column: str = option("", "name of the column with an identifier of every row", NOTHING)
+    split_column: str = option("", "name of the column with train, validation, test", NOTHING)
+    group_column: str = option(
+        "", "name of the column with groups (clusters, families), each on one side of the split", NOTHING
+    )
+    label_regex: str = option(
+        "", "for FASTA: regular expression whose first group is the label in a record's header", NOTHING
+    )
+    missing: str = option(
+        "refuse", "rows without sequence or label (empty, NA, …): refuse, or drop and count them", NOTHING
+    )
     source: str = option("", "built-in data set (covjax tasks), used where --data is not given", NOTHING)
     sizes: tuple[int, ...] = option(
         (),
@@ -59,6 +82,13 @@ class CompareConfig(RecipeSettings):
     resamples: int = option(
         1000, "bootstrap resamples", allowed=lambda n: n >= 100, rule=">= 100; DESIGN asks for 1,000"
     )
+    min_positives: int | None = option(
+        None,
+        "labels (classes, with their rows) that are rarer in some split are left out; none: 5 for labels, 0",
+        allowed=lambda n: n is None or n >= 0,
+        rule=">= 0, or none",
+    )
+    force_letters: bool = option(False, "go on where the table's letters are not those that the encoder reads", NOTHING)
     seed: int = option(
         0, "seed of splits, shuffles and the bootstrap", FEATURES, allowed=lambda seed: seed >= 0, rule=">= 0"
     )
@@ -75,6 +105,11 @@ class CompareConfig(RecipeSettings):
         check_options(self)
         if self.sae_latents and self.sae_k > self.sae_latents:
             raise InputError(f"sae_k: {self.sae_k} is not allowed; 1 to sae_latents")
+
+    @property
+    def table_options(self) -> dict[str, str]:
+        """What `read_table` is told beside the file and the task."""
+        return {name: getattr(self, name) for name in TABLE_OPTIONS}
 
     @property
     def source_sizes(self) -> tuple[int, int, int] | None:

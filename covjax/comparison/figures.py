@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from covjax.recipes.truncated import FAMILIES
+from covjax.visible import figure_text
 
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
 COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}
@@ -148,8 +149,7 @@ def _terms(results: dict[str, Any]) -> Figure:
     axes.scatter(x, y, s=[8 + 0.6 * n for n in sizes], color="#0072B2", alpha=0.7, linewidth=0)
     gaps = sorted(range(len(x)), key=lambda j: abs(y[j] - x[j]), reverse=True)
     for place, j in enumerate(sorted(gaps[:4], key=lambda j: y[j])):
-        name = results["terms"][j]["name"]
-        name = name if len(name) <= 34 else name[:33] + "…"
+        name = figure_text(results["terms"][j]["name"], 34)
         arrow = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
         # Names stand in a column of the empty lower right half, in the order of their points: no two overlap.
         axes.annotate(name, (x[j], y[j]), (0.48, 0.06 + 0.06 * place), fontsize=7, arrowprops=arrow)

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from covjax.data.write import new_text
 from covjax.errors import InputError
+from covjax.jobs.folder import write_text
+from covjax.jobs.seal import read_line, sealed_line
 
 NAME = "test-looks.jsonl"
 
@@ -27,14 +28,19 @@ def record_look(folder: Path, settings: dict[str, Any], manifest: dict[str, Any]
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = folder / NAME
     try:
-        looks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-        known = {look["settings"] for look in looks}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"output: {path} is damaged; it records every look at the test set") from None
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() else []
+        looks = [look for line in lines if (look := read_line(line)) is not None]
+    except (OSError, ValueError):
+        lines, looks = [""], []
+    if len(looks) < len(lines):
+        raise InputError(
+            f"output: {path} is damaged, was changed, or is of another version of covjax; it records every look at the "
+            "test set: put it back, or use --output OTHER"
+        )
+    known = {look["settings"] for look in looks}
     if digest not in known:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         look = {"time": now, "data": data, "settings": digest, "command": command}
-        with new_text(path) as file:
-            file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in [*looks, look])
+        write_text(path, "".join(sealed_line(each) + "\n" for each in [*looks, look]))
         known.add(digest)
     return len(known)

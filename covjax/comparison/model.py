@@ -51,18 +51,31 @@ class Model:
         """The prediction of given scores; see `predict`."""
         return decide(scores, self.task, self.labels)
 
-    def save(self, path: str | Path) -> int:
-        """Write embedder and probe into a folder; the bytes written. Wide weights are kept in half precision."""
+    def save(self, path: str | Path, made_of: str = "") -> int:
+        """Write embedder and probe into a folder; the bytes written. Wide weights are kept in half precision.
+
+        `made_of` is a digest of what the model comes from; see `Model.made_of`.
+        """
         path = Path(path)
         self.embedder.save(path / "embedder")
         weights = np.asarray(self.probe.weights, np.float32)
         dtype = np.float16 if weights.nbytes > HALF else np.float32
         manifest = {"format": FORMAT, "probe": self.probe_name, "task": self.task, "labels": list(self.labels)}
+        manifest["made_of"] = made_of
         # One scale a label: half precision has few exponents.
         scale = np.maximum(np.abs(weights).max(0, initial=0), np.finfo(np.float32).tiny)
         state = {"weights": (weights / scale).astype(dtype), "scale": scale, "bias": np.asarray(self.probe.bias)}
         checkpoint.save(path / "probe", state, manifest)
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+    @staticmethod
+    def made_of(path: str | Path) -> str | None:
+        """The digest that a model was saved under; None where no whole model is."""
+        try:
+            embedder, probe = (checkpoint.read_manifest(Path(path) / part) for part in ("embedder", "probe"))
+        except InputError:
+            return None
+        return None if embedder is None or probe is None else probe.get("made_of")
 
     @classmethod
     def load(cls, path: str | Path, encoder: Any = None) -> "Model":

@@ -1,11 +1,12 @@
 """One self-contained HTML page and one screen of text from `results`."""
 
-import html
 from pathlib import Path
 from typing import Any
 
+from covjax.jobs.folder import write_text
 from covjax.recipes.base import CONTROL, TRAINED
 from covjax.recipes.trained import LIGHT_WIDTH
+from covjax.visible import page_text as _e
 
 STYLE = """
 :root{--ink:#1b1b1b;--soft:#666;--line:#ddd;--good:#00614a;--bad:#a33c00}
@@ -60,10 +61,10 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         parts.append(f"<figure role='img' aria-label='{caption}'>{svg}<figcaption>{caption}</figcaption></figure>")
     if results["terms"]:
         parts += ["<h2>Per label</h2><div class='scroll'>", _term_table(results), "</div>"]
-    manifest = "\n".join(f"{key}: {value}" for key, value in _flat(results["manifest"]))
-    parts += [f"<h2>Manifest</h2><details open><summary>What made these numbers</summary><pre>{_e(manifest)}</pre>"]
+    manifest = "\n".join(_e(f"{key}: {value}") for key, value in _flat(results["manifest"]))
+    parts += [f"<h2>Manifest</h2><details open><summary>What made these numbers</summary><pre>{manifest}</pre>"]
     parts += ["</details></body></html>"]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    write_text(path, "\n".join(parts))
 
 
 def page_start(title: str, style: str = STYLE) -> str:
@@ -94,10 +95,6 @@ def text_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _e(text: object) -> str:
-    return html.escape(str(text))
-
-
 def _headline(results: dict[str, Any]) -> str:
     rows = {row["label"]: row for row in results["rows"]}
     probe = results["probes"][0]
@@ -110,8 +107,12 @@ def _headline(results: dict[str, Any]) -> str:
         f"Chosen on validation among the second-order poolers: <b>{_e(best['title'])}</b>. On the test set its "
         f"{_e(results['primary_name'])} is <b>{score['value']:.3f}</b> ({_e(probe)} probe), against "
         f"{_e(results['reference'])} <b>{score['difference']:+.3f}</b> [{low:+.3f}, {high:+.3f}]: "
-        f"<b>{verdict}</b>. {_over_control(results)}{_strongest(controls, results, probe)}"
+        f"<b>{verdict}{_family(results)}</b>. {_over_control(results)}{_strongest(controls, results, probe)}"
     )
+
+
+def _family(results: dict[str, Any]) -> str:
+    return " (within one family)" if results.get("one_family") else ""
 
 
 def _over_control(results: dict[str, Any]) -> str:
@@ -141,6 +142,8 @@ def _setting(results: dict[str, Any]) -> str:
     manifest, groups = results["manifest"], results["groups"]
     alone = all(groups[split] == sizes[split] for split in groups)
     grouped = "each a group of its own" if alone else f"split by group ({groups['test']:,} in the test set)"
+    if results.get("grouping"):
+        grouped += f" ({results['grouping']})"
     unit = "target" if results["task"] == "regression" else "label"
     return (
         f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}; "

@@ -1,7 +1,5 @@
 """The one look at the test set: every metric with its interval, and every pooler minus the reference."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,8 @@ from covjax.comparison.probing import Probes, probe_names
 from covjax.comparison.tasks import TASKS, macro, predictions
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
-from covjax.errors import InputError
+from covjax.data.text import read_delimited
+from covjax.errors import InputError, shown
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.notes import progress
 from covjax.recipes import Recipe
@@ -23,7 +22,6 @@ from covjax.recipes.truncated import matched_rank
 
 REFERENCE = "mean"
 FEW_GROUPS = 20
-UNGROUPED = "no column 'group': only identical sequences are kept on one side of the split"
 
 
 def summarise(
@@ -112,6 +110,8 @@ def summarise(
         "rows": entries,
         "terms": terms,
         "test_looks": looks,
+        "grouping": data.grouping,
+        "one_family": data.one_family,
         "warnings": _warnings(entries, tables, data, groups["test"], looks),
         "manifest": manifest,
     }
@@ -128,8 +128,7 @@ def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, grou
             f"the test set was scored under {looks} settings from this folder (test-looks.jsonl): to choose between "
             "them by these numbers is selection on test"
         )
-    if not data.has_group_column:
-        texts.append(UNGROUPED)
+    texts += data.warnings
     if groups < FEW_GROUPS:
         texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
     for entry in entries:
@@ -146,19 +145,54 @@ def _warnings(entries: list[dict[str, Any]], tables: Tables, data: Dataset, grou
 
 
 def read_label_names(path: str) -> dict[str, str]:
-    """What the report calls each label, from a CSV with the columns label and name; nothing for no path.
+    """What the report calls each label, from a table with the columns label and name; nothing for no path.
 
-    Raises InputError where there is no such file, or its columns are others.
+    Raises InputError, naming the line, where there is no such file, it is damaged, its columns are others, or a label
+    is empty or stands in it twice, or none does.
     """
     if not path:
         return {}
-    if not Path(path).is_file():
-        raise InputError(f"label_names: {path}: no such file")
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"label", "name"} <= set(found := reader.fieldnames or ()):
-            raise InputError(f"label_names: {path}: columns {', '.join(found)}; label and name are needed")
-        return {row["label"]: row["name"] for row in reader}
+    try:
+        table = read_delimited(path)
+    except InputError as error:
+        raise InputError(f"label_names: {error}") from None
+    header = [cell.strip().casefold() for cell in table.header.cells]
+    if header.count("label") != 1 or header.count("name") != 1:
+        columns = shown(", ".join(table.header.cells))
+        raise InputError(f"label_names: {path}: columns {columns}; label and name are needed, each once")
+    if not table.rows:
+        raise InputError(f"label_names: {path}: a header but no rows")
+    names, lines = dict[str, str](), dict[str, int]()
+    for row in table.rows:
+        label, name = row.cells[header.index("label")].strip(), row.cells[header.index("name")].strip()
+        if not label:
+            raise InputError(f"label_names: {path}: line {row.line}: the label is empty")
+        if label in names:
+            raise InputError(
+                f"label_names: {path}: line {row.line}: label {shown(label)} stands already in line {lines[label]}"
+            )
+        names[label], lines[label] = name or label, row.line
+    return names
+
+
+def label_name_notes(names: dict[str, str], data: Dataset, path: str) -> list[str]:
+    """A line for labels of the data without a name, and one for names of other labels.
+
+    Raises InputError where the names are of other labels altogether.
+    """
+    unnamed = [label for label in data.target_names if label not in names]
+    unknown = sorted(set(names) - set(data.target_names))
+    if names and len(unnamed) == len(data.target_names):
+        raise InputError(
+            f"label_names: {path}: none of its labels ({shown(unknown[0], 60)}, …) stands in {data.name} "
+            f"({shown(unnamed[0], 60)}, …)"
+        )
+    notes = [(unnamed, "labels have no name"), (unknown, "labels do not stand in the data")]
+    return [
+        f"{path}: {len(labels)} {what} ({', '.join(shown(label, 40) for label in labels[:3])})"
+        for labels, what in notes
+        if names and labels
+    ]
 
 
 def _terms(config: CompareConfig, data: Dataset) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What a comparison finds complete in its folder, decided once for all processes of a job."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,13 +10,23 @@ import numpy as np
 
 from covjax.distributed import agree, is_first
 from covjax.errors import InputError
+from covjax.jobs.seal import Damaged
 
 Item = TypeVar("Item")
 
 
 def find_complete(labels: Sequence[str], load: Callable[[str], Item | None]) -> tuple[dict[str, Item], list[str]]:
-    """What `load` gives, by label, in process 0 alone, and in all the labels that it gives nothing for there."""
-    found = {label: item for label in labels if (item := load(label)) is not None} if is_first() else {}
+    """What `load` gives, by label, in process 0 alone, and in all the labels that it gives nothing for there.
+
+    What is damaged is named and counts as not there: it is made again.
+    """
+    found = {}
+    for label in labels if is_first() else ():
+        try:
+            if (item := load(label)) is not None:
+                found[label] = item
+        except Damaged as error:
+            print(f"note: {error}; made again", file=sys.stderr)
     complete = agree(np.array([label in found for label in labels]))
     return found, [label for label, there in zip(labels, complete) if not there]
 

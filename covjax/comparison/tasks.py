@@ -60,6 +60,9 @@ def predictions(task: Task, probe: str, scores: Float[np.ndarray, "m k"]) -> Flo
 def macro(values: Float[np.ndarray, "*resamples k"]) -> Float[np.ndarray, "*resamples"]:
     """Mean over labels; a label undefined in a resample (one class only) is left out of that resample's mean.
 
-    Which labels are defined depends on the truth alone, so both sides of a paired difference leave out the same.
+    Which labels are defined depends on the truth alone, so both sides of a paired difference leave out the same. NaN
+    where no label is defined.
     """
-    return np.nanmean(values, axis=-1)
+    defined = ~np.isnan(values)
+    count = defined.sum(-1)
+    return np.where(defined, values, 0).sum(-1) / np.where(count == 0, np.nan, count)

@@ -1,6 +1,8 @@
 """What a comparison leaves to take away: the chosen row as a model, and every sequence's prediction."""
 
 import csv
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,46 +12,58 @@ import numpy as np
 from covjax.activations import ArrayTokens, EncodedTokens
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model, cells, decide
-from covjax.comparison.probing import FittedProbe
+from covjax.comparison.probing import FittedProbe, Probes, probe_names
 from covjax.comparison.tasks import TASKS, predictions
 from covjax.data import Dataset
-from covjax.data.write import new_text
+from covjax.data.write import new_text, text_cell
+from covjax.distributed import agree, is_first
 from covjax.embedder import Embedder
-from covjax.embedding.fitted import fit_recipe
+from covjax.embedding.fitted import FittedRecipe, fit_recipe
 from covjax.embedding.tables import Table, primal
+from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import SideBySide
+
+
+def fit_winner(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: ArrayTokens,
+    recipes: Sequence[Recipe],
+    name: str,
+    folder: Path,
+    identity: Mapping[str, Any],
+) -> FittedRecipe:
+    """Fit the recipe of one row again on the training tokens, which gives the state that the comparison had.
+
+    `folder` holds the trained pools and autoencoders of the comparison, made under `identity`.
+    """
+    by_name = {recipe.name: recipe for recipe in recipes}
+    parts = [by_name[part] for part in parts_of(by_name[name])]
+    made_under = {key: identity[key] for key in ("data", "encoder")}
+    return fit_recipe([*parts, by_name[name]], tokens, data.rows("train"), config.seed, folder, made_under, data)
 
 
 def make_model(
     config: CompareConfig,
     data: Dataset,
     tokens: ArrayTokens,
-    recipes: Sequence[Recipe],
-    name: str,
+    fitted: FittedRecipe,
     table: Table,
     fitted_probe: FittedProbe,
     probe_name: str,
-    folder: Path,
-    identity: Mapping[str, Any],
 ) -> Model:
-    """The model of one row: its recipe is fitted again on the training tokens, which gives the same state.
+    """The model of one row of the comparison.
 
-    `folder` holds the trained pools and autoencoders of the comparison, made under `identity`. Wide rows, which were
-    compared through kernels, get the weights of their probe from one more pass over the training sequences.
+    Wide rows, which were compared through kernels, get the weights of their probe from one more pass over the tokens.
     """
-    by_name = {recipe.name: recipe for recipe in recipes}
-    recipe = by_name[name]
-    train = data.rows("train")
-    parts = [by_name[part] for part in parts_of(recipe)]
-    fitted = fit_recipe([*parts, recipe], tokens, train, config.seed, folder, identity, data)
     probe: Any = fitted_probe.probe
     if table.is_kernel:
-        training = fitted.transform(tokens)[train]
-        probe = primal(probe, table, training, is_raw=not isinstance(recipe, SideBySide))
+        training = fitted.transform(tokens)[data.rows("train")]
+        probe = primal(probe, table, training, is_raw=not isinstance(fitted.recipe, SideBySide))
     embedder = Embedder(
         config.encoder,
-        name,
+        fitted.recipe.name,
         layer=config.layer,
         eps=config.eps,
         ridge=config.ridge,
@@ -61,6 +75,42 @@ def make_model(
     embedder.encoder_digest_ = tokens.encoder.weights_digest if isinstance(tokens, EncodedTokens) else None
     embedder.n_features_in_ = 1
     return Model(embedder, probe, probe_name, data.task, data.target_names)
+
+
+def keep_winner(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: ArrayTokens,
+    recipes: Sequence[Recipe],
+    tables: Mapping[str, Table],
+    probes: Probes,
+    results: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    output: Path,
+) -> None:
+    """Write `model/` of the second-order row that validation chose, and `predictions.csv`; a model that is there stays.
+
+    In a job of several processes all call this together; process 0, which alone has probes and results, writes.
+    """
+    names = [recipe.name for recipe in recipes]
+    place = names.index(results["best_second_order"]) if is_first() else 0
+    name = names[int(agree(np.int64(place)))]
+    kind = probe_names(config, data)[0]
+    path = output / "model"
+    made_of = dict(identity) | {"row": repr(recipes[names.index(name)]), "penalties": list(config.penalties)}
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    done = is_first() and Model.made_of(path) == digest
+    if not agree(np.int64(done)):
+        note(f"model: {name}, {kind} probe")
+        fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity)
+        if is_first():
+            model = make_model(config, data, tokens, fitted, tables[name], probes[name][kind], kind)
+            size = model.save(path, digest)
+            note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} new.fasta")
+    if is_first():
+        write_predictions(
+            output / "predictions.csv", data, kind, probes[name][kind], probes[results["reference"]][kind]
+        )
 
 
 def write_predictions(path: Path, data: Dataset, probe_name: str, chosen: FittedProbe, reference: FittedProbe) -> None:
@@ -82,4 +132,4 @@ def write_predictions(path: Path, data: Dataset, probe_name: str, chosen: Fitted
     with new_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "split", "truth", "prediction", "prediction_of_mean"])
-        writer.writerows(zip(data.ids, data.splits, *columns, strict=True))
+        writer.writerows(map(text_cell, map(str, row)) for row in zip(data.ids, data.splits, *columns, strict=True))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 
 
 def align(feature_ids: Sequence[str], label_ids: Sequence[str]) -> Int[np.ndarray, "n"]:
@@ -39,4 +39,4 @@ def _repeated(ids: Sequence[str]) -> list[str]:
 
 
 def _first(ids: list[str]) -> str:
-    return "first " + ", ".join(map(repr, ids[:3]))
+    return "first " + ", ".join(shown(name, 60) for name in ids[:3])

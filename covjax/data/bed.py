@@ -1,9 +1,12 @@
 """Regions of a genome from a BED file."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
-from covjax.errors import InputError
+from covjax.data.skipped import Report, Skipped, warn
+from covjax.data.text import text_lines, whole_number
+from covjax.errors import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,30 +20,41 @@ class Region:
     strand: str = "+"
     line: int = 0
 
-    def refuse_outside(self, path: str | Path, genome: str | Path, length: int | None) -> None:
-        """Raise InputError for a chromosome that `genome` lacks (length None), an empty region, one beyond its end."""
-        if length is None:
-            raise InputError(f"{path}: line {self.line}: chromosome {self.chromosome!r} is not in {genome}")
-        if not 0 <= self.start < self.end <= length:
-            raise InputError(
-                f"{path}: line {self.line}: window {self.start}-{self.end} is empty or outside {self.chromosome!r} of "
-                f"{length} letters"
-            )
+    def fault(self, length: int) -> str:
+        """Why this is no region of its chromosome of `length` letters, or nothing: empty, or beyond its end."""
+        if 0 <= self.start < self.end <= length:
+            return ""
+        place = f"{shown(self.chromosome)} of {length} letters"
+        return f"window {self.start}-{self.end} is empty or outside {place}"
 
 
-def parse_bed(path: str | Path, text: str) -> list[Region]:
-    """Regions in the order of the file; comments, `track` and `browser` lines are skipped.
+def read_bed(path: str | Path, report: Report = warn) -> list[Region]:
+    """Regions of a BED file of three columns or more, separated by tabs, in its order.
 
-    Raises InputError naming the line that has not chrom, start and end.
+    Comments, `track` and `browser` lines are passed over. Lines that have not chrom, start and end as whole numbers of
+    0 or more, or another strand than `+`, `-` and `.`, are left out and given to `report` in one summary.
+
+    Raises InputError for a file that cannot be read as text and for too many such lines (see `Skipped`).
     """
-    regions = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        fields = line.split("\t")
-        if len(fields) < 3 or not (fields[1].isdigit() and fields[2].isdigit()):
-            raise InputError(f"{path}: line {number}: not chrom, start, end separated by tabs: {line[:60]!r}")
-        name = fields[3] if len(fields) > 3 and fields[3] != "." else ""
-        strand = "-" if len(fields) > 5 and fields[5] == "-" else "+"
-        regions.append(Region(fields[0], int(fields[1]), int(fields[2]), name, strand, number))
+    skipped = Skipped(path, "regions")
+    regions = list(_regions(path, skipped))
+    skipped.close(len(regions), report)
     return regions
+
+
+def _regions(path: str | Path, skipped: Skipped) -> Iterator[Region]:
+    for number, line in text_lines(path):
+        fields = line.split("\t")
+        if not line.strip() or line.startswith("#"):
+            continue
+        chromosome, start, end, name, _, strand = (*fields[:6], *("",) * (6 - len(fields)))
+        first, last = whole_number(start), whole_number(end)
+        if line.split(None, 1)[0] in ("track", "browser") and first is None:
+            continue
+        if not chromosome or first is None or last is None:
+            skipped.add(f"not chrom, start, end separated by tabs: {shown(line, 60)}", number)
+        elif strand.strip() not in ("", ".", "+", "-"):
+            skipped.add(f"strand {shown(strand, 60)} is not + or -", number)
+        else:
+            name, strand = name.strip(), strand.strip()
+            yield Region(chromosome, first, last, "" if name == "." else name, "-" if strand == "-" else "+", number)

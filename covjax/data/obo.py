@@ -1,12 +1,16 @@
 """An ontology from an OBO file (OBO format 1.2 and 1.4): terms, their parents, and what replaced what."""
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from covjax.data.skipped import Report, Skipped, warn
 from covjax.data.text import text_lines
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
+
+DECISIVE = ("id", "alt_id", "is_a", "relationship", "is_obsolete", "replaced_by")  # tags that are read, but for names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Ontology:
         if term in self.names:
             return term
         if term not in self.moved:
-            raise InputError(f"term: {term!r} is not in the ontology (another release?)")
+            raise InputError(f"term: {shown(term)} is not in the ontology (another release?)")
         return self.moved[term]
 
     def with_ancestors(self, terms: set[str]) -> set[str]:
@@ -41,65 +45,151 @@ class Ontology:
         return found
 
 
-def read_obo(path: str | Path) -> Ontology:
+@dataclasses.dataclass
+class _Stanza:
+    """A stanza as it stands: its kind ("" for the file's header), its first line, the values of every tag."""
+
+    kind: str
+    line: int
+    tags: defaultdict[str, list[str]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+
+    def first(self, tag: str) -> str:
+        return self.tags[tag][0] if self.tags[tag] else ""
+
+
+def read_obo(path: str | Path, report: Report = warn) -> Ontology:
     """Read the [Term] stanzas; other stanzas, other relations and trailing comments are passed over.
 
-    An obsolete term leads to its `replaced_by` where there is exactly one; `consider` is advice for people, not used.
+    A term without a name is named by its id. An obsolete term, and so its alternative ids, leads to its `replaced_by`
+    where there is exactly one; `consider` is advice for people, not used. Parents are taken under their current id.
 
-    Raises InputError for an unreadable file, no term at all, a term without a name, one id for two terms, and a parent
-    or replacement that is not a current term.
+    Left out and given to `report` in one summary: a term without an id or with one that stands already, a parent,
+    alternative id or replacement that leads to no current term or to two, and a line or stanza that cannot be read.
+
+    Raises InputError for an unreadable file, no current term at all, and too many such records (see `Skipped`).
     """
-    names: dict[str, str] = {}
-    namespaces: dict[str, str] = {}
-    parents: dict[str, tuple[str, ...]] = {}
-    moved: dict[str, str | None] = {}
-    default = ""
-    for kind, stanza in _stanzas(path):
-        if kind == "header":
-            default = (stanza["default-namespace"] or [""])[0]
-        if kind != "[Term]":
+    skipped = Skipped(path, "records")
+    default, terms = "", dict[str, _Stanza]()
+    for stanza in _stanzas(path, skipped):
+        if stanza.kind == "":
+            default = stanza.first("default-namespace")
+        if stanza.kind != "[Term]":
             continue
-        if not stanza["id"] or not stanza["name"]:
-            raise InputError(f"{path}: a term without id or name: {dict(stanza)}")
-        term = stanza["id"][0]
-        if term in names or term in moved:
-            raise InputError(f"{path}: term {term!r} stands twice")
-        if stanza["is_obsolete"] == ["true"]:
-            moved[term] = stanza["replaced_by"][0] if len(stanza["replaced_by"]) == 1 else None
-            continue
-        part_of = [value.split()[1] for value in stanza["relationship"] if value.split()[0] == "part_of"]
-        names[term] = stanza["name"][0]
-        namespaces[term] = (stanza["namespace"] or [default])[0]
-        parents[term] = tuple(dict.fromkeys([value.split()[0] for value in stanza["is_a"]] + part_of))
-        for other in stanza["alt_id"]:
-            moved[other] = term
-    if not names:
+        term = stanza.first("id")
+        if not term:
+            skipped.add("a term without an id", stanza.line)
+        elif term in terms:
+            skipped.add(f"term {shown(term, 60)} stands already in line {terms[term].line}", stanza.line)
+        else:
+            terms[term] = stanza
+    current = {term: s for term, s in terms.items() if s.first("is_obsolete").lower() != "true"}
+    if not current:
         raise InputError(f"{path}: no current term in it")
-    for term, above in parents.items():
-        for parent in above:
-            if parent not in names:
-                raise InputError(f"{path}: term {term!r}: parent {parent!r} is not a current term")
-    for term in moved:  # an obsolete term may be replaced by one that has moved on itself
-        target, passed = moved[term], {term}
-        while target is not None and target in moved and target not in passed:
+    moved = _moved(terms, current, skipped)
+    parents = {}
+    for term, stanza in current.items():
+        above = []
+        for parent in _named_parents(stanza, skipped):
+            place = parent if parent in current else moved.get(parent)
+            if place is None:
+                skipped.add(f"term {shown(term, 60)}: parent {shown(parent, 60)} is not a current term", stanza.line)
+            elif place != term:
+                above.append(place)
+        parents[term] = tuple(dict.fromkeys(above))
+    skipped.close(len(terms) + len(moved) + sum(map(len, parents.values())), report)
+    return Ontology(
+        {term: stanza.first("name") or term for term, stanza in current.items()},
+        {term: stanza.first("namespace") or default for term, stanza in current.items()},
+        parents,
+        moved,
+    )
+
+
+def _named_parents(stanza: _Stanza, skipped: Skipped) -> Iterator[str]:
+    """The parents as the stanza has them: those of is_a, then those of part_of."""
+    for value in stanza.tags["is_a"]:
+        yield value
+    for value in stanza.tags["relationship"]:
+        relation, _, target = value.partition(" ")
+        if not target.strip():
+            skipped.add(f"relationship {shown(value, 60)} without a term", stanza.line)
+        elif relation == "part_of":
+            yield target.strip()
+
+
+def _moved(terms: dict[str, _Stanza], current: dict[str, _Stanza], skipped: Skipped) -> dict[str, str | None]:
+    """Where every obsolete and alternative id leads: to a current term, by whatever steps, or to None."""
+    step: dict[str, str | None] = {}
+    for term, stanza in terms.items():
+        if term not in current:
+            replacements = stanza.tags["replaced_by"]
+            step[term] = replacements[0] if len(replacements) == 1 else None
+    for term, stanza in terms.items():
+        for other in stanza.tags["alt_id"]:
+            if other in current and other != term:
+                skipped.add(f"term {shown(term, 60)}: alt_id {shown(other, 60)} is a current term", stanza.line)
+            elif step.get(other) not in (None, term):
+                skipped.add(f"term {shown(term, 60)}: alt_id {shown(other, 60)} leads elsewhere already", stanza.line)
+            elif other != term:
+                step[other] = term
+    moved: dict[str, str | None] = {}
+    for term in step:
+        target, passed = step[term], {term}
+        while target in step and target not in passed:
             passed.add(target)
-            target = moved[target]
-        if target is not None and target not in names:
-            raise InputError(f"{path}: term {term!r}: replacement {target!r} is not a current term")
+            target = step[target]
+        if target is not None and target not in current:
+            line = terms[term].line if term in terms else None
+            skipped.add(f"term {shown(term, 60)}: replacement {shown(target, 60)} is not a current term", line)
+            target = None
         moved[term] = target
-    return Ontology(names, namespaces, parents, moved)
+    return moved
 
 
-def _stanzas(path: str | Path) -> Iterator[tuple[str, defaultdict[str, list[str]]]]:
-    kind, stanza = "header", defaultdict[str, list[str]](list)
-    for _, raw in text_lines(path):
-        line = raw.strip()
+def _stanzas(path: str | Path, skipped: Skipped) -> Iterator[_Stanza]:
+    stanza = _Stanza("", 1)
+    for number, line in _joined_lines(path):
+        line = line.strip()
+        if not line or line.startswith("!"):
+            continue
         if line.startswith("["):
-            yield kind, stanza
-            kind, stanza = line, defaultdict(list)
-        elif ": " in line and not line.startswith("!"):
-            key, value = line.split(": ", 1)
-            if key != "name" and key != "def":  # a name may hold " ! " and braces of its own
-                value = value.split(" ! ")[0].split(" {")[0]
-            stanza[key].append(value.strip())
-    yield kind, stanza
+            yield stanza
+            kind = _bare(line)
+            stanza = _Stanza(kind, number)
+            if not re.fullmatch(r"\[\w+\]", kind):
+                skipped.add(f"{shown(line, 60)} begins no stanza", number)
+            continue
+        tag, colon, value = line.partition(":")
+        value = value.strip() if tag in ("name", "def") else _bare(value)  # a name may hold " ! " and braces
+        if colon and value:
+            stanza.tags[tag.strip()].append(_plain(value))
+        elif stanza.kind == "[Term]" and (not colon or tag in DECISIVE):
+            skipped.add(f"not a tag and its value: {shown(line, 60)}", number)
+    yield stanza
+
+
+def _joined_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers; one that ends with a backslash goes on in the next."""
+    start, parts = 0, list[str]()
+    for number, line in text_lines(path):
+        start = start if parts else number
+        more = line.endswith("\\") and (len(line) - len(line.rstrip("\\"))) % 2 == 1
+        if not (more or parts):
+            yield number, line
+            continue
+        parts.append(line[:-1] if more else line)
+        if not more:
+            yield start, "".join(parts)
+            parts = []
+    if parts:
+        yield start, "".join(parts)
+
+
+def _bare(value: str) -> str:
+    """A value without its trailing comment and qualifiers."""
+    return re.split(r"\s+[!{]", " " + value)[0].strip() if "!" in value or "{" in value else value.strip()
+
+
+def _plain(value: str) -> str:
+    """A value without its escapes; a line end, a tab or `\\W` becomes a blank, so that names stay on one line."""
+    return re.sub(r"\\(.)", lambda match: " " if match[1] in "ntW" else match[1], value) if "\\" in value else value

@@ -17,33 +17,47 @@ from covjax.cli import exit_on_input_error
 from covjax.data.fasta import stream_fasta
 from covjax.data.gaf import COLUMNS, EXPERIMENTAL, Annotation, read_gaf
 from covjax.data.obo import Ontology, read_obo
-from covjax.data.write import new_text
-from covjax.errors import InputError
+from covjax.data.skipped import Report, Skipped, warn
+from covjax.data.write import new_text, text_cell
+from covjax.errors import InputError, shown
 
 COMMAND = "python -m covjax.data.ontology"
 
 
-def propagate(annotations: Iterable[Annotation], ontology: Ontology, namespace: str) -> dict[str, set[str]]:
+def propagate(
+    annotations: Iterable[Annotation], ontology: Ontology, namespace: str, report: Report = warn
+) -> dict[str, set[str]]:
     """Terms of every name, with all ancestors, in one namespace (`molecular_function`, …); its root is left out.
 
     Part_of may lead from one namespace to another; only terms of the asked one are returned. Annotations to obsolete
-    terms without a replacement are left out.
+    terms without a replacement and to terms that the ontology lacks are left out; `report` is told how many.
 
-    Raises InputError for a namespace that no term has and a term the ontology lacks.
+    Raises InputError for a namespace that no term has, and where too many terms are unknown: another release, or
+    another ontology (see `Skipped`).
     """
     if namespace not in ontology.namespaces.values():
         known = ", ".join(sorted(set(ontology.namespaces.values())))
-        raise InputError(f"namespace: {namespace!r} is not one of {known}")
+        raise InputError(f"namespace: {shown(namespace)} is not one of {known}")
     direct: defaultdict[str, set[str]] = defaultdict(set)
+    skipped, sound, obsolete = Skipped("annotations", "annotations"), 0, 0
     for names, term in annotations:
-        current = ontology.current(term)
-        if current is not None:
-            for name in names:
-                direct[name].add(current)
+        if term not in ontology.names and term not in ontology.moved:
+            who = shown(names[0], 60) if names else "a product"
+            skipped.add(f"{who}: term: {shown(term, 60)} is not in the ontology (another release?)")
+            continue
+        sound += 1
+        if (current := ontology.current(term)) is None:
+            obsolete += 1
+            continue
+        for name in names:
+            direct[name].add(current)
+    skipped.close(sound, report)
+    if obsolete:
+        report(f"annotations: left out {obsolete:,} to obsolete terms without a replacement")
     wanted = {term for term, own in ontology.namespaces.items() if own == namespace and ontology.parents[term]}
     above = {term: ontology.with_ancestors({term}) & wanted for term in set().union(*direct.values())}
-    found = {name: set().union(*(above[term] for term in terms)) for name, terms in direct.items()}
-    return {name: terms for name, terms in found.items() if terms}
+    labels = {name: set().union(*(above[term] for term in terms)) for name, terms in direct.items()}
+    return {name: terms for name, terms in labels.items() if terms}
 
 
 def frequent(labels: Iterable[set[str]], least: int) -> set[str]:
@@ -110,6 +124,9 @@ def write_labels(
     Where headers name groups the table has them as a column; a sequence without one is then a group of its own. Where
     none does there is no such column: a group for every sequence would only look like a split by relatives.
 
+    Records of the files that cannot be read or used are left out and counted at the end: a FASTA record without a
+    sequence, and a second one of an id.
+
     A sequence without any annotation left is no example of anything and gets no row; one whose terms are all too rare
     keeps its row without labels.
 
@@ -120,31 +137,50 @@ def write_labels(
     if min_count < 1:
         raise InputError(f"min_count: {min_count} must be >= 1")
     codes = {"experimental": EXPERIMENTAL, "all": None}.get(evidence, frozenset(evidence.split(",")))
-    ontology = read_obo(obo)
-    labels = propagate(read_gaf(gaf, codes, match), ontology, namespace)
-    records = [(accession(header), group_of(header), sequence) for _, header, sequence in stream_fasta(fasta)]
-    found = [record for record in records if record[0] in labels]
-    if not found:
+    notes: list[str] = []
+    ontology = read_obo(obo, notes.append)
+    labels = propagate(read_gaf(gaf, codes, match, notes.append), ontology, namespace, notes.append)
+    records = _records(fasta, notes.append)
+    annotated = [record for record in records if record[0] in labels]
+    if not annotated:
         raise InputError(
             f"{fasta}: none of {len(records)} sequences is annotated; its first id is "
-            f"{records[0][0] if records else None!r}, the annotations' is {next(iter(labels), None)!r} (see --match)"
+            f"{shown(records[0][0] if records else None, 60)}, the annotations' is "
+            f"{shown(next(iter(labels), None), 60)} (see --match)"
         )
-    kept = frequent((labels[name] for name, *_ in found), min_count)
+    kept = frequent((labels[name] for name, *_ in annotated), min_count)
     if not kept:
         raise InputError(
-            f"min_count: no term has {min_count} of the {len(found)} annotated sequences with and without it"
+            f"min_count: no term has {min_count} of the {len(annotated)} annotated sequences with and without it"
         )
-    grouped = any(group for _, group, _ in found)
+    grouped = any(group for _, group, _ in annotated)
     with new_text(output) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "sequence", "labels"] + ["group"] * grouped)
-        for name, group, sequence in found:
+        for name, group, sequence in annotated:
             terms = (f"{term} {ontology.names[term].replace(';', ',')}" for term in sorted(labels[name] & kept))
-            writer.writerow([name, sequence, ";".join(terms)] + [group or name] * grouped)
+            writer.writerow(map(text_cell, [name, sequence, ";".join(terms)] + [group or name] * grouped))
     print(
-        f"{output}: {len(found)} sequences, {len(kept)} terms of {namespace}; "
-        f"left out: {len(records) - len(found)} sequences without annotation"
+        f"{output}: {len(annotated)} sequences, {len(kept)} terms of {namespace}; "
+        f"left out: {len(records) - len(annotated)} sequences without annotation"
     )
+    for note in notes:
+        print(note)
+
+
+def _records(fasta: Path, report: Report) -> list[tuple[str, str, str]]:
+    """Id, group and sequence of the FASTA records that a table can hold: with a sequence, each id once."""
+    skipped, records = Skipped(fasta, "sequences"), dict[str, tuple[str, str, str]]()
+    for line, header, sequence in stream_fasta(fasta):
+        name = accession(header)
+        if not name or not sequence:
+            skipped.add(f"{shown(name, 60)} has no {'sequence' if name else 'id'}", line)
+        elif name in records:
+            skipped.add(f"{shown(name, 60)} stands already", line)
+        else:
+            records[name] = name, group_of(header), sequence
+    skipped.close(len(records), report)
+    return list(records.values())
 
 
 if __name__ == "__main__":

@@ -1,30 +1,36 @@
 """Unlabelled sequences from FASTA, CSV, TSV, Parquet, plain text, or BED windows of a FASTA genome."""
 
-import csv
-import io
+import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from covjax.data.bed import parse_bed
+from covjax.data.bed import read_bed
 from covjax.data.fasta import stream_fasta
+from covjax.data.genome import report_absent, stream_chromosomes
 from covjax.data.nucleotides import reverse_complement
-from covjax.data.text import read_text
-from covjax.errors import InputError
-from covjax.extras import need
+from covjax.data.parquet import read_columns
+from covjax.data.skipped import Skipped, warn
+from covjax.data.text import read_delimited, text_lines
+from covjax.data.write import cell_text
+from covjax.errors import InputError, shown
 
-csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 letters is shorter than many a gene
 SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".csv", ".tsv", ".txt", ".bed", ".parquet")
 
 
 def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids and sequences of a file, each text format also as `.gz`; letters are left as they are.
 
-    FASTA: the id is the header up to the first space. CSV, TSV, Parquet: column `sequence`, optional `id`. Text: one
-    sequence a line. BED: windows of `genome` (FASTA), half-open from 0, the reverse complement where column 6 is `-`;
-    the id is column 4 or `chrom:start-end`. Without an id, `rowN` with N the line or row.
+    FASTA: the id is the header up to the first white space. CSV, TSV, Parquet: column `sequence`, optional `id`; a
+    CSV may be separated by semicolons or tabs. Text: one sequence a line. BED: windows of `genome` (FASTA), half-open
+    from 0, the reverse complement where column 6 is `-`; the id is column 4 or `chrom:start-end`. Without an id, `rowN`
+    with N the line (FASTA, text) or the row (Parquet from 1; CSV and TSV from 2, as the header is row 1).
+
+    Odd lines of a BED file, and its windows outside of the genome, are left out; one line on standard error says how
+    many and names the first.
 
     Raises InputError naming file and line for an unknown suffix, no sequence at all, an empty sequence, a duplicate id,
-    a missing column, a window outside its chromosome, and BED without `genome`.
+    a missing column, a BED file that has little in common with the genome, and BED without `genome`.
     """
     path = Path(path)
     suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
@@ -32,7 +38,7 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
         raise InputError(f"{path}: suffix {suffix!r} is not one of {', '.join(SUFFIXES)} (each text format also .gz)")
     if (genome is not None) != (suffix == ".bed"):
         raise InputError(f"genome: {genome!r} with {path.name}; a FASTA genome goes with a .bed file and only there")
-    if not path.is_file():
+    if not os.path.exists(path):  # of a path too long Path.exists raises
         raise InputError(f"{path}: no such file")
     if suffix == ".bed":
         assert genome is not None
@@ -40,19 +46,20 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
     elif suffix == ".parquet":
         entries = _parquet(path)
     elif suffix in (".csv", ".tsv"):
-        entries = _delimited(path, "\t" if suffix == ".tsv" else ",")
+        entries = _delimited(path, "\t" if suffix == ".tsv" else None)
     elif suffix == ".txt":
-        entries = ((n, f"row{n}", line) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip())
+        entries = ((number, f"row{number}", line) for number, line in text_lines(path) if line.strip())
     else:
         entries = _fasta(path)
     seen: dict[str, int] = {}
     sequences = []
+    place = "row" if suffix == ".parquet" else "line"
     for line, name, sequence in entries:
         sequence = sequence.strip()
         if not sequence:
-            raise InputError(f"{path}: line {line}: the sequence of {name!r} is empty")
+            raise InputError(f"{path}: {place} {line}: the sequence of {shown(name)} is empty")
         if name in seen:
-            raise InputError(f"{path}: line {line}: id {name!r} stands already in line {seen[name]}")
+            raise InputError(f"{path}: {place} {line}: id {shown(name)} stands already in {place} {seen[name]}")
         seen[name] = line
         sequences.append(sequence)
     if not seen:
@@ -65,34 +72,47 @@ def _fasta(path: Path) -> Iterator[tuple[int, str, str]]:
         yield line, (header.split() or [f"row{line}"])[0], sequence
 
 
-def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, str, str]]:
-    reader = csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter)
-    if "sequence" not in (reader.fieldnames or ()):
-        raise InputError(f"{path}: missing column 'sequence'; found {', '.join(reader.fieldnames or ())}")
-    for number, row in enumerate(reader, 2):
-        if None in row or None in row.values():
-            raise InputError(f"{path}: row {number}: not {len(reader.fieldnames or ())} fields as in the header")
-        yield number, row.get("id") or f"row{number}", row["sequence"]
+def _delimited(path: Path, delimiter: str | None) -> Iterator[tuple[int, str, str]]:
+    header, rows, _ = read_delimited(path, delimiter)
+    columns = {name: header.cells.index(name) for name in header.cells}
+    if "sequence" not in columns:
+        raise InputError(f"{path}: missing column 'sequence'; found {shown(', '.join(header.cells), 200)}")
+    for name in ("sequence", "id"):
+        if header.cells.count(name) > 1:
+            raise InputError(f"{path}: column {name!r} stands {header.cells.count(name)} times in the header")
+    for number, row in enumerate(rows, 2):
+        name = row.cells[columns["id"]] if "id" in columns else ""
+        yield row.line, cell_text(name or f"row{number}"), cell_text(row.cells[columns["sequence"]])
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, str, str]]:
-    parquet = need("pyarrow.parquet", "parquet", f"{path}: reading Parquet")
-    table = parquet.read_table(path)
-    if "sequence" not in table.column_names:
-        raise InputError(f"{path}: missing column 'sequence'; found {', '.join(table.column_names)}")
-    sequences = table["sequence"].to_pylist()
-    ids = table["id"].to_pylist() if "id" in table.column_names else [None] * len(sequences)
-    for number, (name, sequence) in enumerate(zip(ids, sequences), 1):
-        yield number, f"row{number}" if name is None else str(name), sequence or ""
+    columns = read_columns(path, "sequence", "id")
+    ids = columns.get("id", [None] * len(columns["sequence"]))
+    for number, (name, sequence) in enumerate(zip(ids, columns["sequence"], strict=True), 1):
+        yield number, f"row{number}" if name is None else name, sequence or ""
 
 
 def _bed(path: Path, genome: str | Path) -> Iterator[tuple[int, str, str]]:
-    chromosomes = dict(zip(*read_sequences(genome)))
-    for region in parse_bed(path, read_text(path)):
-        chromosome = chromosomes.get(region.chromosome)
-        region.refuse_outside(path, genome, None if chromosome is None else len(chromosome))
-        assert chromosome is not None
+    regions = read_bed(path)
+    lines = defaultdict[str, list[int]](list)
+    for region in regions:
+        lines[region.chromosome].append(region.line)
+    chromosomes, present = {}, []
+    for name, letters in stream_chromosomes(genome):
+        present.append(name)
+        if name in lines:
+            chromosomes[name] = letters
+    report_absent(path, genome, lines, present, warn)
+    skipped, sound = Skipped(path, "regions"), 0
+    for region in regions:
+        if (chromosome := chromosomes.get(region.chromosome)) is None:
+            continue
+        if fault := region.fault(len(chromosome)):
+            skipped.add(fault, region.line)
+            continue
+        sound += 1
         sequence = chromosome[region.start : region.end]
         if region.strand == "-":
             sequence = reverse_complement(sequence)
         yield region.line, region.name or f"{region.chromosome}:{region.start}-{region.end}", sequence
+    skipped.close(sound, warn)

@@ -1,51 +1,144 @@
 """Train, validation and test by group: no group stands on both sides."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from covjax.data.near_copies import near_copies
+from covjax.data.stratify import deal_groups, strata
 from covjax.data.table import Dataset
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 
 SPLITS = ("train", "validation", "test")
+FEWEST_POSITIVES = 5  # of a label of many in every split, where nobody says another number
+NAMED = 3  # labels that a message names of many
 
 
 def assign_splits(data: Dataset, shares: tuple[float, float, float] = (0.7, 0.15, 0.15), seed: int = 0) -> Dataset:
-    """Return the dataset with every group drawn into train, validation or test; keep splits that the file gave.
+    """Return the dataset with every group in train, validation or test; keep splits that the file gave.
 
-    Groups are shuffled (`seed`) and laid end to end; a group goes where its middle row falls, so the shares of rows,
-    not of groups, come close to `shares`. Identical sequences always share a group: where the file has no group
-    column, the sequence itself is the group. That keeps duplicates, not homologues, on one side; give a `group` column
-    (cluster, gene, chromosome block) for more.
+    Without a group column near copies are the groups (`group_near_copies`), so identical sequences always share one.
+    Groups stay whole, the shares of rows come close to `shares`, and every split gets its part of every class, label
+    or, of numbers, quantile (`stratify.deal_groups`). `seed` draws which group goes where.
 
     Raises InputError where a split would be empty.
     """
-    if data.splits is not None:
-        return data
     if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise InputError(f"shares: {shares} must be three positive numbers that sum to 1")
-    names, index, counts = np.unique(np.array(data.groups), return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    ends = np.cumsum(counts[order])
-    middle = (ends - counts[order] / 2) / len(data)
-    part = np.searchsorted(np.cumsum(shares)[:2], middle, side="right")
-    group_split = np.empty(len(names), int)
-    group_split[order] = part
-    splits = np.array(SPLITS)[group_split[index]]
-    for name in SPLITS:
-        if not (splits == name).any():
-            raise InputError(
-                f"{data.name}: {len(data)} rows in {len(names)} groups leave the split {name!r} empty; "
-                "give a 'split' column or more groups"
+    data = group_near_copies(data)
+    if data.splits is not None:
+        return data
+    groups = _numbered(data.groups)
+    count = int(groups.max()) + 1
+    if count < len(SPLITS):
+        raise InputError(
+            f"{data.name}: {len(data)} rows in {count} groups leave the split {SPLITS[count]!r} empty; "
+            "give a 'split' column or more groups"
+        )
+    part = deal_groups(groups, strata(data.targets, count), shares, seed)
+    return dataclasses.replace(data, splits=np.array(SPLITS)[part])
+
+
+def group_near_copies(data: Dataset) -> Dataset:
+    """The dataset with near copies as groups where the file has no group column; see `near_copies` for what they are.
+
+    Where one group would hold more than half of the rows (a mutant library), only identical sequences share a group,
+    and the dataset is marked `one_family`. Where the file's own splits part near copies, the rows of each side are a
+    group, and a note says how many.
+    """
+    if data.has_group_column or data.grouping:
+        return data
+    # The marks of text decide over the whole table, as they do for the letters' case.
+    copies = near_copies(data.sequences, "text" if data.is_text else "")
+    count, largest = len(np.unique(copies)), int(np.bincount(copies).max())
+    if 2 * largest > len(data):
+        note = (
+            f"within one family: {largest:,} of {len(data):,} sequences are near copies of each other (over 90 % "
+            "similar), so only identical ones share a group, and the result holds for relatives of the training "
+            "sequences alone; give --group-column (mutated position, clone) to hold back what is new"
+        )
+        groups = tuple(map(str, _numbered(data.sequences).tolist()))
+        grouping = "no column 'group': only identical sequences share a group (within one family)"
+        warnings = (*data.warnings, note)
+        return dataclasses.replace(data, groups=groups, grouping=grouping, warnings=warnings, one_family=True)
+    grouping = (
+        f"no column 'group': near copies (over 90 % similar) are grouped: {count:,} groups of {len(data):,} sequences, "
+        f"the largest of {largest:,}"
+    )
+    warnings = data.warnings
+    groups = tuple(map(str, copies.tolist()))
+    if data.splits is not None:
+        sides: dict[str, set[str]] = {group: set() for group in groups}
+        for group, split in zip(groups, data.splits.tolist()):
+            sides[group].add(split)
+        rows = [i for i, group in enumerate(groups) if len(sides[group]) > 1]
+        if rows:
+            other = next(i for i in rows if groups[i] == groups[rows[0]] and data.splits[i] != data.splits[rows[0]])
+            warnings += (
+                f"near copies (over 90 % similar) stand on both sides of the file's own split: {len(rows):,} of "
+                f"{len(data):,} rows, for example {data.place(rows[0])} ({data.splits[rows[0]]}) and "
+                f"{data.place(other)} ({data.splits[other]}); the test is easier than new sequences are; leave the "
+                "column 'split' away to have them grouped",
             )
-    return dataclasses.replace(data, splits=splits)
+            groups = tuple(f"{group} {split}" for group, split in zip(groups, data.splits.tolist()))
+    return dataclasses.replace(data, groups=groups, grouping=grouping, warnings=warnings)
+
+
+def drop_rare(data: Dataset, minimum: int | None = None) -> Dataset:
+    """Leave out what is too rare to be learned or tested, and say so in the warnings.
+
+    Multilabel: labels with fewer than `minimum` positives (default 5), or without a negative, in some split.
+    Multiclass: the rows of classes with fewer than `minimum` rows (default 0, which leaves all) in some split.
+
+    Raises InputError where nothing to predict is left, and for a `minimum` with numbers as targets.
+    """
+    if data.splits is None:
+        raise ValueError("splits: not assigned yet; call assign_splits first")
+    if data.task == "regression":
+        if minimum:
+            raise InputError(f"min_positives: {minimum} is for labels; the targets of {data.name} are numbers")
+        return data
+    several = data.task == "multilabel"
+    minimum = (FEWEST_POSITIVES if several else 0) if minimum is None else minimum
+    if minimum == 0:
+        return data
+    parts = [data.targets[data.rows(split)] for split in SPLITS]
+    positives = np.array([part.sum(0) for part in parts])
+    rare = np.asarray((positives < minimum).any(0))
+    if several:
+        rare |= np.any([part.all(0) for part in parts], axis=0)
+    if not rare.any():
+        return data
+    what = "labels" if several else "classes"
+    if (~rare).sum() < (1 if several else 2):
+        best = int(positives.min(0).argmax())
+        raise InputError(
+            f"{data.name}: {(~rare).sum()} of {len(rare)} {what} have at least {minimum} rows with and one without in "
+            f"each of train, validation and test ({shown(data.target_names[best], 40)} has "
+            f"{positives[:, best].tolist()}); give more rows, or a smaller --min-positives"
+        )
+    names = [data.target_names[int(j)] for j in np.flatnonzero(rare)]
+    note = f"{len(names):,} of {len(rare):,} {what} have fewer than {minimum} rows in some split and are left out"
+    rows = np.arange(len(data)) if several else np.flatnonzero(~data.targets[:, rare].any(1))
+    if not several:
+        note += f", with {len(data) - len(rows):,} rows"
+    note += f" (--min-positives {minimum}): {_some(names)}"
+    data = dataclasses.replace(
+        _take(data, rows),
+        targets=data.targets[rows][:, ~rare],
+        target_names=tuple(name for name, gone in zip(data.target_names, rare) if not gone),
+        warnings=(*data.warnings, note),
+    )
+    return data
 
 
 def check_splits(data: Dataset) -> None:
     """Refuse splits on which a comparison would be dishonest or undefined.
 
-    Raises InputError for an empty split, a group or an identical sequence on two sides, and a target that in some split
-    has one value only (a class or term without positives or negatives, a constant number).
+    Raises InputError for an empty split, a group or an identical sequence on two sides, and targets that in some split
+    have one value only (a class or term without positives or negatives, a constant number), all of them at once.
     """
     if data.splits is None:
         raise ValueError("splits: not assigned yet; call assign_splits first")
@@ -54,15 +147,49 @@ def check_splits(data: Dataset) -> None:
             raise InputError(f"{data.name}: column 'split' has no row {split!r}")
     _refuse_overlap(data, "sequence", data.sequences)
     _refuse_overlap(data, "group", data.groups)
+    constant: dict[int, tuple[np.generic, str]] = {}
     for split in SPLITS:
         targets = data.targets[data.rows(split)]
-        constant = np.flatnonzero((targets == targets[:1]).all(axis=0))
-        if len(constant):
-            j = constant[0]
-            raise InputError(
-                f"{data.name}: label {data.target_names[j]!r} has the single value {_show(targets[0, j])} in all "
-                f"{len(targets)} rows of the split {split!r}; every label needs both outcomes in every split"
-            )
+        for j in np.flatnonzero((targets == targets[:1]).all(axis=0)).tolist():
+            constant.setdefault(j, (targets[0, j], f"in all {len(targets)} rows of the split {split!r}"))
+    if not constant:
+        return
+    remedy = {
+        "multilabel": "--min-positives 1 leaves such labels out",
+        "multiclass": "--min-positives 1 leaves the rows of such classes out, or merge them into others",
+        "regression": "leave such targets out, or give another 'split'",
+    }[data.task]
+    rule = "every label needs both outcomes in every split"
+    (first, (value, where)), *others = constant.items()
+    more = ""
+    if others:
+        names = _some([data.target_names[j] for j, _ in others], 5)
+        more = f", and so have {len(others):,} more of {len(data.target_names):,} in some split ({names})"
+    raise InputError(
+        f"{data.name}: label {shown(data.target_names[first], 40)} has the single value {_show(value)} {where}{more}; "
+        f"{rule}; {remedy}"
+    )
+
+
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    """Equal names as equal numbers from 0, in order of appearance; an array of long strings would be n × longest."""
+    number: dict[str, int] = {}
+    return np.array([number.setdefault(name, len(number)) for name in names], int)
+
+
+def _take(data: Dataset, rows: np.ndarray) -> Dataset:
+    columns: dict[str, Any] = {"targets": data.targets[rows]}
+    for name in ("ids", "sequences", "groups", "lines"):
+        if column := getattr(data, name, ()):
+            columns[name] = tuple(column[i] for i in rows)
+    if data.splits is not None:
+        columns["splits"] = data.splits[rows]
+    return dataclasses.replace(data, **columns)
+
+
+def _some(names: Sequence[str], most: int = NAMED) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown(name, 40) for name in names[:most]) + more
 
 
 def _show(value: np.generic) -> str:
@@ -72,11 +199,16 @@ def _show(value: np.generic) -> str:
 def _refuse_overlap(data: Dataset, column: str, values: tuple[str, ...]) -> None:
     assert data.splits is not None
     first: dict[str, int] = {}
+    both: dict[str, int] = {}
     for i, value in enumerate(values):
-        j = first.setdefault(value, i)
-        if data.splits[i] != data.splits[j]:
-            shown = value if len(value) <= 30 else value[:27] + "..."
-            raise InputError(
-                f"{data.name}: {column} {shown!r} stands in split '{data.splits[j]}' (row {j + 2}) and in split "
-                f"'{data.splits[i]}' (row {i + 2}); a {column} may stand on one side only"
-            )
+        if data.splits[i] != data.splits[first.setdefault(value, i)]:
+            both.setdefault(value, i)
+    if both:
+        value, i = next(iter(both.items()))
+        j = first[value]
+        more = f" (as {len(both) - 1:,} more {column}s do)" if len(both) > 1 else ""
+        raise InputError(
+            f"{data.name}: {column} {shown(value, 40)} stands in split '{data.splits[j]}' ({data.place(j)}) and in "
+            f"split '{data.splits[i]}' ({data.place(i)}){more}; a {column} may stand on one side only; without the "
+            "column 'split' it does"
+        )

@@ -17,8 +17,9 @@ from jaxtyping import BFloat16, Float
 from covjax import checkpoint
 from covjax.errors import InputError
 from covjax.extras import need
+from covjax.jobs.seal import Damaged, read_sealed
 
-FORMAT = 2  # of what is written; in every run's identity
+FORMAT = 3  # of what is written; in every run's identity
 
 
 def shard_path(folder: str | Path, shard: int) -> Path:
@@ -41,9 +42,12 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     """The manifest of an extraction; InputError where there is none or it is damaged."""
     path = Path(folder) / "extraction.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no extraction can be read there: {error}") from None
+        return read_sealed(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; no extraction can be read there") from None
+    except Damaged as error:
+        other = "or written by another version of covjax"
+        raise InputError(f"{error}, {other}; the same command of covjax.extraction.extract makes it again") from None
 
 
 def read_shard(folder: str | Path, shard: int, run: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -53,6 +57,30 @@ def read_shard(folder: str | Path, shard: int, run: Mapping[str, Any]) -> dict[s
     if manifest is not None and (lines := checkpoint.difference(manifest["run"], run["identity"])):
         raise InputError(f"{path}: made under other settings: {'; '.join(lines)}")
     return manifest
+
+
+def shard_fault(folder: str | Path, shard: int, run: Mapping[str, Any]) -> str | None:
+    """What is wrong with a shard, every byte of which is read: "" where it is not there, None where it is sound.
+
+    Raises InputError for a shard of another run.
+    """
+    try:
+        manifest = read_shard(folder, shard, run)
+        if manifest is None:
+            return ""
+        like: dict[str, Any] = {"rows": 0, "features": {key: 0 for key in run["features"]}}
+        checkpoint.load(shard_path(folder, shard), like, {"run": run["identity"], "shard": shard})
+        if manifest["tokens"] is not None:
+            path = token_path(folder, shard)
+            if not path.is_file():
+                return f"{path}: missing"
+            if file_digest(path) != manifest["tokens"]["digest"]:
+                return f"{path}: changed or damaged"
+    except Damaged as error:
+        return str(error)
+    except OSError as error:
+        return f"{token_path(folder, shard)}: cannot be read: {error.strerror}"
+    return None
 
 
 def _finished(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

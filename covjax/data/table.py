@@ -1,215 +1,259 @@
-"""Labelled sequences from a CSV or TSV file (gzip allowed): one row a sequence."""
+"""Labelled sequences from a table, an Excel workbook, a Parquet file, or FASTA: one row a sequence."""
 
-import csv
-import dataclasses
-import hashlib
-import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from covjax.data.text import read_text
-from covjax.errors import InputError
+from covjax.data.columns import ANSWERS, describe_columns, match_columns
+from covjax.data.dataset import Dataset, unit
+from covjax.data.fasta import stream_fasta
+from covjax.data.numbers import is_missing
+from covjax.data.spreadsheets import SUFFIXES, read_spreadsheet
+from covjax.data.targets import TASKS, Answers, read_targets
+from covjax.data.text import Row, Table, read_delimited
+from covjax.data.tidy import has_words, tidy_sequences
+from covjax.data.write import cell_text
+from covjax.errors import InputError, shown
 
-csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 letters is shorter than many a gene
-TASKS = ("multilabel", "multiclass", "regression")
-ANSWERS = ("label", "labels", "targets")
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Sequences with their targets.
-
-    `targets` is (n, k): booleans for `multilabel` and `multiclass` (one-hot), float64 for `regression`.
-    `splits` is None until `assign_splits` or the file has given one of train, validation, test to every row.
-    """
-
-    name: str
-    task: str
-    ids: tuple[str, ...]
-    sequences: tuple[str, ...]
-    targets: np.ndarray
-    target_names: tuple[str, ...]
-    groups: tuple[str, ...]
-    splits: np.ndarray | None
-    has_group_column: bool
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    @property
-    def is_text(self) -> bool:
-        """Words, not residues or nucleotides: white space stands in some sequence."""
-        return has_words(self.sequences)
-
-    def rows(self, split: str) -> np.ndarray:
-        """Row numbers of one split, ascending."""
-        if self.splits is None:
-            raise ValueError("splits: not assigned yet; call assign_splits first")
-        return np.flatnonzero(self.splits == split)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over every id, sequence, target, group and split: the identity of the data in a manifest."""
-        digest = hashlib.sha256(repr((self.task, self.target_names)).encode())
-        for row in zip(self.ids, self.sequences, self.groups):
-            digest.update(repr(row).encode())
-        digest.update(np.ascontiguousarray(self.targets).tobytes())
-        digest.update(repr(None if self.splits is None else self.splits.tolist()).encode())
-        return digest.hexdigest()
+FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn")
+# As published tables spell them.
+SPLIT_NAMES = {
+    **{"train": "train", "training": "train"},
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **{"test": "test", "testing": "test"},
+}
+ALLOWED = {"multilabel": ("labels",), "multiclass": ("label",), "regression": ("label", "targets")}
+SHORT = 8  # letters: among sequences as short as these "NA" may be one of them
 
 
-def has_words(sequences: tuple[str, ...]) -> bool:
-    """White space inside some sequence: the table holds text."""
-    return any(len(sequence.split(None, 1)) > 1 for sequence in sequences)
+def read_table(
+    path: str | Path,
+    task: str = "auto",
+    *,
+    sequence_column: str = "",
+    label_column: str = "",
+    id_column: str = "",
+    split_column: str = "",
+    group_column: str = "",
+    missing: str = "refuse",
+    label_regex: str = "",
+) -> Dataset:
+    """Read labelled sequences: columns sequence, one of label, labels, targets, and optionally id, split and group.
 
-
-def read_table(path: str | Path, task: str = "auto") -> Dataset:
-    """Read a table with the columns sequence, one of label, labels, targets, and optionally id, split and group.
+    Formats: delimited text whatever its suffix (comma, tab or semicolon, gzip or not), `.xlsx` (extra `excel`),
+    `.parquet`, and FASTA, where the first group of `label_regex`, searched for in the header, is the label and the
+    header's first word the id. Column names count without case; common other names (`covjax.data.columns.SYNONYMS`)
+    are understood, `sequence_column` and so on give the file's own. A column `set`, `fold` or `partition` is the split
+    only where it holds names of splits.
 
     `labels` holds any number of names separated by `;` (multi-label, may be empty); `label` one name (multiclass) or
     one number (regression); `targets` several numbers separated by `;`, as many in every row (regression with outputs
-    target1, target2, …). `task="auto"` takes `labels` as multilabel, `targets` as regression; a `label` column whose
-    values are all numbers, at least one of them with a decimal point or exponent, as regression; any other `label`
-    column as multiclass.
+    target1, target2, …). `task="auto"` takes `labels` as multilabel and `targets` as regression. A `label` column is
+    one of numbers where at least 80 % of its cells are, missing ones apart, or more than half and more than ten
+    different ones. Numbers are regression, except that whole numbers without a decimal point are classes where they
+    have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are classes however
+    they are written. Every other `label` column is multiclass.
 
-    Residues and nucleotides are upper-cased, so that the same sequence in two cases counts as one; text (white space
-    inside some sequence of the table) keeps its letters' case, which is the encoder's to fold. Which letters are
-    allowed is the encoder's to say too.
+    Cells that say that there is no value (`covjax.data.numbers.MISSING`: empty, NA, nan, None, - and so on) are never a
+    class, a number or a sequence: they are refused, or with `missing="drop"` their rows are left out and counted, and
+    so are the rows of a column of numbers whose cell is none. An empty `labels` cell is a row without labels.
 
-    Raises InputError, naming file, column and row (the header is row 1), for a missing or empty file, missing or
-    ambiguous columns, empty sequences, duplicate ids, non-finite numbers, rows with more or fewer targets than the
-    first, and unknown splits.
+    Residues and nucleotides are upper-cased, so that the same sequence in two cases counts as one; white space of
+    wrapped lines and a stop `*` at the end are removed (`covjax.data.tidy.tidy_sequences`). Text (white space inside
+    some sequence of the table) keeps its letters' case, which is the encoder's to fold. Which letters are allowed is
+    the encoder's to say too.
+
+    Whatever was taken, changed or left out stands in the result's `notes`. Raises InputError, naming file, column and
+    line, for what cannot be read (`read_delimited`, `read_spreadsheet`), missing or ambiguous columns, missing values,
+    duplicate ids, numbers that are infinite or could be read in two ways, rows with more or fewer targets than the
+    first, labels separated by commas, gaps in sequences, unknown splits, and headers that `label_regex` does not match.
     """
     path = Path(path)
     if task not in ("auto", *TASKS):
-        raise InputError(f"task: {task!r} is not one of auto, {', '.join(TASKS)}")
-    header, rows = _read_rows(path)
-    label_column = _label_column(path, header, task)
-    task = _resolve_task(task, label_column, [row[label_column] for row in rows])
-    ids = tuple(row.get("id") or f"row{number}" for number, row in enumerate(rows, start=2))
-    first_seen: dict[str, int] = {}
-    for number, (name, row) in enumerate(zip(ids, rows), start=2):
-        if not row["sequence"].strip():
-            raise InputError(f"{path}: row {number}: column 'sequence' is empty")
-        if name in first_seen:
-            raise InputError(f"{path}: row {number}: id {name!r} stands already in row {first_seen[name]}")
-        first_seen[name] = number
-    targets, names = _targets(path, task, label_column, [row[label_column] for row in rows])
-    sequences = tuple(row["sequence"].strip() for row in rows)
-    if not has_words(sequences):
-        sequences = tuple(sequence.upper() for sequence in sequences)
+        raise InputError(f"task: {shown(task)} is not one of auto, {', '.join(TASKS)}")
+    if missing not in ("refuse", "drop"):
+        raise InputError(f"missing: {shown(missing)} is not one of refuse, drop")
+    names = {"sequence": sequence_column, "label": label_column, "id": id_column}
+    names |= {"split": split_column, "group": group_column}
+    notes: list[str] = []
+    table = _read_rows(path, names, label_regex, notes)
+    columns = match_columns(path, table.header, names)
+    kind = next(role for role in columns if role in ANSWERS)
+    if not table.rows:
+        raise InputError(f"{path}: a header but no rows")
+    titles = {role: table.header.cells[index].strip() for role, index in columns.items()}
+    rows = _with_sequence(path, table.rows, titles["sequence"], columns["sequence"], missing, notes)
+
+    def cells(role: str) -> list[str]:
+        return [row.cells[columns[role]] for row in rows]
+
+    places = [f"{path}: {unit(path)} {row.line}" for row in rows]
+    if label_column or label_regex:
+        kind = _named_kind(kind, task, cells(kind))
+        columns = {kind if role in ANSWERS else role: i for role, i in columns.items()}
+    elif task != "auto" and kind not in ALLOWED[task]:
+        wanted = " or ".join(repr(name) for name in ALLOWED[task])
+        raise InputError(
+            f"{path}: task {task} needs column {wanted}, found {shown(titles[kind], 40)}; "
+            "name the column by --label-column to read it so"
+        )
+    if "split" in columns and not split_column and (reason := _no_split(titles["split"], cells("split"))):
+        notes.append(reason)
+        del columns["split"]
+    guessed = "id" in columns and titles["id"].casefold() != "id" and not id_column
+    if guessed and (repeated := _repeated(cells("id"))):
+        notes.append(
+            f"column {shown(titles['id'], 40)} is not taken for the id: {shown(repeated, 40)} stands there twice"
+        )
+        del columns["id"]
+    if described := describe_columns(table.header, columns):
+        notes.insert(0, described)
+    answers = Answers(
+        str(path), table.header.cells[columns[kind]].strip(), kind, cells(kind), places, table.delimiter == ";"
+    )
+    targets = read_targets(answers, task, missing, notes)
+    rows, places = [rows[i] for i in targets.rows], [places[i] for i in targets.rows]
+    sequences = tidy_sequences(cells("sequence"), places, titles["sequence"], notes)
+    groups = _groups(cells("group"), places, titles["group"]) if "group" in columns else sequences
     return Dataset(
         name=path.name,
-        task=task,
-        ids=ids,
+        task=targets.task,
+        ids=_ids(rows, cells("id") if "id" in columns else None, places),
         sequences=sequences,
-        targets=targets,
-        target_names=names,
-        groups=_groups(path, rows) if "group" in header else sequences,
-        splits=_splits(path, rows) if "split" in header else None,
-        has_group_column="group" in header,
+        targets=targets.values,
+        target_names=targets.names,
+        groups=groups,
+        splits=_splits(cells("split"), places) if "split" in columns else None,
+        has_group_column="group" in columns,
+        lines=tuple(row.line for row in rows),
+        notes=tuple(notes),
     )
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _read_rows(path: Path, names: dict[str, str], label_regex: str, notes: list[str]) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    suffixes = [s.lower() for s in path.suffixes]
-    text = read_text(path)
-    if not text.strip():
-        raise InputError(f"{path}: the file is empty")
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if ".tsv" in suffixes else ",")
-    header = list(reader.fieldnames or [])
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
-        raise InputError(f"{path}: column {repeated[0]!r} stands {header.count(repeated[0])} times in the header")
-    if "sequence" not in header:
-        raise InputError(f"{path}: missing column 'sequence'; found {', '.join(header)}")
-    rows = list(reader)
-    if not rows:
-        raise InputError(f"{path}: a header but no rows")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise InputError(f"{path}: row {number}: not {len(header)} fields as in the header")
-    return header, rows
+    suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
+    if suffix in FASTA:
+        if given := [role for role, name in names.items() if name]:
+            raise InputError(f"--{given[0]}-column: {path} is FASTA, which has no columns; the label is --label-regex")
+        return _read_fasta(path, label_regex)
+    if label_regex:
+        raise InputError(f"label_regex: {shown(label_regex)} is for FASTA, and {path} is named {suffix or 'otherwise'}")
+    if path.suffix.lower() in SUFFIXES:
+        return read_spreadsheet(path, lambda header: match_columns(path, header, names).values(), notes)
+    table = read_delimited(path)
+    rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows]
+    return table._replace(rows=rows)
 
 
-def _label_column(path: Path, header: list[str], task: str) -> str:
-    present = [name for name in ANSWERS if name in header]
-    if not present:
-        raise InputError(f"{path}: missing column 'label' or 'labels' or 'targets'; found {', '.join(header)}")
-    if len(present) > 1:
-        raise InputError(f"{path}: columns {present[0]!r} and {present[1]!r} both stand in the header; keep one")
-    allowed = {"multilabel": ("labels",), "multiclass": ("label",), "regression": ("label", "targets"), "auto": ANSWERS}
-    if present[0] not in allowed[task]:
-        wanted = " or ".join(repr(name) for name in allowed[task])
-        raise InputError(f"{path}: task {task} needs column {wanted}, found {present[0]!r}")
-    return present[0]
-
-
-def _resolve_task(task: str, label_column: str, values: list[str]) -> str:
-    if task != "auto":
-        return task
-    if label_column != "label":
-        return "multilabel" if label_column == "labels" else "regression"
+def _read_fasta(path: Path, label_regex: str) -> Table:
+    records = list(stream_fasta(path))
+    if not records:
+        raise InputError(f"{path}: no sequence in it")
+    if not label_regex:
+        raise InputError(
+            f"{path}: FASTA needs --label-regex, whose first group is the label in the header, e.g. "
+            rf"'class=(\S+)'; the first header is {shown(records[0][1])}"
+        )
     try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        return "multiclass"
-    return "multiclass" if all(value.strip().lstrip("+-").isdigit() for value in values) and numbers else "regression"
+        pattern = re.compile(label_regex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"label_regex: {shown(label_regex)} is no regular expression ({error})") from None
+    if pattern.groups < 1:
+        raise InputError(f"label_regex: {shown(label_regex)} has no group (…), which would be the label")
+    rows, unmatched = [], []
+    for line, header, sequence in records:
+        match = pattern.search(header)
+        if match is None or match[1] is None:
+            unmatched.append((line, header))
+            continue
+        rows.append(Row(line, ((header.split() or [""])[0], sequence, match[1])))
+    if unmatched:
+        line, header = unmatched[0]
+        raise InputError(
+            f"{path}: label_regex: {shown(label_regex)} matches {len(rows):,} of {len(records):,} headers; "
+            f"line {line} is {shown(header)}"
+        )
+    return Table(Row(0, ("id", "sequence", "label")), rows, "")
 
 
-def _targets(path: Path, task: str, column: str, values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    if task == "regression":
-        return _numbers(path, column, values)
-    sets = [{part.strip() for part in value.split(";")} - {""} for value in values]
+def _with_sequence(path: Path, rows: list[Row], column: str, index: int, missing: str, notes: list[str]) -> list[Row]:
+    """The rows that have a sequence; the others are refused, or left out where `missing` is "drop"."""
+    cells = [row.cells[index].strip() for row in rows]
+    letters = not has_words(cells) and sorted(map(len, cells))[len(cells) // 2] > SHORT
+    bad = [i for i, cell in enumerate(cells) if not cell or (letters and is_missing(cell))]
+    if not bad:
+        return rows
+    line, cell = rows[bad[0]].line, cells[bad[0]]
+    what = f"{unit(path)} {line}: column {shown(column, 40)} is {shown(cell) if cell else 'empty'}"
+    if missing != "drop":
+        more = f" ({len(bad):,} of {len(rows):,} rows are so)" if len(bad) > 1 else ""
+        raise InputError(f"{path}: {what}{more}; --missing drop leaves out the rows without a sequence")
+    if len(bad) == len(rows):
+        raise InputError(f"{path}: {what}; no row has a sequence")
+    notes.append(f"{len(bad):,} of {len(rows):,} rows left out, without a sequence (first: {unit(path)} {line})")
+    outside = set(bad)
+    return [row for i, row in enumerate(rows) if i not in outside]
+
+
+def _named_kind(kind: str, task: str, cells: Sequence[str]) -> str:
+    """What a column that the user named holds, by the task that the user named."""
+    if task == "multilabel":
+        return "labels"
     if task == "multiclass":
-        sets = [{value.strip()} for value in values]
-        if missing := [i for i, value in enumerate(values) if not value.strip()]:
-            raise InputError(f"{path}: row {missing[0] + 2}: column 'label' is empty")
-    names = tuple(sorted(set().union(*sets)))
-    if len(names) < (1 if task == "multilabel" else 2):
-        raise InputError(f"{path}: {len(names)} different label(s) {list(names)}; nothing to predict")
-    index = {name: j for j, name in enumerate(names)}
-    table = np.zeros((len(values), len(names)), bool)
-    for i, members in enumerate(sets):
-        table[i, [index[name] for name in members]] = True
-    return table, names
+        return "label"
+    if task == "regression":
+        return "targets" if any(";" in cell for cell in cells) else "label"
+    return kind
 
 
-def _numbers(path: Path, column: str, values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    several = column == "targets"
-    cells = [value.split(";") if several else [value] for value in values]
-    table = np.empty((len(cells), len(cells[0])))
-    for number, parts in enumerate(cells, start=2):
-        if len(parts) != len(cells[0]):
+def _repeated(cells: Sequence[str]) -> str:
+    """The first cell that stands there twice, of those that are not empty."""
+    seen: set[str] = set()
+    for cell in map(str.strip, cells):
+        if cell and cell in seen:
+            return cell
+        seen.add(cell)
+    return ""
+
+
+def _ids(rows: Sequence[Row], cells: Sequence[str] | None, places: Sequence[str]) -> tuple[str, ...]:
+    first: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        name = (cells[i].strip() if cells else "") or f"row{row.line}"
+        if name in first:
             raise InputError(
-                f"{path}: row {number}: {len(parts)} targets in {values[number - 2]!r}, but {len(cells[0])} in row 2"
+                f"{places[i]}: id {shown(name)} stands already in {places[first[name]].rpartition(': ')[2]}; make ids "
+                "different, or name another column by --id-column"
             )
-        for j, part in enumerate(parts):
-            what = f"target {j + 1}" if several else "label"
-            try:
-                table[number - 2, j] = float(part)
-            except ValueError:
-                raise InputError(f"{path}: row {number}: {what} {part!r} is not a number (task regression)") from None
-            if not np.isfinite(table[number - 2, j]):
-                raise InputError(f"{path}: row {number}: {what} {part!r} is not finite")
-    return table, tuple(f"target{j + 1}" for j in range(table.shape[1])) if several else ("label",)
+        first[name] = i
+    return tuple(first)
 
 
-def _groups(path: Path, rows: list[dict[str, str]]) -> tuple[str, ...]:
-    for number, row in enumerate(rows, start=2):
-        if not row["group"].strip():
-            raise InputError(f"{path}: row {number}: column 'group' is empty")
-    return tuple(row["group"].strip() for row in rows)
+def _groups(cells: Sequence[str], places: Sequence[str], column: str) -> tuple[str, ...]:
+    for cell, place in zip(cells, places):
+        if is_missing(cell):
+            what = shown(cell.strip()) if cell.strip() else "empty"
+            raise InputError(f"{place}: column {shown(column, 40)} is {what}; give such a row a group of its own")
+    return tuple(cell.strip() for cell in cells)
 
 
-def _splits(path: Path, rows: list[dict[str, str]]) -> np.ndarray:
-    # "valid" and "val" are what many published tables write.
-    known = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-    splits = []
-    for number, row in enumerate(rows, start=2):
-        value = row["split"].strip().lower()
-        if value not in known:
-            raise InputError(f"{path}: row {number}: split {row['split']!r} is not one of train, validation, test")
-        splits.append(known[value])
-    return np.array(splits)
+def _no_split(column: str, cells: Sequence[str]) -> str:
+    """Why a column whose name alone suggests a split is none; empty where it is one."""
+    if column.casefold() == "split" or any(cell.strip().lower() in SPLIT_NAMES for cell in cells):
+        return ""
+    return (
+        f"column {shown(column, 40)} is not taken for the split: it holds {shown(cells[0].strip(), 40)}, none of "
+        "train, validation, test"
+    )
+
+
+def _splits(cells: Sequence[str], places: Sequence[str]) -> np.ndarray:
+    for cell, place in zip(cells, places):
+        if cell.strip().lower() not in SPLIT_NAMES:
+            hint = "; numbers of folds are no split, rename the column" if cell.strip().isdecimal() else ""
+            raise InputError(f"{place}: split {shown(cell)} is not one of train, validation, test{hint}")
+    return np.array([SPLIT_NAMES[cell.strip().lower()] for cell in cells])

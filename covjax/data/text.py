@@ -18,10 +18,10 @@ CHUNK = 1 << 16
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon"}
 # What the first bytes of a file say that is no text.
 BINARY = {
-    b"PK\x03\x04": "a ZIP archive or an Excel workbook (.xlsx)",
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook; name a workbook .xlsx, or save it as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls); save it as CSV UTF-8",
     b"PAR1": "a Parquet file; name it .parquet",
-    b"BZh": "compressed by bzip2; decompress it first",
+    **{b"BZh%d" % level: "compressed by bzip2; decompress it first" for level in range(1, 10)},
     b"\xfd7zXZ": "compressed by xz; decompress it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it first",
     codecs.BOM_UTF32_LE: "UTF-32 text; save it as UTF-8",
@@ -44,24 +44,27 @@ class Table(NamedTuple):
     delimiter: str
 
 
-def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: str | Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
     """Yield every line of a text file with its number, counted from 1, and without its end.
 
     A line ends with LF, CRLF or CR and with nothing else: form feed, NEL, U+2028 and U+2029 are text. Read are UTF-8
     with or without a byte order mark, UTF-16 with one, and each of them compressed by gzip, whatever the file is named.
-    The file is never held whole.
+    The file is never held whole. `encoding` is for published files known to be in another one.
 
     Raises InputError, naming the line where there is one, for a file that cannot be opened, damaged gzip data, another
     encoding (with the remedy), and binary content.
     """
     number, parts = 0, list[str]()
-    for chunk in _decoded(Path(path)):
+    for chunk in _decoded(Path(path), encoding):
         first, *others = chunk.split("\n")
         parts.append(first)
-        for other in others:
+        if others:
             number += 1
             yield number, "".join(parts)
-            parts = [other]
+            parts = [others.pop()]
+            for line in others:
+                number += 1
+                yield number, line
     if last := "".join(parts):
         yield number + 1, last
 
@@ -76,7 +79,8 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
 
     Blank lines are passed over. Cells may be quoted as in RFC 4180: `"` around the cell, `""` for one inside. A
     quotation mark within a cell that does not begin with one is text. `delimiter=None` takes the one of the three that
-    splits the header into the most cells, outside quotes; a first line `sep=;`, as Excel writes it, names it instead.
+    splits the header into the most cells, outside quotes (of a header with one cell the suffix `.tsv` or `.tab` says
+    that it is the tab); a first line `sep=;`, as Excel writes it, names it instead.
 
     Raises InputError, naming the line, for an empty file, a row with more or fewer cells than the header, text behind
     a closing quotation mark, a quotation mark that is never closed, and one that swallows whole lines (where every
@@ -90,7 +94,11 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
         delimiter, head = delimiter or lines[head][1][4], head + 1
     if delimiter is None:
         first = [lines[head][1]] if head < len(lines) else [""]
-        delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader(first, delimiter=mark))))
+        tabs = not {".tsv", ".tab"}.isdisjoint(suffix.lower() for suffix in Path(path).suffixes)
+        # Of a header with one cell nothing but the file's name tells.
+        delimiter = max(
+            DELIMITERS, key=lambda mark: (len(next(csv.reader(first, delimiter=mark))), tabs and mark == "\t")
+        )
     header, *rows = _cells(path, lines[head:], delimiter) or [Row(0, ())]
     if not header.cells:
         raise InputError(f"{path}: no header")
@@ -145,7 +153,12 @@ def _reason(message: str) -> str:
     return message
 
 
-def _decoded(path: Path) -> Iterator[str]:
+def whole_number(text: str) -> int | None:
+    """The number that 1 to 18 ASCII digits say, else None: `str.isdigit` takes "²", and int() takes "1_0" and "٣"."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _decoded(path: Path, encoding: str | None = None) -> Iterator[str]:
     """The file's text in chunks, every line end as LF."""
     lines = 1
     decoder = None
@@ -153,8 +166,9 @@ def _decoded(path: Path) -> Iterator[str]:
         with _opened(path) as file:
             while chunk := file.read(CHUNK):
                 if decoder is None:
+                    known = encoding or _encoding(path, chunk)
                     # Not TextIOWrapper: the line of a byte that is no text must be known.
-                    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(_encoding(path, chunk))(), True)
+                    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(known)(), True)
                 text = decoder.decode(chunk)
                 if "\0" in text:
                     line = lines + text[: text.index("\0")].count("\n")
@@ -177,6 +191,10 @@ def _decoded(path: Path) -> Iterator[str]:
                 f"{path}: cannot be read as text: damaged gzip data ({error}); fetch or make the file again"
             ) from None
         raise InputError(f"{path}: cannot be read as text: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL in the path
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
     except (EOFError, zlib.error) as error:
         raise InputError(
             f"{path}: cannot be read as text: damaged gzip data ({error}); fetch or make the file again"

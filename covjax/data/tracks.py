@@ -3,31 +3,31 @@
     python -m covjax.data.tracks --bed regions.bed --genome genome.fa.gz --bigwig first.bw,second.bw --window 2048 \\
         --stride 1024 --centre 1024 --block 100000 --output tracks.csv.gz
 
-Writes the columns id, sequence, targets, group. Reading bigWig needs the package pyBigWig. The genome is read once as
-a stream; one chromosome is held at a time.
+Writes the columns id, sequence, targets, group. The genome is read once as a stream; one chromosome is held at a time.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from covjax.cli import exit_on_input_error
-from covjax.data.bed import Region, parse_bed
+from covjax.data.bed import Region, read_bed
+from covjax.data.bigwig import BigWig
 from covjax.data.blocks import block_name
-from covjax.data.fasta import stream_fasta
+from covjax.data.genome import report_absent, stream_chromosomes
 from covjax.data.nucleotides import reverse_complement
-from covjax.data.text import read_text
-from covjax.data.write import new_text
-from covjax.errors import InputError
-from covjax.extras import need
+from covjax.data.skipped import Report, Skipped, warn
+from covjax.data.write import new_text, text_cell
+from covjax.errors import InputError, shown
 
 COMMAND = "python -m covjax.data.tracks"
 
@@ -62,9 +62,11 @@ def binned(values: Float[np.ndarray, "n"], bins: int) -> Float[np.ndarray, "bins
     return values.reshape(bins, -1).mean(axis=1)
 
 
-def read_signal(track: Any, name: str, chromosome: str, start: int, end: int, missing: str) -> Float[np.ndarray, "n"]:
+def read_signal(
+    track: BigWig, name: str, chromosome: str, start: int, end: int, missing: str
+) -> Float[np.ndarray, "n"]:
     """One value a nucleotide of an open bigWig; where it has none, 0 (`missing` zero) or InputError (`error`)."""
-    values = np.array(track.values(chromosome, start, end), np.float64)
+    values = track.values(chromosome, start, end)
     gaps = np.isnan(values)
     if gaps.any() and missing != "zero":
         raise InputError(
@@ -99,42 +101,49 @@ class Cut:
 
 
 def track_windows(
-    bed: str | Path, genome: str | Path, bigwigs: Sequence[str | Path], cut: Cut
+    bed: str | Path, genome: str | Path, bigwigs: Sequence[str | Path], cut: Cut, report: Report = warn
 ) -> Iterator[Window | None]:
     """Yield the windows, chromosome by chromosome as the genome has them; None for one over the edge of a block.
 
     Such a window would share nucleotides with two groups. Regions on the strand `-` give the other strand, and their
     bins in its order.
 
-    Raises InputError for numbers that do not go together, a region outside its chromosome, a chromosome that the genome
-    or a track lacks or has at another length, no package pyBigWig, no readable bigWig, missing values (see
-    `read_signal`), and means below 0 under log1p.
+    Odd lines of the BED file, regions outside of their chromosome and regions on chromosomes that the genome lacks are
+    left out; `report` is told how many.
+
+    Raises InputError for numbers that do not go together, too many odd regions (see `Skipped`), a genome that has none
+    of the chromosomes, a track that lacks one or has it at another length, no readable bigWig, missing values (see
+    `read_signal`), means below 0 under log1p, and infinite ones.
     """
-    tracks = {str(path): _open(path) for path in bigwigs}
-    waiting: defaultdict[str, list[Region]] = defaultdict(list)
-    for region in parse_bed(bed, read_text(bed)):
-        waiting[region.chromosome].append(region)
-    try:
-        for _, header, chromosome in stream_fasta(genome):
-            name = (header.split() or [""])[0]
-            for region in waiting.pop(name, []):
-                region.refuse_outside(bed, genome, len(chromosome))
+    with contextlib.ExitStack() as stack:
+        tracks = {str(path): stack.enter_context(BigWig(path)) for path in bigwigs}
+        waiting: defaultdict[str, list[Region]] = defaultdict(list)
+        for region in read_bed(bed, report):
+            waiting[region.chromosome].append(region)
+        present, skipped, sound = [], Skipped(bed, "regions"), 0
+        for name, chromosome in stream_chromosomes(genome):
+            present.append(name)
+            for region in waiting.get(name, []):
+                if fault := region.fault(len(chromosome)):
+                    skipped.add(fault, region.line)
+                    continue
+                sound += 1
                 for path, track in tracks.items():
-                    if track.chroms().get(name) != len(chromosome):
+                    if track.chromosomes.get(name) != len(chromosome):
                         raise InputError(
-                            f"{path}: {name!r} has {track.chroms().get(name, 'no')} nucleotides, {len(chromosome)} in "
-                            f"{genome}: another assembly, or other names"
+                            f"{path}: {shown(name)} has {track.chromosomes.get(name, 'no')} nucleotides, "
+                            f"{len(chromosome)} in {genome}: another assembly, or other names"
                         )
                 for start, end in cut_windows(region, cut.window, cut.stride):
                     yield _window(chromosome, region, start, end, tracks, cut)
-    finally:
-        for track in tracks.values():
-            track.close()
-    for regions in waiting.values():
-        regions[0].refuse_outside(bed, genome, None)
+        lines = {name: [region.line for region in regions] for name, regions in waiting.items()}
+        report_absent(bed, genome, lines, present, report)
+        skipped.close(sound, report)
 
 
-def _window(chromosome: str, region: Region, start: int, end: int, tracks: dict[str, Any], cut: Cut) -> Window | None:
+def _window(
+    chromosome: str, region: Region, start: int, end: int, tracks: dict[str, BigWig], cut: Cut
+) -> Window | None:
     name, sequence = f"{region.chromosome}:{start}-{end}", chromosome[start:end]
     group = block_name(region.chromosome, start, cut.block)
     if block_name(region.chromosome, end - 1, cut.block) != group:
@@ -150,22 +159,13 @@ def _window(chromosome: str, region: Region, start: int, end: int, tracks: dict[
     if region.strand == "-":
         name, sequence, means = f"{name}(-)", reverse_complement(sequence), [part[::-1] for part in means]
     targets = np.concatenate(means)
+    if not np.isfinite(targets).all():
+        raise InputError(f"bigwig: a mean in {shown(name)} is not finite")
     if cut.scale == "log1p":
         if targets.min() < 0:
             raise InputError(f"scale: a mean of {targets.min():.4g} in {name}; use none")
         targets = np.log1p(targets)
     return Window(name, sequence, targets, group)
-
-
-def _open(path: str | Path) -> Any:
-    reader = need("pyBigWig", "tracks", f"{path}: reading bigWig")
-    try:
-        track = reader.open(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be read as bigWig: {error}") from None
-    if not track.isBigWig():
-        raise InputError(f"{path}: a bigBed file, not a bigWig")
-    return track
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -192,21 +192,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error(COMMAND):
         if not output.name.endswith((".csv", ".csv.gz")):
             raise InputError(f"output: {output} must end in .csv or .csv.gz")
-        written, over_edges, groups = 0, 0, set()
+        notes: list[str] = []
+        names, over_edges, copies, groups = set[str](), 0, 0, set[str]()
         with new_text(output) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", "sequence", "targets", "group"])
-            for window in track_windows(bed, genome, bigwigs.split(","), Cut(**flags)):
+            for window in track_windows(bed, genome, bigwigs.split(","), Cut(**flags), notes.append):
                 if window is None:
                     over_edges += 1
                     continue
+                if window.name in names:  # of regions that overlap
+                    copies += 1
+                    continue
                 values = ";".join(f"{value:.6g}" for value in window.targets)
-                writer.writerow([window.name, window.sequence, values, window.group])
-                written += 1
+                writer.writerow([*map(text_cell, (window.name, window.sequence)), values, text_cell(window.group)])
+                names.add(window.name)
                 groups.add(window.group)
-            if not written:
+            if not names:
                 raise InputError(f"{bed}: no window; {over_edges} lay over the edge of a block")
-        print(f"{output}: {written} windows in {len(groups)} groups; left out: {over_edges} over the edge of a block")
+        copied = f", {copies} that stood already" if copies else ""
+        print(
+            f"{output}: {len(names)} windows in {len(groups)} groups; "
+            f"left out: {over_edges} over the edge of a block{copied}"
+        )
+        for note in notes:
+            print(note)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.config import read_json
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
+from covjax.jsonfile import read_json
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What every encoder offers. The mask the model sees and the mask the pool sees are different things."""
+    """What every encoder offers. The mask the model sees and the mask the pool sees are different things.
+
+    An encoder may also say what it reads, `letters: str`: "protein", "dna" or "text" (`covjax.data.letters`).
+    """
 
     name: str
     num_layers: int
@@ -69,6 +73,24 @@ def pad_rows(
         tokens[row, : len(ids)] = ids
         mask[row, : len(ids)] = True
     return tokens, mask
+
+
+def nucleotide_ids(sequence: str, numbers: Mapping[str, int]) -> Int[np.ndarray, "t"]:
+    """The number of every nucleotide, lower case read as upper case.
+
+    Raises InputError for an empty sequence, and for another letter: named with its position, counted from 1, and with
+    what to write for U and for IUPAC's ambiguity codes.
+    """
+    if not sequence:
+        raise InputError("the sequence is empty")
+    upper = sequence.upper()
+    for position, letter in enumerate(upper, start=1):
+        if letter not in numbers:
+            instead = "T" if letter == "U" else "N" if letter in "RYSWKMBDHV" else ""
+            remedy = f"; write {instead} for it" if instead else ""
+            letters = "".join(numbers)
+            raise InputError(f"unknown nucleotide {letter!r} at position {position}; allowed: {letters}{remedy}")
+    return np.array([numbers[letter] for letter in upper], np.int32)
 
 
 _LOADERS: dict[str, Callable[[Any], Encoder]] = {}
@@ -130,39 +152,44 @@ def load(name: str, dtype: Any = jnp.float32) -> Encoder:
         raise InputError(f"dtype: {dtype!r} is no type; allowed: {' and '.join(DTYPES)}") from None
     if dtype.name not in DTYPES:
         raise InputError(f"dtype: {dtype.name} is not supported; allowed: {' and '.join(DTYPES)}")
-    if name in _LOADERS:
+    if isinstance(name, str) and name in _LOADERS:
         return _LOADERS[name](dtype)
-    if Path(name).suffix in FILES and not Path(name).is_dir():
-        if not Path(name).is_file():
-            raise InputError(f"encoder: there is no file {name}")
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"encoder: {shown(name)} is no name and no path")
+    name = os.fspath(name)
+    is_folder = os.path.isdir(name)  # not Path's own test, which raises for a name that is too long
+    if Path(name).suffix in FILES and not is_folder:
+        if not os.path.isfile(name):
+            raise InputError(f"encoder: there is no file {shown(name, 300)[1:-1]}")
         module, family = FILES[Path(name).suffix]
         return getattr(importlib.import_module(module), family)(Path(name).stem, Path(name), dtype)
-    folder = Path(name) if Path(name).is_dir() else _fetch(name)
+    folder = Path(name) if is_folder else _fetch(name)
     if not (folder / "config.json").is_file():
         raise InputError(f"encoder: {name}: no config.json in the folder")
     kind = read_json(folder / "config.json").get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         allowed = ", ".join(sorted(FAMILIES))
-        raise InputError(f"encoder: {name}: model_type {kind!r} is not supported; allowed: {allowed}")
+        raise InputError(f"encoder: {name}: model_type {shown(kind)} is not supported; allowed: {allowed}")
     module, family = FAMILIES[kind]
-    return getattr(importlib.import_module(module), family)(folder.name if Path(name).is_dir() else name, folder, dtype)
+    return getattr(importlib.import_module(module), family)(folder.name if is_folder else name, folder, dtype)
 
 
 def _fetch(name: str) -> Path:
     if name.count("/") != 1:
         raise InputError(
-            f"encoder: {name!r} is not known; allowed: {', '.join(sorted(_LOADERS))}, "
+            f"encoder: {shown(name)} is not known; allowed: {', '.join(sorted(_LOADERS))}, "
             "a folder, or owner/model of the hub"
         )
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):  # older models (DNABERT) have PyTorch's format alone
-            snapshot_download(name, allow_patterns=["pytorch_model.bin"])
+        if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
+            # Older models (DNABERT, ESM-2 15B) have PyTorch's format alone, the largest in parts.
+            snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*.bin"])
         return folder
     except Exception as error:  # network, authorisation, no such model: the hub raises many types
-        raise InputError(f"encoder: {name!r} is no folder and cannot be fetched: {type(error).__name__}") from None
+        raise InputError(f"encoder: {shown(name)} is no folder and cannot be fetched: {type(error).__name__}") from None
 
 
 def digest_weights(weights: Mapping[str, np.ndarray]) -> str:

@@ -22,16 +22,23 @@ from covjax.encoders.weights import Tensors
 from covjax.errors import InputError
 from covjax.extras import pip_line
 
-# What a checkpoint may hold beside the encoder: the pooler and heads over it, a buffer that is computed.
-UNUSED = (r"pooler\..*", r"cls\..*", r"classifier\..*", r".*position_ids", r".*token_type_ids")
+# Where the encoder's tensors stand, and buffers there that are computed.
+PARTS = ("embeddings.", "encoder.")
+BUFFERS = (r"embeddings\.position_ids", r"embeddings\.token_type_ids")
 DEFAULTS = {"position_embedding_type": "absolute", "hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-DEFAULTS |= {"pad_token_id": 0}
+DEFAULTS |= {"pad_token_id": 0, "max_position_embeddings": 512}
 GELUS = {"gelu": gelu, "gelu_new": jax.nn.gelu, "gelu_pytorch_tanh": jax.nn.gelu}  # jax.nn.gelu: the tanh form
+# What decides: the options that transformers' BertModel computes hidden states with, and, below them, those by which
+# published models with code of their own under this model_type differ (DNABERT-2 and MosaicBERT, Jina's).
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute",),
     "hidden_act": tuple(GELUS),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
+    "pruned_heads": ({}, None),
+    "embedding_size": (None,),
+    "alibi_starting_size": (None,),
+    "feed_forward_type": ("original", None),
 }
 
 
@@ -60,7 +67,7 @@ class Bert(Transformer):
 
     def __init__(self, name: str, folder: Path, dtype: Any, vocabulary: Path | None = None):
         config = read_config(folder, DEFAULTS, ALLOWED)
-        tensors = Tensors(folder, dtype)
+        tensors = Tensors(folder, dtype, "bert", PARTS)
         d, eps, positions = config["hidden_size"], config["layer_norm_eps"], config["max_position_embeddings"]
         self.name, self.width = name, d
         self.num_layers = config["num_hidden_layers"] + 1
@@ -73,7 +80,7 @@ class Bert(Transformer):
         self.type = nnx.Param(jnp.asarray(tables["token_type"][0]))
         self.norm = LayerNorm(tensors, "embeddings.LayerNorm", d, eps)
         self.blocks = nnx.List(Block(tensors, f"encoder.layer.{i}", config) for i in range(config["num_hidden_layers"]))
-        self.weights_digest = tensors.finish(UNUSED)
+        self.weights_digest = tensors.finish(BUFFERS)
 
     def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
         """The normalised embedding, then the blocks."""

@@ -1,65 +1,52 @@
-"""config.json of a Hugging Face folder: options are obeyed or refused by name, never ignored."""
+"""config.json of a Hugging Face folder: the options that decide the activations, each with the values allowed.
 
-import json
+A family declares what its implementation reads to compute hidden states. Every other key (training, generation, heads,
+bookkeeping) is ignored, whatever its name, because nothing computes with it. A model of the same `model_type` with
+code of its own is told apart by its tensors, all of which must be taken with the shapes expected, and by the keys that
+published ones are known by, which the family declares too.
+"""
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
+from covjax.jsonfile import read_json
+
+__all__ = ["SIZES", "check_options", "read_config", "read_json"]
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
-# Options that cannot change the activations of a frozen encoder: training, generation, heads, bookkeeping.
-INERT = frozenset((
-    "_name_or_path", "architectures", "attention_probs_dropout_prob", "auto_map", "bos_token_id", "classifier_dropout",
-    "cls_token_id", "decoder_start_token_id", "directionality", "dtype", "eos_token_id", "esmfold_config",
-    "finetuning_task", "gradient_checkpointing", "hidden_dropout_prob", "id2label", "initializer_range", "label2id",
-    "language", "mask_token_id", "model_type", "num_labels", "output_attentions", "output_hidden_states",
-    "pad_token_id", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head",
-    "pooler_type", "problem_type", "sep_token_id", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class",
-    "torch_dtype", "transformers_version", "use_cache", "vocab_list",
-    # The recurrent head of DNABERT's fine-tuning code.
-    "num_rnn_layer", "rnn", "rnn_dropout", "rnn_hidden", "split",
-    # Sampling and beam search, which old DNABERT configurations spell out.
-    "do_sample", "eos_token_ids", "length_penalty", "max_length", "num_beams", "num_return_sequences",
-    "output_past", "pruned_heads", "repetition_penalty", "temperature", "top_k", "top_p", "torchscript",
-    "use_bfloat16",
-))  # fmt: skip
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; raises InputError for anything else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: a JSON {type(content).__name__}, expected an object")
-    return content
-
 
 def read_config(folder: Path, defaults: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """The options over the family's defaults.
+    """Read the options that decide, over the family's defaults.
 
-    `allowed` names the values of every option that changes the computation. Raises InputError for another value, an
-    option that is neither there nor known to change nothing, and a missing size.
+    `allowed` names the values of every option that changes the computation. Raises InputError for another value and for
+    a size, an epsilon or a token number that is missing or impossible.
     """
     file = folder / "config.json"
-    config = read_json(file)
-    config = {**defaults, **config}
-    for option, value in config.items():
-        if option in allowed:
-            if value not in allowed[option]:
-                raise InputError(f"{file}: {option} {value!r} is not supported; allowed: {allowed[option]}")
-        elif option not in INERT and option not in (*SIZES, "layer_norm_eps", "max_position_embeddings", *defaults):
-            raise InputError(f"{file}: option {option} ({value!r}) is not known; it may change the activations")
-    for size in (*SIZES, "max_position_embeddings"):
-        if not isinstance(config.get(size), int) or config[size] < 1:
-            raise InputError(f"{file}: {size} is {config.get(size)!r}, expected a positive integer")
+    config = {**defaults, **read_json(file)}
+    sizes = [*SIZES, "max_position_embeddings"] + ["type_vocab_size"] * ("type_vocab_size" in defaults)
+    check_options(file, config, allowed, sizes)
     if config["hidden_size"] % config["num_attention_heads"]:
         heads = config["num_attention_heads"]
         raise InputError(f"{file}: hidden_size {config['hidden_size']} is not a multiple of {heads} heads")
-    for option in ("layer_norm_eps", "pad_token_id"):
-        if option not in config:
-            raise InputError(f"{file}: {option} is missing")
+    pad = config.get("pad_token_id")
+    if type(pad) is not int or not 0 <= pad < config["vocab_size"]:
+        raise InputError(f"{file}: pad_token_id is {shown(pad)}, expected a number from 0 to vocab_size − 1")
     return config
+
+
+def check_options(
+    file: Path, config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], sizes: list[str]
+) -> None:
+    """Raise InputError for an option outside `allowed`, a size that is no positive integer, an impossible epsilon."""
+    for option, values in allowed.items():
+        if option in config and config[option] not in values:
+            raise InputError(f"{file}: {option} {shown(config[option])} is not supported; allowed: {values}")
+    for size in sizes:
+        if type(config.get(size)) is not int or config[size] < 1:
+            raise InputError(f"{file}: {size} is {shown(config.get(size))}, expected a positive integer")
+    eps = config.get("layer_norm_eps")
+    if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0 < eps < 1:
+        raise InputError(f"{file}: layer_norm_eps is {shown(eps)}, expected a number between 0 and 1")

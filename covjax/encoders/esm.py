@@ -33,9 +33,11 @@ from covjax.encoders.transformer import (
 )
 from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.encoders.weights import Tensors
+from covjax.errors import InputError, shown
 
-# What a checkpoint may hold beside the encoder: other heads, buffers that are computed, an untrained pooler.
-UNUSED = (r"contact_head\..*", r"lm_head\..*", r"pooler\..*", r".*position_ids")
+# Where the encoder's tensors stand; transformers 5 keeps the frequencies of all layers in a buffer of the model.
+PARTS = ("embeddings.", "encoder.", "rotary_embeddings.")
+BUFFERS = (r"embeddings\.position_ids",)
 MASKED_SHARE = 0.15  # of the tokens, in the objective of masked prediction (Devlin et al. 2019)
 TRAIN_MASK_RATIO = 0.15 * 0.8  # of ESM's pre-training: 15 % of tokens chosen, 80 % of these masked
 DEFAULTS = {
@@ -43,15 +45,20 @@ DEFAULTS = {
     "token_dropout": False,
     "emb_layer_norm_before": False,
     "add_bias_fnn": True,
+    "max_position_embeddings": 1026,
+    "layer_norm_eps": 1e-12,
 }
+# What decides: the options that transformers' EsmModel computes hidden states with, `add_bias_fnn` of the Nucleotide
+# Transformer's own code, and `hidden_act` and `rope_scaling`, which EsmModel does not read but others of that name do.
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("rotary", "absolute"),
-    "token_dropout": (True, False),
+    "token_dropout": (True, False, None),
     "emb_layer_norm_before": (True, False, None),
     "add_bias_fnn": (True, False),
     "hidden_act": ("gelu",),
     "rope_theta": (10000.0, None),
     "rope_scaling": (None,),
+    "head_dim": (None,),
     "is_folding_model": (False, None),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
@@ -90,14 +97,18 @@ class Block(nnx.Module):
         return x + self.down(gelu(hidden))
 
 
+def _is_token(number: Any, vocabulary: int) -> bool:
+    return type(number) is int and 0 <= number < vocabulary
+
+
 def _frequencies(tensors: Tensors, name: str, width: int) -> np.ndarray:
     """The checkpoint's own frequencies where it has them: ESM-2's are rounded to half precision, as in its training.
 
-    Computed from base 10000 they differ by up to 1e-3 relative, which moves activations by 1e-4. transformers 5 writes
-    one buffer for all layers, under a name with a literal asterisk.
+    Computed from base 10000 they differ by up to 1e-3 relative, which moves activations by 1e-4. transformers 5 keeps
+    one buffer for all layers, and saves it under a name with a literal asterisk.
     """
-    for place in (name, "encoder.layer.*"):
-        stored = f"{place}.attention.self.rotary_embeddings.inv_freq"
+    inner = "attention.self.rotary_embeddings.inv_freq"
+    for stored in (f"{name}.{inner}", f"encoder.layer.*.{inner}", "rotary_embeddings.inv_freq"):
         if stored in tensors:
             return tensors.take(stored, width // 2, again=True, dtype=np.float32)
     return (10000.0 ** (-np.arange(0, width, 2) / width)).astype(np.float32)
@@ -129,13 +140,19 @@ class Esm(Transformer):
 
     def __init__(self, name: str, folder: Path, dtype: Any):
         config = read_config(folder, DEFAULTS, ALLOWED)
-        tensors = Tensors(folder, dtype)
+        if config["token_dropout"] and not _is_token(config.get("mask_token_id"), config["vocab_size"]):
+            mask = shown(config.get("mask_token_id"))
+            raise InputError(
+                f"{folder}/config.json: mask_token_id is {mask}; token_dropout needs the mask token's number"
+            )
+        tensors = Tensors(folder, dtype, "esm", PARTS)
         d, eps = config["hidden_size"], config["layer_norm_eps"]
         rotary = config["position_embedding_type"] == "rotary"
         positions = config["max_position_embeddings"]
         self.name, self.width = name, d
-        self.pad_id, self.mask_id = config["pad_token_id"], config["mask_token_id"]
-        self.token_dropout = config["token_dropout"]
+        self.pad_id: int = config["pad_token_id"]
+        self.mask_id: Any = config.get("mask_token_id")
+        self.token_dropout = bool(config["token_dropout"])
         self.num_layers = config["num_hidden_layers"] + 1
         self.vocabulary = esm_vocabulary(
             folder, config["vocab_size"], max_tokens=None if rotary else positions - self.pad_id - 1
@@ -144,16 +161,17 @@ class Esm(Transformer):
             jnp.asarray(tensors.take("embeddings.word_embeddings.weight", config["vocab_size"], d))
         )
         table = "embeddings.position_embeddings.weight"
-        self.positions = None if rotary else nnx.Param(jnp.asarray(tensors.take(table, positions, d)))
+        self.positions: Any = None if rotary else nnx.Param(jnp.asarray(tensors.take(table, positions, d)))
         before = config["emb_layer_norm_before"]
         self.norm_before = LayerNorm(tensors, "embeddings.layer_norm", d, eps) if before else None
         self.blocks = nnx.List(Block(tensors, f"encoder.layer.{i}", config) for i in range(config["num_hidden_layers"]))
         self.norm_after = LayerNorm(tensors, "encoder.emb_layer_norm_after", d, eps)
         # Before the head, on which no activation depends: with it or without, a folder is the same encoder.
         self.weights_digest = tensors.digest
-        self.head = Head(tensors, config["vocab_size"], d, eps) if all(n in tensors for n in Head.NEEDED) else None
+        headed = _is_token(self.mask_id, config["vocab_size"]) and all(n in tensors for n in Head.NEEDED)
+        self.head: Any = Head(tensors, config["vocab_size"], d, eps) if headed else None
         # Rotary checkpoints converted from older code carry a position table that nothing reads.
-        tensors.finish((*UNUSED, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
+        tensors.finish((*BUFFERS, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
 
     def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
         """The embedding, the blocks, the last one after the final layer norm."""

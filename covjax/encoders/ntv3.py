@@ -17,11 +17,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.base import layer_index, pad_rows
-from covjax.encoders.config import INERT, read_json
+from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
+from covjax.encoders.config import check_options, read_json
 from covjax.encoders.transformer import Dense, Frequencies, LayerNorm, attention, places, rotate, split_heads
 from covjax.encoders.weights import Tensors
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 
 VOCABULARY = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>", "A", "T", "C", "G", "N")
 LETTERS = {letter: number for number, letter in enumerate(VOCABULARY) if len(letter) == 1}
@@ -31,21 +31,15 @@ SIZES = (
     "num_downsamples", "attention_heads", "key_size",
 )  # fmt: skip
 UPSAMPLING = {"conv_transpose": True, "repeat_conv": False, "repeat+conv": False}  # is it a transposed convolution
+# What decides: sizes, `layer_norm_eps`, and what follows. Below: a key by which the post-trained models
+# are known, which are conditioned on a species (their tensors of that are refused as well).
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "alphabet_size": (len(VOCABULARY),),
     "use_skip_connection": (True, False),
     "deconv_phase": ("odd",),
+    "bigwigs_per_species": (None,),
 }
-# Memory, what their code returns, the head; and the precision of each part, which `dtype` decides here.
-PRECISIONS = (
-    "embedding", "stem", "down_convolution", "up_convolution", "layernorm", "transformer_qkvo", "transformer_ffn",
-    "lmhead", "modulation",
-)  # fmt: skip
-INERT_HERE = {f"{part}_{kind}_dtype" for part in PRECISIONS for kind in ("compute", "param")} | {
-    "use_remat_in_transformer", "use_remat_in_convs", "embeddings_layers_to_save", "attention_maps_to_save",
-    "deconv_layers_to_save", "num_hidden_layers_head",
-}  # fmt: skip
-UNUSED = (r"core\.lm_head\..*", r".*\.rotary_embedding\.(cos|sin)_cached")
+UNUSED = (r"core\.lm_head\..*", r".*\.rotary_embedding\.(cos|sin)_cached")  # the head, buffers that are computed
 
 
 class Conv(nnx.Module):
@@ -135,9 +129,17 @@ class NTv3(nnx.Module):
     and changes nothing.
     """
 
+    letters = "dna"
+
     def __init__(self, name: str, folder: Path, dtype: Any = jnp.float32):
         config = _read_config(folder)
-        tensors = Tensors(folder, dtype)
+        tensors = Tensors(folder, dtype, parts=("core.",))
+        levels = len({name.split(".")[2] for name in tensors if name.startswith("core.conv_tower_blocks.")})
+        if config["num_downsamples"] != levels:
+            raise InputError(
+                f"{folder}/config.json: num_downsamples is {shown(config['num_downsamples'])}; "
+                f"the weights have {levels} blocks that halve the length"
+            )
         self.name, self.num_layers, self.multiple = name, 3, 2 ** config["num_downsamples"]
         widths = np.linspace(config["conv_init_embed_dim"], config["embed_dim"], config["num_downsamples"] + 1)
         self.widths = tuple(int(width) for width in widths)
@@ -169,12 +171,7 @@ class NTv3(nnx.Module):
         Raises InputError naming the first other letter, IUPAC's ambiguity codes among them, and its position, counted
         from 1, and for an empty sequence.
         """
-        if not sequence:
-            raise InputError("the sequence is empty")
-        for position, letter in enumerate(sequence.upper(), start=1):
-            if letter not in LETTERS:
-                raise InputError(f"unknown nucleotide {letter!r} at position {position}; allowed: {''.join(LETTERS)}")
-        return np.array([LETTERS[letter] for letter in sequence.upper()], np.int32)
+        return nucleotide_ids(sequence, LETTERS)
 
     def pad(
         self, rows: Sequence[Int[np.ndarray, "t"]], length: int
@@ -228,21 +225,13 @@ def _apply(graph: Any, state: Any, tokens: Array, mask: Array, layers: tuple[int
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json with every option obeyed, known to change nothing, or refused by name."""
+    """The options of config.json that decide, checked."""
     file = folder / "config.json"
     config = {"use_skip_connection": True, "deconv_phase": "odd", "layer_norm_eps": 1e-5, **read_json(file)}
     # Both spellings of the enumeration's members are in use, with and without its name.
     config["deconv_upsample_type"] = str(config.get("deconv_upsample_type")).split(".")[-1].lower()
-    allowed = {**ALLOWED, "deconv_upsample_type": tuple(UPSAMPLING)}
-    for option, value in config.items():
-        if option in allowed:
-            if value not in allowed[option]:
-                raise InputError(f"{file}: {option} {value!r} is not supported; allowed: {allowed[option]}")
-        elif option not in INERT | INERT_HERE and option not in (*SIZES, "layer_norm_eps"):
-            raise InputError(f"{file}: option {option} ({value!r}) is not known; it may change the activations")
-    for size in SIZES:
-        if type(config.get(size)) is not int or config[size] < 1:
-            raise InputError(f"{file}: {size} is {config.get(size)!r}, expected a positive integer")
+    check_options(file, config, {**ALLOWED, "deconv_upsample_type": tuple(UPSAMPLING)}, list(SIZES))
     if config["key_size"] * config["attention_heads"] != config["embed_dim"] or config["key_size"] % 2:
-        raise InputError(f"{file}: key_size {config['key_size']} is not even and embed_dim / attention_heads")
+        size = shown(config["key_size"])
+        raise InputError(f"{file}: key_size {size} is not even and embed_dim / attention_heads")
     return config

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.base import layer_index, pad_rows
+from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
 from covjax.encoders.spliceai_weights import BLOCKS, UNITS, Weights, read_weights
 from covjax.errors import InputError
 
@@ -53,6 +53,8 @@ class Norm(nnx.Module):
     def __init__(self, weights: Weights, part: str, dtype: Any):
         fields = ("weight", "bias", "running_mean", "running_var")
         scale, shift, mean, variance = (weights.take(part, field, CHANNELS).astype(np.float64) for field in fields)
+        if not (variance + weights.eps > 0).all():
+            raise InputError(f"{weights.file}: tensor {part}.running_var holds {variance.min()}, expected variances")
         scale = scale / np.sqrt(variance + weights.eps)
         self.scale = nnx.Param(jnp.asarray(scale, dtype))
         self.shift = nnx.Param(jnp.asarray(shift - mean * scale, dtype))
@@ -90,6 +92,8 @@ class SpliceAI(nnx.Module):
     length of a batch nor the zeros that a convolution adds at a border reach a base.
     """
 
+    letters = "dna"
+
     def __init__(self, name: str, file: Path, dtype: Any = jnp.float32):
         weights = read_weights(file)
         self.name, self.dtype = name, jnp.dtype(dtype)
@@ -118,12 +122,7 @@ class SpliceAI(nnx.Module):
         Raises InputError naming the first other letter, IUPAC's ambiguity codes among them, and its position, counted
         from 1, and for an empty sequence.
         """
-        if not sequence:
-            raise InputError("the sequence is empty")
-        for position, letter in enumerate(sequence.upper(), start=1):
-            if letter not in LETTERS:
-                raise InputError(f"unknown nucleotide {letter!r} at position {position}; allowed: {''.join(LETTERS)}")
-        return np.array([LETTERS[letter] for letter in sequence.upper()], np.int32)
+        return nucleotide_ids(sequence, LETTERS)
 
     def pad(
         self, rows: Sequence[Int[np.ndarray, "t"]], length: int

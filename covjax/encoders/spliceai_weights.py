@@ -1,11 +1,7 @@
 """The two file formats of (Open)SpliceAI under one set of names: a PyTorch state dict and a Keras model."""
 
-import io
 import json
-import pickle
 import re
-import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from covjax.encoders.base import digest_weights
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.extras import need
+from covjax.tensorfile import read_torch
 
 BLOCKS = ((11, 1), (11, 4), (21, 10), (41, 25))  # kernel width and dilation, 4 residual units each
 UNITS = 4
 TORCH_EPS, TORCH_SLOPE = 1e-5, 0.1  # batch norm, leaky ReLU; neither is stored in a state dict
-STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
+LARGEST = 1 << 26  # bytes of a tensor; the largest of the published models has 170 kB
 
 
 class Weights:
@@ -47,6 +44,8 @@ class Weights:
             raise InputError(f"{self.file}: tensor {name} is missing")
         if self._arrays[name].shape != shape:
             raise InputError(f"{self.file}: tensor {name} has shape {self._arrays[name].shape}, expected {shape}")
+        if self._arrays[name].dtype.kind not in "fV":  # V: bfloat16
+            raise InputError(f"{self.file}: tensor {name} is {self._arrays[name].dtype}, expected floating point")
         self._left.discard(name)
         return self._arrays[name]
 
@@ -60,7 +59,9 @@ class Weights:
     def finish(self) -> str:
         """The digest of all arrays; raises InputError where one was not taken."""
         if self._left:
-            raise InputError(f"{self.file}: unexpected tensor {min(self._left)} ({len(self._left)} in all)")
+            raise InputError(
+                f"{self.file}: unexpected tensor {shown(min(self._left))[1:-1]} ({len(self._left)} in all)"
+            )
         return digest_weights(self._arrays)
 
 
@@ -71,57 +72,14 @@ def read_weights(file: Path) -> Weights:
 
 def _read_torch(file: Path) -> Weights:
     state = {name: array for name, array in read_state_dict(file).items() if not name.endswith(".num_batches_tracked")}
-    units = [int(match[1]) for name in state if (match := re.match(r"residual_units\.(\d+)\.", name))]
+    units = [int(match[1]) for name in state if (match := re.match(r"residual_units\.(\d{1,3})\.", name))]
     blocks = max(units, default=-1) // (UNITS + 1) + 1
     return Weights(file, state, blocks, "{}.{}".format, (2, 1, 0), TORCH_EPS, TORCH_SLOPE)
 
 
 def read_state_dict(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch state dict (the zip format since 1.6), without PyTorch: no code of the file is run.
-
-    Raises InputError for anything else and for a damaged file.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            (pickled,) = (name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"])
-            state = _Unpickler(archive, pickled.removesuffix("data.pkl")).load()
-        if not isinstance(state, dict) or not all(isinstance(array, np.ndarray) for array in state.values()):
-            raise ValueError("it holds something else than tensors")
-        return dict(state)
-    except Exception as error:  # a damaged or foreign pickle: zipfile and pickle raise many types
-        raise InputError(f"{file}: not a state dict of tensors: {type(error).__name__}: {error}") from None
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds ordered dictionaries of arrays and refuses every other class or function that a pickle names."""
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str):
-        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
-        self.archive, self.folder = archive, folder
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
-        if module == "torch" and name in STORAGES:
-            return np.dtype(STORAGES[name])
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-
-    def persistent_load(self, key: Any) -> np.ndarray:
-        kind, dtype, number, _, size = key
-        entry = self.archive.getinfo(f"{self.folder}data/{number}")
-        if kind != "storage" or entry.compress_type != zipfile.ZIP_STORED or entry.file_size != size * dtype.itemsize:
-            raise pickle.UnpicklingError(f"storage {number} is {entry.file_size} bytes, expected {size} × {dtype}")
-        return np.frombuffer(self.archive.read(entry), dtype)
-
-
-def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> np.ndarray:
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if min(offset, *strides, *shape, 0) < 0 or (0 not in shape and last >= storage.size):
-        raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches over its storage")
-    steps = [stride * storage.itemsize for stride in strides]
-    return np.array(np.lib.stride_tricks.as_strided(storage[offset:], shape, steps))
+    """All tensors of a PyTorch state dict; raises InputError as `covjax.tensorfile.read_torch`."""
+    return {name: tensor.read() for name, tensor in read_torch(file).items()}
 
 
 def _read_keras(file: Path) -> Weights:
@@ -130,6 +88,8 @@ def _read_keras(file: Path) -> Weights:
 
     def collect(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
+            if item.nbytes > LARGEST:
+                raise ValueError(f"{name} is {item.nbytes} bytes")
             arrays[name.split("/", 1)[1]] = item[()]  # the layer's name is there twice
 
     try:
@@ -137,12 +97,15 @@ def _read_keras(file: Path) -> Weights:
             layers = json.loads(opened.attrs["model_config"])["config"]["layers"]
             opened["model_weights"].visititems(collect)
         config = {layer["name"]: (layer["class_name"], layer["config"]) for layer in layers}
-        (eps,) = {layer["epsilon"] for kind, layer in config.values() if kind == "BatchNormalization"}
+        (eps,) = {float(layer["epsilon"]) for kind, layer in config.values() if kind == "BatchNormalization"}
+        blocks = -(-sum(kind == "BatchNormalization" for kind, _ in config.values()) // (2 * UNITS))
+        numbers, dilations = _keras_numbers(blocks)
+        _check_keras(file, config, dilations)
+    except InputError:
+        raise
     except Exception as error:  # a damaged or foreign file: h5py and the look-ups raise many types
-        raise InputError(f"{file}: not a Keras model of SpliceAI: {type(error).__name__}: {error}") from None
-    blocks = -(-sum(kind == "BatchNormalization" for kind, _ in config.values()) // (2 * UNITS))
-    numbers, dilations = _keras_numbers(blocks)
-    _check_keras(file, config, dilations)
+        what = shown(str(error), 150)[1:-1]
+        raise InputError(f"{file}: not a Keras model of SpliceAI: {type(error).__name__}: {what}") from None
     fields = {"running_mean": "moving_mean", "running_var": "moving_variance"}
 
     def stored(part: str, field: str) -> str:
@@ -151,7 +114,7 @@ def _read_keras(file: Path) -> Weights:
             return f"batch_normalization_{numbers[part]}/{field}:0"
         return f"conv1d_{numbers[part]}/{'kernel' if field == 'weight' else field}:0"
 
-    return Weights(file, arrays, blocks, stored, (0, 1, 2), float(eps), 0.0)
+    return Weights(file, arrays, blocks, stored, (0, 1, 2), eps, 0.0)
 
 
 def _keras_numbers(blocks: int) -> tuple[dict[str, int], dict[str, int]]:

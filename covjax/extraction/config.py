@@ -19,6 +19,7 @@ class ExtractConfig:
     poolers: tuple[str, ...] = option(("mean", "covariance"), "poolers, options after a colon: log_covariance:eps=0.01")
     keep_tokens: bool = option(False, "also write the token activations (bfloat16, ArrayRecord)")
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
+    force_letters: bool = option(False, "go on where the input's letters are not those that the encoder reads")
     max_output_gib: float = option(10.0, "largest output allowed; what does not fit the disk is refused anyway")
     shard_size: int = option(1024, "sequences a shard")
     token_budget: int = option(8192, "tokens per encoder batch")

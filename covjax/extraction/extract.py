@@ -3,7 +3,8 @@
     covjax extract proteins.fasta.gz --output runs/proteins
     covjax extract proteins.fasta --poolers mean,log_covariance:eps=0.01
 
-Sequences are sorted by length and dealt into shards; every shard is written whole or not at all and never made twice.
+Sequences are sorted by length and dealt into shards; every shard is written whole or not at all. The same command
+again reads every shard and makes those anew that are missing or damaged.
 Batches are split over all devices; with --distributed shards are dealt over processes, each with its own devices, and
 `output` is a folder that all see. With --window long sequences are cut, with --halo tokens of context on each side.
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
@@ -24,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax import checkpoint, get_pooler
+from covjax import get_pooler
 from covjax.cli import exit_on_input_error, parse, parse_settings
+from covjax.data.letters import check_letters
 from covjax.data.sequences import read_sequences
-from covjax.data.store import FORMAT, read_shard
-from covjax.data.write import new_text
-from covjax.distributed import agree, is_first, job, once, share, wait
+from covjax.data.store import FORMAT, read_run, read_shard, shard_fault, shard_path, token_path
+from covjax.distributed import gather, is_first, job, once, share, wait
 from covjax.encoders import load
 from covjax.encoders.embed import batch_size, replicate
 from covjax.errors import InputError
@@ -37,9 +38,12 @@ from covjax.extraction.config import ExtractConfig
 from covjax.extraction.plan import Work, cut_sequences, make_plan, pass_windows
 from covjax.extraction.shard import encode, pool_function, write_shard
 from covjax.extras import need
+from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, progress, silence
 from covjax.pooling import Pooler
 
+RUN = "covjax extract"
+OWNS = ("extraction.json", "shards/*/", "tokens/*.array_record")
 MAIN_OPTIONS = ("data", "encoder", "layers", "poolers", "output")
 
 
@@ -53,31 +57,41 @@ def parse_pooler(text: str) -> Pooler:
     return get_pooler(name, **options)
 
 
-def extract(config: ExtractConfig) -> Path:
-    """Run or resume an extraction; returns its folder. Raises InputError for everything a user can put right."""
+def extract(config: ExtractConfig, force: bool = False) -> Path:
+    """Run or resume an extraction; returns its folder. Raises InputError for everything a user can put right.
+
+    `force` removes first what an extraction left in the folder, once all that it reads has been checked.
+    """
     config.check()
     if config.keep_tokens:
         need("array_record.python.array_record_module", "store", "keep_tokens: true")  # said before the work
-    output = Path(config.output)
+    with claim(config.output, RUN, OWNS) as folder:
+        return _extract(config, force, folder)
+
+
+def _extract(config: ExtractConfig, force: bool, folder: RunFolder) -> Path:
+    output = folder.path
     ids, sequences = read_sequences(config.data, config.genome)
     for name, sequence in zip(ids, sequences):
         if len(sequence) > config.max_length:
             raise InputError(f"{name}: {len(sequence)} letters, more than max_length {config.max_length}")
     encoder = load(config.encoder, config.dtype)
+    check_letters(Path(config.data).name, sequences, encoder, config.force_letters)
     cuts = cut_sequences(config, encoder, ids, sequences)
     poolers = {name: parse_pooler(name) for name in config.poolers}
     mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     passing = pass_windows(config, encoder, cuts, poolers, mesh)
     plan = make_plan(config, encoder, cuts, passing)
     run = _describe(config, ids, sequences, encoder, poolers, len(plan.shards))
-    _claim(output, run)
+    inputs = {"data": config.data, "genome": config.genome, "encoder": config.encoder}
+    folder.begin(run["identity"], force, inputs)
+    once(lambda: _write_run(output, run))
     if mesh is not None:
         replicate(encoder, mesh)
     pool = pool_function(poolers, mesh)
     pool_one = pool_function(poolers) if mesh else pool
     work = Work(config, ids, cuts, encoder, pool, pool_one, passing, mesh, plan, run)
-    # All must deal from one list: what the others complete meanwhile would shift it.
-    complete = agree(np.array([read_shard(output, shard, run) is not None for shard in range(len(plan.shards))]))
+    complete = _find_complete(output, run)
     missing = np.flatnonzero(~complete)
     _refuse_too_large(work, missing)
     own = [int(missing[i]) for i in share(len(missing))]
@@ -90,8 +104,7 @@ def extract(config: ExtractConfig) -> Path:
             write_shard(work, shard, bar)
     wait()
     if is_first():
-        if jax.process_count() > 1:
-            _refuse_lost(output, run)
+        _refuse_lost(output, run)
         print(f"{len(ids):,} sequences in {output}: {', '.join(run['features'])}")
     return output
 
@@ -108,7 +121,11 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
         for layer, width in zip(config.layers, widths)
         for name, pooler in poolers.items()
     }
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output", "data", "max_output_gib")}
+    settings = {
+        k: v
+        for k, v in dataclasses.asdict(config).items()
+        if k not in ("output", "data", "max_output_gib", "force_letters")
+    }
     identity = settings | {"input": digest.hexdigest(), "weights": encoder.weights_digest, "jax": jax.__version__}
     identity["format"] = FORMAT
     kept = list(config.layers) if config.keep_tokens else []
@@ -127,20 +144,30 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
     )
 
 
-def _claim(output: Path, run: dict[str, Any]) -> None:
-    """Write what the folder holds, once, and refuse a folder that holds something else."""
+def _write_run(output: Path, run: dict[str, Any]) -> None:
+    """Write what the folder holds, unless just that stands there."""
     path = output / "extraction.json"
-    once(lambda: _write_run(path, run))
-    if not path.is_file():
-        raise InputError(f"output: {output}: process 0 writes there, but process {jax.process_index()} does not see it")
-    if lines := checkpoint.difference(json.loads(path.read_text())["identity"], run["identity"]):
-        raise InputError(f"{output}: holds an extraction under other settings: {'; '.join(lines)}")
+    if path.is_file():
+        try:
+            if read_run(output) == run:
+                return
+        except InputError:
+            print(f"note: {path}: changed or damaged; made again", file=sys.stderr)
+    write_sealed(path, run)
 
 
-def _write_run(path: Path, run: dict[str, Any]) -> None:
-    if not path.is_file():
-        with new_text(path) as file:
-            file.write(json.dumps(run, indent=1))
+def _find_complete(output: Path, run: dict[str, Any]) -> np.ndarray:
+    """Which shards are sound, each read by one process; those that are not are named, and made again."""
+    own = list(share(run["shards"]))
+    bad = []
+    for shard in own:
+        if fault := shard_fault(output, shard, run):
+            print(f"note: {fault}; shard {shard} is made again", file=sys.stderr)
+        bad.append(fault is not None)
+    complete = np.zeros(run["shards"], bool)
+    # All must deal from one list: what the others complete meanwhile would shift it.
+    complete[gather(np.array(own, np.int64))] = ~gather(np.array(bad, bool))
+    return complete
 
 
 def _refuse_too_large(work: Work, missing: np.ndarray) -> None:
@@ -169,9 +196,15 @@ def _refuse_too_large(work: Work, missing: np.ndarray) -> None:
 
 
 def _refuse_lost(output: Path, run: dict[str, Any]) -> None:
-    lost = [shard for shard in range(run["shards"]) if read_shard(output, shard, run) is None]
-    if lost:
-        raise InputError(f"output: {output}: process 0 does not see shard {lost[0]}; all processes need one folder")
+    for shard in range(run["shards"]):
+        path = shard_path(output, shard)
+        if read_shard(output, shard, run) is None or (run["token_layers"] and not token_path(output, shard).is_file()):
+            raise InputError(
+                f"output: {path} is not there at the end: it was removed, or the processes have several folders; the "
+                "same command makes it again"
+            )
+    if read_run(output) != run:
+        raise InputError(f"output: {output}: another extraction wrote there meanwhile; use --output OTHER")
 
 
 def _batches(work: Work, plans: list[dict[int, list[list[int]]]]) -> dict[int, tuple[int, int]]:
@@ -205,9 +238,7 @@ def main(argv: Sequence[str], command: str = "covjax extract") -> int:
     with exit_on_input_error(command):
         config, flags = parse(command, __doc__ or "", ExtractConfig, argv, MAIN_OPTIONS, distributed=True)
         with silence(flags.quiet), job(command, flags.distributed):
-            if flags.force:
-                once(lambda: shutil.rmtree(config.output, ignore_errors=True))
-            extract(config)
+            extract(config, flags.force)
     return 0
 
 

@@ -1,7 +1,6 @@
 """One shard of an extraction: batches through the encoder and the poolers, then written whole or not at all."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from covjax.encoders.windows import Window
 from covjax.errors import InputError
 from covjax.extraction.plan import Work
 from covjax.extras import need
+from covjax.jobs.disk import TEMPORARY, put, writing
 
 
 def encode(work: Work, chosen: list[Window]) -> Iterator[Batch]:
@@ -132,15 +132,17 @@ def _pool_joined(work: Work, joined: dict[int, np.ndarray]) -> dict[str, np.ndar
 
 def _write_records(path: Path, records: list[bytes]) -> None:
     module = need("array_record.python.array_record_module", "store", "keep_tokens: true")
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{TEMPORARY}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = module.ArrayRecordWriter(str(temporary), "group_size:1")
-        for record in records:
-            writer.write(record)
-        writer.close()
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # a full disk: nothing half written stays behind
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with writing(path, sum(map(len, records))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer = module.ArrayRecordWriter(str(temporary), "group_size:1")
+            for record in records:
+                writer.write(record)
+            writer.close()
+            put(temporary, path)
+    except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be written: {error}") from None
+    finally:
+        with contextlib.suppress(OSError):  # nothing half written stays behind
+            temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Metrics, each also over bootstrap resamples: `metric(truth, scores, counts)`."""
+"""Metrics, each also over bootstrap resamples: `metric(truth, scores, counts)`; NaN in truth by `missing="ignore"`."""
 
 from covjax.metrics.bootstrap import bootstrap_p_value, interval, resample_counts
 from covjax.metrics.classification import accuracy, matthews

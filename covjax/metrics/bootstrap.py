@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.errors import InputError
+from covjax.inputs import host_array
 
 
 def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
@@ -15,8 +16,12 @@ def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.
     """
     if resamples < 1:
         raise InputError(f"resamples: {resamples} must be at least 1")
-    index = np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = int(np.max(index)) + 1
+    if not len(groups):
+        raise InputError("groups: empty; one name for each example is needed")
+    # Not np.unique: an array of strings takes the longest one's length for each.
+    number = {group: i for i, group in enumerate(sorted(set(groups)))}
+    index = np.array([number[group] for group in groups], int)
+    count = len(number)
     if count < 2:
         raise InputError(f"groups: {count} group; a bootstrap over groups needs at least 2")
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
@@ -28,8 +33,11 @@ def interval(values: Float[np.ndarray, "resamples"], level: float = 0.95) -> tup
 
     Raises InputError where fewer than half of the resamples are defined.
     """
+    if not 0 < level < 1:
+        raise InputError(f"level: {level} must be between 0 and 1")
+    values = host_array(values, "values").astype(np.float64)
     defined = values[np.isfinite(values)]
-    if len(defined) < len(values) / 2:
+    if values.ndim != 1 or not len(defined) or len(defined) < len(values) / 2:
         raise InputError(f"values: {len(values) - len(defined)} of {len(values)} resamples are undefined")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -46,6 +54,9 @@ def bootstrap_p_value(differences: Float[np.ndarray, "resamples"], groups: int) 
     """
     if groups < 2:
         raise InputError(f"groups: {groups}; a bootstrap over groups needs at least 2")
+    differences = host_array(differences, "differences").astype(np.float64)
     defined = differences[np.isfinite(differences)]
+    if differences.ndim != 1 or not len(defined):
+        raise InputError(f"differences: shape {differences.shape} must be (resamples,), at least one of them defined")
     shares = [(1 + np.sum(side)) / (1 + len(defined)) for side in (defined <= 0, defined >= 0)]
     return float(min(1.0, max(2 * min(shares), 2.0 ** (1 - groups))))

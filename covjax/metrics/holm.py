@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.errors import InputError
+from covjax.inputs import host_array
 
 
 def holm(p_values: Sequence[float] | Float[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
@@ -14,7 +15,7 @@ def holm(p_values: Sequence[float] | Float[np.ndarray, "m"]) -> Float[np.ndarray
     The i-th smallest of m becomes max over j <= i of min(1, (m − j + 1) p_(j)), at the place of the original.
     Raises InputError for an empty or nested sequence and for values outside [0, 1].
     """
-    p = np.asarray(p_values, np.float64)
+    p = host_array(p_values, "p_values").astype(np.float64)
     if p.ndim != 1 or not p.size:
         raise InputError(f"p_values: shape {p.shape} must be (m >= 1,)")
     if not ((p >= 0) & (p <= 1)).all():

@@ -6,36 +6,48 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from covjax.metrics.check import check_table
+from covjax.inputs import check_counts, check_labels, check_scores
+from covjax.metrics.missing import by_output
 
 Counts = Int[np.ndarray, "resamples n"]
 
 
 def auroc(
-    truth: Bool[np.ndarray, "n k"], scores: Float[np.ndarray, "n k"], counts: Counts | None = None
+    truth: Bool[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    counts: Counts | None = None,
+    missing: str = "refuse",
 ) -> Float[np.ndarray, "*resamples k"]:
     """AUROC of every label: the share of (positive, negative) pairs in the right order, a tie counting one half.
 
     Equals the Mann-Whitney statistic U/(P·N) (Hanley & McNeil 1982). With `counts` (R, n), row r is the value on the
     resample in which example i stands counts[r, i] times, shape (R, k); without, shape (k,).
-    NaN for a label with one class only. Raises InputError for wrong shapes or scores that are not finite.
+    NaN for a label with one class only. Truth is 0 and 1, or booleans; a NaN is refused, or with `missing="ignore"`
+    left out of its label. Raises InputError for other values, wrong shapes or scores that are not finite.
     """
-    check_table(truth, scores, counts)
-    return _by_label(truth, scores, _auroc) if counts is None else _per_label(truth, scores, counts, _auroc_runs)
+    return _ranked(truth, scores, counts, missing, _auroc, _auroc_runs)
 
 
 def average_precision(
-    truth: Bool[np.ndarray, "n k"], scores: Float[np.ndarray, "n k"], counts: Counts | None = None
+    truth: Bool[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    counts: Counts | None = None,
+    missing: str = "refuse",
 ) -> Float[np.ndarray, "*resamples k"]:
     """Average precision of every label: Σ (R_j − R_{j−1}) P_j over thresholds at distinct scores, no interpolation.
 
     The estimate of the area under the precision-recall curve that scikit-learn uses. Shapes as in `auroc`. NaN for a
-    label without positives. Raises InputError for wrong shapes or scores that are not finite.
+    label without positives. Missing labels and errors as in `auroc`.
     """
-    check_table(truth, scores, counts)
-    if counts is None:
-        return _by_label(truth, scores, _average_precision)
-    return _per_label(truth, scores, counts, _average_precision_runs)
+    return _ranked(truth, scores, counts, missing, _average_precision, _average_precision_runs)
+
+
+def _ranked(truth, scores, counts, missing, whole, resampled):
+    def metric(truth, scores, counts):
+        return _by_label(truth, scores, whole) if counts is None else _per_label(truth, scores, counts, resampled)
+
+    truth, present = check_labels(truth, "truth", missing)
+    return by_output(metric, truth, check_scores(scores, truth.shape), check_counts(counts, len(truth)), present)
 
 
 LABELS = 64  # sorted at a time: their scores stay in the cache between the transposition, the sort and the lookups

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from covjax.metrics.check import check_table
+from covjax.inputs import check_counts, check_numbers, check_scores
+from covjax.metrics.missing import by_output
 
 
 def _centred(values, weights):
@@ -17,49 +18,71 @@ def _varies(values, weights):
     return np.where(present, values, -np.inf).max(1) > np.where(present, values, np.inf).min(1)
 
 
-def _weights(truth, counts):
-    return np.ones((1, len(truth))) if counts is None else np.asarray(counts, np.float64)
+def _of_numbers(metric, truth, scores, counts, missing):
+    """`metric(truth, scores, weights)`, weights (R, n) being ones for no counts, on checked arrays."""
+
+    def weighted(truth, scores, counts):
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample without any row of an output: NaN
+            value = metric(truth, scores, np.ones((1, len(truth))) if counts is None else counts)
+        return value[0] if counts is None else value
+
+    truth, present = check_numbers(truth, "truth", missing)
+    scores = check_scores(scores, truth.shape).astype(np.float64)
+    return by_output(weighted, truth, scores, check_counts(counts, len(truth)), present)
 
 
 def r2(
-    truth: Float[np.ndarray, "n k"], scores: Float[np.ndarray, "n k"], counts: Int[np.ndarray, "r n"] | None = None
+    truth: Float[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    counts: Int[np.ndarray, "r n"] | None = None,
+    missing: str = "refuse",
 ) -> np.ndarray:
     """Coefficient of determination 1 − Σ(y − ŷ)²/Σ(y − ȳ)² of every output, ȳ the mean of the (resampled) truth.
 
-    Shape (k,), or (R, k) with `counts` (R, n). NaN where the truth is constant. Raises InputError for wrong shapes.
+    Shape (k,), or (R, k) with `counts` (R, n). NaN where the truth is constant. A NaN in truth is refused, or with
+    `missing="ignore"` left out of its output. Raises InputError for wrong shapes and values that are not finite.
     """
-    check_table(truth, scores, counts)
-    w = _weights(truth, counts)
+    return _of_numbers(_r2, truth, scores, counts, missing)
+
+
+def _r2(truth, scores, w):
     residual = w @ (truth - scores) ** 2
     total = np.einsum("rn,rnk->rk", w, _centred(truth, w) ** 2)
-    value = 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=_varies(truth, w) & (total > 0))
-    return value[0] if counts is None else value
+    return 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=_varies(truth, w) & (total > 0))
 
 
 def pearson(
-    truth: Float[np.ndarray, "n k"], scores: Float[np.ndarray, "n k"], counts: Int[np.ndarray, "r n"] | None = None
+    truth: Float[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    counts: Int[np.ndarray, "r n"] | None = None,
+    missing: str = "refuse",
 ) -> np.ndarray:
     """Pearson correlation of every output; NaN where the truth is constant, 0 where only the prediction is.
 
-    Shapes and errors as in `r2`. A constant prediction carries no information, so it scores 0 instead of undefined.
+    Shapes, missing values and errors as in `r2`. A constant prediction carries no information, so it scores 0
+    instead of undefined.
     """
-    check_table(truth, scores, counts)
-    w = _weights(truth, counts)
-    varies = _varies(truth, w), _varies(scores, w)
-    value = _correlation(_centred(truth, w), _centred(scores, w), w, *varies)
-    return value[0] if counts is None else value
+    return _of_numbers(_pearson, truth, scores, counts, missing)
+
+
+def _pearson(truth, scores, w):
+    return _correlation(_centred(truth, w), _centred(scores, w), w, _varies(truth, w), _varies(scores, w))
 
 
 def spearman(
-    truth: Float[np.ndarray, "n k"], scores: Float[np.ndarray, "n k"], counts: Int[np.ndarray, "r n"] | None = None
+    truth: Float[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    counts: Int[np.ndarray, "r n"] | None = None,
+    missing: str = "refuse",
 ) -> np.ndarray:
     """Spearman rank correlation: Pearson on mid-ranks of the (resampled) values; edge cases as in `pearson`."""
-    check_table(truth, scores, counts)
-    w = _weights(truth, counts)
+    return _of_numbers(_spearman, truth, scores, counts, missing)
+
+
+def _spearman(truth, scores, w):
     ranks = [np.stack([_mid_ranks(column, w) for column in table.T], -1) for table in (truth, scores)]
     centred = [r - np.einsum("rn,rnk->rk", w, r)[:, None] / w.sum(1)[:, None, None] for r in ranks]
-    value = _correlation(centred[0], centred[1], w, _varies(truth, w), _varies(scores, w))
-    return value[0] if counts is None else value
+    return _correlation(centred[0], centred[1], w, _varies(truth, w), _varies(scores, w))
 
 
 def _correlation(a, b, w, a_varies, b_varies):

@@ -1,18 +1,15 @@
 """Baselines of first order: per-feature statistics and single tokens."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.moments import Moments
 from covjax.pooling.base import FunctionPooler, register
-from covjax.tokens import safe_ratio
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from covjax.tokens import safe_ratio, weighted_mean
 
 
 def _mean(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
-    return safe_ratio(jnp.matmul(w, x, precision=_HIGHEST), jnp.sum(w))
+    return weighted_mean(x, w)
 
 
 def _mean_of(m: Moments) -> Float[Array, "features"]:
@@ -20,12 +17,12 @@ def _mean_of(m: Moments) -> Float[Array, "features"]:
 
 
 def _std(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
-    return _root(safe_ratio(jnp.sum(w[:, None] * (x - _mean(x, w)) ** 2, axis=0), jnp.sum(w)))
+    return _root(safe_ratio(jnp.sum(w[:, None] * (x - weighted_mean(x, w)[None]) ** 2, axis=0), jnp.sum(w)))
 
 
 def _root(variance: Float[Array, "features"]) -> Float[Array, "features"]:
-    alive = variance > 0  # the root's derivative is infinite at 0: constant features get gradient 0
-    return jnp.where(alive, jnp.sqrt(jnp.where(alive, variance, 1)), 0)
+    dead = variance <= 0  # the root's derivative is infinite at 0: constant features get gradient 0
+    return jnp.where(dead, 0, jnp.sqrt(jnp.where(dead, 1, variance)))
 
 
 def _std_of(m: Moments) -> Float[Array, "features"]:

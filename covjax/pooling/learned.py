@@ -9,7 +9,7 @@ from covjax.errors import InputError
 from covjax.pooling.base import register
 from covjax.pooling.second_order import apply_spectral, check_spectral
 from covjax.projected import check_projection, masked_project, projected_moment
-from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
+from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
 from covjax.vectorize import vech
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -18,10 +18,10 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 def attention_weights(logits: Float[Array, "tokens heads"], w: Float[Array, "tokens"]) -> Float[Array, "tokens heads"]:
     """α_i ∝ w_i exp(logit_i), summing to 1 over tokens: a token of weight 2 is a token seen twice; 0 if all masked."""
     keep = w[:, None] > 0
-    top = jax.lax.stop_gradient(jnp.max(jnp.where(keep, logits, -jnp.inf), axis=0))
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(keep, logits, -jnp.inf), axis=0, keepdims=True))
     exponent = jnp.where(keep, logits - jnp.where(jnp.isfinite(top), top, 0), -jnp.inf)
     scaled = w[:, None] * jnp.exp(exponent)
-    return safe_ratio(scaled, jnp.sum(scaled, axis=0))
+    return safe_ratio(scaled, jnp.sum(scaled, axis=0, keepdims=True))
 
 
 def check_sizes(**sizes: int) -> None:
@@ -133,8 +133,8 @@ def attention_covariance_matrices(
     weights: Float[Array, "tokens"] | None = None,
 ) -> Float[Array, "heads rank rank"]:
     """The matrices of `AttentionCovariance`."""
-    check_tokens(x)
-    check_weights(weights, x.shape[0])
+    x = check_tokens(x)
+    weights = check_weights(weights, x.shape[0])
     check_projection(queries, x.shape[1], "queries")
     check_projection(basis, x.shape[1], "basis")
     w, keep = token_weights(x, weights)
@@ -147,7 +147,7 @@ def attention_covariance_matrices(
     alpha = attention_weights(logits, w)
 
     def one(a):
-        deviation = jnp.where(keep[:, None], y - jnp.matmul(a, y, precision=_HIGHEST), 0)
+        deviation = jnp.where(keep[:, None], y - weighted_mean(y, a)[None], 0)
         return jnp.matmul((deviation * a[:, None]).T, deviation, precision=_HIGHEST)
 
     return jax.vmap(one, in_axes=1)(alpha)

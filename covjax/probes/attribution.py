@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.inputs import exact_mean, host_array
 from covjax.probes.rowspace import LinearProbe
-from covjax.projected import check_center
+from covjax.projected import check_center, check_projection
 from covjax.tokens import check_tokens, check_weights
 from covjax.vectorize import unvech
+from covjax.visible import figure_text
 
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"  # Okabe-Ito
 _LINE = 60  # letters in a line of the plot
@@ -49,8 +51,12 @@ def token_contributions(
         TypeError: `x` is not floating point.
         InputError: shapes that do not fit the probe's number of weights, an unknown `output` or `center`.
     """
-    check_tokens(x)
-    check_weights(weights, x.shape[0])
+    x = check_tokens(x)
+    weights = check_weights(weights, x.shape[0])
+    left, right = (  # type: ignore[assignment]
+        side if side is None else check_projection(side, x.shape[1], name)
+        for name, side in (("left", left), ("right", right))
+    )
     form = quadratic_form(probe, output, *(side if side is None else side.shape[1] for side in (left, right)))
     w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     tokens = np.where(w[:, None] > 0, np.asarray(x, np.float64), 0)
@@ -93,7 +99,7 @@ def top_feature_pairs(form: Float[np.ndarray, "d d"], k: int = 10) -> list[tuple
     Off the diagonal that weight is 2 W_ij, since S_ij and S_ji are one number. Sorted by absolute weight.
     Raises InputError for a matrix that is not square and symmetric, or k < 1.
     """
-    w = np.asarray(form, np.float64)
+    w = host_array(form, "form").astype(np.float64)
     if w.ndim != 2 or w.shape[0] != w.shape[1] or not np.allclose(w, w.T, rtol=1e-5, atol=1e-6 * np.abs(w).max()):
         raise InputError(f"form: must be a symmetric matrix, got shape {w.shape}")
     if k < 1:
@@ -112,7 +118,7 @@ def plot_contributions(
     `sequence` is a string (a letter a token) or the tokens' texts.
     Raises InputError where the two have different lengths or are empty.
     """
-    values = np.asarray(contributions, np.float64)
+    values = host_array(contributions, "contributions").astype(np.float64)
     if values.ndim != 1 or not len(values) or len(values) != len(sequence):
         raise InputError(f"contributions: shape {values.shape} must be ({len(sequence)},), one for each token")
     import matplotlib
@@ -130,18 +136,18 @@ def plot_contributions(
         axis.bar(range(len(part)), part, width=0.9, color=np.where(part >= 0, _POSITIVE, _NEGATIVE))
         axis.axhline(0, color="black", linewidth=0.5)
         axis.set_xlim(-0.7, columns - 0.3)
-        labels = list(sequence[first : first + _LINE])
+        labels = [figure_text(each, 12) for each in sequence[first : first + _LINE]]
         axis.set_xticks(range(len(part)), labels, fontsize=7, rotation=90 if words else 0)
         axis.tick_params(axis="x", length=0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.annotate(str(first + 1), (0, 1), xycoords="axes fraction", fontsize=7, color="0.4")
     figure.supylabel("contribution to the score", fontsize=8)
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(figure_text(title), fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
 def _center(center, tokens: np.ndarray, w: np.ndarray) -> np.ndarray:
     check_center(center, tokens.shape[1])
-    return w @ tokens / w.sum() if isinstance(center, str) else np.asarray(center, np.float64)
+    return exact_mean(tokens, w) if isinstance(center, str) else np.asarray(center, np.float64)

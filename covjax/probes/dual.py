@@ -16,9 +16,10 @@ from jaxtyping import Array, Float
 from scipy import linalg  # JAX itself stands on it
 
 from covjax.errors import InputError
+from covjax.inputs import check_numbers, check_penalties, exact_mean, patterns
 from covjax.probes.joint import solve_ridge
 from covjax.probes.kernelspace import kernel_space
-from covjax.probes.ridge import ridge_path
+from covjax.probes.ridge import check_present, ridge_path
 from covjax.probes.rowspace import LinearProbe
 
 FeatureBlock = Callable[[int, int], Float[Array, "b p"]]
@@ -44,37 +45,61 @@ def fit_ridge_blocks(
     route: str = "auto",
     block_size: int | None = None,
     panel_gib: float = 3.0,
+    missing: str = "refuse",
 ) -> list[LinearProbe]:
     """`fit_ridge_path` on features that are made block by block, one probe on raw features per penalty.
 
     `features(start, stop)` returns the float32 features of those samples; every call with the same arguments must
     return the same. `block_size` samples are made at a time, by default as many as take 256 MiB, at most 512. Peak
     memory is about 8n² bytes (eigen: 24n²), `panel_gib`, three blocks, and the weights, 8 · p · k · penalties bytes.
+    `missing` is as in `fit_ridge_path`; outputs with the same missing rows are solved together, each such group needing
+    a solution of its own, and in the primal route a pass over the features too.
 
     Raises:
         InputError: targets that are not finite, penalties not positive, an unknown route, features that are not finite,
             of another shape, or that do not vary.
     """
-    y = np.asarray(targets, np.float64)
-    if y.ndim != 2 or not np.isfinite(y).all():
-        raise InputError(f"targets: shape {y.shape} must be (n, k), finite numbers")
-    if min(penalties) <= 0:
-        raise InputError(f"penalties: {min(penalties)} must be > 0")
+    y, present = check_numbers(targets, missing=missing)
+    penalties = check_penalties(penalties)
+    if present is None:
+        present = np.ones(y.shape, bool)
+    check_present(present)
     n, p = len(y), features(0, 1).shape[1]
     block_size = block_size or default_block(p)
     route = choose_route(n, p) if route == "auto" else route
     if route not in ROUTES:
         raise InputError(f"route: {route!r} is not one of auto, {', '.join(ROUTES)}")
     if route == "primal":
-        return _primal(features, y, penalties, block_size)
+        return _primal(features, y, present, penalties, block_size)
     kernel = block_gram(features, n, block_size, panel_gib)
-    if route == "eigen":
-        space = kernel_space(kernel)
-        path = ridge_path(space.eigenvalues, space.coordinates(kernel), y, penalties)
-        alphas = [space.probe(fitted).alpha for fitted in path]
-    else:
-        alphas = cholesky_path(kernel, y, penalties)
-    return primal_weights(features, alphas, y.mean(0), block_size)
+    square = mean_square(kernel)
+    alphas, means = np.zeros((len(penalties), *y.shape)), np.zeros((len(penalties), y.shape[1]))
+    for rows, columns in patterns(present):
+        own, target = (kernel, y[:, columns]) if rows.all() else (kernel[np.ix_(rows, rows)], y[rows][:, columns])
+        strengths = penalties if rows.all() else [each * square / mean_square(own) for each in penalties]
+        for i, alpha in enumerate(_dual(own, target, strengths, route)):
+            alphas[i][np.ix_(rows, columns)] = alpha
+            means[i, columns] = target.mean(0)
+            if not rows.all():  # the probe's mean over all samples, where its mean over its own is that of the targets
+                scores = kernel[:, rows].astype(np.float64) @ alpha
+                means[i, columns] += scores.mean(0) - scores[rows].mean(0)
+    return primal_weights(features, list(alphas), means, block_size)
+
+
+def _dual(kernel: np.ndarray, y: np.ndarray, penalties: Sequence[float], route: str) -> list[np.ndarray]:
+    if route == "cholesky":
+        return cholesky_path(kernel, y, penalties)
+    space = kernel_space(kernel)
+    path = ridge_path(space.eigenvalues, space.coordinates(kernel), y, penalties)
+    return [space.probe(fitted).alpha for fitted in path]
+
+
+def mean_square(kernel: Float[np.ndarray, "n n"]) -> float:
+    """Mean squared norm of the centred samples; InputError where they do not vary beyond the kernel's rounding."""
+    square = float(np.trace(kernel, dtype=np.float64) / len(kernel) - kernel.mean(dtype=np.float64))
+    if not square > np.finfo(np.float32).eps * float(np.abs(np.diagonal(kernel)).max()):
+        raise InputError(f"kernel: all {len(kernel)} training samples are equal; nothing to fit")
+    return square
 
 
 def default_block(p: int) -> int:
@@ -103,12 +128,14 @@ def block_gram(features: FeatureBlock, n: int, block_size: int, panel_gib: float
         kernel[j : j + len(right), i : i + len(left)] = values.T
 
     for begin in range(0, len(starts), panel):
-        held = [(i, _block(features, i, min(i + block_size, n), p) - shift) for i in starts[begin : begin + panel]]
+        held = [
+            (i, _block(features, i, min(i + block_size, n), p) - shift[None]) for i in starts[begin : begin + panel]
+        ]
         for a, (i, left) in enumerate(held):
             for j, right in held[a:]:
                 fill(i, left, j, right)
         for j in starts[begin + panel :]:
-            right = _block(features, j, min(j + block_size, n), p) - shift
+            right = _block(features, j, min(j + block_size, n), p) - shift[None]
             for i, left in held:
                 fill(i, left, j, right)
     return kernel
@@ -126,18 +153,19 @@ def cholesky_path(
     Raises:
         InputError: a kernel of samples that do not vary; penalties so small that float64 fails too.
     """
-    n, mean = len(kernel), kernel.mean(0, dtype=np.float64)
-    square = float(np.trace(kernel, dtype=np.float64) / n - mean.mean())
-    if not square > np.finfo(np.float32).eps * float(np.abs(np.diagonal(kernel)).max()):
-        raise InputError(f"kernel: all {n} training samples are equal; nothing to fit")
+    mean = kernel.mean(0, dtype=np.float64)
+    square = mean_square(kernel)
     y = np.asarray(targets, np.float64) - np.mean(targets, axis=0, dtype=np.float64)
     return [_solve(kernel, mean, y, penalty, square) for penalty in penalties]
 
 
 def primal_weights(
-    features: FeatureBlock, alphas: Sequence[Float[np.ndarray, "n k"]], mean: Float[np.ndarray, "k"], block_size: int
+    features: FeatureBlock,
+    alphas: Sequence[Float[np.ndarray, "n k"]],
+    mean: Float[np.ndarray, "k"] | Float[np.ndarray, "penalties k"],
+    block_size: int,
 ) -> list[LinearProbe]:
-    """W = Fᵀα and the bias that gives the training samples the mean `mean`, in one more pass over the features.
+    """W = Fᵀα and the bias that gives the training samples the mean score `mean`, in one more pass over the features.
 
     The columns of α sum to 0, so F may be shifted by the mean of its first block, which keeps digits.
     """
@@ -149,19 +177,38 @@ def primal_weights(
         block = _block(features, i, min(i + block_size, n))
         weights = weights + np.asarray(_project(block, stacked[i : i + block_size], shift), np.float64)
         centre = centre + np.asarray(block, np.float64).sum(0) / n
-    return [LinearProbe(w, mean - centre @ w) for w in np.split(weights, len(alphas), axis=1)]
+    means = np.broadcast_to(mean, (len(alphas), np.shape(mean)[-1]))
+    return [LinearProbe(w, m - centre @ w) for w, m in zip(np.split(weights, len(alphas), axis=1), means)]
 
 
-def _primal(features: FeatureBlock, y: np.ndarray, penalties: Sequence[float], block_size: int) -> list[LinearProbe]:
-    n = len(y)
-    shift = np.asarray(_block(features, 0, min(block_size, n)), np.float64).mean(0)
+def _primal(
+    features: FeatureBlock, y: np.ndarray, present: np.ndarray, penalties: Sequence[float], block_size: int
+) -> list[LinearProbe]:
+    shift = exact_mean(np.asarray(_block(features, 0, min(block_size, len(y))), np.float64))
+    whole = np.ones(len(y), bool)
+    square = 1.0 if present.all() else float(np.trace(_sums(features, y, whole, shift, block_size)[0]))
+    weights = np.empty((len(penalties), len(shift), y.shape[1]))
+    bias = np.empty((len(penalties), y.shape[1]))
+    for rows, columns in patterns(present):
+        covariance, cross, mean = _sums(features, y[:, columns], rows, shift, block_size)
+        strengths = penalties if rows.all() else [each * square / np.trace(covariance) for each in penalties]
+        target = y[rows][:, columns].mean(0)
+        path = solve_ridge(covariance, cross, mean, target, int(rows.sum()), strengths)
+        for i, probe in enumerate(path):
+            weights[i][:, columns], bias[i, columns] = probe.weights, probe.bias
+    return [LinearProbe(*each) for each in zip(weights, bias)]
+
+
+def _sums(features: FeatureBlock, y: np.ndarray, rows: np.ndarray, shift: np.ndarray, block_size: int):
+    """Covariance of the features, their covariance with the targets, and their mean, over some samples."""
+    n, target = rows.sum(), y[rows].mean(0)
     total, scatter, cross = np.zeros(()), np.zeros(()), np.zeros(())
-    for i in range(0, n, block_size):
-        x = np.asarray(_block(features, i, min(i + block_size, n), len(shift)), np.float64) - shift
+    for i in range(0, len(y), block_size):
+        here = rows[i : i + block_size]
+        x = np.asarray(_block(features, i, min(i + block_size, len(y)), len(shift)), np.float64)[here] - shift
         total, scatter = total + x.sum(0) / n, scatter + x.T @ x / n
-        cross = cross + x.T @ (y[i : i + block_size] - y.mean(0)) / n
-    covariance = scatter - np.outer(total, total)
-    return solve_ridge(covariance, cross, total + shift, y.mean(0), n, penalties)
+        cross = cross + x.T @ (y[i : i + block_size][here] - target) / n
+    return scatter - np.outer(total, total), cross, total + shift
 
 
 def _block(features: FeatureBlock, start: int, stop: int, p: int | None = None) -> Float[Array, "b p"]:
@@ -181,7 +228,7 @@ def _inner(left, right):
 
 @jax.jit
 def _project(block, alpha, shift):
-    return jnp.matmul((block - shift).T, alpha, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul((block - shift[None]).T, alpha, precision=jax.lax.Precision.HIGHEST)
 
 
 def _solve(kernel: np.ndarray, mean: np.ndarray, y: np.ndarray, penalty: float, square: float) -> np.ndarray:

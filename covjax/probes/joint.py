@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.errors import InputError
+from covjax.inputs import check_penalties
 from covjax.moments import Moments
 from covjax.probes.rowspace import LinearProbe
 
@@ -31,7 +32,10 @@ def fit_ridge_moments(joint: Moments, outputs: int, penalties: Sequence[float]) 
         raise InputError(f"outputs: {outputs} is not in 1 … {width - 1} (columns of the moments less one)")
     count, mean, scatter = (np.asarray(leaf, np.float64) for leaf in (joint.count, joint.mean, joint.scatter))
     if not (np.isfinite(mean).all() and np.isfinite(scatter).all()):
-        raise InputError("joint: NaN or inf in the moments, so also in the features or targets")
+        raise InputError(
+            "joint: NaN or inf in the moments, so also in the features or targets; rows with a missing target are left "
+            'out before, or fitted by fit_ridge_path(…, missing="ignore")'
+        )
     p = width - outputs
     return solve_ridge(scatter[:p, :p] / count, scatter[:p, p:] / count, mean[:p], mean[p:], float(count), penalties)
 
@@ -49,8 +53,7 @@ def solve_ridge(
 
     Raises InputError for penalties that are not positive and features that do not vary.
     """
-    if min(penalties) <= 0:
-        raise InputError(f"penalties: {min(penalties)} must be > 0")
+    penalties = check_penalties(penalties)
     square = float(np.trace(covariance))
     if not square > 0:
         raise InputError(f"features: all {count:g} training samples are equal; nothing to fit")

@@ -7,11 +7,13 @@ theorem): whole second moments enter through `covjax.gram` without a matrix of d
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from covjax.errors import InputError
-from covjax.probes.rowspace import LinearProbe
+from covjax.inputs import check_features, host_array
+from covjax.probes.rowspace import LinearProbe, rounding
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +25,11 @@ class DualProbe:
     bias: Float[np.ndarray, "k"]
 
     def scores(self, cross: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m k"]:
-        """Linear scores of raw (not centred, not scaled) kernel rows, float64."""
+        """Linear scores of raw (not centred, not scaled) kernel rows, float64.
+
+        Raises InputError for another number of training samples, NaN and inf.
+        """
+        cross = check_features(cross, "cross", len(self.alpha))
         return cross.astype(np.float64) @ self.alpha + self.bias
 
 
@@ -43,7 +49,11 @@ class KernelSpace:
     eigenvalues: Float[np.ndarray, "r"]
 
     def coordinates(self, cross: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m r"]:
-        """Coordinates, float64, of m samples from their kernel values against the n training samples."""
+        """Coordinates, float64, of m samples from their kernel values against the n training samples.
+
+        Raises InputError for another number of training samples, NaN and inf.
+        """
+        cross = check_features(cross, "cross", len(self.dual))
         return cross.astype(np.float64) @ self.dual + self.offset
 
     def probe(self, fitted: LinearProbe) -> DualProbe:
@@ -52,16 +62,18 @@ class KernelSpace:
         return DualProbe(self.dual @ weights, np.asarray(fitted.bias, np.float64) + self.offset @ weights)
 
 
-def kernel_space(gram_train: Float[np.ndarray, "n n"], rank_tolerance: float = 1e-7) -> KernelSpace:
+def kernel_space(gram_train: Float[np.ndarray, "n n"], rank_tolerance: float | None = None) -> KernelSpace:
     """Fit the coordinates from the raw (not centred) kernel of the n training samples with themselves.
 
-    One float64 eigendecomposition of n × n; directions below `rank_tolerance` of the largest eigenvalue are rounding
-    noise of a float32 kernel. `covjax.gram(sequences, kernel=...)` makes the kernel.
+    One float64 eigendecomposition of n × n; directions below `rank_tolerance` of the largest eigenvalue are left out.
+    By default that is the rounding of the kernel's own type: 1.2e-7 for float32, and n · 2.2e-16 for float64, the
+    decomposition's. What a float32 kernel lost (samples whose features differ much in size) only a float64 kernel has.
+    `covjax.gram(sequences, kernel=...)` makes the kernel.
 
     Raises:
         InputError: a kernel that is not square, not finite, not symmetric, or of samples that do not vary.
     """
-    given = np.asarray(gram_train)
+    given = host_array(gram_train, "gram_train")
     if given.ndim != 2 or given.shape[0] != given.shape[1] or not given.size:
         raise InputError(f"gram_train: shape {given.shape} must be (n, n), the training samples with themselves")
     k = given.astype(np.float64)
@@ -74,12 +86,12 @@ def kernel_space(gram_train: Float[np.ndarray, "n n"], rank_tolerance: float = 1
     k -= mean
     k -= k.mean(1, keepdims=True)
     # A difference of kernel values within their own rounding is no variance.
-    rounding = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps * largest
+    eps = float(jnp.finfo(given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else np.float64).eps)
     square = np.trace(k) / n
-    if not square > rounding:
+    if not square > eps * largest:
         raise InputError(f"gram_train: all {n} training samples are equal; nothing to fit")
     values, vectors = np.linalg.eigh(k / (n * square))
-    keep = values > rank_tolerance * values[-1]
+    keep = values > (rank_tolerance or max(eps, rounding(n, n))) * values[-1]
     values, vectors = values[keep], vectors[:, keep]
     dual = (vectors - vectors.mean(0)) / (square * np.sqrt(n * values))
     return KernelSpace(dual, -mean @ dual, np.asarray(np.sqrt(square)), values)

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float
 
-from covjax.errors import InputError
-from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
+from covjax.inputs import check_features, check_penalties, host_array
+from covjax.probes.objectives import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.probes.rowspace import LinearProbe
 from covjax.probes.space import Probe, Space
 
@@ -39,6 +39,7 @@ def fit_logistic_path(
     tolerance: float = 3e-5,
     max_iterations: int = 300,
     class_weights: ClassWeights = None,
+    missing: str = "refuse",
 ) -> LogisticPath[Probe]:
     """Minimise mean loss + λ|W|²/2 for every λ with `optax.lbfgs`, the bias unpenalised, all outputs jointly.
 
@@ -48,12 +49,15 @@ def fit_logistic_path(
     root of its curvature bound, eigenvalue/4 + λ, which makes 20-60 iterations enough at any condition number.
     `class_weights` multiplies the losses (see `objectives.element_weights`).
 
+    Targets are booleans or 0 and 1; (n,) is one label. A NaN is refused, or with `missing="ignore"` left out of its
+    label, whose mean loss is then over the rows that it has; of exclusive classes a row is missing whole.
+
     Returns the probes on what `space.coordinates` takes: raw features (`LinearProbe`) or kernel rows (`DualProbe`).
-    Raises InputError for targets of the wrong length, an output without both classes, penalties not positive, or
-    class weights that do not fit.
+    Raises InputError for targets of the wrong length or other than 0 and 1, class numbers, an output without both
+    classes, penalties not positive, or class weights that do not fit.
     """
     path = logistic_path(
-        space.eigenvalues, coordinates, targets, penalties, exclusive, tolerance, max_iterations, class_weights
+        space.eigenvalues, coordinates, targets, penalties, exclusive, tolerance, max_iterations, class_weights, missing
     )
     return LogisticPath([space.probe(fitted) for fitted in path.probes], path.gradient, path.iterations)
 
@@ -67,33 +71,29 @@ def logistic_path(
     tolerance: float = 3e-5,
     max_iterations: int = 300,
     class_weights: ClassWeights = None,
+    missing: str = "refuse",
 ) -> LogisticPath[LinearProbe]:
     """The path of `fit_logistic_path` as probes on coordinates: cheap to score where features are many.
 
     `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_logistic_path`.
     """
-    truth = np.asarray(targets, bool)
-    if len(truth) != len(coordinates):
-        raise InputError(f"targets: {len(truth)} rows, but {len(coordinates)} feature rows")
+    coordinates = check_features(coordinates, "coordinates", len(eigenvalues))
     kind = "multiclass" if exclusive else "multilabel"
-    y = check_targets(kind, truth)
-    check_penalties(penalties)
+    y, present = check_targets(kind, targets, missing, len(coordinates))
+    check_varied(kind, y, present)
+    penalties = check_penalties(penalties)
     r = coordinates.shape[1]
-    width = width_of(r, len(truth))
+    width = width_of(r, len(y))
     z = np.pad(coordinates.astype(np.float32), ((0, 0), (0, width - r)))
     order = np.argsort(penalties)[::-1]
     strengths = np.asarray(penalties, np.float32)[order]
-    importance = element_weights(y, class_weights, exclusive)
+    importance = element_weights(y, class_weights, exclusive, present)
     start = log_odds(kind, y, importance).astype(np.float32)
     data = z, y.astype(np.float32), importance.astype(np.float32)
     numbers = start, curvature_of(eigenvalues, width), strengths, np.float32(len(y))
-    return path_of(jax.device_get(_path(*data, *numbers, kind, tolerance, max_iterations)), r, order)
-
-
-def check_penalties(penalties: Sequence[float]) -> None:
-    """Raise InputError unless all are > 0."""
-    if min(penalties) <= 0:
-        raise InputError(f"penalties: {min(penalties)} must be > 0")
+    with jax.enable_x64(False):  # optax's line search mixes types where float64 is the default
+        solution = _path(*map(jax.device_put, (*data, *numbers)), kind, tolerance, max_iterations)
+        return path_of(jax.device_get(solution), r, order)
 
 
 def width_of(rank: int, samples: int) -> int:
@@ -129,7 +129,7 @@ def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tol
 
         def objective(v):
             weights = v["weights"] * precondition
-            logits = jnp.dot(z, weights, precision=jax.lax.Precision.HIGHEST) + v["bias"]
+            logits = jnp.dot(z, weights, precision=jax.lax.Precision.HIGHEST) + v["bias"][None]
             return sample_loss(kind, logits, y, importance).sum() / samples + 0.5 * penalty * (weights**2).sum()
 
         value_and_grad = optax.value_and_grad_from_state(objective)
@@ -159,5 +159,5 @@ _path = functools.partial(jax.jit, static_argnums=(7, 8, 9))(solve_path)
 
 def probabilities(scores: Float[np.ndarray, "m k"], exclusive: bool) -> Float[np.ndarray, "m k"]:
     """Sigmoid or softmax of linear scores."""
-    logits = jnp.asarray(scores, jnp.float32)
+    logits = jnp.asarray(host_array(scores, "scores"), jnp.float32)
     return np.asarray(jax.nn.softmax(logits) if exclusive else jax.nn.sigmoid(logits), np.float64)

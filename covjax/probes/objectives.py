@@ -2,9 +2,10 @@
 
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
+from covjax.inputs import check_classes, check_labels, check_numbers, host_array, patterns
 
 KINDS = ("multilabel", "multiclass", "regression")
 ClassWeights = str | Float[np.ndarray, "k"] | None
@@ -14,54 +15,87 @@ def sample_loss(
     kind: str, logits: Float[Array, "n k"], targets: Float[Array, "n k"], weights: Float[Array, "n k_or_1"]
 ) -> Float[Array, "n"]:
     """Sum over outputs of the binary cross entropy, cross entropy of the softmax, or sum of half squared errors."""
+    return (weights * element_loss(kind, logits, targets)).sum(1)
+
+
+def element_loss(kind: str, logits: Float[Array, "n k"], targets: Float[Array, "n k"]) -> Float[Array, "n k_or_1"]:
+    """What `sample_loss` weighs and sums: a loss for each output, or one for each sample of exclusive classes."""
     if kind == "multiclass":
-        return weights[:, 0] * optax.softmax_cross_entropy(logits, targets)
-    each = optax.sigmoid_binary_cross_entropy(logits, targets) if kind == "multilabel" else (logits - targets) ** 2 / 2
-    return (weights * each).sum(1)
+        return optax.softmax_cross_entropy(logits, targets)[:, None]
+    return optax.sigmoid_binary_cross_entropy(logits, targets) if kind == "multilabel" else (logits - targets) ** 2 / 2
 
 
-def check_targets(kind: str, targets: np.ndarray) -> Float[np.ndarray, "n k"]:
-    """Training targets in float64.
+def check_targets(
+    kind: str, targets: np.ndarray, missing: str = "refuse", rows: int | None = None
+) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"] | None]:
+    """Targets in float64, 0 where they are missing, and which are present (None: all); (n,) is one output.
 
-    Raises InputError for an unknown kind, targets that are not (n, k) finite numbers, an output with a single value.
+    Raises InputError for an unknown kind, values that the kind does not have (labels other than 0 and 1, rows that are
+    not one-hot), missing ones unless `missing` is "ignore", and another number of rows than `rows`.
     """
     if kind not in KINDS:
-        raise InputError(f"task: {kind!r} is not one of {', '.join(KINDS)}")
-    y = np.asarray(targets, np.float64)
-    if y.ndim != 2 or not len(y) or not np.isfinite(y).all():
-        raise InputError(f"targets: shape {y.shape} must be (n >= 1, k), finite numbers")
-    single = np.flatnonzero((y == y[:1]).all(0))
+        raise InputError(f"task: {shown(kind)} is not one of {', '.join(KINDS)}")
+    check = {"multilabel": check_labels, "multiclass": check_classes, "regression": check_numbers}[kind]
+    y, present = check(targets, missing=missing, rows=rows)
+    return y.astype(np.float64), present
+
+
+def check_varied(kind: str, y: Float[np.ndarray, "n k"], present: Bool[np.ndarray, "n k"] | None) -> None:
+    """Raise InputError for an output of the training rows with a single value, or with none."""
+    here = np.ones(y.shape, bool) if present is None else present
+    low, high = np.where(here, y, np.inf).min(0), np.where(here, y, -np.inf).max(0)
+    single = np.flatnonzero(low >= high)
     if len(single):
         kinds = "is constant" if kind == "regression" else "has one class only"
-        raise InputError(f"targets: column {single[0]} {kinds} in the {len(y)} training rows")
-    return y
+        raise InputError(f"targets: column {single[0]} {kinds} in the {int(here[:, single[0]].sum())} training rows")
 
 
 def element_weights(
-    targets: Float[np.ndarray, "n k"], class_weights: ClassWeights, exclusive: bool
+    targets: Float[np.ndarray, "n k"],
+    class_weights: ClassWeights,
+    exclusive: bool,
+    present: Bool[np.ndarray, "n k"] | None = None,
 ) -> Float[np.ndarray, "n k_or_1"]:
     """Weights of every sample's loss: one for each output, or one for each sample where classes are exclusive.
 
     "balanced" gives each class, and each side of a label, the same total: n / (classes · count), as in scikit-learn. A
     vector gives the weight of each class, or of each label's positives (negatives keep 1). None: ones.
 
+    Where targets are missing (`present`, see `check_targets`) the weight is 0, and the output's other weights grow by
+    n over the number of its rows: a mean over all n samples is then the mean over the rows that the output has.
     Raises InputError for anything else.
     """
     y = np.asarray(targets, np.float64)
+    if present is not None:
+        here = np.asarray(present.any(1, keepdims=True) if exclusive else present)
+        weights = np.zeros(here.shape)
+        for rows, columns in patterns(here):
+            part = y[rows] if exclusive else y[rows][:, columns]
+            plain = exclusive or class_weights is None or isinstance(class_weights, str)
+            chosen = class_weights if plain else _vector(class_weights, y)[columns]
+            weights[np.ix_(rows, columns)] = element_weights(part, chosen, exclusive) * (len(y) / rows.sum())
+        return weights
     n, k = y.shape
     if class_weights is None:
         return np.ones((n, 1 if exclusive else k))
     if isinstance(class_weights, str):
         if class_weights != "balanced":
-            raise InputError(f"class_weights: {class_weights!r} is not 'balanced', None or a vector of {k} numbers")
+            raise InputError(
+                f"class_weights: {shown(class_weights)} is not 'balanced', None or a vector of {k} numbers"
+            )
         counts = y.sum(0)
         if exclusive:
             return (y @ (n / (k * counts)))[:, None]
         return np.where(y > 0, n / (2 * counts), n / (2 * (n - counts)))
-    vector = np.asarray(class_weights, np.float64)
+    vector = _vector(class_weights, y)
+    return (y @ vector)[:, None] if exclusive else np.where(y > 0, vector, 1.0)
+
+
+def _vector(class_weights, y: np.ndarray) -> np.ndarray:
+    vector, k = host_array(class_weights, "class_weights").astype(np.float64), y.shape[1]
     if vector.shape != (k,) or not (np.isfinite(vector) & (vector > 0)).all():
         raise InputError(f"class_weights: shape {vector.shape} must be ({k},), finite and > 0")
-    return (y @ vector)[:, None] if exclusive else np.where(y > 0, vector, 1.0)
+    return vector
 
 
 def log_odds(kind: str, targets: Float[np.ndarray, "n k"], weights: Float[np.ndarray, "n k_or_1"]) -> np.ndarray:

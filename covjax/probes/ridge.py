@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from covjax.errors import InputError
-from covjax.probes.rowspace import LinearProbe
+from covjax.inputs import check_features, check_numbers, check_penalties, patterns
+from covjax.probes.rowspace import LinearProbe, row_space
 from covjax.probes.space import Probe, Space
 
 
@@ -15,16 +16,21 @@ def fit_ridge_path(
     coordinates: Float[np.ndarray, "n r"],
     targets: Float[np.ndarray, "n k"],
     penalties: Sequence[float],
+    missing: str = "refuse",
 ) -> list[Probe]:
     """Minimise |Y − XW − b|²/n + λ|W|² for every λ, the intercept b unpenalised (Hoerl & Kennard 1970).
 
     In the coordinates Z of `space`, ZᵀZ/n is diagonal, so each λ costs one division: W = (ZᵀY/n) / (s + λ). λ is
     relative to the mean squared norm of the centred features (see `RowSpace`).
+    Targets (n,) are one output. A NaN among them is refused, or with `missing="ignore"` left out of its output, which
+    is then fitted exactly on the rows that it has, n being their number and λ still relative to all training samples.
+
     Returns one probe per λ on what `space.coordinates` takes: raw features (`LinearProbe`) or kernel rows
     (`DualProbe`).
-    Raises InputError for targets that are not finite or of the wrong length, and for penalties that are not positive.
+    Raises InputError for targets that are not finite or of the wrong length, outputs with fewer than two values, and
+    penalties that are not positive.
     """
-    path = ridge_path(space.eigenvalues, coordinates, targets, penalties)
+    path = ridge_path(space.eigenvalues, coordinates, targets, penalties, missing)
     return [space.probe(fitted) for fitted in path]
 
 
@@ -33,16 +39,44 @@ def ridge_path(
     coordinates: Float[np.ndarray, "n r"],
     targets: Float[np.ndarray, "n k"],
     penalties: Sequence[float],
+    missing: str = "refuse",
 ) -> list[LinearProbe]:
     """The path of `fit_ridge_path` as probes on coordinates: cheap to score where features are many.
 
     `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_ridge_path`.
     """
-    y = np.asarray(targets, np.float64)
-    if len(y) != len(coordinates) or not np.isfinite(y).all():
-        raise InputError(f"targets: shape {y.shape} must have {len(coordinates)} rows of finite numbers")
-    if min(penalties) <= 0:
-        raise InputError(f"penalties: {min(penalties)} must be > 0")
+    z = check_features(coordinates, "coordinates", len(eigenvalues))
+    y, present = check_numbers(targets, missing=missing, rows=len(z))
+    penalties = check_penalties(penalties)
+    if present is None:
+        return _path(eigenvalues, z, y, penalties)
+    check_present(present)
+    weights = np.empty((len(penalties), z.shape[1], y.shape[1]))
+    bias = np.empty((len(penalties), y.shape[1]))
+    for rows, columns in patterns(present):
+        path = _path_of_rows(eigenvalues, z, y[:, columns], penalties, rows)
+        for i, probe in enumerate(path):
+            weights[i][:, columns], bias[i, columns] = probe.weights, probe.bias
+    return [LinearProbe(*each) for each in zip(weights, bias)]
+
+
+def check_present(present: Bool[np.ndarray, "n k"]) -> None:
+    """Raise InputError for an output with fewer than two values."""
+    if len(few := np.flatnonzero(present.sum(0) < 2)):
+        count = int(present[:, few[0]].sum())
+        raise InputError(f"targets: column {few[0]} has {count} values that are not NaN; a fit needs at least 2")
+
+
+def _path(eigenvalues, z, y, penalties) -> list[LinearProbe]:
     mean = y.mean(0)
-    cross = coordinates.T @ (y - mean) / len(y)
+    cross = z.T @ (y - mean) / len(y)
     return [LinearProbe(cross / (eigenvalues[:, None] + penalty), mean) for penalty in penalties]
+
+
+def _path_of_rows(eigenvalues, z, y, penalties, rows) -> list[LinearProbe]:
+    """Of some rows: their coordinates have a centre, a scale and axes of their own."""
+    if rows.all():
+        return _path(eigenvalues, z, y, penalties)
+    space = row_space(z[rows])
+    strengths = [penalty / float(space.scale) ** 2 for penalty in penalties]
+    return [space.probe(probe) for probe in _path(space.eigenvalues, space.coordinates(z[rows]), y[rows], strengths)]

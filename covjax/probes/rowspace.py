@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.errors import InputError
+from covjax.inputs import check_features, exact_mean
 
 
 @jax.tree_util.register_dataclass
@@ -30,8 +31,12 @@ class RowSpace:
     eigenvalues: Float[np.ndarray, "r"]
 
     def coordinates(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m r"]:
-        """Features in the rotated coordinates, float64."""
-        return ((features - self.mean) / self.scale) @ self.axes
+        """Features in the rotated coordinates, float64.
+
+        Raises InputError for another number of features, NaN and inf.
+        """
+        x = check_features(features, columns=len(self.mean))
+        return ((x - self.mean) / self.scale) @ self.axes
 
     def probe(self, fitted: "LinearProbe") -> "LinearProbe":
         """The probe on raw features whose scores are those of `fitted` on their coordinates."""
@@ -48,21 +53,23 @@ class LinearProbe:
     bias: Float[np.ndarray, "k"]
 
     def scores(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
-        """Linear scores, float64. Raw features enter as they are: not centred, not scaled."""
-        return features.astype(np.float64) @ self.weights + self.bias
+        """Linear scores, float64. Raw features enter as they are: not centred, not scaled.
+
+        Raises InputError for another number of features, NaN and inf.
+        """
+        x = check_features(features, columns=len(self.weights))
+        return x.astype(np.float64) @ self.weights + self.bias
 
 
-def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float = 1e-7) -> RowSpace:
-    """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are rounding noise.
+def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float | None = None) -> RowSpace:
+    """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are left out.
 
-    (The pooled features are float32, whose relative rounding is 6e-8.)
-    Raises InputError for features that are not finite or do not vary.
+    By default that is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16: a small column beside a large
+    one is kept. Raises InputError for features that are not (n, p), not finite or do not vary.
     """
-    x = np.asarray(features, np.float64)
+    x = check_features(features).astype(np.float64)
     n, p = x.shape
-    if not np.isfinite(x).all():
-        raise InputError(f"features: {int((~np.isfinite(x)).sum())} of {x.size} values are NaN or inf")
-    mean = x.mean(0)
+    mean = exact_mean(x)
     x = x - mean
     scale = np.sqrt((x**2).sum() / n)
     if not scale > 0:
@@ -70,10 +77,15 @@ def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float = 1e-7) 
     x /= scale
     if p <= n:
         values, vectors = np.linalg.eigh(x.T @ x / n)
-        keep = values > rank_tolerance * values[-1]
+        keep = values > (rank_tolerance or rounding(n, p)) * values[-1]
         axes = vectors[:, keep]
     else:
         values, vectors = np.linalg.eigh(x @ x.T / n)
-        keep = values > rank_tolerance * values[-1]
+        keep = values > (rank_tolerance or rounding(n, p)) * values[-1]
         axes = x.T @ (vectors[:, keep] / np.sqrt(n * values[keep]))
     return RowSpace(mean, np.asarray(scale), axes, values[keep])
+
+
+def rounding(n: int, p: int) -> float:
+    """Relative to the largest, the eigenvalues of an n × n or p × p Gram matrix that float64 does not resolve."""
+    return max(n, p) * float(np.finfo(np.float64).eps)

@@ -10,17 +10,19 @@ from jaxtyping import Bool, Float
 
 from covjax.distributed import agree, gather
 from covjax.errors import InputError
+from covjax.inputs import check_penalties, host_array
 from covjax.moments import Moments
-from covjax.probes.logistic import LogisticPath, check_penalties, curvature_of, path_of, solve_path, width_of
-from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds
-from covjax.probes.rowspace import LinearProbe, RowSpace
+from covjax.probes.logistic import LogisticPath, curvature_of, path_of, solve_path, width_of
+from covjax.probes.objectives import ClassWeights, check_targets, check_varied, element_weights, log_odds
+from covjax.probes.rowspace import LinearProbe, RowSpace, rounding
 from covjax.sharding import shard_rows, sharded_moments
 
 
-def space_of_moments(moments: Moments, rank_tolerance: float = 1e-6) -> RowSpace:
+def space_of_moments(moments: Moments, rank_tolerance: float | None = None) -> RowSpace:
     """`row_space` from the moments of the features, of which there are fewer than samples.
 
-    The moments are float32, so directions below 1e-6 of the largest eigenvalue are rounding noise.
+    The moments are float32: eigenvalues below 1e-7 of the largest are about right only where features that differ in
+    size are little correlated. A logistic fit needs the axes alone, so no direction is left out for that.
     Raises InputError for moments that are not finite, and features that do not vary.
     """
     count, mean, scatter = (np.asarray(leaf, np.float64) for leaf in (moments.count, moments.mean, moments.scatter))
@@ -30,7 +32,7 @@ def space_of_moments(moments: Moments, rank_tolerance: float = 1e-6) -> RowSpace
     if not square > 0:
         raise InputError(f"features: all {count:g} training samples are equal; nothing to fit")
     values, vectors = np.linalg.eigh(scatter / (count * square))
-    keep = values > rank_tolerance * values[-1]
+    keep = values > (rank_tolerance or rounding(len(values), 0)) * values[-1]
     return RowSpace(mean, np.asarray(np.sqrt(square)), vectors[:, keep], values[keep])
 
 
@@ -45,6 +47,7 @@ def fit_logistic_rows(
     tolerance: float = 3e-5,
     max_iterations: int = 300,
     class_weights: ClassWeights = None,
+    missing: str = "refuse",
 ) -> LogisticPath[LinearProbe]:
     """`fit_logistic_path` on the rows of all processes; every process gives its own and gets the same probes.
 
@@ -54,18 +57,21 @@ def fit_logistic_rows(
 
     Args:
         features, targets: this process's rows, possibly none.
+        missing: see `fit_logistic_path`.
         mesh, axis: see `covjax.sharding.shard_rows`.
 
     Raises like `fit_logistic_path` and `shard_rows`.
     """
     mesh = Mesh(mesh.devices, mesh.axis_names)  # axes that XLA sees to, as `jax.make_mesh`'s may not be
-    own_targets = np.asarray(targets, bool)
-    if len(own_targets) != len(features):
-        raise InputError(f"targets: {len(own_targets)} rows, but {len(features)} feature rows")
-    check_penalties(penalties)
+    features, own_targets = host_array(features, "features"), host_array(targets, "targets").astype(np.float64)
+    own_targets = own_targets[:, None] if own_targets.ndim == 1 else own_targets
+    if features.ndim != 2 or len(own_targets) != len(features):
+        raise InputError(f"targets: {len(own_targets)} rows, but features have shape {features.shape}")
+    penalties = check_penalties(penalties)
     kind = "multiclass" if exclusive else "multilabel"
-    y = check_targets(kind, gather(own_targets))
-    importance = element_weights(y, class_weights, exclusive)
+    y, present = check_targets(kind, gather(own_targets), missing)
+    check_varied(kind, y, present)
+    importance = element_weights(y, class_weights, exclusive, present)
     begin = int(gather(np.array([len(features)]))[: jax.process_index()].sum())
     own = slice(begin, begin + len(features))
 
@@ -73,14 +79,16 @@ def fit_logistic_rows(
     space = agree(space_of_moments(sharded_moments(rows, ones, mesh=mesh, axis=axis)))
     r = len(space.eigenvalues)
     width = width_of(r, len(y))
-    z = np.pad(space.coordinates(features).astype(np.float32), ((0, 0), (0, width - r)))
+    z = space.coordinates(features) if len(features) else np.zeros((0, r))
+    z = np.pad(z.astype(np.float32), ((0, 0), (0, width - r)))
     placed, _ = shard_rows([z, y[own].astype(np.float32), importance[own].astype(np.float32)], mesh=mesh, axis=axis)
     start = log_odds(kind, y, importance).astype(np.float32)
     order = np.argsort(penalties)[::-1]
     strengths = np.asarray(penalties, np.float32)[order]
     numbers = start, curvature_of(space.eigenvalues, width), strengths, np.float32(len(y))
-    found = _everywhere(mesh)(*placed, *numbers, kind, tolerance, max_iterations)
-    path = path_of(jax.device_get(found), r, order)
+    with jax.enable_x64(False):  # as in `logistic_path`
+        solution = _everywhere(mesh)(*placed, *numbers, kind, tolerance, max_iterations)
+    path = path_of(jax.device_get(solution), r, order)
     return LogisticPath([space.probe(probe) for probe in path.probes], path.gradient, path.iterations)
 
 

@@ -15,8 +15,17 @@ from jaxtyping import Bool, Float
 from covjax.checkpoint import leaf_digests
 from covjax.distributed import gather
 from covjax.errors import InputError
+from covjax.inputs import check_features, check_penalties, exact_mean, host_array
 from covjax.probes.minibatch import Budget, fit_minibatch
-from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
+from covjax.probes.objectives import (
+    ClassWeights,
+    check_targets,
+    check_varied,
+    element_loss,
+    element_weights,
+    log_odds,
+    sample_loss,
+)
 from covjax.probes.rowspace import LinearProbe
 from covjax.sharding import own_parts
 
@@ -43,12 +52,13 @@ def fit_logistic_stream(
     checkpoint: str | Path | None = None,
     mesh: Mesh | None = None,
     axis: str = "",
+    missing: str = "refuse",
 ) -> StreamPath:
     """The optima of `fit_logistic_path` by Adam, every λ from one pass; each kept where validation was best.
 
     The objective, λ's unit and the scaling of the coordinates are those of `fit_logistic_path`, with features' own
-    axes in place of the rotated ones. A first pass over the stream takes the mean and the variances; targets (n × k
-    bytes) stay in memory.
+    axes in place of the rotated ones. A first pass over the stream takes the mean and the variances; targets (12 · n
+    · k bytes) stay in memory.
 
     Args:
         stream: called once an epoch; must pass the same batches (features, targets) in the same order each time. Only
@@ -63,6 +73,7 @@ def fit_logistic_stream(
             several processes every process streams rows of its own, at least one, in batches of one size, and a step
             takes one batch of each; who has fewer gives rows of weight 0. All get the same probes and call this
             together.
+        missing: see `fit_logistic_path`; of held-out samples too.
 
     Raises:
         InputError: features that are not finite (sample named) or do not vary, batches that do not fit each other, an
@@ -71,14 +82,14 @@ def fit_logistic_stream(
     """
     budget = budget or Budget(learning_rate=1e-2)
     kind = "multiclass" if exclusive else "multilabel"
-    if min(penalties) <= 0:
-        raise InputError(f"penalties: {min(penalties)} must be > 0")
+    penalties = check_penalties(penalties)
     together = gather if mesh is not None else np.asarray  # without a mesh this process may be alone here
     part = _first_pass(stream) if mesh is None else _everywhere(_first_pass(stream))
+    y, present = check_targets(kind, part.targets, missing)
+    check_varied(kind, y, present)
     mean, variance, size, batches_per_epoch = part.mean, part.scatter / len(part.targets), part.size, part.batches
     rows = _rows(mesh, axis, size)
-    y = check_targets(kind, part.targets)
-    weights = element_weights(y, class_weights, exclusive)
+    weights = element_weights(y, class_weights, exclusive, present)
     scale = np.sqrt(variance.sum())
     if not scale > 0:
         raise InputError(f"features: all {len(y)} training samples are equal; nothing to fit")
@@ -86,8 +97,8 @@ def fit_logistic_stream(
 
     def scores(tree, penalty, x):
         slopes = tree["weights"] * jax.lax.rsqrt(curvature + penalty)
-        z = (x - mean.astype(np.float32)) / np.float32(scale)
-        return jnp.matmul(z, slopes, precision=jax.lax.Precision.HIGHEST) + tree["bias"], slopes
+        z = (x - mean.astype(np.float32)[None]) / np.float32(scale)
+        return jnp.matmul(z, slopes, precision=jax.lax.Precision.HIGHEST) + tree["bias"][None], slopes
 
     def loss(tree, penalty, x, target, weight):
         logits, slopes = scores(tree, penalty, x)
@@ -97,9 +108,10 @@ def fit_logistic_stream(
 
     def batches():
         row, given = part.begin, 0
-        for x, target in stream():
+        for x, _ in stream():
             pad, end = size - len(x), row + len(x)
-            yield tuple(np.pad(np.asarray(a, np.float32), ((0, pad), (0, 0))) for a in (x, target, weights[row:end]))
+            parts = host_array(x, "stream"), y[row:end], weights[row:end]
+            yield tuple(np.pad(np.asarray(a, np.float32), ((0, pad), (0, 0))) for a in parts)
             row, given = end, given + 1
         for _ in range(given, batches_per_epoch):
             yield tuple(np.zeros((size, a.shape[-1]), np.float32) for a in (mean, y, weights))
@@ -107,17 +119,25 @@ def fit_logistic_stream(
     levels = jnp.asarray(penalties, jnp.float32)
 
     @jax.jit
-    def held_out(trees, x, target):
-        ones = jnp.ones((len(x), 1 if exclusive else target.shape[1]))
-        one = lambda tree, penalty: sample_loss(kind, scores(tree, penalty, x)[0], target, ones).sum()  # noqa: E731
+    def held_out(trees, x, target, here):
+        def one(tree, penalty):
+            return (here * element_loss(kind, scores(tree, penalty, x)[0], target)).sum(0)
+
         return jax.vmap(one)(trees, levels)
 
     def validate(trees) -> np.ndarray:
-        total, count = np.zeros(len(penalties)), 0
+        total, count = np.zeros((len(penalties), weights.shape[1])), np.zeros(weights.shape[1])
         for x, target in validation():
-            total += np.asarray(held_out(trees, np.asarray(x, np.float32), np.asarray(target, np.float32)))
-            count += len(x)
-        return -together(total[None]).sum(0) / together(np.array([count])).sum()
+            x = check_features(x, "validation", len(mean))
+            target, known = check_targets(kind, target, missing, len(x))
+            here = np.ones(target.shape) if known is None else known
+            here = here[:, : weights.shape[1]].astype(np.float32)
+            total += np.asarray(held_out(trees, x.astype(np.float32), target.astype(np.float32), here))
+            count += here.sum(0)
+        total, count = together(total[None]).sum(0), together(count[None]).sum(0)
+        if not count.all():
+            raise InputError(f"validation: column {int(np.argmin(count))} has no label that is present")
+        return -(total / count).sum(1)
 
     start = {
         "weights": jnp.zeros((len(mean), y.shape[1])),
@@ -163,14 +183,11 @@ def _first_pass(stream: Stream) -> _Pass:
     digest: dict[str, str] = {}
     mean = scatter = np.zeros(())
     for x, target in stream():
-        x = np.asarray(x, np.float64)
-        if (
-            x.ndim != 2
-            or not len(x)
-            or np.ndim(target) != 2
-            or len(target) != len(x)
-            or (count and x.shape[1:] != mean.shape)
-        ):
+        x = host_array(x, "stream").astype(np.float64)
+        target = host_array(target, "stream")
+        target = target[:, None] if target.ndim == 1 else target
+        fits = x.ndim == target.ndim == 2 and 0 < len(x) == len(target)
+        if not fits or (count and (x.shape[1:] != mean.shape or target.shape[1] != targets[0].shape[1])):
             raise InputError(f"stream: features {x.shape} and targets {np.shape(target)} at sample {count} do not fit")
         if len(bad := np.flatnonzero(~np.isfinite(x).all(1))):
             raise InputError(f"stream: NaN or inf in {len(bad)} samples of a batch, first sample {count + bad[0]}")
@@ -180,11 +197,11 @@ def _first_pass(stream: Stream) -> _Pass:
         size = size or len(x)
         if len(x) > size:
             raise InputError(f"stream: only the last batch may differ from {size} samples, got {len(x)}")
-        own, total = x.mean(0), count + len(x)
+        own, total = exact_mean(x), count + len(x)
         scatter = scatter + ((x - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(x) / total)
         mean = mean + (own - mean) * (len(x) / total)
         count = total
-        targets.append(np.asarray(target, bool))
+        targets.append(target.astype(np.float32))
     if not count:
         raise InputError("stream: it gave no batch to train on")
     return _Pass(mean, scatter, np.concatenate(targets), 0, size, len(targets), json.dumps(digest))

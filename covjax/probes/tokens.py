@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from covjax.checkpoint import leaf_digests
 from covjax.errors import InputError
+from covjax.inputs import exact_mean
 from covjax.probes.minibatch import Budget, fit_minibatch
-from covjax.probes.objectives import ClassWeights, check_targets, element_weights, log_odds, sample_loss
+from covjax.probes.objectives import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.standardise import live_deviation
 
 TokenBatch = tuple[np.ndarray, Float[np.ndarray, "b t d"], Float[np.ndarray, "b t"]]  # rows, tokens, weights
@@ -74,6 +75,7 @@ def fit_token_probes(
     metric: Metric | None = None,
     class_weights: ClassWeights = None,
     checkpoint: str | Path | None = None,
+    missing: str = "refuse",
 ) -> list[TokenProbe]:
     """Train every pool (its `nnx.Param`s) and a linear readout with AdamW; all get the same budget, grid and batches.
 
@@ -96,22 +98,31 @@ def fit_token_probes(
         metric: chooses on validation; None: minus the loss.
         class_weights: see `objectives.element_weights`; not for regression.
         checkpoint: folder; a fit that was killed goes on from there to the same bits (see `fit_minibatch`).
+        missing: "refuse" NaN targets, or "ignore" them in every output's loss; `metric` then gets them as NaN.
 
     Raises:
         InputError: pools of different kinds, targets or rows that do not fit each other, a class absent from the
             training rows, NaN in the pooled features (rows named), a checkpoint of other settings.
     """
     budget = budget or Budget()
-    train, validation = _rows("train_rows", train_rows, targets), _rows("validation_rows", validation_rows, targets)
+    every, present = check_targets(task, targets, missing)
+    train, validation = _rows("train_rows", train_rows, every), _rows("validation_rows", validation_rows, every)
     if len(both := np.intersect1d(train, validation)):
         raise InputError(f"train_rows: {len(both)} rows are in validation_rows too, first {both[0]}")
-    y = check_targets(task, np.asarray(targets)[train])
+    y, here = every[train], None if present is None else present[train]
+    check_varied(task, y, here)
     if task == "regression" and class_weights is not None:
         raise InputError("class_weights: regression has no classes")
-    mean, std = (y.mean(0), y.std(0)) if task == "regression" else (np.zeros(y.shape[1]), np.ones(y.shape[1]))
-    truth = ((np.asarray(targets, np.float64) - mean) / std).astype(np.float32)
+    mean, std = np.zeros(y.shape[1]), np.ones(y.shape[1])
+    if task == "regression":
+        share = np.full(y.shape, 1 / len(y)) if here is None else here / here.sum(0)
+        mean = (share * y).sum(0)
+        std = np.sqrt((share * (y - mean) ** 2).sum(0))
+    truth = ((every - mean) / std).astype(np.float32)
     weights = np.zeros((len(truth), y.shape[1] if task != "multiclass" else 1), np.float32)
-    weights[train] = element_weights(y, class_weights, task == "multiclass")
+    weights[train] = element_weights(y, class_weights, task == "multiclass", here)
+    known = None if present is None else present[validation]
+    importance = element_weights(every[validation], None, task == "multiclass", known).astype(np.float32)
     graph, _, *constant = nnx.split(pools[0], nnx.Param, ...)
     if any(nnx.split(pool, nnx.Param, ...)[0] != graph for pool in pools):
         raise InputError(f"pools: {len(pools)} pools must be of one kind with equal options")
@@ -124,8 +135,8 @@ def fit_token_probes(
         pooled = jax.vmap(nnx.merge(graph, tree["pool"], *constant))(x, w)
         # Constants that differ from pool to pool: no gradient, no decay, so AdamW leaves them as they are.
         center, scale = jax.lax.stop_gradient((tree["center"], tree["scale"]))
-        z = (pooled - center) / scale
-        return jnp.matmul(z, tree["weights"], precision=_HIGHEST) + tree["bias"]
+        z = (pooled - center[None]) / scale[None]
+        return jnp.matmul(z, tree["weights"], precision=_HIGHEST) + tree["bias"][None]
 
     def loss(tree, _, x, w, target, weight, count):
         return sample_loss(task, readout(tree, x, w), target, weight).sum() / count
@@ -139,11 +150,11 @@ def fit_token_probes(
             if keep.any():
                 block = np.asarray(scores(trees, tokens, w))[:, : len(index)][:, keep]
                 found[:, np.searchsorted(validation, np.asarray(index)[keep])] = block
-        wanted = np.asarray(targets, np.float64)[validation]
         if metric is not None:
+            wanted = every[validation] if known is None else np.where(known, every[validation], np.nan)
             return np.array([metric(wanted, each * std + mean) for each in found])
-        ones, known = jnp.ones((len(validation), weights.shape[1])), jnp.asarray(truth[validation])
-        return np.array([-sample_loss(task, jnp.asarray(each), known, ones).mean() for each in found])
+        wanted, share = jnp.asarray(truth[validation]), jnp.asarray(importance)
+        return np.array([-sample_loss(task, jnp.asarray(each), wanted, share).mean() for each in found])
 
     bias = jnp.asarray(log_odds(task, truth[train].astype(np.float64), weights[train]), jnp.float32)
     starts = [
@@ -222,8 +233,9 @@ def _statistics(graph, parameters, constant, walk: Walk, train: np.ndarray) -> t
         raise InputError(
             f"walk: NaN or inf in the pooled tokens of {len(bad)} training rows, first row {train[bad[0]]}"
         )
-    std = features.std(0, dtype=np.float64)
-    return features.mean(0, dtype=np.float64), live_deviation(std), digest
+    mean = exact_mean(features.astype(np.float64))
+    std = np.sqrt(np.mean((features - mean) ** 2, axis=0))
+    return mean, live_deviation(std), digest
 
 
 def _selected(batches: Iterator[TokenBatch], train: np.ndarray, truth: np.ndarray, weights: np.ndarray):

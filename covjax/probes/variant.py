@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from covjax.errors import InputError
+from covjax.errors import DtypeError, InputError
+from covjax.inputs import host_array, is_torch
 from covjax.newton_schulz import spectral_compression
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -42,9 +43,11 @@ class VariantProbe:
             TypeError: `x` is not floating point.
             InputError: `x` has another shape than (batch, 2, 2, positions >= 1, features).
         """
+        if is_torch(x) or isinstance(x, list):
+            x = host_array(x, "x")  # type: ignore[assignment]
         dtype = getattr(x, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"x must be a floating-point array, got {dtype or type(x).__name__}")
+            raise DtypeError(f"x must be a floating-point array, got {dtype or type(x).__name__}")
         features = self.left.shape[2]
         if x.ndim != 5 or tuple(x.shape[1:3]) != (2, 2) or x.shape[3] < 1 or x.shape[4] != features:
             raise InputError(

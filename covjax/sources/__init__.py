@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import functools
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 
 from covjax.data import check_splits, read_table
 from covjax.data.splits import SPLITS
-from covjax.data.write import new_text
+from covjax.data.write import new_text, text_cell
 from covjax.errors import InputError
+from covjax.jobs.disk import TEMPORARY, put
 from covjax.sources import deeploc, go, gue, lactamase, mnase, sentiment, subj, terminator, trec
 from covjax.sources.draw import Sizes
 from covjax.sources.rows import Row
@@ -67,12 +67,15 @@ def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes |
     if not path.name.endswith(".csv.gz"):
         raise InputError(f"path: {path} must end in .csv.gz")
     rows = source.build(Path(shared), sizes or source.sizes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        whole = Path(folder) / path.name
-        _write(whole, source.column, rows)
-        check_splits(read_table(whole))
-        os.replace(whole, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{TEMPORARY}-") as folder:
+            whole = Path(folder) / path.name
+            _write(whole, source.column, rows)
+            check_splits(read_table(whole))
+            put(whole, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     print(f"{name}: {describe(rows)}\nwritten to {path}")
     return path
 
@@ -94,4 +97,5 @@ def _write(path: Path, column: str, rows: Sequence[Row]) -> None:
     with new_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "sequence", column, "split", "group"])
-        writer.writerows((row.id, row.sequence, row.answer, row.split, row.group) for row in rows)
+        cells = ((row.id, row.sequence, row.answer, row.split, row.group) for row in rows)
+        writer.writerows(map(text_cell, row) for row in cells)

@@ -8,7 +8,10 @@ import os
 from pathlib import Path
 
 from covjax.cli import exit_on_input_error
+from covjax.jobs.folder import claim
 from covjax.sources import SOURCES, write_source
+
+COMMAND = "python -m eval.sources"
 
 
 def main() -> None:
@@ -18,9 +21,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/tables"), help="folder of the tables")
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("COVJAX_SHARED", "../shared")))
     flags = parser.parse_args()
-    with exit_on_input_error("python -m eval.sources"):
-        for name in SOURCES if flags.name == "all" else [flags.name]:
-            write_source(name, flags.output / f"{name}.csv.gz", flags.shared)
+    with exit_on_input_error(COMMAND):
+        names = SOURCES if flags.name == "all" else [flags.name]
+        with claim(flags.output, COMMAND):
+            for name in names:
+                write_source(name, flags.output / f"{name}.csv.gz", flags.shared)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from covjax.data.related import kmers, overlapping
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
 from covjax.sources.draw import Sizes, draw
-from covjax.sources.rows import Row, shared_file, with_groups, without_copies
+from covjax.sources.rows import Row, as_published, shared_file, with_groups, without_copies
 
 MAX_LENGTH = 1000  # residues
 K, SHARE = 5, 0.05
@@ -24,8 +24,10 @@ def build(shared: Path, sizes: Sizes) -> list[Row]:
     Raises InputError where no draw has.
     """
     rows, longer = [], 0
-    for _, header, sequence in stream_fasta(shared_file(shared, "protein", "deeploc_part.fasta.gz")):
-        accession, place, _ = header.split()
+    path = shared_file(shared, "protein", "deeploc_part.fasta.gz")
+    for line, header, sequence in stream_fasta(path):
+        with as_published(path, line):
+            accession, place, _ = header.split()
         if len(sequence) > MAX_LENGTH:
             longer += 1
         else:

@@ -1,15 +1,13 @@
 """Gene Ontology molecular function of Swiss-Prot proteins, one protein a 30 %-identity cluster."""
 
-import csv
 import dataclasses
-import gzip
 from collections import Counter
 from pathlib import Path
 
 from covjax.data.related import kmers, linked
 from covjax.data.splits import SPLITS
 from covjax.sources.draw import Sizes, draw
-from covjax.sources.rows import Row, shared_file, with_groups
+from covjax.sources.rows import Row, as_published, read_records, shared_file, with_groups
 
 MAX_LENGTH = 400  # residues
 NUM_TERMS = 80
@@ -23,15 +21,16 @@ def build(shared: Path, sizes: Sizes) -> list[Row]:
     Terms: the 80 most frequent of the drawn training proteins with at least 5 positives in every split; a protein with
     none of them stays, as an example without any. Proteins that share a 30-mer are one group.
     """
-    with open(shared_file(shared, "go", "terms.tsv")) as file:
-        names = {row["go_id"]: row["name"].replace(";", ",") for row in csv.DictReader(file, delimiter="\t")}
+    named = read_records(shared_file(shared, "go", "terms.tsv"), "\t", ("go_id", "name"))
+    names = {term: name.replace(";", ",") for _, (term, name) in named}
     rows = []
-    with gzip.open(shared_file(shared, "go", "swissprot_go_mf.tsv.gz"), "rt") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            if len(row["sequence"]) <= MAX_LENGTH:
-                terms = [f"{term} {names[term]}" for term in row["mf_terms_propagated_kept"].split(";") if term]
-                held_out = "test" if row["split"] == "valid" else ""
-                rows.append(Row(row["accession"], row["sequence"], ";".join(terms), "", held_out))
+    path = shared_file(shared, "go", "swissprot_go_mf.tsv.gz")
+    columns = ("accession", "sequence", "mf_terms_propagated_kept", "split")
+    for line, (accession, sequence, kept, split) in read_records(path, "\t", columns):
+        if len(sequence) <= MAX_LENGTH:
+            with as_published(path, line):
+                terms = [f"{term} {names[term]}" for term in kept.split(";") if term]
+            rows.append(Row(accession, sequence, ";".join(terms), "", "test" if split == "valid" else ""))
     rows = with_groups(rows, linked([kmers(row.sequence, K) for row in rows]))
     return _keep_terms(draw(rows, sizes))
 

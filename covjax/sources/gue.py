@@ -1,13 +1,11 @@
 """Three tasks of the Genome Understanding Evaluation (Zhou et al. 2024): splice sites, core promoters, histone H4."""
 
-import csv
-import gzip
 from collections.abc import Callable
 from pathlib import Path
 
 from covjax.data.related import kmers, linked
 from covjax.sources.draw import Sizes, draw
-from covjax.sources.rows import Row, shared_file, with_groups, without_copies
+from covjax.sources.rows import Row, as_published, read_records, shared_file, with_groups, without_copies
 
 K = 32
 
@@ -19,10 +17,14 @@ def gue(file: str, classes: tuple[str, ...]) -> Callable[[Path, Sizes], list[Row
     split.
     """
 
+    class_of = {str(number): name for number, name in enumerate(classes)}
+
     def build(shared: Path, sizes: Sizes) -> list[Row]:
-        with gzip.open(shared_file(shared, "dna", file), "rt") as lines:
-            table = list(csv.DictReader(lines))
-        rows = [Row(f"row{i}", row["sequence"], classes[int(row["label"])], "") for i, row in enumerate(table, 2)]
+        path = shared_file(shared, "dna", file)
+        rows = []
+        for i, (line, (sequence, label)) in enumerate(read_records(path, ",", ("sequence", "label")), 2):
+            with as_published(path, line):
+                rows.append(Row(f"row{i}", sequence, class_of[label], ""))
         rows = without_copies(rows)
         return draw(with_groups(rows, linked([kmers(row.sequence, K, both_strands=True) for row in rows])), sizes)
 

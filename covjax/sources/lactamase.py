@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 from covjax.data.fasta import stream_fasta
+from covjax.errors import InputError
 from covjax.sources.draw import Sizes, draw
-from covjax.sources.rows import Row, shared_file
+from covjax.sources.rows import Row, as_published, shared_file
 
 
 def build(shared: Path, sizes: Sizes) -> list[Row]:
@@ -15,12 +16,16 @@ def build(shared: Path, sizes: Sizes) -> list[Row]:
     left out: one input with many answers, in none of the positions.
     """
     path = shared_file(shared, "protein", "beta_lactamase_fitness.fasta.gz")
-    records = [(*header.split("|"), sequence) for _, header, sequence in stream_fasta(path)]
+    records = list(stream_fasta(path))
+    if not records:
+        raise InputError(f"{path}: no sequence in it")
     wild_type, copies = Counter(sequence for *_, sequence in records).most_common(1)[0]
     print(f"left out: {copies} copies of the wild type")
     rows = []
-    for _, name, fitness, sequence in records:
+    for line, header, sequence in records:
         if sequence != wild_type:
-            (position,) = (i for i, (a, b) in enumerate(zip(sequence, wild_type, strict=True), 1) if a != b)
-            rows.append(Row(name.split("_")[1], sequence, fitness, f"position {position}"))
+            with as_published(path, line):
+                _, name, fitness = header.split("|")
+                (position,) = (i for i, (a, b) in enumerate(zip(sequence, wild_type, strict=True), 1) if a != b)
+                rows.append(Row(name.split("_")[1], sequence, fitness, f"position {position}"))
     return draw(rows, sizes)

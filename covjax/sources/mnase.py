@@ -1,5 +1,7 @@
 """Nucleosome occupancy along yeast chromosome II, 0 to 600 kb: MNase coverage and dyads in phases G2 and M."""
 
+import zipfile
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 
 from covjax.data.blocks import block_name
 from covjax.data.related import canonical_kmers
+from covjax.errors import InputError, shown
 from covjax.sources.draw import Sizes, draw
 from covjax.sources.rows import Row, shared_file
 
@@ -28,9 +31,7 @@ def build(shared: Path, sizes: Sizes, window: int = WINDOW, region: int = WINDOW
     as well are windows with more than a tenth of the centre under no read in either phase: reads cannot be placed
     there, and a few dozen such zeros would be two thirds of the targets' variance.
     """
-    with np.load(shared_file(shared, "tracks", "yeast_chrII_0_600kb_mnase.npz")) as file:
-        sequence = file["seq"].tobytes().decode("ascii")
-        tracks = np.stack([file[name].astype(np.float64) for name in TRACKS])
+    sequence, tracks = _read(shared_file(shared, "tracks", "yeast_chrII_0_600kb_mnase.npz"))
     repeated, empty = _repeated(sequence), (tracks[:2] == 0).all(axis=0)
     rows, shared_repeats, unread = [], 0, 0
     for block in range(0, len(sequence) - BLOCK + 1, BLOCK):
@@ -49,6 +50,19 @@ def build(shared: Path, sizes: Sizes, window: int = WINDOW, region: int = WINDOW
             rows.append(Row(name, sequence[first : first + window], answer, block_name("chrII", start, BLOCK)))
     print(f"left out: {shared_repeats} windows with a {K}-mer that stands in another block too, {unread} without reads")
     return draw(rows, sizes, largest=None)
+
+
+def _read(path: Path) -> tuple[str, np.ndarray]:
+    """The letters and the values (tracks, nucleotides); InputError for a damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            sequence = file["seq"].tobytes().decode("ascii")
+            tracks = np.stack([file[name].astype(np.float64) for name in TRACKS])
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {shown(str(error), 150)}; fetch the file again") from None
+    if tracks.shape != (len(TRACKS), len(sequence)):
+        raise InputError(f"{path}: tracks of the shape {tracks.shape}, but {len(sequence)} letters")
+    return sequence, tracks
 
 
 def _repeated(sequence: str) -> np.ndarray:

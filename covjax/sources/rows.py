@@ -1,11 +1,13 @@
 """What every source is made of: rows, without the copies a published table may hold."""
 
+import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from covjax.errors import InputError
+from covjax.data.text import read_delimited
+from covjax.errors import InputError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,25 @@ def shared_file(shared: Path, *parts: str) -> Path:
     if not path.is_file():
         raise InputError(f"{path}: no such file; set COVJAX_SHARED to the folder with the real data")
     return path
+
+
+@contextlib.contextmanager
+def as_published(path: Path, line: int) -> Iterator[None]:
+    """Take what a line of a published file says; InputError, naming the line, where it says something else."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: line {line}: not as published: {shown(str(error), 150)}") from None
+
+
+def read_records(path: Path, delimiter: str, columns: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
+    """Line and the named columns of every row of a delimited file; InputError as `read_delimited` and for a column."""
+    header, rows, _ = read_delimited(path, delimiter)
+    with as_published(path, header.line):
+        places = [header.cells.index(name) for name in columns]
+    return [(row.line, tuple(row.cells[place] for place in places)) for row in rows]
 
 
 def without_copies(rows: Sequence[Row]) -> list[Row]:

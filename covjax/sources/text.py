@@ -1,10 +1,10 @@
 """Sentences with a class number in front, one a line, latin-1."""
 
-import gzip
 from pathlib import Path
 
 from covjax.data.related import linked, word_runs
-from covjax.sources.rows import Row, with_groups, without_copies
+from covjax.data.text import text_lines
+from covjax.sources.rows import Row, as_published, with_groups, without_copies
 
 N = 8  # words
 
@@ -12,10 +12,11 @@ N = 8  # words
 def read_sentences(path: Path, classes: tuple[str, ...], split: str = "") -> list[Row]:
     """One row a line, without copies; the id is the file's stem and the line."""
     rows = []
-    with gzip.open(path, "rt", encoding="latin-1", newline="\n") as file:
-        for number, line in enumerate(file, 1):
+    class_of = {str(number): name for number, name in enumerate(classes)}
+    for number, line in text_lines(path, "latin-1"):
+        with as_published(path, number):
             label, sentence = line.strip().split(" ", 1)
-            rows.append(Row(f"{path.name.removesuffix('.all.gz')}:{number}", sentence, classes[int(label)], "", split))
+            rows.append(Row(f"{path.name.removesuffix('.all.gz')}:{number}", sentence, class_of[label], "", split))
     return without_copies(rows)
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from covjax.comparison.figures import COLOURS, FAMILY_COLOURS, save_figure, svg_text
 from covjax.tasks.summary import PARTS, PLANNED
+from covjax.visible import figure_text
 
 TITLES = {"gain": "minus {reference}", "over_control": "minus control", "over_composition": "minus composition"}
 VERDICTS = {"above": "#00614a", "below": "#a33c00", "undecided": "#777777", "no interval": "#777777"}
@@ -65,7 +66,7 @@ def _planned(summary: dict[str, Any]) -> Figure:
         axes.set_ylim(-0.7, len(tasks) - 0.3)
         axes.grid(axis="y", color="#eeeeee")
         axes.set_axisbelow(True)
-    panels[0].set_yticks(range(len(tasks)), tasks)
+    panels[0].set_yticks(range(len(tasks)), map(figure_text, tasks))
     figure.supxlabel("difference of the task's primary metric on the test set", fontsize=9)
     figure.tight_layout()
     return figure
@@ -113,6 +114,7 @@ def _mean_ranks(summary: dict[str, Any]) -> Figure:
 
 def _decomposition(summary: dict[str, Any]) -> Figure:
     entries = summary["decomposition"][::-1]
+    names = [f"{figure_text(entry['task'])}: {entry['whole_gain']['row']} ({entry['metric']})" for entry in entries]
     figure, axes = plt.subplots(figsize=(8.5, 0.4 * len(entries) + 1.3))
     for y, entry in enumerate(entries):
         ends = {1: 0.0, -1: 0.0}  # positive parts pile up to the right of 0, negative ones to the left
@@ -123,7 +125,7 @@ def _decomposition(summary: dict[str, Any]) -> Figure:
             ends[side] += value
         axes.plot(entry["whole_gain"]["value"], y, "D", color="black", markersize=4)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(entries)), [f"{e['task']}: {e['whole_gain']['row']} ({e['metric']})" for e in entries])
+    axes.set_yticks(range(len(entries)), names)
     axes.set_xlabel(f"test metric minus {summary['headline'][0]['reference']}")
     handles: list[Artist] = [
         plt.Rectangle((0, 0), 1, 1, color=PART_COLOURS[name], label=PART_NAMES[name]) for name in PARTS
@@ -166,7 +168,7 @@ def _rank_panel(axes: Axes, entry: dict[str, Any]) -> None:
     names = {rank: f"{rank}\n(whole)" if rank in whole else str(rank) for rank in named}
     axes.set_xticks(ticks, [names.get(rank, "") for rank in ticks])
     axes.minorticks_off()
-    axes.set_title(entry["task"], fontsize=9, pad=16)
+    axes.set_title(figure_text(entry["task"], 40), fontsize=9, pad=16)
     axes.set_ylabel(f"test {entry['metric']}")
     axes.yaxis.set_major_locator(MaxNLocator(4))
     # Above the axes: no corner is free in every task.

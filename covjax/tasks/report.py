@@ -1,15 +1,16 @@
 """The suite's report: one self-contained HTML page, `suite.md` and `suite.json` from its summary."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from covjax.comparison.report import STYLE, page_start
+from covjax.jobs.folder import write_text
 from covjax.tasks.figures import PART_NAMES, draw_suite
 from covjax.tasks.markdown import AGAINST, interval_text, markdown, p_text
 from covjax.tasks.summary import COMPACT, NOTE_PERCENT, PARTS, Results, summarise_suite, verdict
+from covjax.visible import page_text as _e
 
 WIDE = """
 body{max-width:82rem}p,ul{max-width:64rem}
@@ -42,10 +43,10 @@ def write_suite(tasks: Results, runs: Sequence[Mapping[str, Any]], output: Path,
         "summary": summary,
         "manifests": {key: results["manifest"] for key, results in tasks.items()},
     }
+    write_text(output / "suite.json", json.dumps(suite, indent=1, ensure_ascii=False))
+    write_text(output / "suite.md", markdown(suite))
     svgs = draw_suite(summary, output / "figures") if tasks else {}
-    (output / "suite.json").write_text(json.dumps(suite, indent=1, ensure_ascii=False), encoding="utf-8")
-    (output / "suite.md").write_text(markdown(suite), encoding="utf-8")
-    (output / "report.html").write_text(page(suite, svgs), encoding="utf-8")
+    write_text(output / "report.html", page(suite, svgs))
     return suite
 
 
@@ -61,10 +62,6 @@ def page(suite: dict[str, Any], svgs: dict[str, str]) -> str:
             parts += section(summary, svgs)
     parts += _runs(suite)
     return "\n".join([*parts, "</body></html>"])
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text), quote=True)
 
 
 def _note(text: str) -> str:
@@ -377,7 +374,7 @@ def _runs(suite: dict[str, Any]) -> list[str]:
     rows.append(["<td><b>all</b></td>", "", f"<b>{total:,.0f}</b>", ""])
     lines = [f"suite command: {suite['command']}"]
     for key, manifest in suite["manifests"].items():
-        lines.append(f"\n[{key}]")
+        lines += ["", f"[{key}]"]
         lines += [f"{name}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in manifest]
     return [
         "<h2>Time</h2>",
@@ -387,5 +384,5 @@ def _runs(suite: dict[str, Any]) -> list[str]:
             "took when it was made (– where it was not made by the suite)."
         ),
         "<h2>Manifest</h2><details><summary>What made these numbers</summary>",
-        f"<pre>{_e(chr(10).join(lines))}</pre></details>",
+        f"<pre>{chr(10).join(map(_e, lines))}</pre></details>",
     ]

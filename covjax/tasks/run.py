@@ -10,7 +10,6 @@ that fails (its data is absent, say) is named with the reason in the report, and
 
 import argparse
 import hashlib
-import json
 import os
 import shlex
 import signal
@@ -24,6 +23,8 @@ from typing import Any
 from covjax.cli import exit_on_input_error, parse
 from covjax.comparison.config import CompareConfig
 from covjax.errors import InputError
+from covjax.jobs.folder import claim, write_sealed
+from covjax.jobs.seal import Damaged, read_sealed
 from covjax.notes import note, silence
 from covjax.parser import CommandParser
 from covjax.tasks.configs import TASK_CONFIGS
@@ -86,13 +87,23 @@ def run_suite(
     unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) < len(names):
         raise InputError(f"suite: {','.join(names)!r} is not allowed; all, or distinct names of {', '.join(known)}")
+    with claim(output, f"{COMMAND} --suite"):
+        return _run_suite(names, output, overrides, force, command, configs)
+
+
+def _run_suite(
+    names: Sequence[str], output: Path, overrides: Sequence[str], force: bool, command: str, configs: Path | None
+) -> int:
     tasks, runs = {}, []
     for place, name in enumerate(names):
         note(f"[{place + 1}/{len(names)}] {name} …")
         run = run_task(name, configs, output, overrides, force)
         runs.append(run)
         if run["status"] == "complete":
-            tasks[name] = json.loads((output / name / "results.json").read_text(encoding="utf-8"))
+            try:
+                tasks[name] = read_sealed(output / name / "results.json")
+            except (Damaged, FileNotFoundError) as error:
+                run |= {"status": "failed", "reason": f"{error}; the same command makes it again"}
         took = "reused" if run["reused"] else f"{run['seconds']:.0f} s"
         note(f"[{place + 1}/{len(names)}] {name}: {run['status']} ({took}) {run['reason']}".rstrip())
     write_suite(tasks, runs, output, command)
@@ -142,7 +153,7 @@ def run_task(name: str, configs: Path | None, output: Path, overrides: Sequence[
         record["reused"] = True
         seconds = _earlier_seconds(folder / "run.json", after)
     else:
-        (folder / "run.json").write_text(json.dumps({"seconds": seconds, "results": after}), encoding="utf-8")
+        write_sealed(folder / "run.json", {"seconds": seconds, "results": after})
     return record | {"seconds": seconds}
 
 
@@ -161,7 +172,7 @@ def _digest(path: Path) -> str | None:
 
 def _earlier_seconds(path: Path, digest: str | None) -> float | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_sealed(path)
+    except (Damaged, FileNotFoundError):
         return None
-    return record["seconds"] if record.get("results") == digest else None
+    return record["seconds"] if record["results"] == digest else None

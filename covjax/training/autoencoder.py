@@ -17,12 +17,10 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -36,10 +34,11 @@ from covjax.cli import exit_on_input_error, parse
 from covjax.data.activations import Activations, EncodedActivations, HeldActivations, StoredActivations, hold
 from covjax.data.sequences import read_sequences
 from covjax.data.write import new_text
-from covjax.distributed import is_first, job, once
+from covjax.distributed import is_first, job
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.extras import need
+from covjax.jobs.folder import RunFolder, claim
 from covjax.notes import note, progress, silence
 from covjax.training.autoencoder_config import NOT_IN_RESULT, AutoencoderConfig
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
@@ -62,6 +61,11 @@ from covjax.training.state import (
     summarise,
 )
 
+RUN = "covjax train"
+OWNS = (
+    *("checkpoints/*/", "log.jsonl", "tensorboard/events.out.tfevents.*", "held-out.json", "autoencoder/"),
+    *("figures/training.png", "figures/density.png"),
+)
 MAIN_OPTIONS = ("data", "store", "encoder", "layer", "kind", "options", "steps", "output")
 PROGRESS = ("fvu", "l0", "dead", "loss")  # shown while training, where the autoencoder reports them
 
@@ -74,18 +78,23 @@ class Result(NamedTuple):
     report: dict[str, Any]
 
 
-def train_autoencoder(config: AutoencoderConfig, activations: Activations | None = None) -> Result:
+def train_autoencoder(config: AutoencoderConfig, activations: Activations | None = None, force: bool = False) -> Result:
     """Run or resume a training; `activations` stand in for the config's store or data.
+
+    `force` removes first what a training left in the folder, once all that it reads has been checked.
 
     Raises InputError for everything a user can put right.
     """
     config.check()
     need("grain", "train", "training an autoencoder")
-    output = Path(config.output)
-    try:
-        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output: {output} cannot be written: {error.strerror}") from None
+    with claim(config.output, RUN, OWNS) as folder:
+        return _train(config, activations, force, folder)
+
+
+def _train(config: AutoencoderConfig, activations: Activations | None, force: bool, folder: RunFolder) -> Result:
+    output = folder.path
+    if activations is None and config.store:
+        folder.refuse_input("store", config.store)
     source = read_activations(config) if activations is None else activations
     activations = hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
     refuse_too_large(config, activations.features)
@@ -97,16 +106,19 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     note(f"order of the examples: {batches.order}")
     mesh = data_mesh(config.batch, config.model_parallel)
     manifest = _manifest(config, activations, batches.order)
+    folder.begin(manifest, force, {"store": config.store, "data": config.data, "encoder": config.encoder})
 
     optimiser = make_optimiser(config.steps, config.learning_rate, config.warmup, config.decay, config.clip)
     with _home(config):
         graph, state = nnx.split(TrainState(model, optimiser))
     layout = state_layout(mesh, state, _split_latents(config, model))
     examples, step = iterate(batches.training(config.steps, config.seed, own_part(mesh, config.batch))), 0
+    rows = 0
     found = load_newest_together(output / "checkpoints", state, manifest)
     if found is not None:
         arrays, step = found[0], found[1]["step"]
         examples.set_state(found[1]["iterator"])
+        rows = found[1].get("rows", 0)
         note(f"resumed at step {step:,} of {config.steps:,} in {output}")
     else:
         with _home(config):
@@ -125,7 +137,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
     figures: dict[str, float] = {}
     total = None
     bar = progress(total=config.steps, initial=step, unit="step", disable=None if is_first() else True)
-    journal = Log(output, step, config.wandb, manifest["config"]) if is_first() else NoLog()
+    journal = Log(output, step, rows, config.wandb, manifest["config"]) if is_first() else NoLog(rows)
     with bar, contextlib.closing(journal) as log:
         while step < config.steps:
             state, metrics = advance(state, *distribute(mesh, next(examples), config.batch))
@@ -145,7 +157,7 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
                 figures = summarise(nnx.merge(graph, state).model, total)
                 log.write(step, "held-out", figures, time.monotonic() - start)
             if saves:  # after the log's rows of this step: they are kept with it
-                position = {"step": step, "iterator": examples.get_state()}
+                position = {"step": step, "rows": log.rows, "iterator": examples.get_state()}
                 save_step_together(output / "checkpoints", step, plain(state), manifest | position)
     if total is None:  # the run was finished before
         total = evaluate()
@@ -156,7 +168,8 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
         with _home(config):
             nnx.update(model, from_arrays(spread, to_arrays(spread)))
     if is_first():
-        save_autoencoder(output / "autoencoder", model, config.kind, activations.features, config.options)
+        path, width = output / "autoencoder", activations.features
+        save_autoencoder(path, model, config.kind, width, config.options, data=activations.identity)
     report = held_out_report(model, figures, total, source, held_rows, config.token_budget)
     if is_first():
         with new_text(output / "held-out.json") as file:
@@ -250,9 +263,7 @@ def main(argv: Sequence[str], command: str = "covjax train") -> int:
     with exit_on_input_error(command):
         config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, MAIN_OPTIONS, distributed=True)
         with silence(flags.quiet), job(command, flags.distributed):
-            if flags.force:
-                once(lambda: shutil.rmtree(config.output, ignore_errors=True))
-            result = train_autoencoder(config)
+            result = train_autoencoder(config, force=flags.force)
             figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
             share = result.report.get("loss_recovered", {}).get("recovered_from_mean")
             figures += "" if share is None else f", loss recovered {share:.3f} (from mean ablation)"

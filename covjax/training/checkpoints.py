@@ -12,6 +12,7 @@ import numpy as np
 from covjax import checkpoint
 from covjax.distributed import agree, once
 from covjax.errors import InputError
+from covjax.jobs.seal import Damaged
 
 _STEP = re.compile(r"\d{8}")
 
@@ -60,7 +61,7 @@ def load_newest(folder: str | Path, like: Any, manifest: Mapping[str, Any]) -> t
     flipped bytes, truncated files. An older checkpoint is never taken silently in its place.
     """
     steps = saved_steps(folder)
-    return load_step(folder, steps[-1], like, manifest) if steps else None
+    return _load_newest(folder, steps[-1], like, manifest) if steps else None
 
 
 def load_newest_together(folder: str | Path, like: Any, manifest: Mapping[str, Any]) -> tuple[Any, dict] | None:
@@ -69,7 +70,16 @@ def load_newest_together(folder: str | Path, like: Any, manifest: Mapping[str, A
     A listing of a shared folder may be a moment old; processes that go on from different steps would mix their batches.
     """
     newest = int(agree(np.int32(max(saved_steps(folder), default=-1))))
-    return None if newest < 0 else load_step(folder, newest, like, manifest)
+    return None if newest < 0 else _load_newest(folder, newest, like, manifest)
+
+
+def _load_newest(folder: str | Path, step: int, like: Any, manifest: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    try:
+        return load_step(folder, step, like, manifest)
+    except Damaged as error:
+        older = [each for each in saved_steps(folder) if each < step]
+        where = f"from step {older[-1]:,}" if older else "from the start"
+        raise Damaged(f"{error}; remove that folder, and the same command goes on {where}") from None
 
 
 def load_step(folder: str | Path, step: int, like: Any, manifest: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from covjax.visible import figure_text
+
 
 def draw_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """One panel per logged figure against steps, training and held-out; written to `path`."""
@@ -19,7 +21,7 @@ def draw_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
             if points:
                 axis.plot(*zip(*points), marker="o" if split == "held-out" else None, label=split)
-        axis.set(xlabel="step", title=name)
+        axis.set(xlabel="step", title=figure_text(name, 40))
         axis.legend()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -1,30 +1,36 @@
 """Scalars of a run: a JSON line per row, TensorBoard event files, Weights & Biases where asked for."""
 
-import json
-import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from covjax.errors import InputError
+from covjax.jobs.disk import writing
+from covjax.jobs.folder import write_text
+from covjax.jobs.seal import read_line, sealed_line
 
 
 class Log:
     """Writes `folder`/log.jsonl, and `folder`/tensorboard where the package tensorboardX is installed.
 
-    Rows after `step` are those of a killed run beyond its last checkpoint: they are dropped, and will come again.
+    Rows after `step` are those of a killed run beyond its last checkpoint: they are dropped, and will come again. Of
+    the `rows` before it, those that are missing or not as they were written are said to be lost.
     Raises InputError where the folder cannot be written, or wandb is asked for but not installed.
     """
 
-    def __init__(self, folder: str | Path, step: int, wandb: str = "", config: Mapping[str, Any] | None = None):
+    def __init__(
+        self, folder: str | Path, step: int, rows: int = 0, wandb: str = "", config: Mapping[str, Any] | None = None
+    ):
         self._wandb = _wandb(wandb, folder, config) if wandb else None
         self.path = Path(folder) / "log.jsonl"
-        kept = [row for row in read_log(folder) if row["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
+        before = [row for row in read_log(folder) if row["step"] <= step]
+        if len(before) < rows:
+            print(f"note: {self.path}: {rows - len(before)} of {rows} rows are missing or damaged", file=sys.stderr)
+        self.rows = rows
+        write_text(self.path, "".join(sealed_line(row) + "\n" for row in before))
         try:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(temporary, self.path)
-            self._file = self.path.open("a")
+            self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise InputError(f"output: {folder} cannot be written: {error.strerror}") from None
         self._board = _tensorboard(Path(folder) / "tensorboard", step)
@@ -32,43 +38,45 @@ class Log:
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         """One row: `split` is "train" or "held-out"."""
         row = {"step": step, "split": split, **values, "seconds": round(seconds, 3)}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if self._board is not None:
-                self._board.add_scalar(f"{split}/{name}", value, step)
+        with writing(self.path):
+            self._file.write(sealed_line(row) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                if self._board is not None:
+                    self._board.add_scalar(f"{split}/{name}", value, step)
+        self.rows += 1
         if self._wandb is not None:
             self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         """Finish all files."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        with writing(self.path):
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
 class NoLog:
-    """The log of a process that is not the one that writes it."""
+    """The log of a process that is not the one that writes it; it counts the rows."""
+
+    def __init__(self, rows: int = 0):
+        self.rows = rows
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
-        """Nothing."""
+        """Nothing but one row more."""
+        self.rows += 1
 
     def close(self) -> None:
         """Nothing."""
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """Rows of `folder`/log.jsonl; a last line that a killed run left half written is left out."""
-    rows = []
+    """Rows of `folder`/log.jsonl that are as they were written; the last one of a killed run may be cut in half."""
     path = Path(folder) / "log.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    return [row for line in lines if (row := read_line(line)) is not None]
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -64,7 +64,7 @@ def jumprelu(
 
     Rajamanoharan et al. 2024 (JumpReLU), eq. 11; the derivative by pre is H(pre − θ).
     """
-    return jnp.where(pre > threshold, pre, 0)
+    return jnp.where(pre <= jnp.reshape(threshold, (1, -1)), 0, pre)  # NaN stays NaN
 
 
 @jax.custom_vjp
@@ -72,7 +72,7 @@ def step(
     pre: Float[Array, "tokens latents"], threshold: Float[Array, "latents"], bandwidth: Float[Array, ""] | float
 ) -> Float[Array, "tokens latents"]:
     """H(pre − θ), whose sum is L0, with the pseudo-derivative −(1/ε) K((pre − θ)/ε) by θ and 0 by pre (eq. 12)."""
-    return (pre > threshold).astype(pre.dtype)
+    return (pre > jnp.reshape(threshold, (1, -1))).astype(pre.dtype)
 
 
 def _forward_of(function):
@@ -81,13 +81,17 @@ def _forward_of(function):
 
 def _by_threshold(saved, cotangent, height):
     pre, threshold, bandwidth = saved
-    inside = jnp.abs(pre - threshold) < bandwidth / 2
-    return jnp.sum(jnp.where(inside, -height / bandwidth * cotangent, 0), axis=0)
+    inside = jnp.abs(pre - jnp.reshape(threshold, (1, -1))) < bandwidth / 2
+    return jnp.sum(jnp.where(inside, -jnp.reshape(height, (1, -1)) / bandwidth * cotangent, 0), axis=0)
 
 
 def _jumprelu_backward(saved, cotangent):
     pre, threshold, _ = saved
-    return jnp.where(pre > threshold, cotangent, 0), _by_threshold(saved, cotangent, threshold), None
+    return (
+        jnp.where(pre > jnp.reshape(threshold, (1, -1)), cotangent, 0),
+        _by_threshold(saved, cotangent, threshold),
+        None,
+    )
 
 
 def _step_backward(saved, cotangent):

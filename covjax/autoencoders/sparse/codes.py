@@ -20,7 +20,7 @@ def preactivations(
     x: Float[Array, "tokens features"], weight: Float[Array, "latents features"], bias: Float[Array, "latents"]
 ) -> Float[Array, "tokens latents"]:
     """X Wᵀ + b."""
-    return jnp.matmul(x, weight.T, precision=_HIGHEST) + bias
+    return jnp.matmul(x, weight.T, precision=_HIGHEST) + bias[None]
 
 
 @jax.custom_vjp

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from covjax.errors import InputError
+from covjax.inputs import host_array
 
 
 def cooccurrence(
@@ -28,8 +29,11 @@ def cooccurrence(
 
     Raises InputError for shapes that do not fit, an index out of range, and no token of weight above 0.
     """
-    values, indices = np.asarray(values, np.float64), np.asarray(indices, np.int64)
-    w = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    values, indices = host_array(values, "values").astype(np.float64), host_array(indices, "indices")
+    if indices.dtype.kind not in "iu":
+        raise InputError(f"indices must be whole numbers, got {indices.dtype}")
+    indices = indices.astype(np.int64)
+    w = np.ones(len(values)) if weights is None else host_array(weights, "weights").astype(np.float64)
     if values.ndim != 2 or values.shape != indices.shape or w.shape != values.shape[:1]:
         raise InputError(f"values, indices and weights do not fit: {values.shape}, {indices.shape}, {w.shape}")
     if not (np.isfinite(w).all() and (w >= 0).all() and w.any()):

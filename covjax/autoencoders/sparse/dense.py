@@ -23,7 +23,7 @@ class _Dense(SparseAutoencoder):
         reconstruction, nested = self.reconstruct(x, z, weights)
         active = z > 0
         fired = jnp.any(active & (weights > 0)[:, None], axis=0)
-        centred = x - self.decoder_bias[...]
+        centred = x - self.decoder_bias[...][None]
         return Forward(reconstruction, centred, pre, jnp.sum(active, axis=1), fired, penalty + nested)
 
     def train_activate(self, pre, weights):
@@ -32,7 +32,7 @@ class _Dense(SparseAutoencoder):
 
     def reconstruct(self, x, z, weights):
         """Scaled reconstruction, and what is added to the loss for its parts."""
-        return jnp.matmul(z, self.decoder[...], precision=_HIGHEST) + self.decoder_bias[...], 0.0
+        return jnp.matmul(z, self.decoder[...], precision=_HIGHEST) + self.decoder_bias[...][None], 0.0
 
 
 @register_autoencoder("relu")
@@ -106,7 +106,7 @@ class JumpReLU(_Dense):
 
     def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
         """See `SparseAutoencoder.activate`."""
-        return jnp.where(pre > self.threshold[...], pre, 0)
+        return jnp.where(pre <= jnp.reshape(self.threshold[...], (1, -1)), 0, pre)  # NaN stays NaN
 
     def after_step(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> None:
         """See `SparseAutoencoder.after_step`; also keeps θ >= 0."""
@@ -152,7 +152,7 @@ class BatchTopK(_Dense):
 
     def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
         """See `SparseAutoencoder.activate`."""
-        return jnp.where(pre > self.threshold[...], pre, 0)
+        return jnp.where(pre <= jnp.reshape(self.threshold[...], (1, -1)), 0, pre)  # NaN stays NaN
 
     def after_step(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> None:
         """See `SparseAutoencoder.after_step`; also moves the threshold."""

@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.tokens import check_weights, safe_ratio, token_weights
+from covjax.tokens import check_matrix, check_weights, safe_ratio, token_weights
+
+_NAMES = ("x", "reconstruction", "latents")
 
 
 @jax.tree_util.register_dataclass
@@ -41,13 +43,14 @@ def token_sums(
     weights: Float[Array, "tokens"] | None = None,
 ) -> Sums:
     """Sums of one batch; rows of weight 0 may hold anything. Raises InputError for shapes that do not fit."""
+    x, reconstruction, latents = (check_matrix(a, name) for a, name in zip((x, reconstruction, latents), _NAMES))
     if not (x.shape == reconstruction.shape and latents.shape[0] == x.shape[0] and shift.shape == x.shape[1:]):
         shapes = f"{x.shape}, {reconstruction.shape}, {latents.shape}, {shift.shape}"
         raise InputError(f"x, reconstruction, latents and shift do not fit: {shapes}")
-    check_weights(weights, x.shape[0])
+    weights = check_weights(weights, x.shape[0])
     w, keep = token_weights(x, weights)
     x, reconstruction = (jnp.where(keep[:, None], jnp.asarray(a).astype(w.dtype), 0) for a in (x, reconstruction))
-    deviation = jnp.where(keep[:, None], x - shift, 0)
+    deviation = jnp.where(keep[:, None], x - shift[None], 0)
     return Sums(
         count=jnp.sum(w),
         error=jnp.sum(w * jnp.sum(jnp.square(x - reconstruction), axis=1)),

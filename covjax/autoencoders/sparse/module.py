@@ -17,7 +17,8 @@ from covjax.autoencoders.sparse.metrics import Sums, dead_share, fvu, l0, token_
 from covjax.autoencoders.sparse.start import geometric_median, norm_scale
 from covjax.autoencoders.statistics import Statistic
 from covjax.errors import InputError
-from covjax.tokens import check_tokens, check_weights, is_concrete, safe_ratio, token_weights
+from covjax.inputs import is_concrete
+from covjax.tokens import check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -96,7 +97,7 @@ class SparseAutoencoder(nnx.Module):
         """
         rows = []
         for x, weights in batches:
-            self._check(x, weights)
+            x, weights = self._check(x, weights)
             rows.append(np.asarray(x, np.float32)[slice(None) if weights is None else np.asarray(weights) > 0])
         if not rows:
             raise InputError("batches must hold at least one batch")
@@ -114,13 +115,16 @@ class SparseAutoencoder(nnx.Module):
 
     def encode(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
         """Latents of tokens, with their zeros; errors as `loss`."""
-        self._check(x, None)
+        x, _ = self._check(x, None)
         return self.activate(self.preactivations(self._scaled(x)))
 
     def decode(self, z: Float[Array, "tokens latents"]) -> Float[Array, "tokens features"]:
         """Tokens from latents."""
+        z = check_matrix(z, "z")
+        if z.shape[1] != self.latents:
+            raise InputError(f"z must have {self.latents} latents, got {z.shape[1]}")
         z = jnp.matmul(z, self.decoder[...], precision=_HIGHEST)
-        return (z + self.decoder_bias[...]) / self.scale[...]
+        return (z + self.decoder_bias[...][None]) / self.scale[...]
 
     def __call__(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
         """Reconstructed tokens."""
@@ -128,7 +132,7 @@ class SparseAutoencoder(nnx.Module):
 
     def preactivations(self, scaled: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
         """(s·x − b) Wᵉᵀ + bᵉ."""
-        return preactivations(scaled - self.decoder_bias[...], self.encoder[...], self.encoder_bias[...])
+        return preactivations(scaled - self.decoder_bias[...][None], self.encoder[...], self.encoder_bias[...])
 
     def loss(
         self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
@@ -138,7 +142,7 @@ class SparseAutoencoder(nnx.Module):
         Metrics: fvu (of the batch), l0, dead (share of latents).
         Raises TypeError and InputError for wrong types, shapes and weights, outside `jit` also for NaN or inf.
         """
-        self._check(x, weights)
+        x, weights = self._check(x, weights)
         w, keep = token_weights(x, weights)
         x = self._scaled(jnp.where(keep[:, None], x, 0))
         out = self.forward(x, w)
@@ -151,7 +155,7 @@ class SparseAutoencoder(nnx.Module):
             parameters = self.encoder[...], self.encoder_bias[...], out.pre, self.decoder[...]
             revived = auxk(residual, out.centred, *parameters, dead, self.aux_k)
             total += self.aux_weight * safe_ratio(jnp.sum(w * revived), n)
-        spread = jnp.sum(jnp.square(x - safe_ratio(w @ x, n)), axis=1)
+        spread = jnp.sum(jnp.square(x - weighted_mean(x, w)[None]), axis=1)
         unexplained = safe_ratio(error, safe_ratio(jnp.sum(w * spread), n))
         return total, {"fvu": unexplained, "l0": safe_ratio(jnp.sum(w * out.active), n), "dead": jnp.mean(dead)}
 
@@ -171,7 +175,7 @@ class SparseAutoencoder(nnx.Module):
 
     def evaluate(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> Sums:
         """Sums of a batch in use (after training), to be added over batches; errors as `loss`."""
-        self._check(x, weights)
+        x, weights = self._check(x, weights)
         z = self.activate(self.preactivations(self._scaled(x)))
         return token_sums(x, self.decode(z), z, self.decoder_bias[...] / self.scale[...], weights)
 
@@ -182,9 +186,9 @@ class SparseAutoencoder(nnx.Module):
     def _scaled(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
         return jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32)) * self.scale[...]
 
-    def _check(self, x, weights) -> None:
-        check_tokens(x)
-        check_weights(weights, x.shape[0])
+    def _check(self, x, weights):
+        x = check_tokens(x)
+        weights = check_weights(weights, x.shape[0])
         if x.shape[1] != self.features:
             raise InputError(f"x must have {self.features} features, got {x.shape[1]}")
         if is_concrete(x):
@@ -193,3 +197,4 @@ class SparseAutoencoder(nnx.Module):
                 finite |= np.asarray(weights) == 0
             if not finite.all():
                 raise InputError(f"x must be finite, got {int((~finite).sum())} tokens with NaN or inf")
+        return x, weights

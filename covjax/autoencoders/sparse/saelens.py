@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from covjax.autoencoders.sparse.dense import BatchTopK, JumpReLU, ReLU
+from covjax.autoencoders.sparse.dictionary_learning import read_dictionary, read_gemma_scope
 from covjax.autoencoders.sparse.module import SparseAutoencoder
+from covjax.autoencoders.sparse.published import Published, take
+from covjax.autoencoders.sparse.saelens_config import read_fields
 from covjax.autoencoders.sparse.topk import TopK
 from covjax.errors import InputError
+from covjax.tensorfile import read_safetensors
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 
@@ -58,74 +61,53 @@ def save_saelens(folder: str | Path, module: SparseAutoencoder, metadata: Mappin
 
 
 def load_saelens(folder: str | Path) -> TopK | ReLU | JumpReLU:
-    """Read a folder of architecture standard, topk or jumprelu (also SAELens 5: `activation_fn_str` "topk").
+    """Read a published sparse autoencoder: a folder of SAELens 3 to 6, of dictionary_learning or of Gemma Scope.
 
-    The decoder's rows keep their norms in further training. Raises InputError, naming the tensor and its shape or the
-    field and its value, for a missing, extra, misshapen or non-finite tensor and for settings that do something else.
+    SAELens (cfg.json, sae_weights.safetensors): the architectures standard, topk, jumprelu and gated, in float32,
+    float16 or bfloat16. dictionary_learning (ae.pt, config.json): all classes but crosscoders. Gemma Scope:
+    params.npz. Scales, decoder norms, a gate and the bias of an input that is not centred are folded into the tensors,
+    in float64: the latents are those of the library that wrote the folder, up to rounding. The decoder's rows keep
+    their norms in further training.
+
+    Raises InputError, naming the tensor and its shape or the field and its value, for a missing, extra, misshapen or
+    non-finite tensor, for settings that do something else, and for a field that is not known.
     """
     folder = Path(folder)
-    config = _config(folder / CONFIG)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS}: cannot be read: {error}") from None
-    features, latents, architecture = config["d_in"], config["d_sae"], config["architecture"]
+    readers = {CONFIG: _read_saelens, "ae.pt": read_dictionary, "params.npz": read_gemma_scope}
+    for name, read in readers.items():
+        if (folder / name).is_file():
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused at the end
+                return read(folder).module(folder)
+    raise InputError(f"{folder / CONFIG}: cannot be read: no such file, nor ae.pt or params.npz")
+
+
+def _read_saelens(folder: Path) -> Published:
+    fields = read_fields(folder / CONFIG)
+    tensors = read_safetensors(folder / WEIGHTS)
+    features, latents, architecture = fields["d_in"], fields["d_sae"], fields["architecture"]
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (features, latents), "W_dec": (latents, features)}
-    shapes |= {"b_enc": (latents,), "b_dec": (features,)}
+    shapes |= {"b_dec": (features,)}
+    if architecture == "gated":
+        shapes |= dict.fromkeys(("b_gate", "b_mag", "r_mag"), (latents,))
+    else:
+        shapes["b_enc"] = (latents,)
     if architecture == "jumprelu":
         shapes["threshold"] = (latents,)
-    for name in sorted(shapes.keys() | tensors.keys()):
-        if name not in tensors:
-            raise InputError(f"{folder}: tensor {name} {shapes[name]} is missing")
-        if name not in shapes:
-            raise InputError(f"{folder}: unexpected tensor {name} {tensors[name].shape} in architecture {architecture}")
-        if tensors[name].shape != shapes[name]:
-            raise InputError(f"{folder}: tensor {name} has shape {tensors[name].shape}, expected {shapes[name]}")
-        if tensors[name].dtype != np.float32:
-            raise InputError(f"{folder}: tensor {name} is {tensors[name].dtype}, expected float32")
-        if not np.isfinite(tensors[name]).all():
-            raise InputError(f"{folder}: tensor {name} holds NaN or inf")
-    module: TopK | ReLU | JumpReLU
-    if architecture == "topk":
-        module = TopK(features, latents=latents, k=config["k"])
-    elif architecture == "jumprelu":
-        if tensors["threshold"].min() < 0:
-            raise InputError(f"{folder}: tensor threshold holds {tensors['threshold'].min()}, expected >= 0")
-        module = JumpReLU(features, latents=latents)
-        module.threshold[...] = jnp.asarray(tensors["threshold"])
-    else:
-        module = ReLU(features, latents=latents)
-    module.encoder[...] = jnp.asarray(tensors["W_enc"].T)
-    module.decoder[...] = jnp.asarray(tensors["W_dec"])
-    module.encoder_bias[...] = jnp.asarray(tensors["b_enc"])
-    module.decoder_bias[...] = jnp.asarray(tensors["b_dec"])
-    module.decoder_norm[...] = jnp.linalg.norm(module.decoder[...], axis=1)
-    return module
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """cfg.json with the fields that decide the function checked."""
-    try:
-        config = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if config.get("architecture", "standard") == "standard" and config.get("activation_fn_str") == "topk":
-        arguments = config.get("activation_fn_kwargs") or {}
-        config |= {"architecture": "topk", "k": arguments.get("k"), "activation_fn_str": "relu"}
-    config.setdefault("architecture", "standard")
-    allowed: dict[str, tuple] = {
-        "architecture": ("standard", "topk", "jumprelu"),
-        "apply_b_dec_to_input": (True,),
-        "normalize_activations": ("none", None),
-        "reshape_activations": ("none", None),
-        "rescale_acts_by_decoder_norm": (False,),
-        "activation_fn_str": ("relu", "topk"),
-        "finetuning_scaling_factor": (False, None),
-    }
-    for name, values in allowed.items():
-        if name in config and config[name] not in values:
-            raise InputError(f"{path}: {name} is {config[name]!r}; allowed: {', '.join(map(repr, values))}")
-    for name in ("d_in", "d_sae") + (("k",) if config["architecture"] == "topk" else ()):
-        if not isinstance(config.get(name), int):
-            raise InputError(f"{path}: {name} is {config.get(name)!r}, expected a whole number")
-    return config
+    # Written for a time with every autoencoder, as ones; in use where the field says so.
+    factor = next((name for name in ("scaling_factor", "finetuning_scaling_factor") if name in tensors), None)
+    if factor or fields["finetuning_scaling_factor"]:
+        shapes[factor or "finetuning_scaling_factor"] = (latents,)
+    t = take(tensors, shapes, folder, f"architecture {architecture}")
+    made = Published(t["W_enc"], t["W_dec"], t["b_mag" if architecture == "gated" else "b_enc"], t["b_dec"])
+    made.threshold, made.k = t.get("threshold"), fields["k"] if fields["activation_fn"] == "topk" else None
+    if architecture == "gated":
+        made.gate(t["r_mag"], t["b_gate"], t["b_mag"])
+    if not fields["apply_b_dec_to_input"]:
+        made.move_bias()
+    if fields["rescale_acts_by_decoder_norm"]:
+        made.scale_latents()
+    if factor and (t[factor] != 1).any():
+        if not fields["finetuning_scaling_factor"]:
+            raise InputError(f"{folder}: tensor {factor} is not all ones, but finetuning_scaling_factor is off")
+        made.decoder = np.asarray(made.decoder, np.float64) * t[factor][:, None]
+    return made

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.tokens import check_tokens, is_concrete
+from covjax.inputs import is_concrete
+from covjax.tokens import check_tokens
 
 
 def geometric_median(
@@ -19,12 +20,12 @@ def geometric_median(
 
     Raises TypeError and InputError like `covjax.moments`; InputError for NaN or inf.
     """
-    check_sample(x)
+    x = check_sample(x)
     x = jnp.asarray(x).astype(jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32))
 
     def advance(carry):
         y, _, count = carry
-        difference = x - y
+        difference = x - y[None]
         distance = jnp.linalg.norm(difference, axis=1)
         away = distance > 0
         inverse = jnp.where(away, 1 / jnp.where(away, distance, 1), 0)
@@ -42,16 +43,17 @@ def geometric_median(
 
 def norm_scale(x: Float[Array, "tokens features"]) -> Float[Array, ""]:
     """√features / mean ‖x‖: the factor after which a token's mean norm is √features. Errors as `geometric_median`."""
-    check_sample(x)
+    x = check_sample(x)
     return x.shape[1] ** 0.5 / jnp.mean(jnp.linalg.norm(jnp.asarray(x, jnp.float32), axis=1))
 
 
-def check_sample(x: Float[Array, "tokens features"]) -> None:
-    """Raise TypeError or InputError unless x is (tokens, features), finite, and not the same in all tokens."""
-    check_tokens(x)
+def check_sample(x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+    """x as an array; TypeError or InputError unless (tokens, features), finite, and not the same in all tokens."""
+    x = check_tokens(x)
     if is_concrete(x):
         values = np.asarray(x, np.float32)
         if not (finite := np.isfinite(values).all(1)).all():
             raise InputError(f"x must be finite, got {int((~finite).sum())} tokens with NaN or inf")
         if len(values) > 1 and (values == values[0]).all():
             raise InputError(f"x must vary, got {len(values)} equal tokens")
+    return x

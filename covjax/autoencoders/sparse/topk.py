@@ -34,9 +34,9 @@ class TopK(SparseAutoencoder):
 
     def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
         """See `SparseAutoencoder.forward`."""
-        centred = x - self.decoder_bias[...]
+        centred = x - self.decoder_bias[...][None]
         pre, values, indices = self._codes(centred)
-        reconstruction = decode_codes(values, indices, self.decoder[...]) + self.decoder_bias[...]
+        reconstruction = decode_codes(values, indices, self.decoder[...]) + self.decoder_bias[...][None]
         active = values > 0
         counted = active & (weights > 0)[:, None]
         fired = jnp.zeros(self.latents, bool).at[indices].max(counted)
@@ -48,8 +48,8 @@ class TopK(SparseAutoencoder):
 
     def codes(self, x: Float[Array, "tokens features"]) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
         """Values and indices of the active latents: `encode` without the zeros."""
-        self._check(x, None)
-        return self._codes(self._scaled(x) - self.decoder_bias[...])[1:]
+        x, _ = self._check(x, None)
+        return self._codes(self._scaled(x) - self.decoder_bias[...][None])[1:]
 
     def _codes(self, centred):
         encoder, bias = self.encoder[...], self.encoder_bias[...]

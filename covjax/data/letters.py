@@ -1,0 +1,92 @@
+"""What the letters of a table or of an encoder's vocabulary are: protein, DNA or text; and a check that both agree."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from covjax.errors import InputError, shown
+
+NUCLEOTIDES = frozenset("ACGTUN")
+AMBIGUOUS = frozenset("RYSWKMBDHV-")  # the other nucleotide codes of IUPAC, and the gap
+RESIDUES_ALONE = frozenset("EFILPQ")  # amino acids whose letter is no nucleotide code
+AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
+ENOUGH = 200  # letters in all: a short protein may be of A, C, G and T alone by chance
+SUGGESTIONS = {
+    "protein": "unirep-64 or facebook/esm2_t6_8M_UR50D",
+    "dna": "a folder or hub id of the Nucleotide Transformer or DNABERT, or a model of SpliceAI",
+    "text": "all-MiniLM-L6-v2",
+}
+NAMES = {"protein": "proteins", "dna": "DNA", "text": "text"}
+
+
+def letter_kind(sequences: Sequence[str]) -> str | None:
+    """What a table holds by its letters: "dna" (or RNA), "protein", "text", or None where they do not say.
+
+    Text: white space within at least half of the sequences, and not only upper-case letters around it. DNA: at least
+    nine of ten sequences are nucleotide codes alone, nine of ten letters of these A, C, G, T, U or N, and three of the
+    four bases occur. Protein: at least one letter in ten is E, F, I, L, P or Q. Case does not count.
+    """
+    if not sequences:
+        return None
+    parted = [sequence for sequence in sequences if len(sequence.split(None, 1)) > 1]
+    if 2 * len(parted) >= len(sequences):
+        residues = all("".join(sequence.split()).isalpha() and sequence.isupper() for sequence in parted)
+        return None if residues else "text"
+    if is_nucleotides(sequences):
+        return "dna"
+    total = sum(map(len, sequences))
+    alone = sum(sequence.count(letter) for letter in (*"EFILPQ", *"efilpq") for sequence in sequences)
+    return "protein" if not parted and 10 * alone >= total else None
+
+
+def is_nucleotides(sequences: Sequence[str]) -> bool:
+    """Whether a table is DNA or RNA; see `letter_kind`."""
+    strands = [s for s in map(str.upper, sequences) if set(s) <= NUCLEOTIDES | AMBIGUOUS]
+    counts = {letter: sum(strand.count(letter) for strand in strands) for letter in NUCLEOTIDES}
+    bases = [counts["A"], counts["C"], counts["G"], counts["T"] + counts["U"]]
+    return (
+        10 * len(strands) >= 9 * len(sequences)
+        and 10 * sum(counts.values()) >= 9 * sum(map(len, strands))
+        and sum(count > 0 for count in bases) >= 3
+    )
+
+
+def vocabulary_kind(tokens: Iterable[str]) -> str | None:
+    """What a vocabulary reads, special tokens left out: "dna", "protein", "text", or None where it does not say.
+
+    DNA: every token of letters is of A, C, G, T, U and N. Protein: single letters, all twenty amino acids among them.
+    Text: words.
+    """
+    words = {token for token in tokens if token.isalpha()}
+    letters = {token for token in words if len(token) == 1}
+    if words and all(set(word.upper()) <= NUCLEOTIDES for word in words):
+        return "dna"
+    if letters == words:
+        return "protein" if letters >= AMINO_ACIDS else None
+    return "text"
+
+
+def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool = False) -> None:
+    """Refuse a table whose letters are not those that the encoder reads.
+
+    An encoder says what it reads in its attribute `letters` ("protein", "dna", "text"); one without it, such as a model
+    of one's own, is not checked. Tables of less than 200 letters, or whose letters do not say what they are, pass;
+    `force` lets all pass.
+
+    Raises InputError with the encoders that fit.
+    """
+    reads = getattr(encoder, "letters", None)
+    if force or reads is None or sum(map(len, sequences)) < ENOUGH:
+        return
+    kind = letter_kind(sequences)
+    if kind in (None, reads):
+        return
+    seen = {
+        "dna": "the letters are those of nucleotides (A, C, G, T, U, N) alone",
+        "protein": "the letters are those of amino acids",
+        "text": "the sequences have words",
+    }
+    assert kind is not None
+    raise InputError(
+        f"{name}: {seen[kind]}, so this looks like {NAMES[kind]}, but the encoder {shown(encoder.name)} reads "
+        f"{NAMES[reads]}; give --encoder {SUGGESTIONS[kind]}, or --force-letters to insist"
+    )

@@ -1,0 +1,209 @@
+"""The answers of a table: which task they are, and as an array; cells without an answer refused or left out."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from covjax.data.numbers import PLAIN, is_missing, read_numbers
+from covjax.errors import InputError, shown
+
+TASKS = ("multilabel", "multiclass", "regression")
+FEW, SOME, ROWS = 10, 20, 5  # whole numbers are classes: at most FEW values, or SOME with ROWS rows each on average
+AMOUNT = re.compile(PLAIN.pattern.replace(r"\.", "[.,]") + r"\s*(%|‰|[A-Za-zµμ°][\w°/^*·-]*)")
+
+
+class Answers(NamedTuple):
+    """Cells of the answer column: its name, what it holds (label, labels or targets), and how a cell is shown."""
+
+    path: str
+    column: str
+    kind: str
+    cells: Sequence[str]
+    places: Sequence[str]  # "t.csv: line 5"
+    semicolons: bool  # separate the file's cells
+
+    def refuse(self, text: str) -> InputError:
+        """An error that names the file and the column."""
+        return InputError(f"{self.path}: column {shown(self.column, 40)}: {text}")
+
+    def example(self, row: int) -> str:
+        """One cell and where it stands: "line 17 is 'NA'"."""
+        cell = self.cells[row].strip()
+        return f"{self.places[row].rpartition(': ')[2]} is {shown(cell, 60) if cell else 'empty'}"
+
+
+class Targets(NamedTuple):
+    """Targets (n, k) of the rows that have any, their names, the task, and which rows these are."""
+
+    task: str
+    values: np.ndarray
+    names: tuple[str, ...]
+    rows: list[int]
+
+
+def read_targets(answers: Answers, task: str, missing: str, notes: list[str]) -> Targets:
+    """Decide the task where it is "auto", and make the targets; `notes` gets a line for whatever is not plain.
+
+    See `covjax.data.table.read_table` for the rules and the errors.
+    """
+    if answers.kind == "labels":
+        return _multilabel(answers, missing, notes)
+    if answers.kind == "targets":
+        return _several(answers, missing, notes)
+    if task == "multiclass":
+        return _multiclass(answers, missing, notes)
+    numbers, commas = read_numbers(answers.cells, answers.places, answers.semicolons)
+    if task == "auto" and _task(answers, numbers, notes) == "multiclass":
+        return _multiclass(answers, missing, notes)
+    rows = _complete(answers, [number is not None for number in numbers], missing, notes, "numbers")
+    if commas:
+        notes.append(commas)
+    values = np.array([[numbers[i]] for i in rows], np.float64)
+    if len(infinite := np.flatnonzero(~np.isfinite(values[:, 0]))):
+        raise answers.refuse(f"{answers.example(rows[infinite[0]])}, which is not finite")
+    return Targets("regression", values, ("label",), rows)
+
+
+def _task(answers: Answers, numbers: list[float | None], notes: list[str]) -> str:
+    present = [i for i, cell in enumerate(answers.cells) if not is_missing(cell)]
+    values = [number for i in present if (number := numbers[i]) is not None]
+    different = set(values)
+    _refuse_units(answers, present, numbers)
+    if not values or (len(values) < 0.8 * len(present) and (2 * len(values) <= len(present) or len(different) <= FEW)):
+        return "multiclass"
+    name = shown(answers.column, 40)
+    whole = all(answers.cells[i].strip().lstrip("+-").isdecimal() for i in present if numbers[i] is not None)
+    if different <= {0.0, 1.0}:
+        if not whole:
+            notes.append(f"column {name}: 0.0 and 1.0 are taken for classes; --task regression takes them for amounts")
+        return "multiclass"
+    if not whole:
+        return "regression"
+    if len(different) <= FEW or (len(different) <= SOME and len(values) >= ROWS * len(different)):
+        if len(different) > 2:
+            notes.append(
+                f"column {name}: {len(different)} different whole numbers are taken for classes; --task regression "
+                "takes them for amounts"
+            )
+        return "multiclass"
+    notes.append(
+        f"column {name}: whole numbers with {len(different)} different values are taken for amounts (regression); "
+        "--task multiclass takes them for classes"
+    )
+    return "regression"
+
+
+def _refuse_units(answers: Answers, present: list[int], numbers: list[float | None]) -> None:
+    """Amounts such as "37 °C" or "45%" are no classes."""
+    words = [i for i in present if numbers[i] is None]
+    units = Counter(match[3] for i in words if (match := AMOUNT.fullmatch(answers.cells[i].strip())))
+    unit, count = units.most_common(1)[0] if units else ("", 0)
+    if 2 * count > len(present) and len({answers.cells[i] for i in present}) > FEW:
+        example = answers.example(next(i for i in words if answers.cells[i].strip().endswith(unit)))
+        raise answers.refuse(
+            f"{count:,} of {len(present):,} cells are numbers with the unit {shown(unit, 20)} ({example}); "
+            "write the numbers alone, or take --task multiclass"
+        )
+
+
+def _complete(answers: Answers, good: Sequence[bool], missing: str, notes: list[str], what: str) -> list[int]:
+    """Rows that have an answer; the others are left out, or refused unless `missing` is "drop"."""
+    rows = [i for i, each in enumerate(good) if each]
+    bad = [i for i, each in enumerate(good) if not each]
+    if not bad:
+        return rows
+    count, example = f"{len(rows):,} of {len(good):,} are {what}", answers.example(bad[0])
+    if missing != "drop":
+        remedy = "--missing drop leaves out the rows without"
+        if not all(is_missing(answers.cells[i]) for i in bad):
+            remedy += ", --task multiclass takes the cells for classes" if answers.kind == "label" else ""
+        elif what == "labels" and answers.kind == "label" and any(";" in cell for cell in answers.cells):
+            remedy += ", --task multilabel with --label-column separates labels at ';'"
+        elif what == "labels" and answers.cells[bad[0]].strip():
+            remedy += "; a label that is really called so needs another name"
+        raise answers.refuse(f"{count}; {example}; {remedy}")
+    spellings = Counter(answers.cells[i].strip() for i in bad).most_common(3)
+    shown_spellings = ", ".join(f"{shown(cell, 30) if cell else 'empty'} {n:,}×" for cell, n in spellings)
+    notes.append(
+        f"{len(bad):,} of {len(good):,} rows left out, without {what} in column {shown(answers.column, 40)}: "
+        f"{shown_spellings} (first: {example.partition(' is ')[0]})"
+    )
+    if not rows:
+        raise answers.refuse(f"{count}; no row is left")
+    return rows
+
+
+def _multiclass(answers: Answers, missing: str, notes: list[str]) -> Targets:
+    cells = [cell.strip() for cell in answers.cells]
+    # "+" and "-" are two classes; "-" beside others is an empty cell.
+    signs = {cell for cell in cells if cell} == {"+", "-"}
+    good = [not is_missing(cell) or (signs and cell == "-") for cell in cells]
+    rows = _complete(answers, good, missing, notes, "labels")
+    labels = [cells[i] for i in rows]
+    if all(PLAIN.fullmatch(label) and float(label) in (0, 1) for label in labels):  # 1, 1.0 and +1 are one class
+        labels = [str(int(float(label))) for label in labels]
+    if several := [i for i, cell in zip(rows, labels) if ";" in cell]:
+        notes.append(
+            f"column {shown(answers.column, 40)}: {answers.example(several[0])}, taken for one class; several labels "
+            "a row belong in a column 'labels', or take --task multilabel with --label-column"
+        )
+    return _table(answers, "multiclass", [{label} for label in labels], rows, 2, notes)
+
+
+def _multilabel(answers: Answers, missing: str, notes: list[str]) -> Targets:
+    filled = [i for i, cell in enumerate(answers.cells) if cell.strip()]
+    if not any(";" in answers.cells[i] for i in filled):
+        for mark in ",|":
+            marked = [i for i in filled if mark in answers.cells[i]]
+            if 2 * len(marked) > len(filled):
+                raise answers.refuse(
+                    f"{len(marked):,} of {len(filled):,} cells hold {mark!r} and none ';' ({answers.example(marked[0])}"
+                    "); separate labels by ';', or name the column 'label' where each cell is one label"
+                )
+    parts = [[part.strip() for part in cell.split(";") if part.strip()] for cell in answers.cells]
+    rows = _complete(answers, [not any(map(is_missing, each)) for each in parts], missing, notes, "labels")
+    return _table(answers, "multilabel", [set(parts[i]) for i in rows], rows, 1, notes)
+
+
+def _table(answers: Answers, task: str, sets: list[set[str]], rows: list[int], least: int, notes: list[str]) -> Targets:
+    names = tuple(sorted(set().union(*sets)))
+    if len(names) < least:
+        raise answers.refuse(f"{len(names)} different label(s) {shown(list(names), 40)}; nothing to predict")
+    index = {name: j for j, name in enumerate(names)}
+    plain = {name.casefold(): name for name in names}
+    if alike := [name for name in names if plain[name.casefold()] != name]:
+        other = plain[alike[0].casefold()]
+        notes.append(f"labels {shown(alike[0], 40)} and {shown(other, 40)} differ by case only and count as two")
+    values = np.zeros((len(rows), len(names)), bool)
+    for i, members in enumerate(sets):
+        values[i, [index[name] for name in members]] = True
+    return Targets(task, values, names, rows)
+
+
+def _several(answers: Answers, missing: str, notes: list[str]) -> Targets:
+    cells = [cell.split(";") for cell in answers.cells]
+    flat = [part for parts in cells for part in parts]
+    places = [place for place, parts in zip(answers.places, cells) for _ in parts]
+    if all(len(parts) == 1 for parts in cells) and 2 * sum("," in part for part in flat) > len(flat):
+        example = answers.example(next(i for i, part in enumerate(flat) if "," in part))
+        raise answers.refuse(f"{example}; separate targets by ';' and write decimal points")
+    numbers, commas = read_numbers(flat, places, answers.semicolons)
+    ends = np.cumsum([len(parts) for parts in cells])
+    values = [numbers[end - len(parts) : end] for parts, end in zip(cells, ends)]
+    whole = [i for i, cell in enumerate(answers.cells) if not is_missing(cell)]  # "NA" stands for all of a row's
+    width = len(cells[whole[0]]) if whole else 1
+    for i in whole:
+        if len(cells[i]) != width:
+            first = answers.places[whole[0]].rpartition(": ")[2]
+            raise answers.refuse(f"{answers.example(i)}: {len(cells[i])} targets, but {width} in {first}")
+    good = [len(row) == width and None not in row for row in values]
+    rows = _complete(answers, good, missing, notes, "numbers")
+    if commas:
+        notes.append(commas)
+    table = np.array([values[i] for i in rows], np.float64)
+    if len(infinite := np.flatnonzero(~np.isfinite(table).all(axis=1))):
+        raise answers.refuse(f"{answers.example(rows[infinite[0]])}, which is not finite")
+    return Targets("regression", table, tuple(f"target{j + 1}" for j in range(width)), rows)
