@@ -95,7 +95,7 @@ def _stability(
     held_out: dict[str, dict[str, float]] = {}
     settings = {key: value for key, value in _plain(train).items() if key not in NOT_IN_RESULT}
     inputs = {"store": train.store, "data": train.data, "table": config.table, "encoder": train.encoder}
-    folder.begin({"train": settings, "data": part.identity}, force, inputs)
+    folder.begin({"config": settings, "data": part.identity}, force, inputs)
     for seed in config.seeds:
         one = dataclasses.replace(train, seed=seed, output=str(folder.path / f"seed-{seed}"))
         models[str(seed)], held_out[str(seed)], _ = train_autoencoder(one, part)

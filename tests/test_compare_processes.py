@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from covjax import checkpoint
-from covjax.comparison.features import slug
 from tests.processes import finish, launch, start
 from tests.test_compare import write_table
 
@@ -33,7 +32,7 @@ OPTIONS = {
 
 
 def features(output, label):
-    return checkpoint.load(output / "features" / slug(label), {"values": 0})["values"]
+    return checkpoint.load(output / "features" / label, {"values": 0})["values"]
 
 
 def read(output):

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import pytest
 
+from covjax.comparison import compare, figures
 from covjax.comparison.figures import save_figure
 from covjax.visible import figure_text, page_text, visible
-from eval import compare, figures
 from tests.suite_examples import example
 from tests.test_suite_summary import WINS
 

@@ -50,7 +50,8 @@ from covjax.extras import need
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.jobs.seal import Damaged, read_sealed
 from covjax.notes import note, silence
-from covjax.options import FEATURES, decided_by
+from covjax.options import FEATURES, NUMBERS, decided_by
+from covjax.recipes import Recipe
 from covjax.sources import write_source
 from covjax.visible import visible
 
