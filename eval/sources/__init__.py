@@ -1,0 +1,1 @@
+"""The built-in data sets, from a clone; see covjax.sources."""

@@ -1,0 +1,8 @@
+"""`python -m train.autoencoder`, from a clone: the same as the installed command `covjax train`."""
+
+import sys
+
+from covjax.training.autoencoder import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], command="python -m train.autoencoder"))
