@@ -14,7 +14,6 @@ EXTRAS = {
     "store": ("grain", "array_record"),
     "parquet": ("pyarrow",),
     "excel": ("openpyxl",),
-    "tracks": ("pyBigWig",),
     "keras": ("h5py",),
     "parity": ("torch",),
 }

@@ -205,11 +205,14 @@ def check_counts(counts: Any | None, rows: int) -> Float[np.ndarray, "resamples 
 def check_features(values: Any, name: str = "features", columns: int | None = None) -> np.ndarray:
     """Features (n, p) of n samples in the type they came in; a vector is refused, for it could be either.
 
+    `columns` is the number that there must be: 0 for coordinates of samples that are all equal.
+
     Raises InputError for another rank or number of columns, no sample, NaN and inf.
     """
     array = host_array(values, name)
-    if array.ndim != 2 or 0 in array.shape or columns not in (None, array.shape[1]):
-        wanted = columns or "p >= 1"
+    wrong = array.ndim != 2 or not len(array)
+    if wrong or (array.shape[1] < 1 if columns is None else array.shape[1] != columns):
+        wanted = "p >= 1" if columns is None else columns
         raise InputError(f"{name}: shape {array.shape} must be (samples >= 1, {wanted}); a single one: x[None]")
     check_finite(array, name)
     return array

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from covjax.errors import InputError, shown
+from covjax.extras import need
 from covjax.jsonfile import parse_json, read_json
 
 SAFETENSORS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
@@ -27,7 +28,6 @@ STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2",
 STORAGES |= {"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1"}
 STORAGES |= {"ByteStorage": "u1", "BoolStorage": "?"}
 LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
-PIP_TORCH = "pip install 'covjax[parity]'"
 
 
 class StoredTensor(NamedTuple):
@@ -207,10 +207,7 @@ def check_view(file: Path, shape: tuple[int, ...], size: int) -> None:
 
 
 def _read_legacy(file: Path) -> dict[str, StoredTensor]:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f"{file}: this PyTorch format needs PyTorch (the extra `parity`): {PIP_TORCH}") from None
+    torch = need("torch", "parity", f"{file}: this format of PyTorch")
     state = torch.load(file, map_location="cpu", weights_only=True)
     tensors = {}
     for name, tensor in state.items():

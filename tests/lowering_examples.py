@@ -113,6 +113,7 @@ HOST |= {
     "pca_basis",
     "solve_tucker",
 }
+HOST |= {"Embedder", "compare", "recipe_names", "load_saelens", "save_saelens"}
 HOST |= {"CPAutoencoder", "TuckerAutoencoder"}  # in the registry
 
 # Values for the options of poolers and autoencoders, by the option's name: a new kind needs no line here unless it has
@@ -192,6 +193,8 @@ SHARDED = {
 }
 # Those of the others; those of encoders come from `encoder_case`.
 COMPILED = {
+    "activations.standardiser._batch_moments": [MOMENTS, BATCH, WEIGHTS],
+    "extraction.shard._finite": [{0: BATCH}, shape(B, T, dtype=bool)],
     "moments._update": [MOMENTS, X, W],
     "whole._sum": [LOW, W],
     "whole._masked_transpose": [LOW, W, shape(T, dtype=bool), 0, 4],

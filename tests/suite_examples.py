@@ -12,7 +12,7 @@ ROWS: dict[str, tuple[str, int | None, int]] = {
     "sqrt_covariance": (SECOND, None, 36),
     "pca_covariance_2": (SECOND, 2, 3),
     "pca_covariance_4": (SECOND, 4, 10),
-    "PCA-√Σ rank 2": (SECOND, 2, 3),
+    "pca_sqrt_covariance_2": (SECOND, 2, 3),
     "mean_outer": (CONTROL, None, 36),
     "mean+mean_outer": (CONTROL, None, 44),
     "shuffled_covariance": (CONTROL, None, 36),
@@ -40,7 +40,8 @@ def example(name: str, scores: dict[str, tuple[float, float]], task: str = "mult
             "p_value": 0.01 if abs(d) > 0.02 else 0.5,
         }
         fit = {"penalty": 0.1, "at_edge": False, "validation": validation, "converged": True, "per_term": {}}
-        row = {"label": label, "role": role, "rank": rank, "num_features": features}
+        family = label.rpartition("_")[0] if rank else ""
+        row = {"label": label, "title": label, "role": role, "family": family, "rank": rank, "num_features": features}
         rows.append(row | {"probes": {"ridge": fit | {"test": {metric: score}}}})
     return {
         "name": name,

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from covjax.comparison import compare
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
-from eval import compare
 from tests.test_unirep import random_weights
 
 register_encoder("small", lambda dtype: UniRep(random_weights()))
-OPTIONS = ["--encoder", "small", "--rows", "mean,outer product μμᵀ,covariance Σ", "--trained", "", "--resamples", "100"]
+OPTIONS = ["--encoder", "small", "--rows", "mean,mean_outer,covariance", "--trained", "", "--resamples", "100"]
 OPTIONS += ["--penalties", "1e-3,1e-1,1", "--probes", "ridge", "--ranks", "2"]
 
 

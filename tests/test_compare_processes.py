@@ -73,7 +73,7 @@ def test_two_processes_make_the_features_and_probes_of_one(runs):
 def test_one_process_goes_on_with_what_two_left(runs, tmp_path):
     folder, table, _ = runs
     output = shutil.copytree(folder / "two", tmp_path / "two")
-    for part in ("features/sqrt-cov", "probes/sqrt-cov", "probes/mean"):
+    for part in ("features/sqrt_covariance", "probes/sqrt_covariance", "probes/mean"):
         shutil.rmtree(output / part)
     (output / "results.json").unlink()
     (lines,) = launch(["comparison", str(output), str(table), json.dumps(OPTIONS)])

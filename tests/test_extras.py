@@ -87,12 +87,6 @@ def _comparison(folder):
     compare(CompareConfig(data=str(folder / "absent.csv"), sae_latents=8, sae_k=2))
 
 
-def _bigwig(folder):
-    from covjax.data import tracks
-
-    tracks._open(folder / "x.bw")
-
-
 def _keras(folder):
     from covjax.encoders import load
 
@@ -107,7 +101,6 @@ def _keras(folder):
         (_tokens, "array_record", 'keep_tokens: true needs the package array_record; run: pip install "covjax[store]"'),
         (_training, "grain", 'training an autoencoder needs the package grain; run: pip install "covjax[train]"'),
         (_comparison, "grain", 'a sparse autoencoder needs the package grain; run: pip install "covjax[train]"'),
-        (_bigwig, "pyBigWig", 'reading bigWig needs the package pyBigWig; run: pip install "covjax[tracks]"'),
         (_keras, "h5py", 'a Keras model needs the package h5py; run: pip install "covjax[keras]"'),
     ],
 )

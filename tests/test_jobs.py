@@ -205,15 +205,15 @@ def test_a_spreadsheet_runs_no_cell_and_our_readers_get_it_back(tmp_path, value)
 
 
 def test_tables_with_such_cells_are_read(tmp_path):
-    rows = [("=a", "-ACGT", "+x"), ("'=b", "ACGT", "@y")]
+    rows = [("=a", "-a word", "+x"), ("'=b", "two words", "@y")]
     with new_text(tmp_path / "t.csv") as file:
         file.write("id,sequence,label\n")
         file.writelines(",".join(map(text_cell, row)) + "\n" for row in rows)
     data = read_table(tmp_path / "t.csv")
     assert data.ids == ("=a", "'=b")
-    assert data.sequences == ("-ACGT", "ACGT")
+    assert data.sequences == ("-a word", "two words")
     assert data.target_names == ("+x", "@y")
-    assert read_sequences(tmp_path / "t.csv") == (("=a", "'=b"), ("-ACGT", "ACGT"))
+    assert read_sequences(tmp_path / "t.csv") == (("=a", "'=b"), ("-a word", "two words"))
 
 
 def test_a_full_disk_is_found_behind_other_errors(tmp_path):

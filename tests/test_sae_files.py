@@ -142,11 +142,7 @@ def test_missing_and_damaged_files_are_named(rng, tmp_path):
         save_saelens(tmp_path / "file", make("relu", rng))
 
 
-def test_a_saved_autoencoder_is_sealed_and_says_what_it_was_trained_on(rng, tmp_path, monkeypatch):
+def test_a_saved_autoencoder_says_what_it_was_trained_on(rng, tmp_path):
     save_autoencoder(tmp_path / "a", make("topk", rng), "topk", D, {"latents": M, "k": 3}, data={"weights": "abc"})
     assert checkpoint.read_manifest(tmp_path / "a")["data"] == {"weights": "abc"}
     assert load_autoencoder(tmp_path / "a").k == 3
-    edited = checkpoint.read_manifest(tmp_path / "a") | {"options": {"latents": M, "k": 4}}
-    monkeypatch.setattr(checkpoint, "read_manifest", lambda path: edited)
-    with pytest.raises(InputError, match="the manifest does not match its digest"):
-        load_autoencoder(tmp_path / "a")

@@ -54,7 +54,7 @@ def test_moments_of_rows_in_parts_serve_ridge(rng):
     np.testing.assert_allclose(fit_ridge_moments(joint, 3, [1e-2])[0].weights, exact[0].weights, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="outputs: 15 is not in 1 … 14"):
         fit_ridge_moments(joint, 15, [1e-2])
-    with pytest.raises(InputError, match="penalties: 0 must be > 0"):
+    with pytest.raises(InputError, match="penalties: 0.0 must be > 0"):
         fit_ridge_moments(joint, 3, [0])
     with pytest.raises(InputError, match="all 9 training samples are equal"):
         fit_ridge_moments(moments(np.ones((9, 4), np.float32)), 1, [1.0])

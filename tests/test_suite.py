@@ -173,7 +173,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_holds_every_section_and_figure(tmp_path):
-    tracks = example("tracks", WINS | {"PCA-√Σ rank 2": (0.1, 0.3)}, task="regression")
+    tracks = example("tracks", WINS | {"pca_sqrt_covariance_2": (0.1, 0.3)}, task="regression")
     tracks["rows"][2]["probes"]["ridge"]["test"]["r2"]["seeds"] = [0.61, 0.63]
     tasks = {"wins": example("A <b> & c", WINS), "loses": example("loses", LOSES), "tracks": tracks}
     tasks["wins"]["warnings"] = ["mean, ridge: penalty 1e-06 is at the edge of the grid", "6 groups & few"]
@@ -193,7 +193,7 @@ def test_the_page_holds_every_section_and_figure(tmp_path):
     assert "A &lt;b&gt; &amp; c" in text
     assert "2 seeds 0.610–0.630" in text
     assert "+55.0 %" in text
-    assert "Chosen on validation: sqrt Σ, [+45.0, +55.0] %; +52.9 %: not reached" in text
+    assert "Chosen on validation: sqrt_covariance, [+45.0, +55.0] %; +52.9 %: not reached" in text
     for cell in summary["headline"][0]["cells"].values():
         assert f"{cell['value']:.3f}" in text
     for name in ("planned", "mean_ranks", "rank", "decomposition"):
@@ -202,7 +202,7 @@ def test_the_page_holds_every_section_and_figure(tmp_path):
     assert "<li>6 groups &amp; few</li>" in text
     table = (tmp_path / "suite.md").read_text()
     assert "- wins: mean, ridge: penalty 1e-06 is at the edge of the grid; 6 groups & few" in table
-    assert "| loses | MCC | 0.500 | sqrt Σ | 0.450 | -0.050 [-0.070, -0.030] |" in table
+    assert "| loses | MCC | 0.500 | sqrt_covariance | 0.450 | -0.050 [-0.070, -0.030] |" in table
     assert "**0.620** (+0.220 [+0.200, +0.240])" in table
     widths = {line.count(" | ") for line in table.splitlines() if line.startswith("|")}
     assert len(widths) == 2  # two tables, all rows of each as wide as its head
@@ -220,7 +220,7 @@ def test_too_few_resamples_for_holm_are_said(tmp_path):
 
 def test_relative_line_without_a_positive_reference():
     entry = {"task": "t", "targets": 1, "reference_r2": -0.1, "rows": {"sqrt_covariance": {"r2": 0.2, "percent": None}}}
-    assert "not positive, so no percentage; R² sqrt Σ 0.200" in relative_line(entry)
+    assert "not positive, so no percentage; R² sqrt_covariance 0.200" in relative_line(entry)
 
 
 def test_every_task_of_the_project_has_a_name():

@@ -40,6 +40,7 @@ def test_choices_are_made_on_validation_and_the_parts_form_a_chain():
     rows = example("wins", WINS)["rows"]
     assert planned_pairs(rows, "mean", "ridge") == {
         "gain": ("sqrt_covariance", "mean"),  # covariance Σ is higher on the test set
+        "over_baseline": ("sqrt_covariance", "mean_std"),
         "over_control": ("sqrt_covariance", "shuffled_sqrt_covariance"),
         "over_composition": ("sqrt_covariance", "composition"),
         "whole_gain": ("sqrt_covariance", "mean"),
@@ -143,14 +144,14 @@ def test_ranks_are_over_the_rows_that_all_tasks_have():
 
 
 def test_rank_curves_end_with_the_whole_matrix():
-    scores = WINS | {"PCA-√Σ rank 2": (0.1, 0.3)}
+    scores = WINS | {"pca_sqrt_covariance_2": (0.1, 0.3)}
     (entry,) = rank_curves({"t": example("t", scores), "u": example("u", LOSES)})
-    assert [(p["rank"], p["value"], p["whole"]) for p in entry["curves"]["PCA-Σ"]] == [
+    assert [(p["rank"], p["value"], p["whole"]) for p in entry["curves"]["pca_covariance"]] == [
         (2, 0.20, False),
         (4, 0.35, False),
         (8, 0.62, True),
     ]
-    assert [p["value"] for p in entry["curves"]["PCA-√Σ"]] == [0.3, 0.60]
+    assert [p["value"] for p in entry["curves"]["pca_sqrt_covariance"]] == [0.3, 0.60]
     assert entry["reference"] == 0.40
 
 
@@ -188,7 +189,7 @@ def test_losses_name_what_is_not_above_and_only_facts_the_numbers_support():
     facts = " ".join(entry["facts"])
     # Without an interval of the difference to composition nothing is said to be decided.
     assert facts.startswith("composition, which never sees the encoder, reaches 0.600, and mean 0.500")
-    assert "outer product μμᵀ, a control, reaches 0.520 on the test set" in facts
+    assert "mean_outer, a control, reaches 0.520 on the test set" in facts
     assert "(+0.100 over mean) did not carry over" in facts
     assert "36 features on 30 training sequences" in facts
     assert "at most 7 tokens for 8 features" in facts
@@ -212,7 +213,7 @@ def test_losses_against_a_control_alone_are_not_called_co_occurrence():
     result["rows"][3]["probes"]["ridge"]["at_edge"] = True
     (entry,) = losses({"t": result})
     assert [each["name"] for each in entry["not_above"]] == ["over_control"]
-    assert "not shown to be co-occurrence: shuffled sqrt Σ" in entry["facts"][0]
+    assert "not shown to be co-occurrence: shuffled_sqrt_covariance" in entry["facts"][0]
     assert any("its penalty, 0.1, stands at the edge" in fact for fact in entry["facts"])
     assert not any("k-mer" in fact for fact in entry["facts"])
 

@@ -1,7 +1,5 @@
 """A trained autoencoder on disk: its kind, options and whole state, digests checked when it is read back."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ def save_autoencoder(
     `data` says what it was trained on (plain JSON; the digest of an encoder's weights among it) and is kept beside.
     """
     manifest: dict[str, Any] = {"autoencoder": kind, "features": features, "options": dict(options)}
-    manifest |= {"seal": _seal(manifest), "data": None if data is None else dict(data)}
+    manifest["data"] = None if data is None else dict(data)
     checkpoint.save(path, to_arrays(nnx.state(model)), manifest)
 
 
@@ -38,21 +36,14 @@ def load_autoencoder(path: str | Path) -> Any:
     """The autoencoder that `save_autoencoder` wrote; its kind must be registered.
 
     Raises InputError for anything else at `path`, an unknown kind, and changed, truncated or missing files: arrays and
-    what the manifest says of them are compared with their digests.
+    manifest are compared with their digests.
     """
     manifest = checkpoint.read_manifest(path)
     if manifest is None or "autoencoder" not in manifest:
         raise InputError(f"{path}: no autoencoder is saved there")
     if missing := [name for name in DECIDES if name not in manifest]:
         raise InputError(f"{path}: the manifest lacks {missing[0]}: the file was changed or damaged")
-    if manifest.get("seal", _seal(manifest)) != _seal(manifest):  # folders of covjax 0.1 have none
-        raise InputError(f"{path}: the manifest does not match its digest: the file was changed or damaged")
     model = make_autoencoder(manifest["autoencoder"], manifest["features"], **manifest["options"])
     state = nnx.state(model)
     nnx.update(model, from_arrays(state, checkpoint.load(path, state)))
     return model
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    content = json.dumps({name: manifest[name] for name in DECIDES}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()

@@ -16,6 +16,7 @@ from pathlib import Path
 from covjax.cli import exit_on_input_error
 from covjax.data.fasta import stream_fasta
 from covjax.data.gaf import COLUMNS, EXPERIMENTAL, Annotation, read_gaf
+from covjax.data.numbers import is_missing
 from covjax.data.obo import Ontology, read_obo
 from covjax.data.skipped import Report, Skipped, warn
 from covjax.data.write import new_text, text_cell
@@ -173,12 +174,13 @@ def _records(fasta: Path, report: Report) -> list[tuple[str, str, str]]:
     skipped, records = Skipped(fasta, "sequences"), dict[str, tuple[str, str, str]]()
     for line, header, sequence in stream_fasta(fasta):
         name = accession(header)
-        if not name or not sequence:
-            skipped.add(f"{shown(name, 60)} has no {'sequence' if name else 'id'}", line)
+        if is_missing(name) or not sequence:
+            skipped.add(f"{shown(name, 60)} has no {'id' if is_missing(name) else 'sequence'}", line)
         elif name in records:
             skipped.add(f"{shown(name, 60)} stands already", line)
         else:
-            records[name] = name, group_of(header), sequence
+            group = group_of(header)
+            records[name] = name, "" if is_missing(group) else group, sequence
     skipped.close(len(records), report)
     return list(records.values())
 

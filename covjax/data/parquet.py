@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from covjax.errors import InputError, shown
+from covjax.extras import need
 
 
 def read_columns(path: str | Path, required: str, *others: str) -> dict[str, list[str | None]]:
@@ -15,11 +16,8 @@ def read_columns(path: str | Path, required: str, *others: str) -> dict[str, lis
     Raises InputError where pyarrow is not installed, for a file that is no whole Parquet file, without the required
     column or with a column twice, and for a column of another type.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(f"{path}: reading Parquet needs the package pyarrow") from None
+    pyarrow = need("pyarrow", "parquet", f"{path}: reading Parquet")
+    parquet = need("pyarrow.parquet", "parquet", f"{path}: reading Parquet")
     try:
         with open(path, "rb") as source, parquet.ParquetFile(source, page_checksum_verification=True) as file:
             names = file.schema_arrow.names

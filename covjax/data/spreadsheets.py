@@ -11,6 +11,7 @@ from typing import Any
 
 from covjax.data.text import Row, Table
 from covjax.errors import InputError, shown
+from covjax.extras import need
 
 SUFFIXES = (".xlsx", ".xlsm", ".parquet")
 MOST_CELLS = 50_000_000  # that a sheet may span; one cell far out would make it billions
@@ -38,12 +39,7 @@ def read_spreadsheet(path: str | Path, select: Select, notes: list[str]) -> Tabl
 
 
 def _read_excel(path: Path, select: Select, notes: list[str]) -> Table:
-    try:
-        import openpyxl  # type: ignore[import-untyped]
-    except ImportError:
-        raise InputError(
-            f"{path}: Excel workbooks need openpyxl: pip install 'covjax[excel]'; or save the sheet as CSV UTF-8"
-        ) from None
+    openpyxl = need("openpyxl", "excel", f"{path}: an Excel workbook (or save the sheet as CSV UTF-8)")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not an Excel workbook, or a damaged one; save it again as .xlsx or as CSV UTF-8")
     try:
@@ -106,10 +102,7 @@ def _formulas(openpyxl: Any, path: Path, name: str, rows: list[Cells], columns: 
 
 
 def _read_parquet(path: Path, select: Select) -> Table:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    parquet = need("pyarrow.parquet", "parquet", f"{path}: reading Parquet")
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             names = tuple(file.schema_arrow.names)

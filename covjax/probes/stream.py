@@ -130,6 +130,8 @@ def fit_logistic_stream(
         for x, target in validation():
             x = check_features(x, "validation", len(mean))
             target, known = check_targets(kind, target, missing, len(x))
+            if target.shape[1] != y.shape[1]:
+                raise InputError(f"validation: {target.shape[1]} outputs do not fit the stream's {y.shape[1]}")
             here = np.ones(target.shape) if known is None else known
             here = here[:, : weights.shape[1]].astype(np.float32)
             total += np.asarray(held_out(trees, x.astype(np.float32), target.astype(np.float32), here))

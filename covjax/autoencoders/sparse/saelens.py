@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from covjax.autoencoders.sparse.dense import BatchTopK, JumpReLU, ReLU
 from covjax.autoencoders.sparse.dictionary_learning import read_dictionary, read_gemma_scope
@@ -51,6 +49,9 @@ def save_saelens(folder: str | Path, module: SparseAutoencoder, metadata: Mappin
     else:
         raise InputError(f"module: {type(module).__name__} has no counterpart in SAELens")
     config["metadata"] = dict(metadata or {})
+    from safetensors import SafetensorError  # not where autoencoders alone are wanted
+    from safetensors.numpy import save_file
+
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
