@@ -17,9 +17,11 @@ def blocks(page: str) -> str:
 def test_readme_examples_give_what_they_say():
     names: dict = {}
     exec(blocks("README.md"), names)
-    assert names["vectors"].shape == (3, 2080) and names["vectors"].dtype == np.float32
+    assert names["vectors"].shape == (3, 2080)
+    assert names["vectors"].dtype == np.float32
     assert np.isfinite(names["vectors"]).all()
-    assert names["features"].shape == (8, 2080) and np.isfinite(names["features"]).all()
+    assert names["features"].shape == (8, 2080)
+    assert np.isfinite(names["features"]).all()
 
 
 @needs_weights
@@ -32,7 +34,8 @@ def test_python_page_examples_give_what_they_say(tmp_path, monkeypatch):
     assert names["own"].shape == (3, 36)
     assert names["features"].shape == (8, 2080)
     assert names["sigma"].shape == (64, 64)
-    assert names["score"].shape == (20, 2) and np.isfinite(names["score"]).all()
+    assert names["score"].shape == (20, 2)
+    assert np.isfinite(names["score"]).all()
     assert 0 <= float(names["f"]) <= 1
 
 
@@ -40,9 +43,22 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 1000
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     path = ROOT / page
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
-        if "://" not in target:
-            assert (path.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
