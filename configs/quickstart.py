@@ -2,7 +2,7 @@
 
     python -m eval.compare --config configs/quickstart.py
 
-Time and result: see the README's first table, which is this command's output. `--rows ""` makes every row of the
+Time and result: see docs/results.md, whose first table is this command's result. `--rows ""` makes every row of the
 comparison, trained pools among them.
 """
 

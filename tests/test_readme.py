@@ -1,22 +1,64 @@
-"""The README's Python examples run as written."""
+"""The Python examples of README.md and docs/python.md run as written, and the README stays short."""
 
 import re
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.test_unirep import needs_weights
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+def blocks(page: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S))
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_block_runs(number):
-    names = {}
-    exec(BLOCKS[number], names)
-    assert names["features"].shape == (8, 64 * 65 // 2)
-    assert bool((names["features"] == names["features"]).all())
+@needs_weights
+def test_readme_examples_give_what_they_say():
+    names: dict = {}
+    exec(blocks("README.md"), names)
+    assert names["vectors"].shape == (3, 2080)
+    assert names["vectors"].dtype == np.float32
+    assert np.isfinite(names["vectors"]).all()
+    assert names["features"].shape == (8, 2080)
+    assert np.isfinite(names["features"]).all()
+
+
+@needs_weights
+def test_python_page_examples_give_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(blocks("docs/python.md"), names)
+    assert names["vectors"].shape == (4, 2080)
+    assert np.array_equal(names["again"], names["vectors"])
+    assert names["own"].shape == (3, 36)
+    assert names["features"].shape == (8, 2080)
     assert names["sigma"].shape == (64, 64)
+    assert names["score"].shape == (20, 2)
+    assert np.isfinite(names["score"]).all()
+    assert 0 <= float(names["f"]) <= 1
 
 
-def test_there_is_an_example():
-    assert BLOCKS
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 1000
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
