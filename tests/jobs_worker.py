@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from covjax.cli import exit_on_input_error
+from covjax.comparison import compare
+from covjax.extraction import extract
 from covjax.training.autoencoder import train_autoencoder
-from eval import compare
 from tests import test_extract  # registers the encoder "extraction-toy"
 from tests.test_compare import OPTIONS, write_table  # registers the encoder "tiny"
 from tests.toy_autoencoders import activations, config
-from train import extract
 
 KINDS = ("extract", "train", "compare")
-ROWS = "mean,covariance Σ,composition"
+ROWS = "mean,covariance,composition"
 
 
 def write_inputs(folder: Path) -> None:

@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 def test_pages_and_figures_of_a_comparison_with_such_labels(tmp_path):
     groups = {"train": 100, "validation": 30, "test": 40}
-    results = example("<script>$\x00\ud800", WINS, best_second_order="sqrt Σ", groups=groups, contrasts={})
+    results = example("<script>$\x00\ud800", WINS, best_second_order="sqrt_covariance", groups=groups, contrasts={})
     names = [*LABELS.values()]
     results["terms"] = [{"label": n, "name": n, "positives": {"train": 3, "test": 3}} for n in names]
     for row in results["rows"]:

@@ -49,7 +49,7 @@ class CompareConfig(RecipeSettings):
         "", "optional CSV with the columns label, name: what the report calls each label", NOTHING
     )
     output: str = option("runs/my-comparison", "folder for results, report, figures and checkpoints", NOTHING)
-    encoder: str = option("unirep-64", "name, folder or hub id of the encoder; see the README's table", NOTHING)
+    encoder: str = option("unirep-64", "name, folder or hub id of the encoder; see docs/encoders.md", NOTHING)
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last", NOTHING)
     max_length: int = option(
         2000,
@@ -79,9 +79,7 @@ class CompareConfig(RecipeSettings):
     shares: tuple[float, float, float] = option(
         (0.7, 0.15, 0.15), "train, validation, test where the data has no split column"
     )
-    resamples: int = option(
-        1000, "bootstrap resamples", allowed=lambda n: n >= 100, rule=">= 100; DESIGN asks for 1,000"
-    )
+    resamples: int = option(1000, "bootstrap resamples", allowed=lambda n: n >= 100, rule=">= 100, better 1,000")
     min_positives: int | None = option(
         None,
         "labels (classes, with their rows) that are rarer in some split are left out; none: 5 for labels, 0",

@@ -8,7 +8,9 @@ from covjax.visible import figure_text
 
 
 def draw_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """One panel per logged figure against steps, training and held-out; written to `path`."""
+    """One panel per logged figure against steps, training and held-out; written to `path`, unless nothing is logged."""
+    if not rows:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
