@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from covjax.cli import exit_on_input_error, parse
 from covjax.comparison.model import Model, cells
 from covjax.data.sequences import read_sequences
-from covjax.data.write import new_text
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
+from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.disk import new_text
 from covjax.notes import note
 from covjax.options import NOTHING, option
 

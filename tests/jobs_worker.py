@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covjax.cli import exit_on_input_error
+from covjax.jobs.cli import exit_on_input_error
 from covjax.training.autoencoder import train_autoencoder
 from eval import compare
 from tests import test_extract  # registers the encoder "extraction-toy"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from covjax.comparison.looks import NAME, record_look
+from covjax.comparison.results import NAME, record_look
 from covjax.errors import InputError
 
 MANIFEST = {

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from covjax.data.nucleotides import reverse_complement
+from covjax.data.letters import reverse_complement
 from covjax.data.related import kmers, linked, overlapping, word_runs
 from covjax.errors import InputError
 

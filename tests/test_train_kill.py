@@ -16,11 +16,11 @@ import jax
 import numpy as np
 import pytest
 
-from covjax import checkpoint
 from covjax.autoencoders import load_autoencoder
+from covjax.jobs import checkpoint
 from covjax.training.autoencoder import train_autoencoder
-from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
+from covjax.training.state import checkpoint_path, saved_steps
 from tests.conftest import ROOT
 from tests.toy_autoencoders import activations, config
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.autoencoders.second_moment import Center, cp_loss, moment_norm, tucker_loss
-from covjax.autoencoders.statistics import Batch
 from covjax.errors import InputError
+from covjax.standardise import Batch
 from covjax.tokens import safe_ratio
 
 _HIGHEST = jax.lax.Precision.HIGHEST

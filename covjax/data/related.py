@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
-from covjax.data.nucleotides import reverse_complement
+from covjax.data.letters import reverse_complement
 from covjax.errors import InputError
 
 

@@ -14,16 +14,14 @@ from jaxtyping import Array, Float
 
 from covjax import Pooler, get_pooler
 from covjax.activations import ArrayTokens, Batch
-from covjax.activations.standardiser import Fit, standardiser
+from covjax.activations.tokens import Fit, standardiser
 from covjax.autoencoders import make_autoencoder
-from covjax.autoencoders.arrays import from_arrays, to_arrays
+from covjax.autoencoders.saved import from_arrays, to_arrays
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
-from covjax.distributed import gather
-from covjax.embedding.bases import make_bases
-from covjax.embedding.learned import train_pools
-from covjax.embedding.sparse import sparse_options, sparse_pools
+from covjax.embedding.learned import make_bases, sparse_options, sparse_pools, train_pools
 from covjax.errors import InputError
+from covjax.jobs.distributed import gather
 from covjax.overlap import overlap
 from covjax.recipes.base import Options, Pooled, Recipe, SparsePooled, SpecialToken, Trained, Truncated
 from covjax.standardise import standardise

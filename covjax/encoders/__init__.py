@@ -3,8 +3,7 @@
 from covjax.encoders.base import Encoder, load, register_encoder, tokenize
 from covjax.encoders.checks import check_padding_invariance, norm_report
 from covjax.encoders.custom import from_arrays, from_function
-from covjax.encoders.embed import embed, replicate
-from covjax.encoders.windows import windowed_moments, windows
+from covjax.encoders.embed import embed, replicate, windowed_moments, windows
 
 __all__ = [
     "Encoder",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.errors import InputError, shown
-from covjax.jsonfile import read_json
+from covjax.modelfiles import read_json
 
 
 @runtime_checkable

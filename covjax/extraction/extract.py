@@ -26,18 +26,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covjax import get_pooler
-from covjax.cli import exit_on_input_error, parse, parse_settings
 from covjax.data.letters import check_letters
 from covjax.data.sequences import read_sequences
 from covjax.data.store import FORMAT, read_run, read_shard, shard_fault, shard_path, token_path
-from covjax.distributed import gather, is_first, job, once, share, wait
 from covjax.encoders import load
 from covjax.encoders.embed import batch_size, replicate
 from covjax.errors import InputError
-from covjax.extraction.config import ExtractConfig
-from covjax.extraction.plan import Work, cut_sequences, make_plan, pass_windows
+from covjax.extraction.plan import ExtractConfig, Work, cut_sequences, make_plan, pass_windows
 from covjax.extraction.shard import encode, pool_function, write_shard
 from covjax.extras import need
+from covjax.jobs.cli import exit_on_input_error, parse, parse_settings
+from covjax.jobs.distributed import gather, is_first, job, once, share, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, progress, silence
 from covjax.pooling import Pooler

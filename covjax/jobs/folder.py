@@ -21,11 +21,10 @@ from typing import Any
 
 import jax
 
-from covjax.checkpoint import difference
-from covjax.distributed import is_first, once
 from covjax.errors import InputError, shown
-from covjax.jobs.disk import TEMPORARY, put, writing
-from covjax.jobs.seal import Damaged, read_sealed, sealed
+from covjax.jobs.checkpoint import difference
+from covjax.jobs.disk import TEMPORARY, Damaged, put, read_sealed, sealed, writing
+from covjax.jobs.distributed import is_first, once
 
 LOCK = ".covjax-lock"
 RUN = "covjax-run.json"

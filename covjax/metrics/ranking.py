@@ -1,13 +1,32 @@
-"""Area under the ROC curve and average precision for many labels at once, ties exact, resamples by counts."""
+"""Metrics of ranking: area under the ROC curve and average precision; labels that are missing."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from covjax.inputs import check_counts, check_labels, check_scores
-from covjax.metrics.missing import by_output
+from covjax.inputs import check_counts, check_labels, check_scores, patterns
+
+
+def by_output(
+    metric: Callable[..., np.ndarray],
+    truth: np.ndarray,
+    scores: np.ndarray,
+    counts: Float[np.ndarray, "r n"] | None,
+    present: Bool[np.ndarray, "n k"] | None,
+) -> Float[np.ndarray, "*r k"]:
+    """`metric(truth, scores, counts)`, outputs with the same present rows together; NaN for one that has no row."""
+    if present is None:
+        return metric(truth, scores, counts)
+    out = np.full((*([] if counts is None else [len(counts)]), truth.shape[1]), np.nan)
+    for rows, columns in patterns(present):
+        if rows.any():
+            part = truth[rows][:, columns], scores[rows][:, columns]
+            out[..., columns] = metric(*part, None if counts is None else counts[:, rows])
+    return out
+
 
 Counts = Int[np.ndarray, "resamples n"]
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.inputs import check_counts, check_numbers, check_scores
-from covjax.metrics.missing import by_output
+from covjax.metrics.ranking import by_output
 
 
 def _centred(values, weights):

@@ -7,7 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
-from covjax.cli import exit_on_input_error
+from covjax.jobs.cli import exit_on_input_error
 from covjax.jobs.folder import claim
 from covjax.sources import SOURCES, write_source
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import torch
 
-from eval.benchmark._torch_sae import TopKSAE, train_step
+from eval.benchmark._torch import TopKSAE, train_step
 
 Forms = dict[str, Callable[[], torch.Tensor]]
 

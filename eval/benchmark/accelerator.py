@@ -22,10 +22,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eval.benchmark import _report
+from eval.benchmark import _runner as _report
 from eval.benchmark._accelerator_cases import BANDWIDTH, PEAK, Case, Sizes, make_cases
-from eval.benchmark._dispatch import Timed, interleave_queued
-from eval.benchmark._timing import Times, median_ratio, milliseconds
+from eval.benchmark._runner import Timed, Times, interleave_queued, median_ratio, milliseconds
 
 OURS, FORMS = "covjax", ("eager", "torch.compile")
 SMOKE = "CPU smoke, not an accelerator figure"

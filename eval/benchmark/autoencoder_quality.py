@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from covjax.activations.windows import EncodedActivations, HeldActivations, hold, join
 from covjax.autoencoders import Solution, evaluate_fvu, make_autoencoder, pca_basis, solve_tucker
-from covjax.autoencoders.statistics import feature_statistics
-from covjax.data.activations import EncodedActivations, HeldActivations, hold, join
 from covjax.encoders import load
+from covjax.standardise import feature_statistics
 from covjax.training.batches import SequenceBatches, iterate
 from covjax.training.state import Step, TrainState, make_optimiser
-from eval.benchmark import _report
+from eval.benchmark import _runner as _report
 
 RANKS = (8, 16, 32, 64, 128)
 RATES = (3e-3, 1e-2)

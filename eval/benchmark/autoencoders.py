@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from covjax.autoencoders import tucker_loss
-from eval.benchmark import _report
-from eval.benchmark._timing import Times, interleave, median_ratio, milliseconds
+from eval.benchmark import _runner as _report
+from eval.benchmark._runner import Times, interleave, median_ratio, milliseconds
 
 SHAPE = (8192, 1024, 32)  # tokens, features, rank
 GROWTH = tuple(1 << k for k in range(10, 16))

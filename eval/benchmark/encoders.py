@@ -18,10 +18,9 @@ import numpy as np
 
 from covjax import projected_moment
 from covjax.encoders import embed, load
-from covjax.encoders.embed import bucket_edges
-from covjax.encoders.rows import plan_rows
-from eval.benchmark import _report
-from eval.benchmark._timing import Times, interleave, median_ratio
+from covjax.encoders.embed import bucket_edges, plan_rows
+from eval.benchmark import _runner as _report
+from eval.benchmark._runner import Times, interleave, median_ratio
 
 EQUAL = ((32, 128), (16, 256), (8, 512), (4, 1024))  # sequences, tokens with the special ones
 BATCHES = 4  # of every shape in one timing

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from covjax.metrics import auroc, average_precision
-from eval.benchmark import _report
-from eval.benchmark._timing import interleave, median_ratio
+from eval.benchmark import _runner as _report
+from eval.benchmark._runner import interleave, median_ratio
 
 TARGETS = {"AUROC: scikit-learn loop ÷ covjax": 30.0}
 

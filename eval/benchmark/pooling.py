@@ -19,8 +19,9 @@ from covjax import (
     second_moment,
 )
 from covjax.pooling.learned import attention_covariance_matrices
-from eval.benchmark import _memory, _report
-from eval.benchmark._timing import Times, interleave, median_ratio, milliseconds
+from eval.benchmark import _runner as _memory
+from eval.benchmark import _runner as _report
+from eval.benchmark._runner import Times, interleave, median_ratio, milliseconds
 
 SHAPES = ((64, 512, 384, 32), (16, 1024, 1024, 32), (4, 8192, 1536, 64), (1, 131_072, 1536, 64))
 RAGGED = (64, 1024, 32)  # sequences, features, rank; lengths log-normal, median 350, at most 5,000
@@ -140,7 +141,7 @@ def _peer():
     try:
         import torch
 
-        from eval.benchmark import _torch_pooling
+        from eval.benchmark import _torch as _torch_pooling
     except ImportError:
         print("PyTorch is not installed (extra `parity`): ratios against it are left out", file=sys.stderr)
         return None

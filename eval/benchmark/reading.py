@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from covjax.data.activations import StoredActivations, hold
-from covjax.extraction.config import ExtractConfig
+from covjax.activations.windows import StoredActivations, hold
 from covjax.extraction.extract import extract
-from covjax.training.autoencoder import train_autoencoder
-from covjax.training.autoencoder_config import AutoencoderConfig
-from covjax.training.batches import TokenBatches
-from covjax.training.mixing import MixedTokenBatches
-from eval.benchmark import _report
+from covjax.extraction.plan import ExtractConfig
+from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
+from covjax.training.batches import MixedTokenBatches, TokenBatches
+from eval.benchmark import _runner as _report
 from eval.benchmark.sae import read_proteins
 
 

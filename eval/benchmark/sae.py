@@ -20,12 +20,12 @@ from flax import nnx
 from jaxtyping import Float
 
 from covjax.autoencoders.sparse import TopK
-from covjax.autoencoders.sparse.metrics import Sums, dead_share, fvu, l0, token_sums
+from covjax.autoencoders.sparse.module import Sums, dead_share, fvu, l0, token_sums
 from covjax.encoders import embed, load
 from covjax.errors import InputError
 from covjax.training.state import Step, TrainState
-from eval.benchmark import _report
-from eval.benchmark._timing import Times, interleave, median_ratio
+from eval.benchmark import _runner as _report
+from eval.benchmark._runner import Times, interleave, median_ratio
 
 LATENTS, K, LEARNING_RATE = 4096, 32, 1e-3
 OURS, PEER = "covjax TopK with AuxK", "PyTorch TopK"
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the page")
     options = parser.parse_args(argv)
     try:
-        from eval.benchmark import _torch_sae
+        from eval.benchmark import _torch as _torch_sae
     except ImportError:
         print("PyTorch is not installed (extra `parity`): there is nothing to compare with", file=sys.stderr)
         return 2
