@@ -22,6 +22,23 @@ from covjax.inputs import check_features, exact_mean, host_array
 Probe = TypeVar("Probe", covariant=True)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LinearProbe:
+    """scores = features @ weights + bias; features are raw ones, or the coordinates of a space (p = r)."""
+
+    weights: Float[np.ndarray, "p k"]
+    bias: Float[np.ndarray, "k"]
+
+    def scores(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
+        """Linear scores, float64. Raw features enter as they are: not centred, not scaled.
+
+        Raises InputError for another number of features, NaN and inf.
+        """
+        x = check_features(features, columns=len(self.weights))
+        return x.astype(np.float64) @ self.weights + self.bias
+
+
 class Space(Protocol[Probe]):
     """Centred, scaled, orthogonal coordinates Z of the training samples: ZᵀZ/n = diag(eigenvalues), trace 1.
 
@@ -66,23 +83,6 @@ class RowSpace:
         """The probe on raw features whose scores are those of `fitted` on their coordinates."""
         raw = self.axes @ (np.asarray(fitted.weights, np.float64) / self.scale)
         return LinearProbe(raw, np.asarray(fitted.bias, np.float64) - self.mean @ raw)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LinearProbe:
-    """scores = features @ weights + bias; features are raw ones, or the coordinates of a space (p = r)."""
-
-    weights: Float[np.ndarray, "p k"]
-    bias: Float[np.ndarray, "k"]
-
-    def scores(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
-        """Linear scores, float64. Raw features enter as they are: not centred, not scaled.
-
-        Raises InputError for another number of features, NaN and inf.
-        """
-        x = check_features(features, columns=len(self.weights))
-        return x.astype(np.float64) @ self.weights + self.bias
 
 
 def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float | None = None) -> RowSpace:
