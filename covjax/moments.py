@@ -11,9 +11,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.inputs import host_array, is_concrete
-from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +80,7 @@ def _moments(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> M
     deviation = x - shift[None]
     weighted = deviation * w[:, None]  # masked rows: x is 0 and w is 0, finite times zero
     offset = safe_ratio(jnp.sum(weighted, axis=0), count)
-    scatter = jnp.matmul(weighted.T, deviation, precision=_HIGHEST) - count * jnp.outer(offset, offset)
+    scatter = jnp.matmul(weighted.T, deviation, precision=HIGHEST) - count * jnp.outer(offset, offset)
     return Moments(count, shift + offset, scatter)
 
 
@@ -165,7 +163,7 @@ def _masked_transpose(x, w, keep, start, length):
 @jax.jit
 def _product(left, right):
     dtype = jnp.promote_types(right.dtype, jnp.float32)
-    precision = jax.lax.Precision.HIGHEST if right.dtype == dtype else None
+    precision = HIGHEST if right.dtype == dtype else None
     return jnp.matmul(left, right, precision=precision, preferred_element_type=dtype)
 
 

@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covjax.errors import InputError
-from covjax.tokens import check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from covjax.tokens import HIGHEST, check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
 
 
 def check_projection(matrix, features: int, name: str) -> Float[Array, "features rank"]:
@@ -34,7 +32,7 @@ def project_tokens(
 ) -> Float[Array, "tokens rank"]:
     """`x @ matrix` in float32 or wider; NaN in a row stays in that row. bfloat16 tokens meet a bfloat16 `matrix`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.matmul(x, matrix.astype(x.dtype), precision=_HIGHEST, preferred_element_type=dtype)
+    return jnp.matmul(x, matrix.astype(x.dtype), precision=HIGHEST, preferred_element_type=dtype)
 
 
 @project_tokens.def_vmap
@@ -66,8 +64,8 @@ def _masked_project_jvp(primals, tangents):
     y = masked_project(x, matrix, keep)
     clean = jnp.where(keep[:, None], x, 0)
     dtype = y.dtype
-    by_x = jnp.matmul(dx, matrix.astype(x.dtype), precision=_HIGHEST, preferred_element_type=dtype)
-    by_matrix = jnp.matmul(clean, dmatrix.astype(x.dtype), precision=_HIGHEST, preferred_element_type=dtype)
+    by_x = jnp.matmul(dx, matrix.astype(x.dtype), precision=HIGHEST, preferred_element_type=dtype)
+    by_matrix = jnp.matmul(clean, dmatrix.astype(x.dtype), precision=HIGHEST, preferred_element_type=dtype)
     return y, jnp.where(keep[:, None], by_x, 0) + by_matrix
 
 
@@ -129,7 +127,7 @@ def projected_moment(
                 shift = shift + _projected_center(center, rest, w, matrix, count, axis_name)
             y = jnp.where(keep[:, None], y - shift[None], 0)
         sides.append(y)
-    return safe_ratio(_over(axis_name, jnp.matmul((sides[0] * w[:, None]).T, sides[-1], precision=_HIGHEST)), count)
+    return safe_ratio(_over(axis_name, jnp.matmul((sides[0] * w[:, None]).T, sides[-1], precision=HIGHEST)), count)
 
 
 def _over(axis_name, value):
@@ -139,8 +137,8 @@ def _over(axis_name, value):
 def _projected_center(center, y, w, matrix, count, axis_name) -> Float[Array, "rank"]:
     """The centre after projection: centring there saves a copy of the tokens and cancels equally well."""
     if isinstance(center, str):
-        return safe_ratio(_over(axis_name, jnp.matmul(w, y, precision=_HIGHEST)), count)
-    return jnp.matmul(jnp.asarray(center, y.dtype), matrix.astype(y.dtype), precision=_HIGHEST)
+        return safe_ratio(_over(axis_name, jnp.matmul(w, y, precision=HIGHEST)), count)
+    return jnp.matmul(jnp.asarray(center, y.dtype), matrix.astype(y.dtype), precision=HIGHEST)
 
 
 def chunked_projected_moment(
@@ -186,7 +184,7 @@ def chunked_projected_moment(
         mean = weighted_mean(y, weight) if center else jnp.zeros(y.shape[1], w.dtype)
         y = jnp.where(kept[:, None], y - mean[None], 0) if center else y
         a, b = (y, y) if right is None else (y[:, :rank], y[:, rank:])
-        return count, mean, jnp.matmul((a * weight[:, None]).T, b, precision=_HIGHEST)
+        return count, mean, jnp.matmul((a * weight[:, None]).T, b, precision=HIGHEST)
 
     def add(state, part):  # the merge of covjax.moments for a cross-scatter
         (n, mean, scatter), (m, other, more) = state, part

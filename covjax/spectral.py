@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.moments import _moments
-from covjax.tokens import safe_ratio, weighted_mean
+from covjax.tokens import HIGHEST, safe_ratio, weighted_mean
 from covjax.vectorize import check_square
 
 
@@ -34,9 +34,6 @@ def _eigh_batch(axis_size, in_batched, a):
 
     # The loop's body is `eigh` again, so that a batch of batches becomes a loop in a loop.
     return jax.lax.platform_dependent(a, cpu=lambda a: jax.lax.map(eigh, a), default=together), (True, True)
-
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def check_symmetric(a: Float[Array, "d d"], name: str = "a") -> Float[Array, "d d"]:
@@ -102,7 +99,7 @@ _FUNCTIONS = {
 
 
 def _sandwich(left, middle, right):
-    return jnp.matmul(jnp.matmul(left, middle, precision=_HIGHEST), right, precision=_HIGHEST)
+    return jnp.matmul(jnp.matmul(left, middle, precision=HIGHEST), right, precision=HIGHEST)
 
 
 def _minus_square(a: Float[Array, "d d"], root: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -119,11 +116,11 @@ def _minus_square(a: Float[Array, "d d"], root: Float[Array, "d d"]) -> Float[Ar
     first, second = slices
 
     def both(x, y):
-        product = jnp.matmul(x, y, precision=_HIGHEST)
+        product = jnp.matmul(x, y, precision=HIGHEST)
         return product + product.T
 
     def square(x):
-        return jnp.matmul(x, x, precision=_HIGHEST)
+        return jnp.matmul(x, x, precision=HIGHEST)
 
     small = both(first + second, rest) + square(second) + square(rest)
     return a - square(first) - both(first, second) - small
@@ -137,10 +134,7 @@ def _root_and_solver(a, ridge):
     Its eigenvectors are orthonormal to a few units of rounding only; a Newton–Schulz step, V(3I − VᵀV)/2, removes that.
     """
     s, v = _eigenvalues(a, ridge)
-    v = (
-        v
-        + jnp.matmul(v, jnp.eye(len(s), dtype=v.dtype) - jnp.matmul(v.T, v, precision=_HIGHEST), precision=_HIGHEST) / 2
-    )
+    v = v + jnp.matmul(v, jnp.eye(len(s), dtype=v.dtype) - jnp.matmul(v.T, v, precision=HIGHEST), precision=HIGHEST) / 2
     table = _divided_sqrt(s, None)
     known = s > 100 * jnp.finfo(s.dtype).eps * s[-1]
     known = known[:, None] | known[None, :]
@@ -149,14 +143,14 @@ def _root_and_solver(a, ridge):
         inner = jnp.where(known, table, 0) if only_known else table
         return _sandwich(v, inner * _sandwich(v.T, g, v), v.T)
 
-    root = jnp.matmul(v * jnp.sqrt(s)[None], v.T, precision=_HIGHEST)
+    root = jnp.matmul(v * jnp.sqrt(s)[None], v.T, precision=HIGHEST)
     root = (root + root.T) / 2
     shifted = (a + a.T) / 2 + ridge * jnp.eye(len(s), dtype=a.dtype)
     root = root + solve(_minus_square(shifted, root), only_known=True)
 
     def corrected(g):
         x = solve(g)
-        half = jnp.matmul(root, x, precision=_HIGHEST)
+        half = jnp.matmul(root, x, precision=HIGHEST)
         return x + solve(g - half - half.T, only_known=True)
 
     return root, corrected
@@ -169,7 +163,7 @@ def psd_function(a, kind: str, ridge: float, power: float):
     The root under a derivative has its residual corrected, which the derivative needs and the root alone does not.
     """
     s, v = _eigenvalues(a, ridge)
-    return jnp.matmul(v * _FUNCTIONS[kind][0](s, power)[None], v.T, precision=_HIGHEST)
+    return jnp.matmul(v * _FUNCTIONS[kind][0](s, power)[None], v.T, precision=HIGHEST)
 
 
 @psd_function.defjvp
@@ -182,7 +176,7 @@ def _psd_function_jvp(kind, ridge, power, primals, tangents):
     s, v = _eigenvalues(a, ridge)
     function, divided = _FUNCTIONS[kind]
     tangent = _sandwich(v, divided(s, power) * _sandwich(v.T, da, v), v.T)
-    return jnp.matmul(v * function(s, power)[None], v.T, precision=_HIGHEST), tangent
+    return jnp.matmul(v * function(s, power)[None], v.T, precision=HIGHEST), tangent
 
 
 def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"]:
@@ -237,7 +231,7 @@ def thin_spectral(
     n = jnp.sum(w)
     center = weighted_mean(x, w) if statistic == "covariance" else 0
     y = (x - jnp.reshape(center, (1, -1))) * jnp.sqrt(safe_ratio(w, n))[:, None]
-    s, u = eigh(jnp.matmul(y, y.T, precision=_HIGHEST))
+    s, u = eigh(jnp.matmul(y, y.T, precision=HIGHEST))
     s = jnp.maximum(s, 0)
     if kind == "sqrt":
         total = jnp.sqrt(s + floor) + floor**0.5
@@ -248,8 +242,8 @@ def thin_spectral(
         small = ratio < 1e-4
         slope = jnp.where(small, 1 - ratio / 2, jnp.log1p(ratio) / jnp.where(small, 1, ratio)) / floor
         at_zero = jnp.log(floor)
-    b = jnp.matmul(y.T, u, precision=_HIGHEST)
-    return jnp.matmul(b * slope[None], b.T, precision=_HIGHEST) + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
+    b = jnp.matmul(y.T, u, precision=HIGHEST)
+    return jnp.matmul(b * slope[None], b.T, precision=HIGHEST) + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
 
 
 @thin_spectral.defjvp
@@ -261,7 +255,7 @@ def _thin_spectral_jvp(statistic, kind, floor, primals, tangents):
 
 
 def _dot(a, b):
-    return jnp.matmul(a, b, precision=_HIGHEST)
+    return jnp.matmul(a, b, precision=HIGHEST)
 
 
 def _iterate(a: Float[Array, "d d"], num_iters: int) -> Float[Array, "d d"]:

@@ -41,11 +41,10 @@ from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.folder import RunFolder, claim, write_text
 from covjax.notes import page_text, silence
-from covjax.options import option
+from covjax.options import FEATURES, NOTHING, NUMBERS, check_options, decided_by, option
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
 from covjax.training.autoencoder import (
-    NOT_IN_RESULT,
     AutoencoderConfig,
     read_activations,
     refuse_too_large,
@@ -57,22 +56,29 @@ from covjax.training.autoencoder import (
 class StabilityConfig:
     """What is trained, and how often."""
 
-    name: str = option("my-autoencoder", "title of the report")
-    output: str = option("runs/stability", "folder of the trainings, the numbers and the report")
+    name: str = option("my-autoencoder", "title of the report", NOTHING)
+    output: str = option("runs/stability", "folder of the trainings, the numbers and the report", NOTHING)
     train: AutoencoderConfig = dataclasses.field(default_factory=AutoencoderConfig)
-    seeds: tuple[int, ...] = option((0, 1, 2), "of the initial parameters and of the order of the examples")
-    table: str = option(
-        "", "labelled CSV or TSV (see covjax.comparison.compare): train on its training rows, and probe"
+    seeds: tuple[int, ...] = option(
+        (0, 1, 2),
+        "of the initial parameters and of the order of the examples",
+        allowed=lambda seeds: len(set(seeds)) == len(seeds) >= 2 and min(seeds) >= 0,
+        rule="two or more different numbers, >= 0",
     )
-    penalties: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0), "ridge grid, chosen on validation")
+    table: str = option(
+        "", "labelled CSV or TSV (see covjax.comparison.compare): train on its training rows, and probe", NOTHING
+    )
+    penalties: tuple[float, ...] = option(
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        "ridge grid, chosen on validation",
+        allowed=lambda grid: len(grid) > 0 and min(grid) > 0,
+        rule="one or more numbers > 0",
+    )
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""
-        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError(f"seeds: {self.seeds} is not allowed; expected two or more different ones, >= 0")
-        dataclasses.replace(self.train, data=self.table, store="").check() if self.table else self.train.check()
-        if not self.penalties or min(self.penalties) <= 0:
-            raise InputError(f"penalties: {self.penalties} is not allowed; expected numbers > 0")
+        check_options(self)
+        (dataclasses.replace(self.train, data=self.table, store="") if self.table else self.train).check()
 
 
 matplotlib.use("Agg")
@@ -196,7 +202,7 @@ def _stability(
     sparse = _is_sparse(model, train.kind, probed=data is not None)
     models: dict[str, Any] = {}
     held_out: dict[str, dict[str, float]] = {}
-    settings = {key: value for key, value in _plain(train).items() if key not in NOT_IN_RESULT}
+    settings = {k: v for k, v in decided_by(train, FEATURES, NUMBERS).items() if k != "seed"}
     inputs = {"store": train.store, "data": train.data, "table": config.table, "encoder": train.encoder}
     folder.begin({"config": settings, "data": part.identity}, force, inputs)
     for seed in config.seeds:

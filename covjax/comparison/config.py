@@ -3,7 +3,7 @@
 import dataclasses
 
 from covjax.errors import InputError
-from covjax.options import FEATURES, NOTHING, check_options, option
+from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import SECOND_ORDER, SpecialToken, Trained, unknown_recipe
 
@@ -90,10 +90,8 @@ class CompareConfig(RecipeSettings):
         rule=">= 0, or none",
     )
     force_letters: bool = option(False, "go on where the table's letters are not those that the encoder reads", NOTHING)
-    seed: int = option(
-        0, "seed of splits, shuffles and the bootstrap", FEATURES, allowed=lambda seed: seed >= 0, rule=">= 0"
-    )
-    token_budget: int = option(16384, "tokens per encoder batch", FEATURES, allowed=lambda n: n >= 1, rule=">= 1")
+    seed: int = option(0, "seed of splits, shuffles and the bootstrap", FEATURES, **at_least(0))
+    token_budget: int = option(16384, "tokens per encoder batch", FEATURES, **at_least(1))
     max_memory_gib: float = option(
         2.0, "token activations kept in memory; beyond it the encoder runs at every pass", NOTHING
     )

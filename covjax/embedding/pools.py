@@ -25,8 +25,7 @@ from covjax.jobs.distributed import gather
 from covjax.overlap import overlap
 from covjax.recipes.base import Options, Pooled, Recipe, SparsePooled, SpecialToken, Trained, Truncated
 from covjax.standardise import standardise
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from covjax.tokens import HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class FittedPool:
         """Pool one sequence."""
         assert self.pooler is not None
         if self.projection is not None:
-            x = jnp.matmul(x, self.projection, precision=_HIGHEST)
+            x = jnp.matmul(x, self.projection, precision=HIGHEST)
         return self.pooler(x, w)
 
     def arrays(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Batches are split over all devices; with --distributed shards are dealt over pro
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
 """
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -39,6 +38,7 @@ from covjax.jobs.cli import exit_on_input_error, parse, parse_settings
 from covjax.jobs.distributed import gather, is_first, job, once, share, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, progress, silence
+from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.pooling import Pooler
 
 RUN = "covjax extract"
@@ -120,12 +120,11 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
         for layer, width in zip(config.layers, widths)
         for name, pooler in poolers.items()
     }
-    settings = {
-        k: v
-        for k, v in dataclasses.asdict(config).items()
-        if k not in ("output", "data", "max_output_gib", "force_letters")
+    identity = decided_by(config, FEATURES, NUMBERS) | {
+        "input": digest.hexdigest(),
+        "weights": encoder.weights_digest,
+        "jax": jax.__version__,
     }
-    identity = settings | {"input": digest.hexdigest(), "weights": encoder.weights_digest, "jax": jax.__version__}
     identity["format"] = FORMAT
     kept = list(config.layers) if config.keep_tokens else []
     return json.loads(

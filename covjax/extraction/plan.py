@@ -14,7 +14,7 @@ from covjax.encoders import Encoder
 from covjax.encoders.embed import Window, add_windows, bucket_edges, plan_rows, windows
 from covjax.errors import InputError
 from covjax.moments import Moments, merge, psum_merge
-from covjax.options import option
+from covjax.options import NOTHING, at_least, check_options, option
 from covjax.pooling import Pooler, moment_function
 
 
@@ -22,43 +22,55 @@ from covjax.pooling import Pooler, moment_function
 class ExtractConfig:
     """Everything that decides what an extraction writes."""
 
-    data: str = option("", "FASTA, CSV, TSV, text (each also .gz), Parquet, or BED together with --genome")
+    data: str = option(
+        "",
+        "FASTA, CSV, TSV, text (each also .gz), Parquet, or BED together with --genome",
+        NOTHING,
+        allowed=bool,
+        rule="a file: --data proteins.fasta",
+    )
     genome: str | None = option(None, "FASTA genome of a BED file's windows")
-    output: str = option("runs/extraction", "folder of the shards")
+    output: str = option("runs/extraction", "folder of the shards", NOTHING)
     encoder: str = option("unirep-64", "name, folder or hub id; see covjax.encoders.load")
     dtype: str = option("float32", "float32 or bfloat16: the encoder's parameters and activations")
-    layers: tuple[int, ...] = option((-1,), "layers to pool; negative ones count from the last")
-    poolers: tuple[str, ...] = option(("mean", "covariance"), "poolers, options after a colon: log_covariance:eps=0.01")
+    layers: tuple[int, ...] = option(
+        (-1,),
+        "layers to pool; negative ones count from the last",
+        allowed=lambda layers: bool(layers) and len(set(layers)) == len(layers),
+        rule="distinct, at least one",
+    )
+    poolers: tuple[str, ...] = option(
+        ("mean", "covariance"),
+        "poolers, options after a colon: log_covariance:eps=0.01",
+        allowed=lambda poolers: len(set(poolers)) == len(poolers),
+        rule="distinct, at least one unless keep_tokens",
+    )
     keep_tokens: bool = option(False, "also write the token activations (bfloat16, ArrayRecord)")
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
-    force_letters: bool = option(False, "go on where the input's letters are not those that the encoder reads")
-    max_output_gib: float = option(10.0, "largest output allowed; what does not fit the disk is refused anyway")
-    shard_size: int = option(1024, "sequences a shard")
-    token_budget: int = option(8192, "tokens per encoder batch")
-    max_shapes: int = option(4, "compiled shapes of the whole run")
-    window: int = option(0, "tokens the encoder sees at once; longer sequences are cut and pooled as one; 0: never cut")
-    halo: int = option(64, "tokens of context on each side of a window, seen but not pooled")
-    pack: int = option(2, "sequences a row at most, where the encoder can (Transformers); 1 turns packing off")
+    force_letters: bool = option(False, "go on where the input's letters are not those that the encoder reads", NOTHING)
+    max_output_gib: float = option(
+        10.0, "largest output allowed; what does not fit the disk is refused anyway", NOTHING
+    )
+    shard_size: int = option(1024, "sequences a shard", **at_least(1))
+    token_budget: int = option(8192, "tokens per encoder batch", **at_least(1))
+    max_shapes: int = option(4, "compiled shapes of the whole run", **at_least(1))
+    window: int = option(
+        0,
+        "tokens the encoder sees at once; longer sequences are cut and pooled as one; 0: never cut",
+        **at_least(0),
+    )
+    halo: int = option(64, "tokens of context on each side of a window, seen but not pooled", **at_least(0))
+    pack: int = option(
+        2,
+        "sequences a row at most, where the encoder can (Transformers); 1 turns packing off",
+        **at_least(1),
+    )
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""
-        checks = {
-            "data": (bool(self.data), "a file: --data proteins.fasta"),
-            "layers": (bool(self.layers) and len(set(self.layers)) == len(self.layers), "distinct, at least one"),
-            "poolers": (
-                len(set(self.poolers)) == len(self.poolers) and bool(self.poolers or self.keep_tokens),
-                "distinct, at least one unless keep_tokens",
-            ),
-            "shard_size": (self.shard_size >= 1, ">= 1"),
-            "token_budget": (self.token_budget >= 1, ">= 1"),
-            "max_shapes": (self.max_shapes >= 1, ">= 1"),
-            "pack": (self.pack >= 1, ">= 1"),
-            "window": (self.window >= 0, ">= 0"),
-            "halo": (self.halo >= 0, ">= 0"),
-        }
-        for name, (ok, allowed) in checks.items():
-            if not ok:
-                raise InputError(f"{name}: {getattr(self, name)!r} is not allowed; expected {allowed}")
+        check_options(self)
+        if not (self.poolers or self.keep_tokens):
+            raise InputError("poolers: () is not allowed; at least one unless keep_tokens")
 
 
 OPEN_BYTES = 2**30  # of moments whose sequence has windows to come

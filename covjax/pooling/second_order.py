@@ -13,7 +13,7 @@ from covjax.moments import Moments, _moments
 from covjax.pooling.base import FunctionPooler, Pooler, get_pooler, moment_function, register
 from covjax.projected import projected_moment
 from covjax.spectral import psd_function, thin_spectral
-from covjax.tokens import safe_ratio
+from covjax.tokens import HIGHEST, safe_ratio
 from covjax.vectorize import vech
 
 
@@ -138,12 +138,9 @@ def projected_covariance(
     return ProjectedCovariance(basis, spectral, check_spectral(spectral, ridge, eps))
 
 
-_HIGHEST = jax.lax.Precision.HIGHEST
-
-
 def _sketch(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], function, size, degree, seed):
     phi = function(x, size, jax.random.key(seed), degree)
-    return safe_ratio(jnp.matmul(w, phi, precision=_HIGHEST), jnp.sum(w))
+    return safe_ratio(jnp.matmul(w, phi, precision=HIGHEST), jnp.sum(w))
 
 
 def _sketch_pooler(name: str, function, size: int, degree: int, seed: int) -> FunctionPooler:

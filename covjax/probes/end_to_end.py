@@ -17,11 +17,11 @@ from covjax.jobs.checkpoint import leaf_digests
 from covjax.probes.losses import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.probes.minibatch import Budget, fit_minibatch
 from covjax.standardise import live_deviation
+from covjax.tokens import HIGHEST
 
 TokenBatch = tuple[np.ndarray, Float[np.ndarray, "b t d"], Float[np.ndarray, "b t"]]  # rows, tokens, weights
 Walk = Callable[[np.ndarray], Iterator[TokenBatch]]  # of the row numbers that are wanted; others may come too
 Metric = Callable[[np.ndarray, np.ndarray], float]  # targets (m, k), scores (m, k); higher is better
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def fit_token_probes(
         # Constants that differ from pool to pool: no gradient, no decay, so AdamW leaves them as they are.
         center, scale = jax.lax.stop_gradient((tree["center"], tree["scale"]))
         z = (pooled - center[None]) / scale[None]
-        return jnp.matmul(z, tree["weights"], precision=_HIGHEST) + tree["bias"][None]
+        return jnp.matmul(z, tree["weights"], precision=HIGHEST) + tree["bias"][None]
 
     def loss(tree, _, x, w, target, weight, count):
         return sample_loss(task, readout(tree, x, w), target, weight).sum() / count

@@ -19,6 +19,7 @@ from covjax.moments import Moments
 from covjax.probes.coordinates import LinearProbe, Probe, RowSpace, Space, rounding
 from covjax.probes.losses import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.sharding import shard_rows, sharded_moments
+from covjax.tokens import HIGHEST
 
 # Coordinates are padded with zero columns to one of these counts, or to the number of samples: zero columns change no
 # optimum, and feature sets of similar size share a compilation.
@@ -133,7 +134,7 @@ def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tol
 
         def objective(v):
             weights = v["weights"] * precondition
-            logits = jnp.dot(z, weights, precision=jax.lax.Precision.HIGHEST) + v["bias"][None]
+            logits = jnp.dot(z, weights, precision=HIGHEST) + v["bias"][None]
             return sample_loss(kind, logits, y, importance).sum() / samples + 0.5 * penalty * (weights**2).sum()
 
         value_and_grad = optax.value_and_grad_from_state(objective)

@@ -28,6 +28,7 @@ from covjax.probes.losses import (
 )
 from covjax.probes.minibatch import Budget, fit_minibatch
 from covjax.sharding import own_parts
+from covjax.tokens import HIGHEST
 
 Stream = Callable[[], Iterator[tuple[Float[np.ndarray, "b p"], Bool[np.ndarray, "b k"]]]]
 
@@ -98,7 +99,7 @@ def fit_logistic_stream(
     def scores(tree, penalty, x):
         slopes = tree["weights"] * jax.lax.rsqrt(curvature + penalty)
         z = (x - mean.astype(np.float32)[None]) / np.float32(scale)
-        return jnp.matmul(z, slopes, precision=jax.lax.Precision.HIGHEST) + tree["bias"][None], slopes
+        return jnp.matmul(z, slopes, precision=HIGHEST) + tree["bias"][None], slopes
 
     def loss(tree, penalty, x, target, weight):
         logits, slopes = scores(tree, penalty, x)

@@ -19,6 +19,7 @@ from covjax.errors import InputError
 from covjax.inputs import check_numbers, check_penalties, exact_mean, patterns
 from covjax.probes.coordinates import LinearProbe, kernel_space
 from covjax.probes.ridge import check_present, ridge_path, solve_ridge
+from covjax.tokens import HIGHEST
 
 FeatureBlock = Callable[[int, int], Float[Array, "b p"]]
 Operator = Callable[[np.ndarray], np.ndarray]
@@ -221,12 +222,12 @@ def _block(features: FeatureBlock, start: int, stop: int, p: int | None = None) 
 
 @jax.jit
 def _inner(left, right):
-    return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(left, right.T, precision=HIGHEST)
 
 
 @jax.jit
 def _project(block, alpha, shift):
-    return jnp.matmul((block - shift[None]).T, alpha, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul((block - shift[None]).T, alpha, precision=HIGHEST)
 
 
 def _solve(kernel: np.ndarray, mean: np.ndarray, y: np.ndarray, penalty: float, square: float) -> np.ndarray:

@@ -14,6 +14,7 @@ from covjax.inputs import host_array, is_torch
 from covjax.pooling.learned import check_sizes, projection
 from covjax.projected import projected_moment
 from covjax.spectral import spectral_compression
+from covjax.tokens import HIGHEST
 
 
 class BilinearReadout(nnx.Module):
@@ -53,11 +54,10 @@ class BilinearReadout(nnx.Module):
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         right = None if self.right is None else self.right[...]
         c = projected_moment(x, self.left[...], right, weights, center=self.center)
-        left = jnp.matmul(self.a[...], c, precision=jax.lax.Precision.HIGHEST)
+        left = jnp.matmul(self.a[...], c, precision=HIGHEST)
         return jnp.sum(left * self.b[...], axis=1)
 
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 DIRECTIONS = ("fwd", "bwd")
 NUM_ITERS, EPS = 3, 1e-3  # as published
 
@@ -106,13 +106,13 @@ class VariantProbe:
         difference = x[:, 0] - x[:, 1]  # (directions, positions, features)
 
         def project(weight, bias):
-            return jnp.einsum("zkd,zhd->zkh", difference, weight, precision=_HIGHEST) + bias[:, None]
+            return jnp.einsum("zkd,zhd->zkh", difference, weight, precision=HIGHEST) + bias[:, None]
 
         left, right = project(self.left, self.left_bias), project(self.right, self.right_bias)
-        c = jnp.einsum("zki,zkj->ij", left, right, precision=_HIGHEST) / x.shape[2]
+        c = jnp.einsum("zki,zkj->ij", left, right, precision=HIGHEST) / x.shape[2]
         c = spectral_compression(c, NUM_ITERS, EPS)
-        embedding = jnp.einsum("ui,ij,uj->u", self.head_left, c, self.head_right, precision=_HIGHEST)
-        return embedding, jnp.matmul(self.out, embedding, precision=_HIGHEST) + self.out_bias
+        embedding = jnp.einsum("ui,ij,uj->u", self.head_left, c, self.head_right, precision=HIGHEST)
+        return embedding, jnp.matmul(self.out, embedding, precision=HIGHEST) + self.out_bias
 
 
 def load_variant_probe(path: str | Path) -> VariantProbe:

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from covjax.tokens import HIGHEST
+
 
 def active(latents: int) -> bool:
     """Whether that many latents are split where this is traced."""
@@ -77,7 +79,6 @@ def _rows(tokens: int) -> str | None:
     return "data" if tokens % jax.sharding.get_abstract_mesh().shape["data"] == 0 else None
 
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _UNROLL = 8
 
 
@@ -85,7 +86,7 @@ def preactivations(
     x: Float[Array, "tokens features"], weight: Float[Array, "latents features"], bias: Float[Array, "latents"]
 ) -> Float[Array, "tokens latents"]:
     """X Wᵀ + b."""
-    return jnp.matmul(x, weight.T, precision=_HIGHEST) + bias[None]
+    return jnp.matmul(x, weight.T, precision=HIGHEST) + bias[None]
 
 
 @jax.custom_vjp
@@ -210,7 +211,7 @@ def _dot(x, indices, matrix):
     ones = jnp.ones(x.shape[1], x.dtype)
 
     def dot(_, i):
-        return None, jnp.matmul(x * matrix[i], ones, precision=_HIGHEST)
+        return None, jnp.matmul(x * matrix[i], ones, precision=HIGHEST)
 
     return jax.lax.scan(dot, None, indices.T)[1].T
 

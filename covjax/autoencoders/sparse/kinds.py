@@ -11,7 +11,7 @@ from covjax.autoencoders.sparse.codes import affine_at, decode_codes, dense_code
 from covjax.autoencoders.sparse.module import Forward, SparseAutoencoder
 from covjax.errors import InputError
 from covjax.standardise import Statistic
-from covjax.tokens import safe_ratio
+from covjax.tokens import HIGHEST, safe_ratio
 
 
 def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens latents"]:
@@ -161,9 +161,6 @@ class TopK(SparseAutoencoder):
         return pre, jax.nn.relu(affine_at(centred, encoder, bias, pre, indices)), indices
 
 
-_HIGHEST = jax.lax.Precision.HIGHEST
-
-
 class _Dense(SparseAutoencoder):
     def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
         """See `SparseAutoencoder.forward`."""
@@ -181,7 +178,7 @@ class _Dense(SparseAutoencoder):
 
     def reconstruct(self, x, z, weights):
         """Scaled reconstruction, and what is added to the loss for its parts."""
-        return jnp.matmul(z, self.decoder[...], precision=_HIGHEST) + self.decoder_bias[...][None], 0.0
+        return jnp.matmul(z, self.decoder[...], precision=HIGHEST) + self.decoder_bias[...][None], 0.0
 
 
 @register_autoencoder("relu")
@@ -210,7 +207,7 @@ class ReLU(_Dense):
     def train_activate(self, pre, weights):
         """See `_Dense`."""
         z = jax.nn.relu(pre)
-        each = jnp.matmul(z, jnp.linalg.norm(self.decoder[...], axis=1), precision=_HIGHEST)
+        each = jnp.matmul(z, jnp.linalg.norm(self.decoder[...], axis=1), precision=HIGHEST)
         return z, self.l1 * safe_ratio(jnp.sum(weights * each), jnp.sum(weights))
 
     def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
@@ -354,6 +351,6 @@ class Matryoshka(BatchTopK):
             if start:
                 squared = jnp.sum(jnp.square(x - total), axis=1)
                 nested += safe_ratio(jnp.sum(weights * squared), jnp.sum(weights))
-            total += jnp.matmul(z[:, start:stop], self.decoder[start:stop], precision=_HIGHEST)
+            total += jnp.matmul(z[:, start:stop], self.decoder[start:stop], precision=HIGHEST)
             start = stop
         return total, nested

@@ -15,7 +15,7 @@ from covjax.autoencoders.sparse.codes import auxk, preactivations
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.standardise import Statistic
-from covjax.tokens import check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import HIGHEST, check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
 
 
 def geometric_median(
@@ -171,9 +171,6 @@ def loss_recovered(
     return out
 
 
-_HIGHEST = jax.lax.Precision.HIGHEST
-
-
 @dataclasses.dataclass(frozen=True)
 class Forward:
     """One batch through an autoencoder: what its loss and its counters need."""
@@ -274,7 +271,7 @@ class SparseAutoencoder(nnx.Module):
         z = check_matrix(z, "z")
         if z.shape[1] != self.latents:
             raise InputError(f"z must have {self.latents} latents, got {z.shape[1]}")
-        z = jnp.matmul(z, self.decoder[...], precision=_HIGHEST)
+        z = jnp.matmul(z, self.decoder[...], precision=HIGHEST)
         return (z + self.decoder_bias[...][None]) / self.scale[...]
 
     def __call__(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
