@@ -9,7 +9,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from covjax import Pooler, get_pooler
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit, train_weights
 from covjax.activations.windows import HeldActivations
@@ -20,6 +19,7 @@ from covjax.data import Dataset
 from covjax.jobs.distributed import agree, gather, is_first, wait
 from covjax.moments import moments
 from covjax.notes import note
+from covjax.pooling import Pooler, get_pooler
 from covjax.probes.end_to_end import TokenBatch, fit_token_probes
 from covjax.probes.minibatch import Budget
 from covjax.recipes.base import BASES, SparsePooled, Trained

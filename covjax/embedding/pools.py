@@ -12,7 +12,6 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from covjax import Pooler, get_pooler
 from covjax.activations import ArrayTokens, Batch
 from covjax.activations.tokens import Fit, standardiser
 from covjax.autoencoders import make_autoencoder
@@ -20,9 +19,10 @@ from covjax.autoencoders.saved import from_arrays, to_arrays
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.embedding.learned import make_bases, sparse_options, sparse_pools, train_pools
+from covjax.encoders.embed import overlap
 from covjax.errors import InputError
 from covjax.jobs.distributed import gather
-from covjax.overlap import overlap
+from covjax.pooling import Pooler, get_pooler
 from covjax.recipes.base import Options, Pooled, Recipe, SparsePooled, SpecialToken, Trained, Truncated
 from covjax.standardise import standardise
 from covjax.tokens import HIGHEST

@@ -2,8 +2,10 @@
 
 import bisect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int
 from covjax.encoders.base import Encoder, pad_rows
 from covjax.errors import InputError
 from covjax.moments import Moments, merge, moments
-from covjax.overlap import overlap
 
 
 def plan_rows(lengths: Int[np.ndarray, "n"], edges: Sequence[int], max_segments: int) -> dict[int, list[list[int]]]:
@@ -281,3 +282,41 @@ def add_windows(state: Moments, x: Float[Array, "b t d"], weights: Float[Array, 
 
 
 _merge_batch = jax.jit(add_windows)
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def overlap(
+    run: Callable[[Item], Result],
+    inputs: Iterable[Item],
+    shape: Callable[[Item], tuple[int, ...]],
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[Item, Result]]:
+    """Every input with its result, in order; on a CPU two run at once, each in a thread of its own.
+
+    XLA gives a loop (over attention heads, over eigendecompositions) one core, which leaves the others idle, unless
+    `run` spreads its input over the devices of a `mesh`. The first input of a `shape` is finished before another
+    begins, or both threads would compile it.
+    """
+    if mesh is not None or jax.default_backend() != "cpu":
+        for each in inputs:
+            yield each, run(each)
+        return
+
+    def finished(each: Item) -> tuple[Item, Result]:
+        return each, jax.block_until_ready(run(each))
+
+    compiled = set()
+    with ThreadPoolExecutor(2) as threads:
+        running: deque[Future[tuple[Item, Result]]] = deque()
+        for each in inputs:
+            running.append(threads.submit(finished, each))
+            if shape(each) not in compiled:
+                compiled.add(shape(each))
+                running[-1].exception()
+            if len(running) == 2:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax import get_pooler
 from covjax.data.letters import check_letters
 from covjax.data.sequences import read_sequences
 from covjax.data.store import FORMAT, read_run, read_shard, shard_fault, shard_path, token_path
@@ -39,7 +38,7 @@ from covjax.jobs.distributed import gather, is_first, job, once, share, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, progress, silence
 from covjax.options import FEATURES, NUMBERS, decided_by
-from covjax.pooling import Pooler
+from covjax.pooling import Pooler, get_pooler
 
 RUN = "covjax extract"
 OWNS = ("extraction.json", "shards/*/", "tokens/*.array_record")

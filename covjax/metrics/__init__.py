@@ -1,7 +1,6 @@
 """Metrics, each also over bootstrap resamples: `metric(truth, scores, counts)`; NaN in truth by `missing="ignore"`."""
 
-from covjax.metrics.classification import accuracy, fmax, matthews
-from covjax.metrics.ranking import auroc, average_precision
+from covjax.metrics.classification import accuracy, auroc, average_precision, fmax, matthews
 from covjax.metrics.regression import pearson, r2, spearman
 from covjax.metrics.resampling import bootstrap_p_value, holm, interval, resample_counts
 
