@@ -6,6 +6,6 @@ Time and result: see the README's first table, which is this command's output. `
 comparison, trained pools among them.
 """
 
-from covjax.tasks.run import quickstart
+from covjax.tasks.configs import quickstart
 
 get_config = quickstart

@@ -208,7 +208,7 @@ def _devices() -> tuple[list[dict[str, Any]], str]:
 
 
 def _encoders() -> dict[str, dict[str, Any]]:
-    from covjax.encoders.base import requirements
+    from covjax.encoders.loading import requirements
 
     return {name: {"missing": absent(each.packages), "install": each.install} for name, each in requirements().items()}
 

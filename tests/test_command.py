@@ -92,7 +92,7 @@ def test_the_name_in_an_error_is_the_one_typed(capsys):
 
 
 def test_tasks_alone_lists_them_a_line_each(capsys):
-    from covjax.tasks.run import TASK_CONFIGS
+    from covjax.tasks.configs import TASK_CONFIGS
 
     assert main(["tasks"]) == 0
     lines = capsys.readouterr().out.splitlines()

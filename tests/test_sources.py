@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from covjax.data import check_splits, read_table
-from covjax.data.related import kmers, word_runs
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
 from covjax.sources import SOURCES, dna, write_source
-from covjax.sources.draw import Row, draw, without_copies
+from covjax.sources.draw import Row, draw, kmers, without_copies, word_runs
 
 
 def rows_of(group_sizes, held_out=()):

@@ -4,8 +4,10 @@ import pytest
 
 from tests import structure
 
-MOST_FILES = 166  # reached when the house was rebuilt; a new file is a new idea, and raises this with a reason
+MOST_FILES = 165  # reached when the house was rebuilt; a new file is a new idea, and raises this with a reason
 MOST_LINES = 400
+# `python -m eval.compare --suite` is an old spelling of `covjax tasks`.
+ONE_UPWARD = ["covjax.comparison.compare → covjax.tasks.run"]
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +17,7 @@ def files():
 
 @pytest.fixture(scope="module")
 def graph(files):
-    return structure.imports(files)
+    return structure.imports(files, inside_functions=True)
 
 
 def test_no_modules_import_each_other(graph):
@@ -23,7 +25,7 @@ def test_no_modules_import_each_other(graph):
 
 
 def test_no_import_goes_up(graph):
-    assert structure.upward(graph) == []
+    assert structure.upward(graph) == ONE_UPWARD
 
 
 def test_files_can_be_read_at_one_sitting(files):
@@ -42,8 +44,8 @@ def test_the_measures_see_what_they_are_for(files, graph):
     assert structure.upward(bad) == ["covjax.moments → covjax.comparison.compare"]
     with pytest.raises(KeyError, match="on no floor"):
         structure.floor("covjax.attic")
-    later = structure.imports(files, inside_functions=True)
-    assert sum(map(len, later.values())) > sum(map(len, graph.values()))
+    at_once = structure.imports(files)
+    assert sum(map(len, at_once.values())) < sum(map(len, graph.values()))
 
 
 def test_a_journey_counts_uninterrupted_stays():

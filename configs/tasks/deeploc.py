@@ -10,6 +10,6 @@ same columns.
 256 components 0.598, +0.071 [-0.001, +0.144]; against the best control, mean + μμᵀ, +0.092 [+0.021, +0.169].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["deeploc"]

@@ -10,6 +10,6 @@ Test macro AUPRC, ridge: mean 0.561; covariance 0.642, +0.081 [+0.059, +0.102]; 
 +0.133]; its first 2,048 principal components +0.105; the best control, mean + μμᵀ, +0.034.
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["go_esm2"]

@@ -9,6 +9,6 @@ are few. Needs COVJAX_SHARED, or --data with a table of the same columns.
 log(Σ+εI) 0.368, +0.055 [+0.035, +0.073]; against the best control, mean + μμᵀ, +0.029 [+0.010, +0.048].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["go_unirep"]

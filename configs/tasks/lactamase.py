@@ -9,6 +9,6 @@ change. Needs COVJAX_SHARED, or --data with a table of the same columns.
 0.517, +0.497 [+0.022, +3.257]; against the best control, outer product μμᵀ, +0.302 [+0.170, +1.068].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["lactamase"]

@@ -10,6 +10,6 @@ of the same columns.
 0.278, +0.007 [-0.029, +0.040]; against the best control, mean + μμᵀ, -0.012 [-0.056, +0.040].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["mnase"]

@@ -9,6 +9,6 @@ strong and the encoder was made for something else. Needs COVJAX_SHARED, or --da
 log(Σ+εI) 0.446, +0.042 [+0.001, +0.081]; against the best control, mean + μμᵀ, +0.003 [-0.044, +0.055].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["promoter"]

@@ -9,6 +9,6 @@
 log(Σ+εI) 0.520, +0.020 [-0.016, +0.055]; against the best control, mean + μμᵀ, +0.030 [-0.002, +0.062].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["sentiment"]

@@ -9,6 +9,6 @@ shows what pooling keeps of a signal at one position. Needs COVJAX_SHARED, or --
 Σ 0.697, +0.207 [+0.153, +0.263]; against the best control, mean + μμᵀ, +0.135 [+0.086, +0.185].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["splice"]

@@ -9,6 +9,6 @@
 0.848, +0.028 [-0.000, +0.061]; against the best control, mean + μμᵀ, +0.029 [-0.001, +0.061].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["subj"]

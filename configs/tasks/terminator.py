@@ -9,6 +9,6 @@ seen. Needs COVJAX_SHARED, or --data with a table of the same columns.
 (learned) 0.201, -0.025 [-0.165, +0.110]; against the best control, mean + μμᵀ, +0.085 [-0.024, +0.195].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["terminator"]

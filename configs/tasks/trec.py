@@ -9,6 +9,6 @@ COVJAX_SHARED, or --data with a table of the same columns.
 +0.139]; against the best control, mean + μμᵀ, +0.082 [+0.052, +0.115].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["trec"]

@@ -9,6 +9,6 @@ Needs COVJAX_SHARED, or --data with a table of the same columns.
 Σ 0.643, -0.038 [-0.102, +0.023]; against the best control, mean + μμᵀ, -0.002 [-0.090, +0.081].
 """
 
-from covjax.tasks.run import TASK_CONFIGS
+from covjax.tasks.configs import TASK_CONFIGS
 
 get_config = TASK_CONFIGS["yeast_h4"]

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.data.store import TokenStore
-from covjax.encoders.base import Encoder, load
+from covjax.encoders.base import Encoder
 from covjax.encoders.embed import bucket_edges, embed_tokens
+from covjax.encoders.loading import load
 from covjax.errors import InputError
 
 

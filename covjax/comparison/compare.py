@@ -64,7 +64,7 @@ MAIN_OPTIONS = ("data", "task", "encoder", "layer", "output", "name", "label_nam
 def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> None:
     """Run the command line under the name it was typed by; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
-    from covjax.tasks.run import CONFIGS  # built of this module's parts
+    from covjax.tasks.configs import CONFIGS  # built of this module's parts
 
     with exit_on_input_error(command):
         given = {each.split("=")[0] for each in argv}

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from covjax.errors import InputError
 from covjax.jobs.checkpoint import leaf_digests
 from covjax.jobs.distributed import once
-from covjax.jobs.steps import load_newest, load_newest_together, save_step
+from covjax.jobs.folder import load_newest, load_newest_together, save_step
 
 Tree = Any
 Batch = tuple[np.ndarray, ...]

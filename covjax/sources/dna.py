@@ -9,10 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from covjax.data.genome import block_name
-from covjax.data.related import canonical_kmers, kmers, linked
 from covjax.data.text import text_lines
 from covjax.errors import InputError, shown
-from covjax.sources.draw import Row, Sizes, as_published, draw, read_records, shared_file, with_groups, without_copies
+from covjax.sources.draw import (
+    Row,
+    Sizes,
+    as_published,
+    canonical_kmers,
+    draw,
+    kmers,
+    linked,
+    read_records,
+    shared_file,
+    with_groups,
+    without_copies,
+)
 
 K = 32
 

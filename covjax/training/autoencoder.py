@@ -37,8 +37,7 @@ from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import new_text
 from covjax.jobs.distributed import is_first, job
-from covjax.jobs.folder import RunFolder, claim
-from covjax.jobs.steps import load_newest_together, save_step_together
+from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step_together
 from covjax.notes import note, progress, silence
 from covjax.options import FEATURES, NOTHING, NUMBERS, at_least, check_options, decided_by, option
 from covjax.standardise import feature_statistics
