@@ -16,8 +16,8 @@ from covjax.autoencoders import load_autoencoder
 from covjax.data.store import TokenStore, load_features, read_run
 from covjax.jobs import checkpoint
 from covjax.jobs.disk import read_sealed
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.log import read_log
-from covjax.training.state import checkpoint_path, saved_steps
 from tests.jobs_worker import KINDS, run, write_inputs
 
 DAMAGES = int(os.environ.get("COVJAX_DAMAGES", "3"))

@@ -12,7 +12,7 @@ import pytest
 
 from covjax.jobs import stop
 from covjax.jobs.cli import exit_on_input_error
-from covjax.training.state import saved_steps
+from covjax.jobs.folder import saved_steps
 from tests.conftest import ROOT
 from tests.jobs_worker import write_inputs
 

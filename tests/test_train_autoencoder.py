@@ -13,9 +13,9 @@ from covjax.activations.windows import join
 from covjax.autoencoders import TuckerAutoencoder, evaluate_fvu, load_autoencoder, register_autoencoder
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.autoencoder import main, train_autoencoder
 from covjax.training.log import read_log
-from covjax.training.state import checkpoint_path, saved_steps
 from tests.toy_autoencoders import EXAMPLE, Unheld, activations, config
 
 

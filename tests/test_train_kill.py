@@ -18,9 +18,9 @@ import pytest
 
 from covjax.autoencoders import load_autoencoder
 from covjax.jobs import checkpoint
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.log import read_log
-from covjax.training.state import checkpoint_path, saved_steps
 from tests.conftest import ROOT
 from tests.toy_autoencoders import activations, config
 

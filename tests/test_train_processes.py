@@ -17,9 +17,10 @@ import pytest
 from covjax import InputError
 from covjax.autoencoders import load_autoencoder
 from covjax.jobs import checkpoint
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.log import read_log
-from covjax.training.state import checkpoint_path, data_mesh, saved_steps
+from covjax.training.state import data_mesh
 from tests.processes import finish, launch, start
 from tests.toy_autoencoders import Unheld, activations, config
 
