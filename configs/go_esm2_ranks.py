@@ -15,7 +15,7 @@ import dataclasses
 from configs.tasks import go_esm2
 from covjax.comparison.config import CompareConfig
 from covjax.recipes.base import BASES
-from covjax.recipes.truncated import FAMILIES
+from covjax.recipes.standard import FAMILIES
 
 RANKS = (8, 16, 32, 64, 128)
 

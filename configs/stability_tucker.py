@@ -9,8 +9,8 @@ probe 0.477 to 0.480 (docs/stability.md).
 import os
 from pathlib import Path
 
-from covjax.training.autoencoder_config import AutoencoderConfig
-from eval.stability_config import StabilityConfig
+from covjax.training.autoencoder import AutoencoderConfig
+from eval.stability import StabilityConfig
 
 DATA = Path(__file__).resolve().parent / "data"
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from covjax import metrics as metrics
     from covjax import probes as probes
     from covjax import sharding as sharding
-    from covjax.chunked import chunked_projected_moment as chunked_projected_moment
     from covjax.comparison.api import compare as compare
     from covjax.controls import shuffle_features as shuffle_features
     from covjax.embedder import Embedder as Embedder
@@ -27,48 +26,46 @@ if TYPE_CHECKING:
     from covjax.moments import merge as merge
     from covjax.moments import moments as moments
     from covjax.moments import psum_merge as psum_merge
+    from covjax.moments import second_moment as second_moment
     from covjax.moments import streaming_moments as streaming_moments
-    from covjax.newton_schulz import newton_schulz_sqrt as newton_schulz_sqrt
-    from covjax.newton_schulz import spectral_compression as spectral_compression
     from covjax.packed import pack_blocks as pack_blocks
     from covjax.packed import packed_moments as packed_moments
     from covjax.packed import packed_projected_moment as packed_projected_moment
     from covjax.pooling import Pooler as Pooler
     from covjax.pooling import get_pooler as get_pooler
     from covjax.pooling import pooler_names as pooler_names
+    from covjax.projected import chunked_projected_moment as chunked_projected_moment
     from covjax.projected import projected_moment as projected_moment
     from covjax.recipes import recipe_names as recipe_names
     from covjax.shrinkage import shrink as shrink
     from covjax.sketch import random_maclaurin as random_maclaurin
     from covjax.sketch import random_projection as random_projection
     from covjax.sketch import tensor_sketch as tensor_sketch
+    from covjax.spectral import newton_schulz_sqrt as newton_schulz_sqrt
     from covjax.spectral import psd_log as psd_log
     from covjax.spectral import psd_power as psd_power
     from covjax.spectral import psd_sqrt as psd_sqrt
+    from covjax.spectral import spectral_compression as spectral_compression
     from covjax.vectorize import augmented_moment as augmented_moment
     from covjax.vectorize import unvech as unvech
     from covjax.vectorize import vech as vech
-    from covjax.whole import second_moment as second_moment
 
 # Module of every public name. It is imported at the first use of one, so that `covjax --help` waits for nothing.
 _HOMES = {
-    "chunked": ("chunked_projected_moment",),
     "comparison.api": ("compare",),
     "controls": ("shuffle_features",),
     "embedder": ("Embedder",),
     "errors": ("InputError",),
     "gram": ("gram",),
-    "moments": ("Moments", "merge", "moments", "psum_merge", "streaming_moments"),
-    "newton_schulz": ("newton_schulz_sqrt", "spectral_compression"),
+    "moments": ("Moments", "merge", "moments", "psum_merge", "second_moment", "streaming_moments"),
     "packed": ("pack_blocks", "packed_moments", "packed_projected_moment"),
     "pooling": ("Pooler", "get_pooler", "pooler_names"),
-    "projected": ("projected_moment",),
+    "projected": ("chunked_projected_moment", "projected_moment"),
     "recipes": ("recipe_names",),
     "shrinkage": ("shrink",),
     "sketch": ("random_maclaurin", "random_projection", "tensor_sketch"),
-    "spectral": ("psd_log", "psd_power", "psd_sqrt"),
+    "spectral": ("newton_schulz_sqrt", "psd_log", "psd_power", "psd_sqrt", "spectral_compression"),
     "vectorize": ("augmented_moment", "unvech", "vech"),
-    "whole": ("second_moment",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 _PACKAGES = ("autoencoders", "data", "encoders", "metrics", "probes", "sharding")

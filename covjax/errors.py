@@ -4,7 +4,7 @@
 class InputError(ValueError):
     """Bad input: the message is one line naming the file, row, field or argument, the value seen and what is allowed.
 
-    Commands print it without a traceback and exit with status 2 (`covjax.cli.exit_on_input_error`).
+    Commands print it without a traceback and exit with status 2 (`covjax.jobs.cli.exit_on_input_error`).
     """
 
 

@@ -13,10 +13,9 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.moments import _moments
-from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio
+from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio
 from covjax.vectorize import vech
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _KERNELS = ("second_moment", "covariance", "polynomial", "rbf")
 Tokens = Sequence[Float[np.ndarray, "tokens features"]]
 
@@ -104,8 +103,8 @@ def _embedding(kernel: str, features: int, bandwidth: float, num_features: int, 
         phases = jax.random.uniform(phase_key, (num_features,), maxval=2 * jnp.pi)
 
         def one(x, w):
-            phi = jnp.cos(jnp.matmul(x, frequencies, precision=_HIGHEST) + phases[None]) * (2 / num_features) ** 0.5
-            return safe_ratio(jnp.matmul(w, phi, precision=_HIGHEST), jnp.sum(w))
+            phi = jnp.cos(jnp.matmul(x, frequencies, precision=HIGHEST) + phases[None]) * (2 / num_features) ** 0.5
+            return safe_ratio(jnp.matmul(w, phi, precision=HIGHEST), jnp.sum(w))
     else:
 
         def one(x, w):
@@ -129,7 +128,7 @@ def _blocks(pairs, block_size: int, prepare: Callable, start: int = 0) -> Iterat
 
 @jax.jit
 def _inner(left, right):
-    return jnp.matmul(left, right.T, precision=_HIGHEST)
+    return jnp.matmul(left, right.T, precision=HIGHEST)
 
 
 @partial(jax.jit, static_argnames="degree")
@@ -138,7 +137,7 @@ def _polynomial(left, right, degree: int):
     w, v = (safe_ratio(a, jnp.sum(a, axis=1, keepdims=True)) for a in (w, v))
 
     def row(one):  # one sequence against the block: t · block tokens of products at a time
-        products = jnp.einsum("td,bsd->bts", one[0], y, precision=_HIGHEST) ** degree
-        return jnp.einsum("t,bts,bs->b", one[1], products, v, precision=_HIGHEST)
+        products = jnp.einsum("td,bsd->bts", one[0], y, precision=HIGHEST) ** degree
+        return jnp.einsum("t,bts,bs->b", one[1], products, v, precision=HIGHEST)
 
     return jax.lax.map(row, (x, w))

@@ -5,7 +5,7 @@ numbers and ragged lists are refused. A missing value is NaN (None and masked en
 """
 
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -251,3 +251,21 @@ def exact_mean(
     w = np.full(len(values), 1 / len(values)) if weights is None else weights / weights.sum()
     mean = w @ values
     return mean + w @ (values - mean)
+
+
+def by_output(
+    metric: Callable[..., np.ndarray],
+    truth: np.ndarray,
+    scores: np.ndarray,
+    counts: Float[np.ndarray, "r n"] | None,
+    present: Bool[np.ndarray, "n k"] | None,
+) -> Float[np.ndarray, "*r k"]:
+    """`metric(truth, scores, counts)`, outputs with the same present rows together; NaN for one that has no row."""
+    if present is None:
+        return metric(truth, scores, counts)
+    out = np.full((*([] if counts is None else [len(counts)]), truth.shape[1]), np.nan)
+    for rows, columns in patterns(present):
+        if rows.any():
+            part = truth[rows][:, columns], scores[rows][:, columns]
+            out[..., columns] = metric(*part, None if counts is None else counts[:, rows])
+    return out

@@ -20,6 +20,11 @@ def option(
     )
 
 
+def at_least(least: float) -> dict[str, Any]:
+    """The `allowed` and `rule` of a number with a lower limit: `option(4, "steps", **at_least(1))`."""
+    return {"allowed": lambda value: value >= least, "rule": f">= {least}"}
+
+
 def check_options(config: Any) -> None:
     """Raise InputError naming the first field whose value is not allowed."""
     for field in dataclasses.fields(config):

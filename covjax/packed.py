@@ -14,9 +14,7 @@ from covjax.errors import InputError
 from covjax.inputs import host_array, is_concrete
 from covjax.moments import Moments
 from covjax.projected import check_projection, project_sides
-from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
 
 
 def pack_blocks(
@@ -69,7 +67,7 @@ def _segments(tokens, block_segments, num_segments: int):
 
 def _means(values, w, ids, count):
     """Mean of every segment, (segments, features), from values in blocks."""
-    sums = jax.ops.segment_sum(jnp.einsum("bk,bkd->bd", w, values, precision=_HIGHEST), ids, len(count))
+    sums = jax.ops.segment_sum(jnp.einsum("bk,bkd->bd", w, values, precision=HIGHEST), ids, len(count))
     return safe_ratio(sums, count[:, None])
 
 
@@ -106,7 +104,7 @@ def packed_moments(
 
     def add(scatter, block):
         segment, y, v = block
-        return scatter.at[segment].add(jnp.matmul((y * v[:, None]).T, y, precision=_HIGHEST), mode="drop"), None
+        return scatter.at[segment].add(jnp.matmul((y * v[:, None]).T, y, precision=HIGHEST), mode="drop"), None
 
     empty = jnp.zeros((num_segments, x.shape[2], x.shape[2]), x.dtype)
     scatter, _ = jax.lax.scan(add, empty, (ids, deviation, w))
@@ -151,5 +149,5 @@ def packed_projected_moment(
             mean = mean + _means(jnp.where(kept, y - _spread(mean, ids), 0), w, ids, count)  # see `weighted_mean`
             y = jnp.where(kept, y - _spread(mean, ids), 0)
         sides.append(y)
-    grams = jnp.einsum("bki,bkj->bij", sides[0] * w[..., None], sides[-1], precision=_HIGHEST)
+    grams = jnp.einsum("bki,bkj->bij", sides[0] * w[..., None], sides[-1], precision=HIGHEST)
     return safe_ratio(jax.ops.segment_sum(grams, ids, num_segments), count[:, None, None])

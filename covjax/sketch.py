@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.tokens import check_tokens
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from covjax.tokens import HIGHEST, check_tokens
 
 
 def _prepare(x, size: int, degree: int = 1):
@@ -30,7 +28,7 @@ def random_projection(x: Float[Array, "tokens features"], size: int, key: Array)
         InputError: wrong shape or size < 1.
     """
     x = _prepare(x, size)
-    return jnp.matmul(x, jax.random.normal(key, (x.shape[1], size), x.dtype) / size**0.5, precision=_HIGHEST)
+    return jnp.matmul(x, jax.random.normal(key, (x.shape[1], size), x.dtype) / size**0.5, precision=HIGHEST)
 
 
 def random_maclaurin(
@@ -44,7 +42,7 @@ def random_maclaurin(
     """
     x = _prepare(x, size, degree)
     signs = jax.random.rademacher(key, (degree, x.shape[1], size), x.dtype)
-    return jnp.prod(jnp.einsum("td,pdk->ptk", x, signs, precision=_HIGHEST), axis=0) / size**0.5
+    return jnp.prod(jnp.einsum("td,pdk->ptk", x, signs, precision=HIGHEST), axis=0) / size**0.5
 
 
 def tensor_sketch(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from covjax.errors import DtypeError, InputError
 from covjax.inputs import host_array, is_concrete, is_torch
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+HIGHEST = jax.lax.Precision.HIGHEST  # of a product: TPUs and recent GPUs round float32 factors otherwise
 
 
 def check_tokens(x: Any, name: str = "x") -> Float[Array, "tokens features"]:
@@ -124,5 +124,5 @@ def weighted_mean(values: Float[Array, "tokens features"], w: Float[Array, "toke
     A rounded mean of equal numbers is often not that number; this one is, so that a constant does not vary.
     """
     count = jnp.sum(w)
-    first = jax.lax.stop_gradient(safe_ratio(jnp.matmul(w, values, precision=_HIGHEST), count))
-    return first + safe_ratio(jnp.matmul(w, values - first[None], precision=_HIGHEST), count)
+    first = jax.lax.stop_gradient(safe_ratio(jnp.matmul(w, values, precision=HIGHEST), count))
+    return first + safe_ratio(jnp.matmul(w, values - first[None], precision=HIGHEST), count)

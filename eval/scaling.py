@@ -15,7 +15,7 @@ from typing import Any
 
 from covjax.options import option
 from eval import tpu_compile
-from eval.benchmark._report import table
+from eval.benchmark._runner import table
 
 COMPILED, PAGE = Path("docs/tpu-compile.json"), Path("docs/scaling.md")
 
@@ -35,7 +35,7 @@ class Assumptions:
     passes: int = option(6, "bfloat16 passes of a float32 product at full precision (`Precision.HIGHEST`)")
     storage_rate: float = option(1e9, "bytes per second that a host reads from storage: assumed")
     tokens_read: float = option(
-        1, "tokens read for each one used: 1 up to 64 hosts where 64 divides a batch (`covjax.training.mixing`)"
+        1, "tokens read for each one used: 1 up to 64 hosts where 64 divides a batch (`covjax.training.batches`)"
     )
     chips_per_host: int = option(8, "chips of a host: published, v5e")
     price: float = option(1.2, "US dollars for a chip and hour: assumed, not looked up; put in your own")

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax import InputError, distributed
-from covjax.cli import exit_on_input_error
+from covjax import InputError
 from covjax.encoders import from_function, register_encoder
 from covjax.extraction import extract
-from covjax.extraction.config import ExtractConfig
+from covjax.extraction.plan import ExtractConfig
+from covjax.jobs import distributed
+from covjax.jobs.cli import exit_on_input_error
 from covjax.probes import fit_ridge_moments
 from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
 from covjax.training.autoencoder import train_autoencoder
@@ -107,9 +108,8 @@ def pooling(folder: str) -> None:
     """Rows of a comparison from batches split over all devices, beside those of one device."""
     # Imported here, for the other tasks start many processes.
     from covjax.activations import EncodedTokens
-    from covjax.comparison.config import CompareConfig
+    from covjax.comparison.config import CompareConfig, choose_recipes
     from covjax.comparison.features import make_features
-    from covjax.comparison.rows import choose_recipes
     from covjax.data import assign_splits, read_table
     from covjax.encoders.unirep import UniRep
     from tests.test_compare import write_table
@@ -219,7 +219,7 @@ def digests() -> None:
     from jax.experimental import multihost_utils
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from covjax import checkpoint
+    from covjax.jobs import checkpoint
 
     mesh = Mesh(np.array(jax.devices()).reshape(2, -1), ("data", "model"))
     rng = np.random.default_rng(0)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from covjax.cli import exit_on_input_error
 from covjax.comparison import compare
 from covjax.extraction import extract
+from covjax.jobs.cli import exit_on_input_error
 from covjax.training.autoencoder import train_autoencoder
 from tests import test_extract  # registers the encoder "extraction-toy"
 from tests.test_compare import OPTIONS, write_table  # registers the encoder "tiny"

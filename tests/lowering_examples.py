@@ -16,7 +16,7 @@ from flax import nnx
 import covjax
 from covjax import autoencoders as ae
 from covjax.autoencoders import make_autoencoder
-from covjax.autoencoders.registry import autoencoder_options
+from covjax.autoencoders.base import autoencoder_options
 from covjax.encoders import load, tokenize
 from covjax.encoders.unirep import UniRep
 from covjax.pooling.base import pooler_options

@@ -52,7 +52,7 @@ def test_a_smoke_run_with_few_packages_checks_everything_and_gives_no_figure(tmp
 
 def test_the_pytorch_peer_computes_the_same():
     pytest.importorskip("torch")
-    from eval.benchmark._torch_accelerator import Peer, device
+    from eval.benchmark._torch import Peer, device
 
     for case in make_cases(TINY, Peer(device("cpu"), compiles=False)):
         theirs = np.asarray(case.peers["eager"]())

@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from covjax import accelerators
-from covjax.accelerators import find_accelerators, unseen
+from covjax import info as accelerators
+from covjax.info import find_accelerators, unseen
 
 VERSION = "NVRM version: NVIDIA UNIX {}x86_64 Kernel Module  {}  Tue May 27 03:05:06 UTC 2025\nGCC version: 12\n"
 

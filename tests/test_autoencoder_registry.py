@@ -3,8 +3,8 @@
 import pytest
 
 from covjax import InputError
-from covjax.autoencoders import registry
-from covjax.autoencoders.registry import (
+from covjax.autoencoders import base as registry
+from covjax.autoencoders.base import (
     autoencoder_kinds,
     autoencoder_options,
     make_autoencoder,

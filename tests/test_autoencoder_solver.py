@@ -7,11 +7,10 @@ import pytest
 from flax import nnx
 
 from covjax import InputError, projected_moment
+from covjax.activations.windows import EncodedActivations, hold
 from covjax.autoencoders import cp_latents, cp_loss, tucker_loss
-from covjax.autoencoders.base import Autoencoder, Evaluated, Initialised
-from covjax.autoencoders.registry import make_autoencoder
+from covjax.autoencoders.base import Autoencoder, Evaluated, Initialised, make_autoencoder
 from covjax.autoencoders.solver import evaluate_fvu, pca_basis, solve_tucker
-from covjax.data.activations import EncodedActivations, hold
 from covjax.encoders import load
 from covjax.pooling import Pooler
 from covjax.training.batches import SequenceBatches

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from covjax.activations import EncodedTokens
-from covjax.activations.standardiser import standardiser
-from covjax.embedding.bases import make_bases
+from covjax.activations.tokens import standardiser
+from covjax.embedding.learned import make_bases
 from tests.test_tokens import bert, data  # noqa: F401  (fixtures)
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from covjax import projected_moment, second_moment
 from covjax.pooling.learned import attention_covariance_matrices
-from eval.benchmark import _report, _timing, autoencoders, metrics
+from eval.benchmark import _runner as _report
+from eval.benchmark import _runner as _timing
+from eval.benchmark import autoencoders, metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,7 +52,7 @@ def test_unknown_benchmark_lists_the_known_ones():
 
 def test_the_pytorch_peer_computes_the_same(rng):
     torch = pytest.importorskip("torch")
-    from eval.benchmark import _torch_pooling as peer
+    from eval.benchmark import _torch as peer
 
     x = rng.normal(size=(3, 20, 8)).astype(np.float32)
     mask = np.ones((3, 20), np.float32)

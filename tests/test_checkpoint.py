@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
-from covjax import checkpoint
 from covjax.errors import InputError
+from covjax.jobs import checkpoint
 from tests.processes import launch
 
 TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": {"flag": np.array([True, False]), "n": np.int32(4)}}

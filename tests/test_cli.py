@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from covjax import cli
 from covjax.errors import InputError
+from covjax.jobs import cli
 from covjax.options import option
 
 

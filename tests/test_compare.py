@@ -9,7 +9,7 @@ import pytest
 
 from covjax.activations import EncodedTokens
 from covjax.comparison import compare, config, features
-from covjax.comparison.rows import choose_recipes
+from covjax.comparison.config import choose_recipes
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
 from tests.processes import launch

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from covjax import checkpoint
+from covjax.jobs import checkpoint
 from tests.processes import finish, launch, start
 from tests.test_compare import write_table
 

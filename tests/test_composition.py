@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
-from covjax.comparison.composition import kmer_frequencies, word_frequencies
+from covjax.comparison.features import kmer_frequencies, word_frequencies
 from covjax.errors import InputError
 
 TEXTS = ("The cat saw the Dog .", "a dog , a cat", "the bird and the bee", "a bird ?", "bird")

@@ -8,10 +8,10 @@ import pytest
 import covjax
 from covjax import get_pooler, moments, pack_blocks, packed_moments, packed_projected_moment
 from covjax.autoencoders import moment_norm
-from covjax.autoencoders.statistics import feature_statistics
 from covjax.errors import InputError
 from covjax.inputs import exact_mean
 from covjax.probes import fit_ridge_blocks, row_space
+from covjax.standardise import feature_statistics
 
 VALUES = [1000.1, -3.3, 0.1, 7.7e-5, 123456.7]
 LENGTHS = [3, 7, 777, 1001]

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covjax import checkpoint
 from covjax.autoencoders import load_autoencoder
 from covjax.data.store import TokenStore, load_features, read_run
-from covjax.jobs.seal import read_sealed
-from covjax.training.checkpoints import checkpoint_path, saved_steps
+from covjax.jobs import checkpoint
+from covjax.jobs.disk import read_sealed
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from tests.jobs_worker import KINDS, run, write_inputs
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from covjax import InputError, distributed
+from covjax import InputError
+from covjax.jobs import distributed
 from tests.processes import finish, launch, start
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from covjax.errors import InputError
-from covjax.probes import dual, fit_ridge_path, row_space
-from covjax.probes.dual import ROUTES, block_gram, cholesky_path, choose_route, default_block, fit_ridge_blocks
+from covjax.probes import fit_ridge_path, row_space
+from covjax.probes import ridge_blocks as dual
+from covjax.probes.ridge_blocks import ROUTES, block_gram, cholesky_path, choose_route, default_block, fit_ridge_blocks
 from eval.benchmark import ridge
 
 PENALTIES = (1e-5, 1e-2, 1.0)

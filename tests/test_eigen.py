@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from covjax.eigen import eigh
+from covjax.spectral import eigh
 
 
 def test_eigh(rng):

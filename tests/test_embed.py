@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from covjax.encoders import embed, load, tokenize
-from covjax.encoders.embed import bucket_edges
-from covjax.encoders.rows import plan_rows
+from covjax.encoders.embed import bucket_edges, plan_rows
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
 from tests.encoders.folders import write_bert

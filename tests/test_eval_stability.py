@@ -14,8 +14,7 @@ from covjax.autoencoders import load_autoencoder
 from covjax.data.table import Dataset
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
-from eval.stability import _is_sparse, embed_all, main, stability
-from eval.stability_config import StabilityConfig
+from eval.stability import StabilityConfig, _is_sparse, embed_all, main, stability
 from tests.conftest import ROOT
 from tests.test_unirep import random_weights
 from tests.toy_autoencoders import activations, config

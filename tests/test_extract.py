@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covjax import checkpoint, get_pooler
-from covjax.cli import load_config
+from covjax import get_pooler
 from covjax.data.store import TokenStore, load_features, read_run, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
 from covjax.errors import InputError
@@ -22,7 +21,9 @@ from covjax.extraction import extract as module
 from covjax.extraction import plan as extract_plan
 from covjax.extraction import shard as extract_shard
 from covjax.extraction.extract import ExtractConfig, extract, main
-from covjax.jobs.seal import read_sealed, sealed
+from covjax.jobs import checkpoint
+from covjax.jobs.cli import load_config
+from covjax.jobs.disk import read_sealed, sealed
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
@@ -318,7 +319,7 @@ def test_windows_pass_by_where_moments_are_all_that_is_needed(config, monkeypatc
     whole = extract(config)
     monkeypatch.setattr(extract_shard, "_pool_joined", None)
     for number, (window, most) in enumerate(((11, 2**30), (30, 2 * 4 * (6**2 + 3**2)))):
-        monkeypatch.setattr("covjax.extraction.windows.OPEN_BYTES", most)
+        monkeypatch.setattr("covjax.extraction.plan.OPEN_BYTES", most)
         output = config.output + f"-{number}"
         cut = extract(dataclasses.replace(config, output=output, window=window, halo=2))
         manifests = [checkpoint.read_manifest(path) for path in (cut / "shards").iterdir()]
@@ -363,7 +364,7 @@ def test_several_devices_give_the_same(config, tmp_path, keep):
 
 @pytest.mark.slow
 def test_a_config_file_sets_the_options(config, tmp_path):
-    text = "from covjax.extraction.config import ExtractConfig\n\n\ndef get_config():\n    return "
+    text = "from covjax.extraction.plan import ExtractConfig\n\n\ndef get_config():\n    return "
     (tmp_path / "c.py").write_text(text + f"ExtractConfig(output={str(tmp_path / 'a')!r}, poolers=('mean',))\n")
     Path(config.data).write_text(">one\nMKV\n>two\nMSTNPKPQ\n")
     command = [sys.executable, "-m", "train.extract", "--config", str(tmp_path / "c.py"), "--data", config.data]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covjax import checkpoint
 from covjax.data.store import load_features, shard_path, token_path
+from covjax.jobs import checkpoint
 from tests.processes import finish, launch, start
 
 SHARDS = 7

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from covjax.data.fasta import stream_fasta
+from covjax.data.text import stream_fasta
 from covjax.errors import InputError
 
 TEXT = ">a first one\nMK\nAL\n\n>b\n>c last\nacgt\n"

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from covjax.data import genes, ontology, tracks
-from covjax.data.bed import read_bed
 from covjax.data.bigwig import BigWig
-from covjax.data.fasta import stream_fasta
-from covjax.data.gaf import read_gaf
+from covjax.data.gene_ontology import read_gaf, read_obo
 from covjax.data.genes import read_genes
-from covjax.data.obo import read_obo
+from covjax.data.genome import read_bed
 from covjax.data.sequences import read_sequences
+from covjax.data.text import stream_fasta
 from covjax.errors import InputError
 from tests.bigwig_files import BEDGRAPH, FIXED, VARIABLE, block, write
 

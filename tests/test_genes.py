@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
-from covjax.data.blocks import block_name, overlap_blocks
 from covjax.data.genes import Gene, cut_gene, gene_sequences, main, read_genes
+from covjax.data.genome import block_name, overlap_blocks
 from covjax.data.sequences import read_sequences
 from covjax.errors import InputError
 

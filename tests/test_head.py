@@ -9,13 +9,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from covjax import encoders
+from covjax.activations.windows import EncodedActivations
 from covjax.autoencoders.sparse import TopK
-from covjax.data.activations import EncodedActivations
-from covjax.encoders.head import HeadedEncoder, through_head
+from covjax.encoders.checks import HeadedEncoder, through_head
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
 from covjax.training.autoencoder import train_autoencoder
-from covjax.training.held_out import held_out_report
+from covjax.training.log import held_out_report
 from tests.test_esm import VARIANTS, VOCABULARY
 from tests.test_unirep import random_weights, reference
 from tests.toy_autoencoders import config

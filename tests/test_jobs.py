@@ -10,12 +10,21 @@ import pytest
 
 from covjax.data import read_table
 from covjax.data.sequences import read_sequences
-from covjax.data.write import cell_text, new_text, text_cell
 from covjax.errors import InputError
 from covjax.jobs import folder as module
-from covjax.jobs.disk import full_disk, writing
+from covjax.jobs.disk import (
+    Damaged,
+    cell_text,
+    full_disk,
+    new_text,
+    read_line,
+    read_sealed,
+    sealed,
+    sealed_line,
+    text_cell,
+    writing,
+)
 from covjax.jobs.folder import LOCK, RUN, claim
-from covjax.jobs.seal import Damaged, read_line, read_sealed, sealed, sealed_line
 from tests.conftest import ROOT
 
 OWNS = ("a.json", "parts/*/", "figures/one.png")

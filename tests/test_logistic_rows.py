@@ -5,7 +5,7 @@ import pytest
 
 from covjax import InputError, moments
 from covjax.probes import fit_logistic_path, row_space
-from covjax.probes.spread import space_of_moments
+from covjax.probes.logistic import space_of_moments
 from tests.distributed_worker import classification
 from tests.processes import launch
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.looks import NAME, record_look
+from covjax.comparison.results import NAME, record_look
 from covjax.errors import InputError
 from covjax.options import FEATURES, NUMBERS, decided_by
 

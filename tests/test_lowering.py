@@ -13,8 +13,9 @@ import pytest
 
 import covjax
 from covjax import autoencoders, get_pooler
-from covjax.autoencoders import autoencoder_kinds, registry
-from covjax.autoencoders.sparse.start import geometric_median
+from covjax.autoencoders import autoencoder_kinds
+from covjax.autoencoders import base as registry
+from covjax.autoencoders.sparse.module import geometric_median
 from covjax.gram import _embedding
 from covjax.pooling import FunctionPooler, base, pooler_names
 from covjax.probes import BilinearReadout, Budget, fit_logistic_stream, fit_token_probe
@@ -145,7 +146,7 @@ def test_a_new_kind_is_met_and_one_that_lacks_a_platform_is_caught(monkeypatch):
 
 
 def test_a_batch_of_eigenproblems_is_a_loop_on_a_cpu_alone():
-    """Whatever machine lowers it; see `covjax.eigen`."""
+    """Whatever machine lowers it; see `covjax.spectral`."""
     roots = jax.jit(jax.vmap(covjax.psd_sqrt)).trace(jax.ShapeDtypeStruct((3, 8, 8), jnp.float32))
     loops = {
         name: roots.lower(lowering_platforms=(name,)).as_text().count("stablehlo.while") for name in ("cpu", "cuda")

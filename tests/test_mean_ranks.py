@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from covjax.errors import InputError
-from covjax.tasks.mean_ranks import cliques, mean_ranks, nemenyi_q
+from covjax.tasks.summary import cliques, mean_ranks, nemenyi_q
 
 
 def test_q_is_that_of_demsars_table_5_and_of_scipy():

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from covjax import get_pooler, metrics
 from covjax.errors import InputError
-from covjax.metrics.missing import by_output
+from covjax.inputs import by_output
 from covjax.probes import (
     Budget,
     fit_logistic_path,

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from covjax.data.letters import reverse_complement
 from covjax.data.near_copies import near_copies, piece_length
-from covjax.data.nucleotides import reverse_complement
 
 RESIDUES, BASES = "ACDEFGHIKLMNPQRSTVWY", "ACGT"
 

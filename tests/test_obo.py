@@ -2,8 +2,7 @@
 
 import pytest
 
-from covjax.data.gaf import Annotation
-from covjax.data.obo import read_obo
+from covjax.data.gene_ontology import Annotation, read_obo
 from covjax.data.ontology import propagate
 from covjax.errors import InputError
 

@@ -3,8 +3,7 @@
 import pytest
 
 from covjax.data import read_table
-from covjax.data.gaf import read_gaf
-from covjax.data.obo import read_obo
+from covjax.data.gene_ontology import read_gaf, read_obo
 from covjax.data.ontology import accession, frequent, group_of, main, propagate
 from covjax.errors import InputError
 

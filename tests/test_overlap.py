@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from covjax.overlap import overlap
+from covjax.encoders.embed import overlap
 
 
 def test_every_result_in_order():

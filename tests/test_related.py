@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from covjax.data.nucleotides import reverse_complement
-from covjax.data.related import kmers, linked, overlapping, word_runs
+from covjax.data.letters import reverse_complement
 from covjax.errors import InputError
+from covjax.sources.draw import kmers, linked, overlapping, word_runs
 
 
 def test_kmers_by_hand():

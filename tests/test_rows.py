@@ -5,11 +5,10 @@ import dataclasses
 import pytest
 
 from covjax import InputError, get_pooler
-from covjax.comparison.config import CompareConfig
-from covjax.comparison.rows import choose_recipes
+from covjax.comparison.config import CompareConfig, choose_recipes
 from covjax.recipes import get_recipe, parts_of, recipe_names
 from covjax.recipes.base import Pooled, Trained
-from covjax.recipes.truncated import matched_rank
+from covjax.recipes.standard import matched_rank
 
 ALWAYS = {"mean", "mean_std", "max", "first", "last", "attention", "light_attention", "composition"}
 CONTROLS = {

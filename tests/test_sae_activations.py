@@ -8,10 +8,9 @@ from flax import nnx
 
 from covjax import InputError
 from covjax.autoencoders.sparse import TopK
-from covjax.autoencoders.sparse.activations import batch_topk, jumprelu, kth_largest, step, topk
-from covjax.autoencoders.sparse.auxk import auxk
-from covjax.autoencoders.sparse.codes import affine_at, decode_codes, dense_codes, preactivations
-from covjax.autoencoders.sparse.start import geometric_median, norm_scale
+from covjax.autoencoders.sparse.codes import affine_at, auxk, decode_codes, dense_codes, preactivations
+from covjax.autoencoders.sparse.kinds import batch_topk, jumprelu, kth_largest, step, topk
+from covjax.autoencoders.sparse.module import geometric_median, norm_scale
 
 B, D, M, K = 30, 7, 20, 6
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from covjax import InputError
-from covjax.autoencoders.sparse.metrics import fvu, l0
+from covjax.autoencoders.sparse.module import fvu, l0
 from eval.benchmark import sae
 
 
 @pytest.mark.slow
 def test_the_pytorch_peer_trains_to_the_same_figures(rng, monkeypatch):
     pytest.importorskip("torch")
-    from eval.benchmark import _torch_sae
+    from eval.benchmark import _torch as _torch_sae
 
     for name, value in {"LATENTS": 24, "K": 3, "TIMED_BATCH": 32}.items():
         monkeypatch.setattr(sae, name, value)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from covjax import InputError, checkpoint
+from covjax import InputError
 from covjax.autoencoders import load_autoencoder, save_autoencoder
-from covjax.autoencoders.registry import make_autoencoder
+from covjax.autoencoders.base import make_autoencoder
 from covjax.autoencoders.sparse.saelens import load_saelens, save_saelens
+from covjax.jobs import checkpoint
 
 D, M = 5, 12
 KINDS = {

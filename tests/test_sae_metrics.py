@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from covjax import InputError
-from covjax.autoencoders.sparse.metrics import (
+from covjax.autoencoders.sparse.module import (
     Sums,
     dead_share,
     density_histogram,

@@ -8,8 +8,7 @@ import pytest
 from flax import nnx
 
 from covjax import InputError
-from covjax.autoencoders.base import Autoencoder, Evaluated, Initialised
-from covjax.autoencoders.registry import make_autoencoder
+from covjax.autoencoders.base import Autoencoder, Evaluated, Initialised, make_autoencoder
 from covjax.autoencoders.sparse import SparseAutoencoder
 
 B, D, M, K = 40, 6, 16, 3

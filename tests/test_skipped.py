@@ -2,7 +2,7 @@
 
 import pytest
 
-from covjax.data.skipped import Skipped
+from covjax.data.text import Skipped
 from covjax.errors import InputError
 
 

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from covjax.data import check_splits, read_table
-from covjax.data.related import kmers, word_runs
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
-from covjax.sources import SOURCES, mnase, terminator, write_source
-from covjax.sources.draw import draw
-from covjax.sources.rows import Row, without_copies
+from covjax.sources import SOURCES, dna, write_source
+from covjax.sources.draw import Row, draw, kmers, without_copies, word_runs
 
 
 def rows_of(group_sizes, held_out=()):
@@ -117,9 +115,9 @@ PIECES = {  # what no two sides of a split have in common
     "promoter": lambda s: kmers(s, 32, both_strands=True),
     "yeast_h4": lambda s: kmers(s, 32, both_strands=True),
     **dict.fromkeys(
-        ("mnase", *(f"mnase_{window}" for window in mnase.WINDOWS)), lambda s: kmers(s, 32, both_strands=True)
+        ("mnase", *(f"mnase_{window}" for window in dna.WINDOWS)), lambda s: kmers(s, 32, both_strands=True)
     ),
-    "terminator": lambda s: kmers(s[terminator.START : -terminator.END], 20),
+    "terminator": lambda s: kmers(s[dna.START : -dna.END], 20),
     "trec": lambda s: word_runs(s, 8),
     "subj": lambda s: word_runs(s, 8),
     "sentiment": lambda s: word_runs(s, 8),
@@ -159,7 +157,7 @@ def test_track_targets_are_the_mean_over_the_centre(shared_dir, tmp_path):
     start = int(data.ids[7].split(":")[1].split("-")[0])
     with np.load(shared_dir / "data" / "tracks" / "yeast_chrII_0_600kb_mnase.npz") as file:
         centre = slice(start + 128, start + 384)
-        expected = [np.log1p(file[name][centre].mean()) for name in mnase.TRACKS]
+        expected = [np.log1p(file[name][centre].mean()) for name in dna.TRACKS]
         assert data.sequences[7] == file["seq"][start : start + 512].tobytes().decode()
     np.testing.assert_allclose(data.targets[7], expected, atol=1e-6)
     assert data.target_names == ("target1", "target2", "target3", "target4")
@@ -167,7 +165,7 @@ def test_track_targets_are_the_mean_over_the_centre(shared_dir, tmp_path):
 
 @pytest.mark.slow
 def test_windows_of_other_widths_have_the_same_centres_targets_and_splits(shared_dir):
-    tables = {window: SOURCES[f"mnase_{window}"].build(shared_dir, (200, 60, 60)) for window in mnase.WINDOWS}
+    tables = {window: SOURCES[f"mnase_{window}"].build(shared_dir, (200, 60, 60)) for window in dna.WINDOWS}
     widest = tables[2048]
     for window, rows in tables.items():
         trim = (2048 - window) // 2
@@ -178,5 +176,5 @@ def test_windows_of_other_widths_have_the_same_centres_targets_and_splits(shared
 
 @pytest.mark.slow
 def test_the_flanks_of_the_terminators_are_constant(shared_dir):
-    rows = terminator.build(shared_dir, (400, 100, 100))
-    assert len({(row.sequence[: terminator.START], row.sequence[-terminator.END :]) for row in rows}) == 1
+    rows = dna.terminator(shared_dir, (400, 100, 100))
+    assert len({(row.sequence[: dna.START], row.sequence[-dna.END :]) for row in rows}) == 1

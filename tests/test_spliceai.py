@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from covjax.encoders import check_padding_invariance, load, tokenize
-from covjax.encoders.spliceai import CLASSES
-from covjax.encoders.spliceai_weights import _keras_numbers, read_state_dict
+from covjax.encoders.spliceai import CLASSES, _keras_numbers, read_state_dict
 from covjax.errors import InputError
 
 BLOCKS = [(11, 1), (11, 4), (21, 10), (41, 25)]

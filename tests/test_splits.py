@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from covjax.data import assign_splits, check_splits, drop_rare, read_table
-from covjax.data.splits import SPLITS
-from covjax.data.stratify import deal_groups, strata
+from covjax.data.splits import SPLITS, deal_groups, strata
 from covjax.errors import InputError
 from covjax.metrics import resample_counts
 

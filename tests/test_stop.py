@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from covjax.cli import exit_on_input_error
 from covjax.jobs import stop
-from covjax.training.checkpoints import saved_steps
+from covjax.jobs.cli import exit_on_input_error
+from covjax.jobs.folder import saved_steps
 from tests.conftest import ROOT
 from tests.jobs_worker import write_inputs
 
 STUCK = """
 import sys, threading, time
-from covjax.cli import exit_on_input_error
+from covjax.jobs.cli import exit_on_input_error
 from covjax.jobs import stop
 stop.GRACE_SECONDS = 0.5
 with exit_on_input_error("cmd"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from covjax.errors import InputError
-from covjax.jobs.seal import sealed
+from covjax.jobs.disk import sealed
 from covjax.tasks import report as suite_report
 from covjax.tasks import run as suite
 from covjax.tasks.report import relative_line, write_suite

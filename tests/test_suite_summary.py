@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from covjax.comparison.contrasts import contrasts, planned_pairs
+from covjax.comparison.results import contrasts, planned_pairs
 from covjax.metrics import bootstrap_p_value
 from covjax.tasks.summary import (
     average_ranks,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from covjax.cli import load_config
 from covjax.comparison.config import CompareConfig
+from covjax.jobs.cli import load_config
 from covjax.sources import SOURCES
 from tests.conftest import ROOT
 

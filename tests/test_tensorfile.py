@@ -8,8 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from covjax import InputError
-from covjax.jsonfile import read_json
-from covjax.tensorfile import read_safetensors, read_torch
+from covjax.modelfiles import read_json, read_safetensors, read_torch
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import pytest
 
 from covjax import get_pooler, vech
 from covjax.moments import _moments
-from covjax.spectral import psd_function
-from covjax.thin import thin_spectral
+from covjax.spectral import psd_function, thin_spectral
 
 T, D = 9, 24
 

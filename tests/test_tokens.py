@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from covjax.activations import EncodedTokens
-from covjax.activations.standardiser import standardiser
+from covjax.activations.tokens import standardiser
 from covjax.data import Dataset
 from covjax.encoders import load
 from covjax.encoders.unirep import UniRep

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from covjax.data import read_table
-from covjax.data.bed import Region, read_bed
+from covjax.data.genome import Region, read_bed
 from covjax.data.sequences import read_sequences
 from covjax.data.tracks import Cut, binned, cut_windows, main, track_windows
 from covjax.errors import InputError

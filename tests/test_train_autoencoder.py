@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from covjax import checkpoint
+from covjax.activations.windows import join
 from covjax.autoencoders import TuckerAutoencoder, evaluate_fvu, load_autoencoder, register_autoencoder
-from covjax.data.activations import join
 from covjax.errors import InputError
+from covjax.jobs import checkpoint
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.autoencoder import main, train_autoencoder
-from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from tests.toy_autoencoders import EXAMPLE, Unheld, activations, config
 

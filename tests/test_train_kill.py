@@ -16,10 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from covjax import checkpoint
 from covjax.autoencoders import load_autoencoder
+from covjax.jobs import checkpoint
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.autoencoder import train_autoencoder
-from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from tests.conftest import ROOT
 from tests.toy_autoencoders import activations, config

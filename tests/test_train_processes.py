@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from covjax import InputError, checkpoint
+from covjax import InputError
 from covjax.autoencoders import load_autoencoder
+from covjax.jobs import checkpoint
+from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.autoencoder import train_autoencoder
-from covjax.training.checkpoints import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from covjax.training.state import data_mesh
 from tests.processes import finish, launch, start

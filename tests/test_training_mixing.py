@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from covjax import InputError
-from covjax.data.activations import HeldActivations
-from covjax.training.batches import iterate
-from covjax.training.mixing import MixedTokenBatches, _Reader
+from covjax.activations.windows import HeldActivations
+from covjax.training.batches import MixedTokenBatches, _Reader, iterate
 
 
 class Counted(HeldActivations):

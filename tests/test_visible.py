@@ -7,7 +7,7 @@ import pytest
 
 from covjax.comparison import compare, figures
 from covjax.comparison.figures import save_figure
-from covjax.visible import figure_text, page_text, visible
+from covjax.notes import figure_text, page_text, visible
 from tests.suite_examples import example
 from tests.test_suite_summary import WINS
 

@@ -49,7 +49,7 @@ def test_every_file_of_the_package_is_in_the_wheel_and_no_other(wheel):
     tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / "covjax").rglob("*") if path.is_file()}
     tree = {name for name in tree if "__pycache__" not in name}
     assert {name for name in names if ".dist-info/" not in name} == tree
-    assert {"covjax/py.typed", "covjax/tasks/configs.py", "covjax/tasks/quickstart/swissprot_go_mf.csv.gz"} <= names
+    assert {"covjax/py.typed", "covjax/tasks/run.py", "covjax/tasks/quickstart/swissprot_go_mf.csv.gz"} <= names
     assert "covjax/tasks/quickstart/swissprot_go_mf_terms.csv" in names
 
 

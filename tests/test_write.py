@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
-from covjax.data.write import new_text
 from covjax.errors import InputError
+from covjax.jobs.disk import new_text
 
 
 def put(path, text="a\nβ\n"):

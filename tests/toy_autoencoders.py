@@ -10,10 +10,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from covjax.activations.windows import HeldActivations, join
 from covjax.autoencoders import TuckerAutoencoder, register_autoencoder
-from covjax.data.activations import HeldActivations, join
-from covjax.training.autoencoder import train_autoencoder
-from covjax.training.autoencoder_config import AutoencoderConfig
+from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "write-your-own-autoencoder.md"

@@ -1,18 +1,21 @@
-"""Token activations of many sequences, walked over in padded batches of few shapes."""
+"""Token activations in batches, from arrays; their mean and deviation."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
-from covjax.distributed import gather, is_first, share
-from covjax.encoders.embed import batch_size, bucket_edges
-from covjax.encoders.rows import plan_rows
+from covjax.encoders.embed import batch_size, bucket_edges, plan_rows
 from covjax.errors import InputError
+from covjax.jobs.distributed import agree, gather, is_first, share
+from covjax.moments import Moments, merge, moments
 from covjax.notes import progress
+from covjax.standardise import live_deviation
 
 MANY = 100_000_000  # numbers
 
@@ -144,3 +147,34 @@ def with_progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[
         for batch in batches:
             yield batch
             bar.update(len(batch.rows))
+
+
+Fit = tuple[np.ndarray, np.ndarray]  # mean and deviation of every feature over the training tokens
+
+
+@jax.jit
+def _batch_moments(total: Moments, x: Float[Array, "b t d"], w: Float[Array, "b t"]) -> Moments:
+    each = jax.vmap(moments)(x, w)
+    return jax.lax.scan(lambda a, b: (merge(a, b), None), total, each)[0]
+
+
+def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
+    """Mean and deviation of every feature over all tokens of the training rows; a dead feature gets 1.
+
+    Of all processes' rows, the same in all of them, which must call it together.
+    """
+    total = Moments.zeros(tokens.features)
+    for batch in tokens.walk("standardise"):
+        total = _batch_moments(total, jnp.asarray(batch.tokens), jnp.asarray(train_weights(batch, train)))
+    parts = jax.tree.map(lambda leaf: gather(np.asarray(leaf)[None]), total)
+    every = [jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(jax.process_count())]
+    total = functools.reduce(merge, every)
+    std = np.sqrt(np.diag(np.asarray(total.covariance(), np.float64)))
+    return agree((np.asarray(total.mean, np.float32), live_deviation(std).astype(np.float32)))
+
+
+def train_weights(batch: Batch, train: np.ndarray) -> Float[np.ndarray, "b t"]:
+    """The batch's weights with every sequence that is not a training row at 0."""
+    keep = np.zeros((len(batch.tokens), 1), np.float32)
+    keep[: len(batch.rows), 0] = np.isin(batch.rows, train)
+    return batch.weights * keep

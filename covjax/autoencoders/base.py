@@ -1,9 +1,13 @@
-"""What the training loop asks of an autoencoder: one file with a module and its loss is a new architecture."""
+"""What every autoencoder is, and autoencoders by kind: `make_autoencoder("topk", …)`."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
+
+from covjax.errors import InputError
 
 Metrics = Mapping[str, Float[Array, ""]]
 
@@ -48,3 +52,68 @@ class Evaluated(Protocol):
 
     def summarise(self, sums: Any) -> Mapping[str, float]:
         """The figures of a data set from its sums."""
+
+
+_FACTORIES: dict[str, Callable[..., Autoencoder]] = {}
+# Every factory has these; everything else in its signature is an option of the kind.
+_GIVEN = ("features", "seed")
+# What an option of that annotation may be: "False" is a true string, and 3.5 passes for a rank until NumPy sees it.
+_PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    int: (lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool), "a whole number"),
+    float: (lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"),
+}
+
+
+def register_autoencoder(kind: str) -> Callable[[Callable[..., Autoencoder]], Callable[..., Autoencoder]]:
+    """Enter a class or function `(features, *, seed, **options)` that makes an `Autoencoder` under `kind`.
+
+    Raises:
+        InputError: the name is taken, or the signature lacks `features` or `seed`.
+    """
+
+    def enter(factory: Callable[..., Autoencoder]) -> Callable[..., Autoencoder]:
+        if kind in _FACTORIES:
+            raise InputError(f"autoencoder {kind!r} is already registered")
+        if missing := [name for name in _GIVEN if name not in _parameters(factory)]:
+            raise InputError(f"autoencoder {kind!r}: the factory takes no {missing[0]!r}")
+        _FACTORIES[kind] = factory
+        return factory
+
+    return enter
+
+
+def autoencoder_kinds() -> tuple[str, ...]:
+    """All registered names, sorted."""
+    return tuple(sorted(_FACTORIES))
+
+
+def autoencoder_options(kind: str) -> dict[str, inspect.Parameter]:
+    """The options of `make_autoencoder(kind, …)` with their defaults; raises InputError for an unknown name."""
+    if kind not in _FACTORIES:
+        raise InputError(f"kind: {kind!r} is not known; allowed: {', '.join(autoencoder_kinds())}")
+    return {name: parameter for name, parameter in _parameters(_FACTORIES[kind]).items() if name not in _GIVEN}
+
+
+def _parameters(factory: Callable) -> dict[str, inspect.Parameter]:
+    # The signature of a Flax module's class is that of its metaclass: (*args, **kwargs).
+    function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+    return {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
+
+
+def make_autoencoder(kind: str, features: int, *, seed: int = 0, **options) -> Autoencoder:
+    """A new autoencoder of `features`-wide tokens; `seed` sets its initial parameters.
+
+    Raises:
+        InputError: unknown name, unknown or missing option, or a bad value; the message lists what is allowed.
+    """
+    allowed = autoencoder_options(kind)
+    if unknown := sorted(set(options) - set(allowed)):
+        raise InputError(f"{kind}: no option {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
+    missing = [name for name, p in allowed.items() if p.default is inspect.Parameter.empty and name not in options]
+    if missing:
+        raise InputError(f"{kind}: the option {missing[0]!r} is needed; options: {', '.join(allowed)}")
+    for name, value in options.items():
+        if (wanted := _PLAIN.get(allowed[name].annotation)) and not wanted[0](value):
+            raise InputError(f"{kind}: {name} {value!r} is not {wanted[1]}")
+    return _FACTORIES[kind](features, seed=seed, **options)

@@ -9,13 +9,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from covjax.autoencoders.base import Metrics
-from covjax.autoencoders.registry import register_autoencoder
+from covjax.autoencoders.base import Metrics, register_autoencoder
 from covjax.autoencoders.second_moment import cp_latents, cp_loss, moment_norm, tucker_loss
 from covjax.autoencoders.solver import pca_basis
-from covjax.autoencoders.statistics import Batch, Statistic, feature_statistics
 from covjax.errors import InputError
 from covjax.projected import projected_moment
+from covjax.standardise import Batch, Statistic, feature_statistics
 from covjax.vectorize import vech
 
 

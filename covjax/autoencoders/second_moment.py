@@ -14,10 +14,9 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.projected import check_center, check_projection, project_tokens
-from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
 
-_HIGHEST = jax.lax.Precision.HIGHEST
-_dot = partial(jnp.matmul, precision=_HIGHEST)
+_dot = partial(jnp.matmul, precision=HIGHEST)
 Center = Float[Array, "features"] | str | None
 
 
@@ -197,7 +196,7 @@ def _moment_products(x, y, weights, shift) -> Float[Array, "features rank"]:
         x = jnp.where((weights > 0)[:, None], x, 0)
     # (YᵀX)ᵀ with the narrow operand transposed for itself: a product over the rows of bfloat16 arrays is slow on CPU.
     rows = jax.lax.optimization_barrier(y.astype(x.dtype).T)
-    product = jnp.matmul(rows, x, precision=_HIGHEST, preferred_element_type=y.dtype).T
+    product = jnp.matmul(rows, x, precision=HIGHEST, preferred_element_type=y.dtype).T
     return product if shift is None else product - shift[:, None] * jnp.sum(y, axis=0)
 
 

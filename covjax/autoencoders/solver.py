@@ -13,11 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.autoencoders.second_moment import Center, cp_loss, moment_norm, tucker_loss
-from covjax.autoencoders.statistics import Batch
 from covjax.errors import InputError
-from covjax.tokens import safe_ratio
+from covjax.standardise import Batch
+from covjax.tokens import HIGHEST, safe_ratio
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 LOSSES = {"tucker": tucker_loss, "cp": cp_loss}
 
 
@@ -182,22 +181,22 @@ def _scaled(x, w, shift, own):
     x = jnp.where(w[..., None] > 0, x, 0)
     share = safe_ratio(w, jnp.sum(w, axis=1, keepdims=True))
     if own:
-        shift = jnp.einsum("bt,btd->bd", share, x, precision=_HIGHEST)[:, None]
+        shift = jnp.einsum("bt,btd->bd", share, x, precision=HIGHEST)[:, None]
     return (x if shift is None else x - shift) * jnp.sqrt(share)[..., None]
 
 
 @jax.jit
 def _mean_moment(z):
-    return jnp.einsum("btd,bte->de", z, z, precision=_HIGHEST)
+    return jnp.einsum("btd,bte->de", z, z, precision=HIGHEST)
 
 
 @jax.jit
 def _part(z: Float[Array, "b t d"], u: Float[Array, "d r"]) -> tuple[Array, Array]:
     """Σ over the batch of S U Uᵀ S and of ‖UᵀSU‖²."""
-    y = jnp.einsum("btd,btr->dbr", z, jnp.matmul(z, u, precision=_HIGHEST), precision=_HIGHEST)
-    c = jnp.einsum("dr,dbq->brq", u, y, precision=_HIGHEST)
+    y = jnp.einsum("btd,btr->dbr", z, jnp.matmul(z, u, precision=HIGHEST), precision=HIGHEST)
+    c = jnp.einsum("dr,dbq->brq", u, y, precision=HIGHEST)
     y = y.reshape(y.shape[0], -1)
-    return jnp.matmul(y, y.T, precision=_HIGHEST), jnp.sum(c * c)
+    return jnp.matmul(y, y.T, precision=HIGHEST), jnp.sum(c * c)
 
 
 def _gram(batches: Sequence[Batch], bases: np.ndarray, center: Center) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +213,7 @@ def _gram(batches: Sequence[Batch], bases: np.ndarray, center: Center) -> tuple[
 
 @jax.jit
 def _squared_norms(z):
-    gram = jnp.einsum("btd,bsd->bts" if z.shape[1] < z.shape[2] else "btd,bte->bde", z, z, precision=_HIGHEST)
+    gram = jnp.einsum("btd,bsd->bts" if z.shape[1] < z.shape[2] else "btd,bte->bde", z, z, precision=HIGHEST)
     return jnp.sum(jnp.square(gram), axis=(1, 2))
 
 

@@ -31,29 +31,26 @@ from jax.sharding import Mesh
 
 from covjax import encoders
 from covjax.activations import EncodedTokens
-from covjax.cli import exit_on_input_error, parse
-from covjax.comparison.config import CompareConfig
+from covjax.comparison.config import CompareConfig, choose_recipes
 from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
-from covjax.comparison.looks import NAME, record_look
 from covjax.comparison.probing import Probes, fit_probes, probe_names
 from covjax.comparison.report import write_report
-from covjax.comparison.results import label_name_notes, read_label_names, summarise
-from covjax.comparison.rows import choose_recipes
+from covjax.comparison.results import NAME, label_name_notes, read_label_names, record_look, summarise
 from covjax.comparison.verdict import table, verdict
 from covjax.comparison.winner import keep_winner
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.data.letters import check_letters
-from covjax.distributed import check_folder, is_first, job, same, wait
 from covjax.errors import InputError, shown
 from covjax.extras import need
+from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.disk import Damaged, read_sealed
+from covjax.jobs.distributed import check_folder, is_first, job, same, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
-from covjax.jobs.seal import Damaged, read_sealed
-from covjax.notes import note, silence
+from covjax.notes import note, silence, visible
 from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.recipes import Recipe
 from covjax.sources import write_source
-from covjax.visible import visible
 
 RUN = "covjax compare"
 OWNS = (
@@ -76,7 +73,7 @@ def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> 
                 "distributed: the tasks of --suite are jobs of their own; start each with --config and --distributed"
             )
         if "--suite" in given:
-            from covjax.tasks import run as suite  # with statistics of many tasks, which one comparison does not need
+            from covjax.tasks import run as suite
 
             raise SystemExit(suite.main(argv, command))
         config, flags = parse(

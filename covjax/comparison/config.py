@@ -1,10 +1,11 @@
-"""What a comparison is made of: the fields of `covjax compare`."""
+"""Settings of a comparison, and the rows that they choose."""
 
 import dataclasses
 
 from covjax.errors import InputError
-from covjax.options import FEATURES, NOTHING, check_options, option
-from covjax.recipes import RecipeSettings
+from covjax.options import FEATURES, NOTHING, at_least, check_options, option
+from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
+from covjax.recipes.base import SECOND_ORDER, SpecialToken, Trained, unknown_recipe
 
 TABLE_OPTIONS = (
     *("sequence_column", "label_column", "id_column", "split_column", "group_column"),
@@ -87,10 +88,8 @@ class CompareConfig(RecipeSettings):
         rule=">= 0, or none",
     )
     force_letters: bool = option(False, "go on where the table's letters are not those that the encoder reads", NOTHING)
-    seed: int = option(
-        0, "seed of splits, shuffles and the bootstrap", FEATURES, allowed=lambda seed: seed >= 0, rule=">= 0"
-    )
-    token_budget: int = option(16384, "tokens per encoder batch", FEATURES, allowed=lambda n: n >= 1, rule=">= 1")
+    seed: int = option(0, "seed of splits, shuffles and the bootstrap", FEATURES, **at_least(0))
+    token_budget: int = option(16384, "tokens per encoder batch", FEATURES, **at_least(1))
     max_memory_gib: float = option(
         2.0, "token activations kept in memory; beyond it the encoder runs at every pass", NOTHING
     )
@@ -116,3 +115,31 @@ class CompareConfig(RecipeSettings):
             return None
         train, validation, test = self.sizes
         return train, validation, test
+
+
+def choose_recipes(config: CompareConfig, features: int, has_special: bool) -> tuple[Recipe, ...]:
+    """The recipes of `config.rows`, or all, for an encoder of `features` numbers a token, in the order of a report.
+
+    `has_special`: whether the model has a special token before the sequence.
+
+    Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, and one whose parts
+    are not there.
+    """
+    every = all_recipes(config, features)
+    every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
+    if not config.rows:
+        return every
+    by_name = {recipe.name: recipe for recipe in every}
+    for name in config.rows:
+        if name not in by_name:
+            raise unknown_recipe("rows", name, every)
+        if absent := [part for part in parts_of(by_name[name]) if part not in config.rows]:
+            raise InputError(f"rows: {name!r} needs {absent[0]!r} too")
+    chosen = tuple(recipe for recipe in every if _row(recipe) in config.rows)
+    if not any(recipe.role == SECOND_ORDER for recipe in chosen):
+        raise InputError(f"rows: {', '.join(config.rows)} has no second-order recipe to compare with mean")
+    return chosen
+
+
+def _row(recipe: Recipe) -> str:
+    return (recipe.replica_of if isinstance(recipe, Trained) else "") or recipe.name

@@ -1,21 +1,102 @@
-"""From token activations to one table per row of the comparison, kept as Orbax checkpoints."""
+"""Features of every row, composition among them, made once and found again."""
 
-from collections.abc import Iterator
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from covjax import checkpoint
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
 from covjax.activations import ArrayTokens
-from covjax.comparison.composition import kmer_frequencies, word_frequencies
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.reuse import find_complete, load_rest
 from covjax.data import Dataset
-from covjax.distributed import is_first, wait
 from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, widths
 from covjax.embedding.tables import Table, make_table, principal_components, side_by_side
+from covjax.errors import InputError
+from covjax.jobs import checkpoint
+from covjax.jobs.disk import Damaged
+from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import Components, Composition, Pooled, SpecialToken
+
+Item = TypeVar("Item")
+
+
+def find_complete(labels: Sequence[str], load: Callable[[str], Item | None]) -> tuple[dict[str, Item], list[str]]:
+    """What `load` gives, by label, in process 0 alone, and in all the labels that it gives nothing for there.
+
+    What is damaged is named and counts as not there: it is made again.
+    """
+    found = {}
+    for label in labels if is_first() else ():
+        try:
+            if (item := load(label)) is not None:
+                found[label] = item
+        except Damaged as error:
+            print(f"note: {error}; made again", file=sys.stderr)
+    complete = agree(np.array([label in found for label in labels]))
+    return found, [label for label, there in zip(labels, complete) if not there]
+
+
+def load_rest(
+    labels: Iterable[str], have: dict[str, Item], load: Callable[[str], Item | None], folder: Path
+) -> dict[str, Item]:
+    """All labels' items in their order, loaded where another process made them; InputError where they are not seen."""
+    out = {}
+    for label in labels:
+        item = have[label] if label in have else load(label)
+        if item is None:
+            raise InputError(f"output: process {jax.process_index()} does not see {folder}")
+        out[label] = item
+    return out
+
+
+MIN_COUNT = 2  # training occurrences of a word; one that occurs once can only be remembered
+
+
+def kmer_frequencies(sequences: tuple[str, ...], k: int) -> Float[np.ndarray, "sequences kmers"]:
+    """Share of every k-mer over the letters that occur in the data, each row summing to 1 (0 if shorter than k)."""
+    letters = sorted(set().union(*sequences))
+    column = {"".join(kmer): j for j, kmer in enumerate(product(letters, repeat=k))}
+    table = np.zeros((len(sequences), len(column)), np.float32)
+    for i, sequence in enumerate(sequences):
+        counts = Counter(sequence[j : j + k] for j in range(len(sequence) - k + 1))
+        for kmer, count in counts.items():
+            table[i, column[kmer]] = count / max(len(sequence) - k + 1, 1)
+    return table
+
+
+def word_frequencies(
+    sequences: tuple[str, ...], train_rows: Int[np.ndarray, "m"]
+) -> Float[np.ndarray, "sequences words"]:
+    """Share of every known word among all words of the text: the bag of words, without weights.
+
+    A word is a run of letters, digits and underscores, or a single other sign; case does not count. Known are the words
+    that occur at least twice in the texts of `train_rows`, in alphabetical order; the others count in the length, so a
+    row sums to at most 1.
+
+    Raises InputError where no word occurs twice.
+    """
+    bags = [Counter(re.findall(r"\w+|[^\w\s]", sequence.lower())) for sequence in sequences]
+    total: Counter[str] = Counter()
+    for i in train_rows:
+        total.update(bags[i])
+    column = {word: j for j, word in enumerate(sorted(word for word, n in total.items() if n >= MIN_COUNT))}
+    if not column:
+        raise InputError(f"sequences: no word occurs {MIN_COUNT} times in the {len(train_rows)} training texts")
+    table = np.zeros((len(sequences), len(column)), np.float32)
+    for i, bag in enumerate(bags):
+        for word, count in bag.items():
+            if word in column:
+                table[i, column[word]] = count / bag.total()
+    return table
+
 
 Tables = dict[str, Table]
 

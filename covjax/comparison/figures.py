@@ -12,8 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from covjax.recipes.truncated import FAMILIES
-from covjax.visible import figure_text
+from covjax.notes import figure_text
+from covjax.recipes.standard import FAMILIES
 
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
 COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from covjax import checkpoint
-from covjax.comparison.tasks import TASKS, predictions
+from covjax.comparison.probing import TASKS, predictions
 from covjax.embedder import Embedder
 from covjax.errors import InputError
+from covjax.jobs import checkpoint
 from covjax.probes import LinearProbe
 
 FORMAT = 1

@@ -1,6 +1,7 @@
-"""Fit the probes on every table and choose each penalty on validation; the test labels are not touched here."""
+"""Probes of every row: what a task is, the penalty that validation chooses, predictions on test."""
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,76 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from covjax import checkpoint
+from covjax import metrics
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.features import Tables
-from covjax.comparison.reuse import find_complete, load_rest
-from covjax.comparison.tasks import TASKS, Task, macro, predictions
+from covjax.comparison.features import Tables, find_complete, load_rest
 from covjax.data import Dataset
-from covjax.distributed import is_first, share, wait
 from covjax.embedding.tables import Table
 from covjax.errors import InputError
+from covjax.jobs import checkpoint
+from covjax.jobs.distributed import is_first, share, wait
 from covjax.notes import note, progress
 from covjax.probes import DualProbe, LinearProbe
-from covjax.probes.logistic import logistic_path
+from covjax.probes.logistic import logistic_path, probabilities
 from covjax.probes.ridge import ridge_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Metrics by key (name shown, function); the first one is primary: it chooses the penalty and heads the report."""
+
+    metrics: dict[str, tuple[str, Callable]]
+    probes: tuple[str, ...]
+    exclusive: bool = False
+
+    @property
+    def primary(self) -> str:
+        """Key of the metric that selects and is compared."""
+        return next(iter(self.metrics))
+
+
+TASKS = {
+    "multilabel": Task(
+        {
+            "auprc": ("macro AUPRC", metrics.average_precision),
+            "auroc": ("macro AUROC", metrics.auroc),
+            "fmax": ("Fmax", metrics.fmax),
+        },
+        ("logistic", "ridge"),
+    ),
+    "multiclass": Task(
+        {
+            "mcc": ("MCC", metrics.matthews),
+            "accuracy": ("accuracy", metrics.accuracy),
+            "auroc": ("macro AUROC", metrics.auroc),
+        },
+        ("logistic", "ridge"),
+        exclusive=True,
+    ),
+    "regression": Task(
+        {"r2": ("R²", metrics.r2), "pearson": ("Pearson", metrics.pearson), "spearman": ("Spearman", metrics.spearman)},
+        ("ridge",),
+    ),
+}
+
+
+def predictions(task: Task, probe: str, scores: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "m k"]:
+    """What the metrics see: probabilities from the logistic probe, the scores themselves from ridge.
+
+    Ridge scores are not clipped to [0, 1]: thresholds of Fmax lie inside, and clipping would tie the ranking metrics.
+    """
+    return probabilities(scores, task.exclusive) if probe == "logistic" else scores
+
+
+def macro(values: Float[np.ndarray, "*resamples k"]) -> Float[np.ndarray, "*resamples"]:
+    """Mean over labels; a label undefined in a resample (one class only) is left out of that resample's mean.
+
+    Which labels are defined depends on the truth alone, so both sides of a paired difference leave out the same. NaN
+    where no label is defined.
+    """
+    defined = ~np.isnan(values)
+    count = defined.sum(-1)
+    return np.where(defined, values, 0).sum(-1) / np.where(count == 0, np.nan, count)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from covjax.jobs.folder import write_text
+from covjax.notes import page_text as _e
 from covjax.recipes.base import CONTROL, TRAINED
-from covjax.recipes.trained import LIGHT_WIDTH
-from covjax.visible import page_text as _e
+from covjax.recipes.standard import LIGHT_WIDTH
 
 STYLE = """
 :root{--ink:#1b1b1b;--soft:#666;--line:#ddd;--good:#00614a;--bad:#a33c00}

@@ -1,24 +1,109 @@
-"""The one look at the test set: every metric with its interval, and every pooler minus the reference."""
+"""Results of a comparison: values, intervals, contrasts between rows, and how often the test set was looked at."""
 
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from covjax.activations import ArrayTokens
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.contrasts import contrasts
 from covjax.comparison.features import Tables
-from covjax.comparison.probing import Probes, probe_names
-from covjax.comparison.tasks import TASKS, macro, predictions
+from covjax.comparison.probing import TASKS, Probes, macro, predictions, probe_names
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
 from covjax.data.text import read_delimited
 from covjax.errors import InputError, shown
+from covjax.jobs.disk import read_line, sealed_line
+from covjax.jobs.folder import write_text
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.notes import progress
 from covjax.recipes import Recipe
-from covjax.recipes.base import SECOND_ORDER
-from covjax.recipes.truncated import matched_rank
+from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER
+from covjax.recipes.standard import QUADRATIC, TWINS, matched_rank
+
+
+def planned_pairs(rows: Sequence[dict[str, Any]], reference: str, probe: str) -> dict[str, tuple[str, str]]:
+    """Which row is compared with which: {name: (row, other row)}, every choice made on validation alone.
+
+    `gain`, `over_baseline`, `over_control`, `over_composition`: the best second-order row minus the reference, the best
+    other row of first order, the best control, the best composition row. The other four take the gain of a whole matrix
+    W apart, W being the best row that has a shuffled twin:
+
+        whole_gain    W − mean                           = quadratic + marginal + co_occurrence
+        quadratic     first − mean,    first  = the best of mean, mean_outer, mean+mean_outer
+        marginal      second − first,  second = the best of first and shuffled W
+        co_occurrence W − second
+
+    The three parts are a chain, so they add up exactly. A control that does not help on validation takes no part
+    (its step is zero); a plain sum of (μμᵀ − mean), (shuffled W − mean) and a remainder would credit co-occurrence
+    with what shuffled W loses because, unlike the mean, it is centred. Ties go to the simpler row, which stands
+    first. Pairs whose rows are absent are left out.
+    """
+    validation = {row["label"]: row["probes"][probe]["validation"] for row in rows if probe in row["probes"]}
+    roles = {row["label"]: row["role"] for row in rows}
+
+    def best(labels: Sequence[str]) -> str:
+        return max(labels, key=lambda label: validation[label])
+
+    pairs = {}
+    by_role = {role: [label for label in validation if roles[label] == role and label != reference] for role in ROLES}
+    if by_role[SECOND_ORDER]:
+        chosen = best(by_role[SECOND_ORDER])
+        pairs["gain"] = (chosen, reference)
+        if by_role[BASELINE]:
+            pairs["over_baseline"] = (chosen, best(by_role[BASELINE]))
+        if by_role[CONTROL]:
+            pairs["over_control"] = (chosen, best(by_role[CONTROL]))
+        if by_role[COMPOSITION]:
+            pairs["over_composition"] = (chosen, best(by_role[COMPOSITION]))
+    quadratic = [label for label in QUADRATIC if label in validation]
+    wholes = [label for label, twin in TWINS.items() if label in validation and twin in validation]
+    if wholes and quadratic:
+        whole = best(wholes)
+        first = best([reference, *quadratic])
+        second = best([first, TWINS[whole]])
+        pairs["whole_gain"] = (whole, reference)
+        pairs["quadratic"] = (first, reference)
+        pairs["marginal"] = (second, first)
+        pairs["co_occurrence"] = (whole, second)
+    return pairs
+
+
+def contrasts(
+    rows: Sequence[dict[str, Any]],
+    reference: str,
+    probe: str,
+    metric: str,
+    draws: Mapping[str, Float[np.ndarray, "resamples"]] | None = None,
+    groups: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """The planned differences on the test set: {name: {row, other, value, interval, p_value}}.
+
+    `draws` are the bootstrapped metric of every row by label, on the same resamples (paired) of `groups` test groups.
+    Without them the interval and p-value are known only against the reference, where the rows carry them; elsewhere
+    they are None.
+    """
+    by_label = {row["label"]: row for row in rows}
+    out = {}
+    for name, (label, other) in planned_pairs(rows, reference, probe).items():
+        score, base = (by_label[key]["probes"][probe]["test"][metric] for key in (label, other))
+        entry: dict[str, Any] = {"row": label, "other": other, "value": score["value"] - base["value"]}
+        entry |= {"interval": None, "p_value": None}
+        if label == other:
+            entry |= {"interval": [0.0, 0.0], "p_value": 1.0}
+        elif draws is not None:
+            difference = np.asarray(draws[label]) - np.asarray(draws[other])
+            entry |= {"interval": list(interval(difference)), "p_value": bootstrap_p_value(difference, groups)}
+        elif other == reference:
+            entry |= {"interval": list(score["difference_interval"]), "p_value": score.get("p_value")}
+        out[name] = entry
+    return out
+
 
 REFERENCE = "mean"
 FEW_GROUPS = 20
@@ -39,7 +124,7 @@ def summarise(
     Intervals: percentiles of `config.resamples` bootstrap resamples of whole groups, the same ones for every pooler,
     so that differences to the reference are paired. A pool trained with several seeds counts with the mean of its
     metrics over the seeds, in every resample too. `looks`: under how many settings the test set was scored, these
-    included (`covjax.comparison.looks`).
+    included (`covjax.comparison.results`).
     """
     task, names = TASKS[data.task], probe_names(config, data)
     test = data.rows("test")
@@ -206,3 +291,39 @@ def _terms(config: CompareConfig, data: Dataset) -> list[dict[str, Any]]:
         }
         for j, label in enumerate(data.target_names)
     ]
+
+
+NAME = "test-looks.jsonl"
+
+
+def record_look(folder: Path, settings: dict[str, Any], manifest: dict[str, Any], command: str) -> int:
+    """Note that the test set is scored under these settings; how many settings were scored from this folder.
+
+    `settings` are the fields that decide numbers (`covjax.options.decided_by`).
+
+    The same config, data and encoder again, which give the same numbers, are no new look; neither names and places
+    nor the machine count. Other data do, such as another split of the same. --force removes all but this record.
+
+    Raises InputError for a record that cannot be read.
+    """
+    data, encoder = manifest["data"]["fingerprint"], manifest["encoder"]
+    text = json.dumps([data, encoder["weights_digest"], encoder["layer"], settings], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path = folder / NAME
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() else []
+        looks = [look for line in lines if (look := read_line(line)) is not None]
+    except (OSError, ValueError):
+        lines, looks = [""], []
+    if len(looks) < len(lines):
+        raise InputError(
+            f"output: {path} is damaged, was changed, or is of another version of covjax; it records every look at the "
+            "test set: put it back, or use --output OTHER"
+        )
+    known = {look["settings"] for look in looks}
+    if digest not in known:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        look = {"time": now, "data": data, "settings": digest, "command": command}
+        write_text(path, "".join(sealed_line(each) + "\n" for each in [*looks, look]))
+        known.add(digest)
+    return len(known)

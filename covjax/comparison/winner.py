@@ -12,14 +12,13 @@ import numpy as np
 from covjax.activations import ArrayTokens, EncodedTokens
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model, cells, decide
-from covjax.comparison.probing import FittedProbe, Probes, probe_names
-from covjax.comparison.tasks import TASKS, predictions
+from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
 from covjax.data import Dataset
-from covjax.data.write import new_text, text_cell
-from covjax.distributed import agree, is_first
 from covjax.embedder import Embedder
 from covjax.embedding.fitted import FittedRecipe, fit_recipe
 from covjax.embedding.tables import Table, primal
+from covjax.jobs.disk import new_text, text_cell
+from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import SideBySide

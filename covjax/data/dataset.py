@@ -1,13 +1,214 @@
-"""Labelled sequences in memory: what every table, workbook and FASTA file becomes."""
+"""Labelled sequences from columns of a table: which columns, which rows, tidied."""
 
 import dataclasses
+import difflib
 import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from covjax.data.spreadsheets import SUFFIXES
-from covjax.data.tidy import has_words
+from covjax.data.text import Row
+from covjax.errors import InputError, shown
+
+ANSWERS = ("label", "labels", "targets")
+# What stands in published tables; compared without case, and with `_` for blanks and hyphens.
+SYNONYMS = {
+    "sequence": (
+        *("seq", "sequences", "protein", "protein_sequence", "protein_seq", "aa", "aa_seq", "aa_sequence"),
+        *("amino_acid_sequence", "primary", "dna", "dna_seq", "dna_sequence", "rna", "rna_seq", "rna_sequence"),
+        *("nucleotide_sequence", "text", "sentence"),
+    ),
+    "label": ("class", "category", "target", "y", "localization", "localisation"),
+    "labels": ("terms", "go_terms"),
+    "targets": (),
+    "id": ("name", "accession", "entry", "identifier", "seq_id", "sequence_id", "protein_id"),
+    "split": ("set", "fold", "partition"),
+    "group": ("cluster", "cluster_id", "family"),
+}
+
+
+def match_columns(
+    path: str | Path,
+    header: Row,
+    names: Mapping[str, str],
+    needed: Collection[str] = ("sequence", "label"),
+    optional: Collection[str] = ("id", "split", "group"),
+) -> dict[str, int]:
+    """Find which column is what: {role: index in the header}; the label's role is one of label, labels, targets.
+
+    `names` gives the column of a role as the file spells it (`--sequence-column` and so on; empty: find it). Otherwise
+    the role's own name counts first, spelled exactly, then without case and surrounding blanks, then `SYNONYMS`.
+
+    Raises InputError for a column of `needed` that is not there (with what is, and the closest name), for several
+    columns that could be meant, a name that stands twice in the header, and a column that is asked for two roles.
+    """
+    columns: dict[str, int] = {}
+    for role in (*needed, *optional):
+        if name := names.get(role, ""):
+            index = _named(path, header, name, f"--{role}-column")
+            if index in columns.values():
+                other = next(each for each, taken in columns.items() if taken == index)
+                raise InputError(f"{path}: column {shown(name)} is given for both {other} and {role}")
+            columns[_kind(header.cells[index]) if role == "label" else role] = index
+    for role in (*needed, *optional):
+        roles = ANSWERS if role == "label" else (role,)
+        if not columns.keys().isdisjoint(roles):
+            continue
+        free = [i for i in range(len(header.cells)) if i not in columns.values()]
+        match = _found(path, header, roles, free, role)
+        if match is not None:
+            columns[match[0]] = match[1]
+        elif role in needed:
+            raise InputError(f"{path}: {_missing(header, roles, role)}")
+    return columns
+
+
+def describe_columns(header: Row, columns: Mapping[str, int]) -> str:
+    """Say which column was taken for what; empty where every one has its role's own name."""
+    if all(header.cells[index] == role for role, index in columns.items()):
+        return ""
+    order = [role for role in (*("sequence", *ANSWERS), "id", "split", "group") if role in columns]
+    return "columns: " + ", ".join(f"{role} = {shown(header.cells[columns[role]].strip(), 40)}" for role in order)
+
+
+def _kind(name: str) -> str:
+    """Of the three kinds of answers the one that a column's name says; label where it says none."""
+    return next((role for role in ANSWERS if _plain(name) in (role, *SYNONYMS[role])), "label")
+
+
+def _found(
+    path: str | Path, header: Row, roles: Collection[str], free: list[int], option: str
+) -> tuple[str, int] | None:
+    tests = (
+        lambda name, role: name == role,
+        lambda name, role: _plain(name) == role,
+        lambda name, role: _plain(name) in SYNONYMS[role],
+    )
+    for test in tests:
+        matches = [(role, i) for role in roles for i in free if test(header.cells[i], role)]
+        if len(matches) > 1:
+            first, second = (shown(header.cells[i], 40) for _, i in matches[:2])
+            if first == second:
+                times = header.cells.count(header.cells[matches[0][1]])
+                raise InputError(f"{path}: column {first} stands {times} times in the header")
+            raise InputError(
+                f"{path}: columns {first} and {second} both stand in the header and could be the {option}; "
+                f"keep one or name it by --{option}-column"
+            )
+        if matches:
+            return matches[0]
+    return None
+
+
+def _named(path: str | Path, header: Row, name: str, option: str) -> int:
+    for same in (lambda a, b: a == b, lambda a, b: a.strip().casefold() == b.strip().casefold()):
+        matches = [i for i, cell in enumerate(header.cells) if same(cell, name)]
+        if len(matches) > 1:
+            raise InputError(f"{path}: {option}: column {shown(name)} stands {len(matches)} times in the header")
+        if matches:
+            return matches[0]
+    hint = _closest(header, [name])
+    raise InputError(f"{path}: {option}: no column {shown(name)}; found {_listing(header)}{hint}")
+
+
+def _missing(header: Row, roles: Collection[str], option: str) -> str:
+    if header.cells[0].startswith(">"):
+        return f"it looks like FASTA (line {header.line} begins with '>'); name it .fasta and give --label-regex"
+    hint = _closest(header, [name for role in roles for name in (role, *SYNONYMS[role])])
+    if len(header.cells) == 1 and {*header.cells[0]} & {*" |:"}:
+        hint = "; cells are separated by comma, tab or semicolon"
+    elif any(len(cell) >= 20 and cell.isalpha() and cell.isupper() for cell in header.cells):
+        hint = "; the first line must be a header with the names of the columns"
+    wanted = " or ".join(repr(role) for role in roles)
+    return f"missing column {wanted}; found {_listing(header)}{hint}; name the column by --{option}-column"
+
+
+def _closest(header: Row, names: list[str]) -> str:
+    plain = {_plain(cell): cell for cell in reversed(header.cells)}
+    for name in names:
+        if close := difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.75):
+            return f"; did you mean {shown(plain[close[0]], 40)}?"
+    return ""
+
+
+def _listing(header: Row) -> str:
+    cells = [cell.strip() for cell in header.cells]
+    cells = [cell if len(cell) <= 40 and cell.isprintable() else shown(cell, 40) for cell in cells]
+    return ", ".join(cells[:12]) + (f" and {len(cells) - 12} more" if len(cells) > 12 else "")
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.strip().casefold().replace("-", " ").replace("_", " ").split())
+
+
+NUCLEOTIDES = frozenset("ACGTUNacgtun")
+LONG = 20  # letters without white space, all capitals: no word of a text
+
+
+def has_words(sequences: Sequence[str]) -> bool:
+    """White space inside some sequence: the table holds text."""
+    return any(len(sequence.split(None, 1)) > 1 for sequence in sequences)
+
+
+def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str, notes: list[str]) -> tuple[str, ...]:
+    """Return the sequences as encoders read them; `places` ("t.csv: line 5") and `column` are for messages.
+
+    Text (white space inside some sequence) comes back with white space stripped at its ends and no other change.
+    Residues and nucleotides are upper-cased; the white space of wrapped lines and of blocks of ten is removed, and so
+    is one `*` at the end, the stop of a translated reading frame: `notes` gets a line with how many. White space is
+    not that of text where the table has only the letters ACGTUN, where half of its sequences are 20 and more capital
+    letters without any, or where each sequence that has some is capitals cut into pieces of one length, 10 or more.
+
+    Raises InputError for a gap (`-` or `.`) in a sequence of letters, and for a sequence that is only a stop.
+    """
+    sequences = [sequence.strip() for sequence in sequences]
+    if has_words(sequences):
+        if not _wrapped(sequences):
+            return tuple(sequences)
+        spaced = [i for i, sequence in enumerate(sequences) if len(sequence.split(None, 1)) > 1]
+        sequences = ["".join(sequence.split()) for sequence in sequences]
+        count = f"{len(spaced):,} of {len(sequences):,} sequences"
+        notes.append(f"white space removed inside {count} (first: {_line(places[spaced[0]])})")
+    stops = [i for i, sequence in enumerate(sequences) if sequence.endswith("*") and sequence[:-1].isalpha()]
+    for i in stops:
+        sequences[i] = sequences[i][:-1]
+    if stops:
+        count = f"{len(stops):,} of {len(sequences):,} sequences"
+        notes.append(f"the stop '*' removed at the end of {count} (first: {_line(places[stops[0]])})")
+    capitals = all(_letters(sequence).isupper() or NUCLEOTIDES.issuperset(_letters(sequence)) for sequence in sequences)
+    for sequence, place in zip(sequences, places):
+        if sequence == "*":
+            raise InputError(f"{place}: column {shown(column, 40)} is a stop '*' and nothing else")
+        if capitals and (gap := next((i for i, letter in enumerate(sequence, 1) if letter in "-."), 0)):
+            raise InputError(
+                f"{place}: column {shown(column, 40)}: a gap {sequence[gap - 1]!r} at position {gap} of "
+                f"{shown(sequence, 40)}; remove the gaps of the alignment"
+            )
+    return tuple(sequence.upper() for sequence in sequences)
+
+
+def _letters(sequence: str) -> str:
+    return sequence.replace("-", "").replace(".", "").replace("*", "")
+
+
+def _line(place: str) -> str:
+    return place.rpartition(": ")[2]
+
+
+def _wrapped(sequences: Sequence[str]) -> bool:
+    """White space stands inside some sequences, and yet they are letters and no text."""
+    pieces = [sequence.split() for sequence in sequences]
+    if not all(_letters(piece).isalpha() or piece.strip("*-.") == "" for parts in pieces for piece in parts):
+        return False
+    if all(NUCLEOTIDES.issuperset(_letters(piece)) for parts in pieces for piece in parts):
+        return True
+    if sum(len(parts) == 1 and len(parts[0]) >= LONG and parts[0].isupper() for parts in pieces) * 2 >= len(pieces):
+        return True
+    cut = [[len(piece) for piece in parts] for parts in pieces if len(parts) > 1]
+    one_length = all(sizes[0] >= 10 and set(sizes[:-1]) == {sizes[0]} and sizes[-1] <= sizes[0] for sizes in cut)
+    return one_length and all(piece.isupper() for parts in pieces if len(parts) > 1 for piece in parts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,14 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from covjax.cli import exit_on_input_error
-from covjax.data.blocks import overlap_blocks
-from covjax.data.genome import report_absent, stream_chromosomes
-from covjax.data.nucleotides import reverse_complement
-from covjax.data.skipped import Report, Skipped, warn
-from covjax.data.text import text_lines, whole_number
-from covjax.data.write import new_text
+from covjax.data.genome import overlap_blocks, report_absent, stream_chromosomes
+from covjax.data.letters import reverse_complement
+from covjax.data.text import Report, Skipped, text_lines, warn, whole_number
 from covjax.errors import InputError, shown
+from covjax.jobs.cli import exit_on_input_error
+from covjax.jobs.disk import new_text
 
 COMMAND = "python -m covjax.data.genes"
 PARTS = ("span", "exons")

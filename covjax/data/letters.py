@@ -1,9 +1,17 @@
-"""What the letters of a table or of an encoder's vocabulary are: protein, DNA or text; and a check that both agree."""
+"""Alphabets of sequences: nucleotides, residues and what a sequence may hold."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from covjax.errors import InputError, shown
+
+_COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHDBtgcaanyrswmkvhdb")
+
+
+def reverse_complement(sequence: str) -> str:
+    """The other strand, read 5' to 3'; case and ambiguity letters are kept, other letters stay as they are."""
+    return sequence.translate(_COMPLEMENT)[::-1]
+
 
 NUCLEOTIDES = frozenset("ACGTUN")
 AMBIGUOUS = frozenset("RYSWKMBDHV-")  # the other nucleotide codes of IUPAC, and the gap

@@ -13,14 +13,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from covjax.cli import exit_on_input_error
-from covjax.data.fasta import stream_fasta
-from covjax.data.gaf import COLUMNS, EXPERIMENTAL, Annotation, read_gaf
-from covjax.data.numbers import is_missing
-from covjax.data.obo import Ontology, read_obo
-from covjax.data.skipped import Report, Skipped, warn
-from covjax.data.write import new_text, text_cell
+from covjax.data.gene_ontology import COLUMNS, EXPERIMENTAL, Annotation, Ontology, read_gaf, read_obo
+from covjax.data.targets import is_missing
+from covjax.data.text import Report, Skipped, stream_fasta, warn
 from covjax.errors import InputError, shown
+from covjax.jobs.cli import exit_on_input_error
+from covjax.jobs.disk import new_text, text_cell
 
 COMMAND = "python -m covjax.data.ontology"
 

@@ -5,15 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from covjax.data.bed import read_bed
-from covjax.data.fasta import stream_fasta
-from covjax.data.genome import report_absent, stream_chromosomes
-from covjax.data.nucleotides import reverse_complement
-from covjax.data.parquet import read_columns
-from covjax.data.skipped import Skipped, warn
-from covjax.data.text import read_delimited, text_lines
-from covjax.data.write import cell_text
+from covjax.data.genome import read_bed, report_absent, stream_chromosomes
+from covjax.data.letters import reverse_complement
+from covjax.data.spreadsheets import read_columns
+from covjax.data.text import Skipped, read_delimited, stream_fasta, text_lines, warn
 from covjax.errors import InputError, shown
+from covjax.jobs.disk import cell_text
 
 SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".csv", ".tsv", ".txt", ".bed", ".parquet")
 

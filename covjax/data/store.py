@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import BFloat16, Float
 
-from covjax import checkpoint
 from covjax.errors import InputError
 from covjax.extras import need
-from covjax.jobs.seal import Damaged, read_sealed
+from covjax.jobs import checkpoint
+from covjax.jobs.disk import Damaged, read_sealed
 
 FORMAT = 3  # of what is written; in every run's identity
 

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from covjax.data.columns import ANSWERS, describe_columns, match_columns
-from covjax.data.dataset import Dataset, unit
-from covjax.data.fasta import stream_fasta
-from covjax.data.numbers import is_missing
+from covjax.data.dataset import ANSWERS, Dataset, describe_columns, has_words, match_columns, tidy_sequences, unit
 from covjax.data.spreadsheets import SUFFIXES, read_spreadsheet
-from covjax.data.targets import TASKS, Answers, read_targets
-from covjax.data.text import Row, Table, read_delimited
-from covjax.data.tidy import has_words, tidy_sequences
-from covjax.data.write import cell_text
+from covjax.data.targets import TASKS, Answers, is_missing, read_targets
+from covjax.data.text import Row, Table, read_delimited, stream_fasta
 from covjax.errors import InputError, shown
+from covjax.jobs.disk import cell_text
 
 FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn")
 # As published tables spell them.
@@ -44,7 +40,7 @@ def read_table(
 
     Formats: delimited text whatever its suffix (comma, tab or semicolon, gzip or not), `.xlsx` (extra `excel`),
     `.parquet`, and FASTA, where the first group of `label_regex`, searched for in the header, is the label and the
-    header's first word the id. Column names count without case; common other names (`covjax.data.columns.SYNONYMS`)
+    header's first word the id. Column names count without case; common other names (`covjax.data.dataset.SYNONYMS`)
     are understood, `sequence_column` and so on give the file's own. A column `set`, `fold` or `partition` is the split
     only where it holds names of splits.
 
@@ -56,12 +52,12 @@ def read_table(
     have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are classes however
     they are written. Every other `label` column is multiclass.
 
-    Cells that say that there is no value (`covjax.data.numbers.MISSING`: empty, NA, nan, None, - and so on) are never a
+    Cells that say that there is no value (`covjax.data.targets.MISSING`: empty, NA, nan, None, - and so on) are never a
     class, a number or a sequence: they are refused, or with `missing="drop"` their rows are left out and counted, and
     so are the rows of a column of numbers whose cell is none. An empty `labels` cell is a row without labels.
 
     Residues and nucleotides are upper-cased, so that the same sequence in two cases counts as one; white space of
-    wrapped lines and a stop `*` at the end are removed (`covjax.data.tidy.tidy_sequences`). Text (white space inside
+    wrapped lines and a stop `*` at the end are removed (`covjax.data.dataset.tidy_sequences`). Text (white space inside
     some sequence of the table) keeps its letters' case, which is the encoder's to fold. Which letters are allowed is
     the encoder's to say too.
 

@@ -1,4 +1,4 @@
-"""Text files as numbered lines and delimited rows: one reader for every format, which loses nothing in silence."""
+"""Text files line by line, FASTA among them, and counts of the lines that were left out."""
 
 import codecs
 import contextlib
@@ -6,8 +6,9 @@ import csv
 import gzip
 import io
 import re
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -222,3 +223,72 @@ def _encoding(path: Path, start: bytes) -> str:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     return "utf-8-sig"
+
+
+def stream_fasta(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """Yield (line of the header, header without `>`, sequence) one record after the other; `.gz` is read as well.
+
+    Letters are left as they are. White space in a sequence is dropped, and so are lines that begin with `;`, the
+    comments of old FASTA. The sequence of a record that is a header alone is empty.
+
+    Raises InputError, naming the line, for a file that cannot be read as text, a sequence before the first header, and
+    `>` or `;` inside a sequence: most often two lines that have run together.
+    """
+    header: str | None = None
+    start = 0
+    parts: list[str] = []
+    for number, line in text_lines(path):
+        if line.startswith(">"):
+            if header is not None:
+                yield start, header, "".join(parts)
+            header, start, parts = line[1:].strip(), number, []
+        elif not line.startswith(";") and (words := line.split()):
+            if header is None:
+                raise InputError(f"{path}: line {number}: a sequence before the first header '>': {shown(line, 60)}")
+            if ">" in line or ";" in line:
+                raise InputError(f"{path}: line {number}: '>' or ';' inside a sequence: {shown(line, 60)}")
+            parts += words
+    if header is not None:
+        yield start, header, "".join(parts)
+
+
+Report = Callable[[str], object]
+NAMED = 3  # records that a summary names
+FEW, SHARE = 10, 0.01
+
+
+def warn(summary: str) -> None:
+    """Print a summary to standard error: what a reader does with it unless its caller collects summaries."""
+    print(f"warning: {summary}", file=sys.stderr)
+
+
+class Skipped:
+    """The records that one reading of one file left out.
+
+    An annotation collection of millions of lines has a few that its own format does not allow: they must not stop it,
+    and a file of another kind must not pass as an empty one.
+    """
+
+    def __init__(self, path: str | Path, what: str):
+        self._path, self._what = path, what
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, reason: str, line: int | None = None) -> None:
+        """Count a record; `reason` says what is wrong with it."""
+        self.count += 1
+        if len(self._first) < NAMED:
+            self._first.append(reason if line is None else f"line {line}: {reason}")
+
+    def close(self, sound: int, report: Report) -> None:
+        """Give the summary to `report`, once, where anything was left out of a file with `sound` other records.
+
+        Raises InputError where no record is sound, and where over 1 % are odd and these more than ten or than the
+        sound ones.
+        """
+        if not self.count:
+            return
+        total = self.count + sound
+        if self.count > SHARE * total and (self.count > min(FEW, sound)):
+            raise InputError(f"{self._path}: {self._first[0]} ({self.count:,} of {total:,} {self._what} are odd)")
+        report(f"{self._path}: left out {self.count:,} of {total:,} {self._what}: {'; '.join(self._first)}")

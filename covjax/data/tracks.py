@@ -19,15 +19,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from covjax.cli import exit_on_input_error
-from covjax.data.bed import Region, read_bed
 from covjax.data.bigwig import BigWig
-from covjax.data.blocks import block_name
-from covjax.data.genome import report_absent, stream_chromosomes
-from covjax.data.nucleotides import reverse_complement
-from covjax.data.skipped import Report, Skipped, warn
-from covjax.data.write import new_text, text_cell
+from covjax.data.genome import Region, block_name, read_bed, report_absent, stream_chromosomes
+from covjax.data.letters import reverse_complement
+from covjax.data.text import Report, Skipped, warn
 from covjax.errors import InputError, shown
+from covjax.jobs.cli import exit_on_input_error
+from covjax.jobs.disk import new_text, text_cell
 
 COMMAND = "python -m covjax.data.tracks"
 

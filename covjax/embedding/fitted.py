@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from covjax import checkpoint
 from covjax.activations import ArrayTokens
-from covjax.activations.standardiser import Fit
+from covjax.activations.tokens import Fit
 from covjax.data import Dataset
 from covjax.embedding.pools import FittedPool, fit_pools, pool_tokens, restored, widths
 from covjax.embedding.tables import linear_components, make_block
 from covjax.errors import InputError
+from covjax.jobs import checkpoint
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import (
     Components,

@@ -1,23 +1,82 @@
-"""Pools with parameters, trained on the task and then frozen: their features are probed like those of any other row."""
+"""What a recipe learns from training tokens: bases and sparse autoencoders without labels, poolers with them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Int
 
-from covjax import get_pooler
 from covjax.activations import ArrayTokens
-from covjax.activations.standardiser import Fit
-from covjax.autoencoders.arrays import agree_module
+from covjax.activations.tokens import Fit, train_weights
+from covjax.activations.windows import HeldActivations
+from covjax.autoencoders import solve_tucker
+from covjax.autoencoders.saved import agree_module
+from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
 from covjax.data import Dataset
-from covjax.distributed import is_first, wait
+from covjax.jobs.distributed import agree, gather, is_first, wait
+from covjax.moments import moments
 from covjax.notes import note
+from covjax.pooling import Pooler, get_pooler
+from covjax.probes.end_to_end import TokenBatch, fit_token_probes
 from covjax.probes.minibatch import Budget
-from covjax.probes.tokens import TokenBatch, fit_token_probes
-from covjax.recipes.base import Trained
+from covjax.recipes.base import BASES, SparsePooled, Trained
 from covjax.standardise import standardise
+from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
+
+
+def make_bases(
+    tokens: ArrayTokens, fit: Fit, train: np.ndarray, wanted: Sequence[tuple[str, int]], seed: int, token_budget: int
+) -> dict[tuple[str, int], Float[np.ndarray, "d r"]]:
+    """Orthonormal columns for every (basis, rank), the same in all processes, which must call this together.
+
+    pca: the leading eigenvectors of the mean covariance. tucker: the optimum of the tied Tucker autoencoder of the
+    covariances that `covjax.autoencoders.solve_tucker` reaches from there; tokens must fit in memory. random: of a
+    Gaussian.
+    """
+    ranks = {kind: sorted({rank for basis, rank in wanted if basis == kind}) for kind in BASES}
+    bases: dict[tuple[str, int], np.ndarray] = {}
+    if ranks["pca"]:
+        every = _pca(tokens, fit, train)
+        bases |= {("pca", rank): every[:, :rank] for rank in ranks["pca"]}
+    if ranks["tucker"]:
+        found = _tucker(tokens, fit, train, ranks["tucker"], token_budget)
+        bases |= {("tucker", rank): basis for rank, basis in zip(ranks["tucker"], found)}
+    if ranks["random"]:
+        gaussian = np.random.default_rng(seed).standard_normal((tokens.features, tokens.features))
+        bases |= {("random", rank): np.linalg.qr(gaussian[:, :rank])[0].astype(np.float32) for rank in ranks["random"]}
+    return agree(bases)  # an eigenvector's sign may depend on the machine
+
+
+def _pca(tokens: ArrayTokens, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
+    @jax.jit
+    def summed(x, w):
+        return jax.vmap(lambda x, w: moments(standardise(x, w, *fit), w).covariance())(x, w).sum(0)
+
+    total = np.zeros((tokens.features, tokens.features))
+    for batch in tokens.walk("PCA basis"):
+        total = total + np.asarray(summed(batch.tokens, train_weights(batch, train)), np.float64)
+    total = gather(total[None]).sum(0)  # of all processes
+    return np.linalg.eigh(total / len(train))[1][:, ::-1].astype(np.float32)
+
+
+def _tucker(
+    tokens: ArrayTokens, fit: Fit, train: np.ndarray, ranks: Sequence[int], token_budget: int
+) -> list[np.ndarray]:
+    batches: list[Any] = [
+        (np.asarray(standardise(batch.tokens, batch.weights, *fit)), batch.weights)
+        for batch in tokens.mixed(train, token_budget)
+    ]
+    bases = []
+    for rank in ranks:
+        # One start, PCA, and a loose tolerance: a few passes. Whether other starts end higher is the business of
+        # `eval.benchmark autoencoder_quality`.
+        found = solve_tucker(batches, rank, center="sequence", starts=1, tolerance=1e-3, max_iterations=100)
+        note(f"Tucker basis, rank {rank}: FVU {found.fvu:.4f} after {len(found.objectives[0]) - 1} passes")
+        bases.append(found.basis.astype(np.float32))
+    return bases
 
 
 def train_pools(
@@ -71,3 +130,81 @@ def train_pools(
     for pool in pools:
         agree_module(pool)
     return pools
+
+
+LOOKED_AT = 500  # sequences in which the frequent pairs are counted: a matter of seconds
+
+
+def sparse_pools(
+    tokens: ArrayTokens,
+    train: np.ndarray,
+    recipes: Sequence[SparsePooled],
+    fit: Fit,
+    identity: dict[str, Any],
+    seed: int,
+    folder: Path,
+) -> list[Pooler]:
+    """The poolers of recipes on one autoencoder, which is trained without labels.
+
+    The training is `covjax.training.autoencoder`'s, on the training sequences, a tenth of them held out for its own
+    figures; a killed one goes on from its checkpoint in `folder`. Co-occurrence is of the pairs that are most frequent
+    in some of these.
+    """
+    kept = tokens.kept(train)
+    whole = np.concatenate(kept)  # one shape: eager operations are compiled for every length anew
+    lengths = np.array([len(x) for x in kept])
+    held = HeldActivations(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), lengths, identity)
+    options, steps = sparse_options(recipes[0]), dict(recipes[0].autoencoder)["steps"]
+    # The same for 1, 2, 4, 8 devices, so that a killed training goes on with another number of them; others round up.
+    batch = 1 << (min(2048, max(int(lengths.sum()) // 2, 1)).bit_length() - 1)
+    batch = -(-batch // jax.device_count()) * jax.device_count()
+    config = AutoencoderConfig(
+        output=str(folder),
+        data="the comparison's training tokens",
+        encoder=tokens.name,
+        kind="topk",
+        options=options,
+        steps=steps,
+        batch=batch,
+        warmup=min(100, steps),
+        seed=seed,
+        evaluate_every=steps,
+        save_every=250,
+    )
+    result = train_autoencoder(config, held)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in result.held_out.items())
+    note(f"sparse autoencoder: {shown}")
+    agree_module(result.model)
+    poolers = []
+    for recipe in recipes:
+        given: dict[str, Any] = dict(recipe.options)
+        if "pairs" in given:
+            given["pairs"] = _pairs(result.model, held, options["latents"], int(given["pairs"]))
+        poolers.append(get_pooler(recipe.pooler, autoencoder=result.model, **given))
+    return poolers
+
+
+def sparse_options(recipe: SparsePooled) -> dict[str, Any]:
+    """What `make_autoencoder("topk", …)` is given for a recipe."""
+    options = {name: value for name, value in recipe.autoencoder if name != "steps"}
+    return options | {"aux_k": min(64, options["latents"])}
+
+
+def _pairs(model: Any, held: HeldActivations, latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
+    """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly; those that process 0 finds, in all."""
+    pairs = _find_pairs(model, held, latents, most) if is_first() else np.zeros((0, 2))
+    count = int(agree(np.int64(len(pairs))))
+    return agree(np.asarray(pairs, np.int32) if is_first() else np.zeros((count, 2), np.int32))
+
+
+def _find_pairs(model: Any, held: HeldActivations, latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
+    count = len(held.lengths)
+    arrays = held.read(range(0, count, -(-count // LOOKED_AT)))
+    codes = jax.jit(model.codes)
+    edge = max(map(len, arrays))
+    moments = []
+    for x in arrays:  # one compiled shape: padding enters neither statistic
+        values, indices = codes(np.pad(x, ((0, edge - len(x)), (0, 0))))
+        moments.append(cooccurrence(values[: len(x)], indices[: len(x)], latents))
+    stacked = stack(moments, latents)
+    return frequent_pairs(stacked, min(most, len(np.unique(stacked.indices))), latents)

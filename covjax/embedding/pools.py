@@ -12,23 +12,20 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from covjax import Pooler, get_pooler
 from covjax.activations import ArrayTokens, Batch
-from covjax.activations.standardiser import Fit, standardiser
+from covjax.activations.tokens import Fit, standardiser
 from covjax.autoencoders import make_autoencoder
-from covjax.autoencoders.arrays import from_arrays, to_arrays
+from covjax.autoencoders.saved import from_arrays, to_arrays
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
-from covjax.distributed import gather
-from covjax.embedding.bases import make_bases
-from covjax.embedding.learned import train_pools
-from covjax.embedding.sparse import sparse_options, sparse_pools
+from covjax.embedding.learned import make_bases, sparse_options, sparse_pools, train_pools
+from covjax.encoders.embed import overlap
 from covjax.errors import InputError
-from covjax.overlap import overlap
+from covjax.jobs.distributed import gather
+from covjax.pooling import Pooler, get_pooler
 from covjax.recipes.base import Options, Pooled, Recipe, SparsePooled, SpecialToken, Trained, Truncated
 from covjax.standardise import standardise
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from covjax.tokens import HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +43,7 @@ class FittedPool:
         """Pool one sequence."""
         assert self.pooler is not None
         if self.projection is not None:
-            x = jnp.matmul(x, self.projection, precision=_HIGHEST)
+            x = jnp.matmul(x, self.projection, precision=HIGHEST)
         return self.pooler(x, w)
 
     def arrays(self) -> dict[str, Any]:

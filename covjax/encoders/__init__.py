@@ -1,10 +1,10 @@
 """Frozen encoders: letters in, one vector per token out."""
 
-from covjax.encoders.base import Encoder, load, register_encoder, tokenize
+from covjax.encoders.base import Encoder, register_encoder, tokenize
 from covjax.encoders.checks import check_padding_invariance, norm_report
 from covjax.encoders.custom import from_arrays, from_function
-from covjax.encoders.embed import embed, replicate
-from covjax.encoders.windows import windowed_moments, windows
+from covjax.encoders.embed import embed, replicate, windowed_moments, windows
+from covjax.encoders.loading import load
 
 __all__ = [
     "Encoder",

@@ -15,10 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from covjax.encoders.base import register_encoder
-from covjax.encoders.config import read_config
 from covjax.encoders.transformer import Dense, LayerNorm, Mask, Transformer, attention, gelu, places, split_heads
 from covjax.encoders.vocabulary import bert_vocabulary
-from covjax.encoders.weights import Tensors
+from covjax.encoders.weights import Tensors, read_config
 from covjax.errors import InputError
 from covjax.extras import pip_line
 

@@ -1,18 +1,57 @@
-"""Sequences of many lengths through an encoder in few compiled shapes and little padding."""
+"""Embed sequences in batches of like length, whole or in overlapping windows."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import bisect
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import Encoder, pad_rows
-from covjax.encoders.rows import plan_rows
 from covjax.errors import InputError
-from covjax.overlap import overlap
+from covjax.moments import Moments, merge, moments
+
+
+def plan_rows(lengths: Int[np.ndarray, "n"], edges: Sequence[int], max_segments: int) -> dict[int, list[list[int]]]:
+    """{row length: rows}, each row the numbers of its sequences: best fit, longest sequence first (Johnson 1974).
+
+    A row is as long as the smallest of `edges`, ascending, that holds its longest sequence; shorter sequences fill it
+    up, at most `max_segments` in all. Rows of more sequences come first.
+    Raises InputError for max_segments < 1 and a sequence longer than the last of `edges`.
+    """
+    if max_segments < 1:
+        raise InputError(f"max_segments: {max_segments} must be >= 1")
+    if lengths.max() > edges[-1]:
+        raise InputError(
+            f"edges: the last is {edges[-1]}, shorter than the longest sequence with {lengths.max()} tokens"
+        )
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, row), ascending, of rows that take more sequences
+    row_edges = []
+    for number in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[number])
+        place = bisect.bisect_left(room, (length, -1))
+        if place < len(room):
+            free, row = room.pop(place)
+        else:
+            free, row = edges[bisect.bisect_left(edges, length)], len(rows)
+            row_edges.append(free)
+            rows.append([])
+        rows[row].append(int(number))
+        if len(rows[row]) < max_segments:
+            bisect.insort(room, (free - length, row))
+    return {
+        edge: sorted((row for row, e in zip(rows, row_edges) if e == edge), key=len, reverse=True)
+        for edge in sorted(set(row_edges))
+    }
+
 
 # (row numbers, {layer: activations (b, t, d)}, mask to pool (b, t)); b may be more than there are row numbers.
 Batch = tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]
@@ -159,3 +198,125 @@ def bucket_edges(lengths: Int[np.ndarray, "n"], max_shapes: int) -> list[int]:
             picked.append(int(edges[end - 1]))
         end = int(choice[end])
     return picked[::-1]
+
+
+class Window(NamedTuple):
+    """Token ids that the model sees together, special tokens included, and which of them are this window's own."""
+
+    tokens: Int[np.ndarray, "t"]
+    core: Bool[np.ndarray, "t"]
+
+
+def windows(encoder: Encoder, sequence: str, window: int, halo: int) -> list[Window]:
+    """Cut a sequence into windows of at most `window` tokens, special ones and halo included.
+
+    Every token of the sequence is in the core of exactly one window; up to `halo` tokens on each side of the core are
+    seen as context. Windows have equal cores up to one token (one `multiple` for a model that works on a grid), each
+    between the model's special tokens. A sequence that fits is one window, all of it core.
+    Raises InputError for a halo below 0, a window without room for a core or above the model's learned positions, and
+    whatever `encoder.encode` raises.
+    """
+    before, after = getattr(encoder, "frame", (0, 0))
+    grid, most = getattr(encoder, "multiple", 1), getattr(encoder, "max_tokens", None)
+    room = window - before - after
+    if halo < 0:
+        raise InputError(f"halo: {halo} must be >= 0")
+    if room - 2 * halo < 2 * grid - 1:
+        raise InputError(
+            f"window: {window} leaves no core beside a halo of {halo} on each side, {before + after} special tokens "
+            f"and a grid of {grid}; at least {before + after + 2 * halo + 2 * grid - 1}"
+        )
+    if most is not None and window > most:
+        raise InputError(f"window: {window} is more than the {most} positions the model has learned")
+    ids = getattr(encoder, "encode_any_length", encoder.encode)(sequence)
+    own = ids[before : len(ids) - after]
+    if len(own) <= room:
+        return [Window(ids, np.ones(len(ids), bool))]
+    core = room - 2 * halo - (grid - 1)  # the context begins on the grid, at most grid − 1 tokens early
+    cells, capacity = -(-len(own) // grid), core // grid
+    count = -(-cells // capacity)
+    starts = [cells * i // count * grid for i in range(count)] + [len(own)]
+    cut = []
+    for start, stop in itertools.pairwise(starts):
+        begin, end = max(0, start - halo) // grid * grid, min(len(own), stop + halo)
+        tokens = np.concatenate([ids[:before], own[begin:end], ids[len(ids) - after :]])
+        place = np.arange(len(tokens)) - before + begin
+        cut.append(Window(tokens, (place >= start) & (place < stop)))
+    return cut
+
+
+def windowed_moments(
+    encoder: Encoder,
+    sequence: str,
+    layers: tuple[int, ...],
+    window: int,
+    halo: int,
+    token_budget: int = 8192,
+) -> dict[int, Moments]:
+    """Moments of each layer over a sequence of any length, window by window; no more than one batch is in memory.
+
+    The statistics are those of all tokens together (`merge` is exact); what a window cannot see, the context beyond its
+    halo, is all that differs from one pass over the sequence. Raises InputError as `windows`, and where nothing is
+    left to pool.
+    """
+    cut = windows(encoder, sequence, window, halo)
+    found = {layer: Moments.zeros(encoder.features(layer)) for layer in layers}
+    tokens, cores = [w.tokens for w in cut], [w.core for w in cut]
+    for rows, states, pool in embed_tokens(encoder, tokens, cores, layers, token_budget):
+        weights = jnp.asarray(np.where(np.arange(len(pool))[:, None] < len(rows), pool, False), jnp.float32)
+        found = {layer: _merge_batch(found[layer], states[layer], weights) for layer in layers}
+    if not all(float(m.count) > 0 for m in found.values()):
+        raise InputError(f"the sequence {sequence[:20]!r} has no token to pool")
+    return found
+
+
+def add_windows(state: Moments, x: Float[Array, "b t d"], weights: Float[Array, "b t"]) -> Moments:
+    """Merge a batch's windows into the moments one after the other; a window without weight costs nothing."""
+
+    def add(state, window):
+        x, w = window
+        merged = lambda: merge(state, moments(x.astype(jnp.float32), w))  # noqa: E731
+        return jax.lax.cond(jnp.any(w > 0), merged, lambda: state), None
+
+    return jax.lax.scan(add, state, (x, weights))[0]
+
+
+_merge_batch = jax.jit(add_windows)
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def overlap(
+    run: Callable[[Item], Result],
+    inputs: Iterable[Item],
+    shape: Callable[[Item], tuple[int, ...]],
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[Item, Result]]:
+    """Every input with its result, in order; on a CPU two run at once, each in a thread of its own.
+
+    XLA gives a loop (over attention heads, over eigendecompositions) one core, which leaves the others idle, unless
+    `run` spreads its input over the devices of a `mesh`. The first input of a `shape` is finished before another
+    begins, or both threads would compile it.
+    """
+    if mesh is not None or jax.default_backend() != "cpu":
+        for each in inputs:
+            yield each, run(each)
+        return
+
+    def finished(each: Item) -> tuple[Item, Result]:
+        return each, jax.block_until_ready(run(each))
+
+    compiled = set()
+    with ThreadPoolExecutor(2) as threads:
+        running: deque[Future[tuple[Item, Result]]] = deque()
+        for each in inputs:
+            running.append(threads.submit(finished, each))
+            if shape(each) not in compiled:
+                compiled.add(shape(each))
+                running[-1].exception()
+            if len(running) == 2:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

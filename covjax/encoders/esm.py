@@ -17,7 +17,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.config import read_config
 from covjax.encoders.transformer import (
     Dense,
     Frequencies,
@@ -32,7 +31,7 @@ from covjax.encoders.transformer import (
     split_heads,
 )
 from covjax.encoders.vocabulary import esm_vocabulary
-from covjax.encoders.weights import Tensors
+from covjax.encoders.weights import Tensors, read_config
 from covjax.errors import InputError, shown
 
 # Where the encoder's tensors stand; transformers 5 keeps the frequencies of all layers in a buffer of the model.

@@ -18,9 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
-from covjax.encoders.config import check_options, read_json
 from covjax.encoders.transformer import Dense, Frequencies, LayerNorm, attention, places, rotate, split_heads
-from covjax.encoders.weights import Tensors
+from covjax.encoders.weights import Tensors, check_options, read_json
 from covjax.errors import InputError, shown
 
 VOCABULARY = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>", "A", "T", "C", "G", "N")

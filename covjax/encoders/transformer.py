@@ -14,7 +14,7 @@ from covjax.data.letters import vocabulary_kind
 from covjax.encoders.base import layer_index
 from covjax.encoders.vocabulary import Vocabulary
 from covjax.encoders.weights import Tensors
-from covjax.tensorfile import empty
+from covjax.modelfiles import empty
 
 # Added to a score nobody may see: exp gives 0, and no sum overflows where nothing may be seen.
 UNSEEN = -1e30

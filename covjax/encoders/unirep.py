@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from covjax.encoders.base import digest_weights, layer_index, pad_rows, register_encoder
 from covjax.errors import InputError
 from covjax.extras import pip_line
-from covjax.tensorfile import read_npz
+from covjax.modelfiles import read_npz
 
 UNITS = (64, 256, 1900)
 START, PAD = 24, 0

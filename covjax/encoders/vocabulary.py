@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from covjax.encoders.base import pad_rows
 from covjax.errors import InputError, shown
-from covjax.jsonfile import read_json
+from covjax.modelfiles import read_json
 
 
 @dataclass(frozen=True, eq=False)

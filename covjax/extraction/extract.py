@@ -10,7 +10,6 @@ Batches are split over all devices; with --distributed shards are dealt over pro
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
 """
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -25,22 +24,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax import get_pooler
-from covjax.cli import exit_on_input_error, parse, parse_settings
 from covjax.data.letters import check_letters
 from covjax.data.sequences import read_sequences
 from covjax.data.store import FORMAT, read_run, read_shard, shard_fault, shard_path, token_path
-from covjax.distributed import gather, is_first, job, once, share, wait
 from covjax.encoders import load
 from covjax.encoders.embed import batch_size, replicate
 from covjax.errors import InputError
-from covjax.extraction.config import ExtractConfig
-from covjax.extraction.plan import Work, cut_sequences, make_plan, pass_windows
+from covjax.extraction.plan import ExtractConfig, Work, cut_sequences, make_plan, pass_windows
 from covjax.extraction.shard import encode, pool_function, write_shard
 from covjax.extras import need
+from covjax.jobs.cli import exit_on_input_error, parse, parse_settings
+from covjax.jobs.distributed import gather, is_first, job, once, share, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, progress, silence
-from covjax.pooling import Pooler
+from covjax.options import FEATURES, NUMBERS, decided_by
+from covjax.pooling import Pooler, get_pooler
 
 RUN = "covjax extract"
 OWNS = ("extraction.json", "shards/*/", "tokens/*.array_record")
@@ -121,12 +119,11 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
         for layer, width in zip(config.layers, widths)
         for name, pooler in poolers.items()
     }
-    settings = {
-        k: v
-        for k, v in dataclasses.asdict(config).items()
-        if k not in ("output", "data", "max_output_gib", "force_letters")
+    identity = decided_by(config, FEATURES, NUMBERS) | {
+        "input": digest.hexdigest(),
+        "weights": encoder.weights_digest,
+        "jax": jax.__version__,
     }
-    identity = settings | {"input": digest.hexdigest(), "weights": encoder.weights_digest, "jax": jax.__version__}
     identity["format"] = FORMAT
     kept = list(config.layers) if config.keep_tokens else []
     return json.loads(

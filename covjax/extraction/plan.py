@@ -1,19 +1,134 @@
-"""What an extraction does before it encodes: sequences are cut into windows and dealt into shards."""
+"""What an extraction does: settings, windows, batches and shards."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float
 
 from covjax.encoders import Encoder
-from covjax.encoders.embed import bucket_edges
-from covjax.encoders.rows import plan_rows
-from covjax.encoders.windows import Window, windows
+from covjax.encoders.embed import Window, add_windows, bucket_edges, plan_rows, windows
 from covjax.errors import InputError
-from covjax.extraction.config import ExtractConfig
-from covjax.extraction.windows import WindowMoments
-from covjax.pooling import Pooler
+from covjax.moments import Moments, merge, psum_merge
+from covjax.options import NOTHING, at_least, check_options, option
+from covjax.pooling import Pooler, moment_function
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractConfig:
+    """Everything that decides what an extraction writes."""
+
+    data: str = option(
+        "",
+        "FASTA, CSV, TSV, text (each also .gz), Parquet, or BED together with --genome",
+        NOTHING,
+        allowed=bool,
+        rule="a file: --data proteins.fasta",
+    )
+    genome: str | None = option(None, "FASTA genome of a BED file's windows")
+    output: str = option("runs/extraction", "folder of the shards", NOTHING)
+    encoder: str = option("unirep-64", "name, folder or hub id; see covjax.encoders.load")
+    dtype: str = option("float32", "float32 or bfloat16: the encoder's parameters and activations")
+    layers: tuple[int, ...] = option(
+        (-1,),
+        "layers to pool; negative ones count from the last",
+        allowed=lambda layers: bool(layers) and len(set(layers)) == len(layers),
+        rule="distinct, at least one",
+    )
+    poolers: tuple[str, ...] = option(
+        ("mean", "covariance"),
+        "poolers, options after a colon: log_covariance:eps=0.01",
+        allowed=lambda poolers: len(set(poolers)) == len(poolers),
+        rule="distinct, at least one unless keep_tokens",
+    )
+    keep_tokens: bool = option(False, "also write the token activations (bfloat16, ArrayRecord)")
+    max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
+    force_letters: bool = option(False, "go on where the input's letters are not those that the encoder reads", NOTHING)
+    max_output_gib: float = option(
+        10.0, "largest output allowed; what does not fit the disk is refused anyway", NOTHING
+    )
+    shard_size: int = option(1024, "sequences a shard", **at_least(1))
+    token_budget: int = option(8192, "tokens per encoder batch", **at_least(1))
+    max_shapes: int = option(4, "compiled shapes of the whole run", **at_least(1))
+    window: int = option(
+        0,
+        "tokens the encoder sees at once; longer sequences are cut and pooled as one; 0: never cut",
+        **at_least(0),
+    )
+    halo: int = option(64, "tokens of context on each side of a window, seen but not pooled", **at_least(0))
+    pack: int = option(
+        2,
+        "sequences a row at most, where the encoder can (Transformers); 1 turns packing off",
+        **at_least(1),
+    )
+
+    def check(self) -> None:
+        """Raise InputError naming the first field whose value is not allowed."""
+        check_options(self)
+        if not (self.poolers or self.keep_tokens):
+            raise InputError("poolers: () is not allowed; at least one unless keep_tokens")
+
+
+OPEN_BYTES = 2**30  # of moments whose sequence has windows to come
+Layers = Mapping[int, Float[Array, "b t d"]]
+
+
+class WindowMoments:
+    """Moments of the sequences whose windows are passing by, and what the poolers make of them at the end.
+
+    Windows of one sequence may come in any batch and order, in which their moments are merged (Chan, Golub, LeVeque
+    1983), one window after the other: beside the batch there is one d × d matrix for each sequence under way. Windows
+    of a batch that is split over devices are reduced where they are; d × d statistics travel.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, Callable[[Moments], Array]], widths: Mapping[int, int], mesh: Mesh | None
+    ):
+        self._empty = {layer: Moments.zeros(width) for layer, width in widths.items()}
+        # A shard's first and last windows, which are shorter, pass before the others: all its sequences may be open.
+        self.most_open = max(1, OPEN_BYTES // sum(4 * width**2 for width in widths.values()))
+        self._open: dict[int, dict[int, Moments]] = {}
+
+        def total(x, weights):
+            return add_windows(Moments.zeros(x.shape[-1]), x, weights)
+
+        def over_devices(mesh, x, weights):
+            (axis,), split = mesh.axis_names, PartitionSpec(*mesh.axis_names)
+            each = lambda *own: psum_merge(total(*own), axis)  # noqa: E731
+            # Windows without weight are passed over by `cond`, whose branches vary over the axis in different ways.
+            return jax.shard_map(each, mesh=mesh, in_specs=split, out_specs=PartitionSpec(), check_vma=False)(
+                x, weights
+            )
+
+        def add(state, layers, weights):
+            of_batch = total if mesh is None else functools.partial(over_devices, mesh)
+            return {k: merge(state[k], of_batch(layers[k], weights)) for k in state}
+
+        def pool(state):
+            return {f"{k}/{name}": function(m) for k, m in state.items() for name, function in functions.items()}
+
+        self._add, self._pool = jax.jit(add), jax.jit(pool)
+
+    @classmethod
+    def for_poolers(
+        cls, poolers: Mapping[str, Pooler], widths: Mapping[int, int], mesh: Mesh | None
+    ) -> "WindowMoments | None":
+        """None where a pooler needs the tokens; `mesh` as `embed` splits its batches."""
+        functions = {name: moment_function(pooler) for name, pooler in poolers.items()}
+        known = {name: function for name, function in functions.items() if function is not None}
+        return cls(known, widths, mesh) if len(known) == len(functions) else None
+
+    def add(self, owner: int, layers: Layers, mask: Bool[np.ndarray, "b t"]) -> None:
+        """The windows of one sequence in a batch: the mask holds its tokens alone."""
+        self._open[owner] = self._add(self._open.get(owner, self._empty), layers, mask.astype(np.float32))
+
+    def finish(self, owner: int) -> dict[str, Float[np.ndarray, "k"]]:
+        """{"layer/pooler": vector} of a sequence all of whose windows were added, which is then forgotten."""
+        return {name: np.asarray(vector) for name, vector in self._pool(self._open.pop(owner)).items()}
 
 
 class Plan(NamedTuple):

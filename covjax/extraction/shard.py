@@ -11,13 +11,12 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
-from covjax import checkpoint
 from covjax.data.store import encode_tokens, file_digest, record_key, shard_path, token_path
-from covjax.encoders.embed import Batch, embed_tokens
-from covjax.encoders.windows import Window
+from covjax.encoders.embed import Batch, Window, embed_tokens
 from covjax.errors import InputError
 from covjax.extraction.plan import Work
 from covjax.extras import need
+from covjax.jobs import checkpoint
 from covjax.jobs.disk import TEMPORARY, put, writing
 
 

@@ -1,9 +1,12 @@
-"""Accuracy and Matthews correlation of single-label predictions."""
+"""Metrics of classes and labels: accuracy, Matthews correlation, Fmax, area under the ROC curve, average precision."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from covjax.inputs import check_classes, check_counts, check_scores
+from covjax.inputs import by_output, check_classes, check_counts, check_labels, check_scores
 
 
 def _confusion(truth, scores, counts, missing):
@@ -53,3 +56,168 @@ def matthews(
     scale = np.sqrt((n**2 - (true**2).sum(1)) * (n**2 - (predicted**2).sum(1)))
     value = np.where(scale > 0, covariance / np.where(scale > 0, scale, 1), np.where(n > 0, 0.0, np.nan))
     return value[0] if counts is None else value
+
+
+THRESHOLDS = np.arange(1, 100) / 100  # the numbers nearest to the decimals, which a score of 0.35 is too
+
+
+def fmax(
+    truth: Bool[np.ndarray, "n k"],
+    probabilities: Float[np.ndarray, "n k"],
+    counts: Int[np.ndarray, "r n"] | None = None,
+    missing: str = "refuse",
+) -> np.ndarray:
+    """Maximum over thresholds τ = 0.01 … 0.99 of F(τ) = 2·pr·rc/(pr + rc) (Radivojac et al. 2013, equations 1-4).
+
+    pr(τ): precision averaged over the examples with at least one prediction >= τ; rc(τ): recall averaged over all
+    examples that have a label (an example without one has no recall and is left out). The thresholds are decimals in
+    the scores' own type: a score of 0.35, float32 or wider, passes 0.35. `counts` (R, n) gives resamples, shape (R,);
+    without, a scalar array. 0 where nothing is predicted right at any threshold, NaN without any label.
+
+    A label that is NaN in truth is refused; `missing="ignore"` counts it as neither true nor predicted.
+    Raises InputError for labels other than 0 and 1, wrong shapes or values that are not finite.
+    """
+    truth, present = check_labels(truth, "truth", missing)
+    probabilities = check_scores(probabilities, truth.shape, "probabilities")
+    counts = check_counts(counts, len(truth))
+    weights = np.ones((1, len(truth))) if counts is None else counts
+    labelled = truth.any(1)
+    precision, recall, predicted = (np.zeros((len(truth), len(THRESHOLDS))) for _ in range(3))
+    for t, threshold in enumerate(THRESHOLDS.astype(probabilities.dtype)):
+        called = probabilities >= threshold
+        if present is not None:
+            called &= present
+        right = (called & truth).sum(1)
+        predicted[:, t] = called.any(1)
+        precision[:, t] = right / np.maximum(called.sum(1), 1)
+        recall[:, t] = right / np.maximum(truth.sum(1), 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pr = np.nan_to_num((weights @ precision) / (weights @ predicted))
+        rc = (weights @ recall) / (weights @ labelled)[:, None]
+        best = np.nan_to_num(2 * pr * rc / (pr + rc)).max(1)
+    best[weights @ labelled == 0] = np.nan
+    return best[0] if counts is None else best
+
+
+Counts = Int[np.ndarray, "resamples n"]
+
+
+def auroc(
+    truth: Bool[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    counts: Counts | None = None,
+    missing: str = "refuse",
+) -> Float[np.ndarray, "*resamples k"]:
+    """AUROC of every label: the share of (positive, negative) pairs in the right order, a tie counting one half.
+
+    Equals the Mann-Whitney statistic U/(P·N) (Hanley & McNeil 1982). With `counts` (R, n), row r is the value on the
+    resample in which example i stands counts[r, i] times, shape (R, k); without, shape (k,).
+    NaN for a label with one class only. Truth is 0 and 1, or booleans; a NaN is refused, or with `missing="ignore"`
+    left out of its label. Raises InputError for other values, wrong shapes or scores that are not finite.
+    """
+    return _ranked(truth, scores, counts, missing, _auroc, _auroc_runs)
+
+
+def average_precision(
+    truth: Bool[np.ndarray, "n k"],
+    scores: Float[np.ndarray, "n k"],
+    counts: Counts | None = None,
+    missing: str = "refuse",
+) -> Float[np.ndarray, "*resamples k"]:
+    """Average precision of every label: Σ (R_j − R_{j−1}) P_j over thresholds at distinct scores, no interpolation.
+
+    The estimate of the area under the precision-recall curve that scikit-learn uses. Shapes as in `auroc`. NaN for a
+    label without positives. Missing labels and errors as in `auroc`.
+    """
+    return _ranked(truth, scores, counts, missing, _average_precision, _average_precision_runs)
+
+
+def _ranked(truth, scores, counts, missing, whole, resampled):
+    def metric(truth, scores, counts):
+        return _by_label(truth, scores, whole) if counts is None else _per_label(truth, scores, counts, resampled)
+
+    truth, present = check_labels(truth, "truth", missing)
+    return by_output(metric, truth, check_scores(scores, truth.shape), check_counts(counts, len(truth)), present)
+
+
+LABELS = 64  # sorted at a time: their scores stay in the cache between the transposition, the sort and the lookups
+
+
+def _by_label(truth, scores, metric) -> Float[np.ndarray, "k"]:
+    """`metric(all scores, those of the positives)`, both ascending, of every label that has a positive, else NaN.
+
+    NumPy sorts rows with vector instructions, unlike an argsort; then only the positives, few of many, are looked up.
+    Blocks of labels run in threads: what takes the time does not hold the interpreter's lock.
+    """
+    out = np.full(truth.shape[1], np.nan)
+
+    def block(start: int) -> None:
+        columns = np.array(scores[:, start : start + LABELS].T, order="C")  # a copy: it is sorted in place
+        positive = np.ascontiguousarray(truth[:, start : start + LABELS].T)
+        chosen = [column[held] for column, held in zip(columns, positive)]
+        columns.sort(axis=1)
+        for j, (ordered, own) in enumerate(zip(columns, chosen), start):
+            if len(own):
+                own.sort()
+                out[j] = metric(ordered, own)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(block, range(0, truth.shape[1], LABELS)))
+    return out
+
+
+def _auroc(ordered, positives) -> float:
+    p, n = len(positives), len(ordered)
+    if p == n:
+        return np.nan
+    # Every positive beats those below it and half of those equal to it; among themselves that makes p²/2.
+    below = np.searchsorted(ordered, positives, "left").sum() + np.searchsorted(ordered, positives, "right").sum()
+    return (below / 2 - p * p / 2) / (p * (n - p))
+
+
+def _average_precision(ordered, positives) -> float:
+    # At the threshold of each positive: positives called, over all called.
+    called = len(positives) - np.searchsorted(positives, positives, "left")
+    return (called / (len(ordered) - np.searchsorted(ordered, positives, "left"))).mean()
+
+
+def _per_label(truth, scores, counts, metric):
+    # (n, resamples) layout: sorting and running sums then move whole contiguous rows.
+    weights = np.ascontiguousarray(counts.T, np.float64)
+    out = np.full((weights.shape[1], truth.shape[1]), np.nan)
+    for j in range(truth.shape[1]):
+        order = np.argsort(-scores[:, j], kind="stable")
+        positive = truth[order, j]
+        if positive.any():
+            with np.errstate(invalid="ignore", divide="ignore"):
+                out[:, j] = metric(*_runs(scores[order, j], positive, weights[order]))
+    return out
+
+
+def _runs(score, positive, w):
+    """For every run of tied scores that holds a positive, shapes (runs, resamples), and for all, (resamples,).
+
+    Returns the positives within the run, those up to its end, all examples up to its start and its end, and the total.
+    Runs without positives move neither metric, so only their examples' running sum is kept.
+    """
+    first = np.flatnonzero(np.append(True, score[1:] != score[:-1]))
+    run = np.searchsorted(first, np.flatnonzero(positive), side="right") - 1
+    held, where = np.unique(run, return_index=True)
+    within = np.add.reduceat(w[positive], where, axis=0)
+    running = np.concatenate([np.zeros((1, w.shape[1])), np.cumsum(w, axis=0)])
+    end = np.append(first[1:], len(score))
+    return within, np.cumsum(within, axis=0), running[first[held]], running[end[held]], running[-1]
+
+
+def _auroc_runs(within, up_to_end, start, end, total) -> Float[np.ndarray, "resamples"]:
+    # A positive beats the negatives after its run and half of those in it.
+    positives = up_to_end[-1]
+    negatives = total - positives
+    after = negatives - (end - up_to_end)
+    tied = (end - start) - within
+    return (within * (after + 0.5 * tied)).sum(0) / (positives * negatives)
+
+
+def _average_precision_runs(within, up_to_end, start, end, total) -> Float[np.ndarray, "resamples"]:
+    precision = up_to_end / np.maximum(end, 1e-300)  # 0/0 before the first resampled example carries no step
+    return (within * precision).sum(0) / up_to_end[-1]

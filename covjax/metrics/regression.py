@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from covjax.inputs import check_counts, check_numbers, check_scores
-from covjax.metrics.missing import by_output
+from covjax.inputs import by_output, check_counts, check_numbers, check_scores
 
 
 def _centred(values, weights):

@@ -1,6 +1,6 @@
 """Poolers by name: `get_pooler("covariance")(tokens, weights)` is one vector for one sequence."""
 
-from covjax.pooling import first_order, hybrid, learned, projected, second_order, sketched, sparse  # noqa: F401  (each registers its poolers)
+from covjax.pooling import first_order, learned, second_order, sparse  # noqa: F401  (each registers its poolers)
 from covjax.pooling.base import (
     FunctionPooler,
     Pooler,

@@ -9,10 +9,8 @@ from covjax.errors import InputError
 from covjax.pooling.base import register
 from covjax.pooling.second_order import apply_spectral, check_spectral
 from covjax.projected import check_projection, masked_project, projected_moment
-from covjax.tokens import check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
 from covjax.vectorize import vech
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def attention_weights(logits: Float[Array, "tokens heads"], w: Float[Array, "tokens"]) -> Float[Array, "tokens heads"]:
@@ -53,14 +51,14 @@ class AttentionPool(nnx.Module):
     ) -> Float[Array, "features"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         x, w = prepare_tokens(x, weights)
-        logits = jnp.matmul(x, self.queries[...], precision=_HIGHEST)
+        logits = jnp.matmul(x, self.queries[...], precision=HIGHEST)
         if self.position is not None:
             rank = jnp.cumsum(w > 0) - 1  # counts kept tokens only: padding moves nobody
             ends = jnp.stack([rank, jnp.sum(w > 0) - 1 - rank], axis=1).clip(0).astype(x.dtype)
-            logits = logits + jnp.matmul(jnp.log1p(ends), self.position[...], precision=_HIGHEST)
+            logits = logits + jnp.matmul(jnp.log1p(ends), self.position[...], precision=HIGHEST)
         alpha = attention_weights(logits, w)
-        values = jnp.matmul(x, self.values[...], precision=_HIGHEST).reshape(x.shape[0], self.heads, -1)
-        return jnp.einsum("th,thk->hk", alpha, values, precision=_HIGHEST).reshape(-1)
+        values = jnp.matmul(x, self.values[...], precision=HIGHEST).reshape(x.shape[0], self.heads, -1)
+        return jnp.einsum("th,thk->hk", alpha, values, precision=HIGHEST).reshape(-1)
 
 
 class LightAttentionPool(nnx.Module):
@@ -70,8 +68,8 @@ class LightAttentionPool(nnx.Module):
     permutation_invariant = False
 
     def __init__(self, features: int, kernel_size: int, rngs: nnx.Rngs):
-        self.values = nnx.Conv(features, features, kernel_size, precision=_HIGHEST, rngs=rngs)
-        self.logits = nnx.Conv(features, features, kernel_size, precision=_HIGHEST, rngs=rngs)
+        self.values = nnx.Conv(features, features, kernel_size, precision=HIGHEST, rngs=rngs)
+        self.logits = nnx.Conv(features, features, kernel_size, precision=HIGHEST, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
@@ -148,7 +146,7 @@ def attention_covariance_matrices(
 
     def one(a):
         deviation = jnp.where(keep[:, None], y - weighted_mean(y, a)[None], 0)
-        return jnp.matmul((deviation * a[:, None]).T, deviation, precision=_HIGHEST)
+        return jnp.matmul((deviation * a[:, None]).T, deviation, precision=HIGHEST)
 
     return jax.vmap(one, in_axes=1)(alpha)
 

@@ -1,13 +1,19 @@
-"""Poolers on the whole second moment: M, Σ, correlation, their spectral functions, and the μμᵀ control."""
+"""Poolers of second order: whole matrices, projected, sketched, and beside the mean."""
 
+from collections.abc import Callable, Sequence
+
+import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
+from covjax import sketch
 from covjax.errors import InputError
 from covjax.moments import Moments, _moments
-from covjax.pooling.base import FunctionPooler, register
-from covjax.spectral import psd_function
-from covjax.thin import thin_spectral
+from covjax.pooling.base import FunctionPooler, Pooler, get_pooler, moment_function, register
+from covjax.projected import projected_moment
+from covjax.spectral import psd_function, thin_spectral
+from covjax.tokens import HIGHEST, safe_ratio
 from covjax.vectorize import vech
 
 
@@ -96,3 +102,104 @@ def log_covariance(*, eps: float = 0.1) -> FunctionPooler:
 def mean_outer() -> FunctionPooler:
     """vech of μμᵀ: the control with the features of a second moment but no co-occurrence; size d(d+1)/2."""
     return FunctionPooler("mean_outer", _mean_outer, from_moments=_outer_of_moments)
+
+
+class Basis(nnx.Variable):
+    """A projection fixed beforehand (PCA, autoencoder, random): saved with the pooler, not trained."""
+
+
+class ProjectedCovariance(nnx.Module):
+    """vech of f(AᵀΣA) for a fixed basis A, the tied "truncated" covariance; size r(r+1)/2."""
+
+    name = "projected_covariance"
+    permutation_invariant = True
+
+    def __init__(self, basis: Float[Array, "features rank"], spectral: str | None, floor: float):
+        self.basis = Basis(basis)
+        self.spectral = spectral
+        self.floor = floor
+
+    def __call__(
+        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
+    ) -> Float[Array, "k"]:
+        """Pool one sequence (see `covjax.pooling.Pooler`)."""
+        c = projected_moment(x, self.basis[...], weights=weights, center="sequence")
+        return vech(apply_spectral(c, self.spectral, self.floor))
+
+
+@register("projected_covariance")
+def projected_covariance(
+    *, basis: Float[Array, "features rank"], spectral: str | None = None, ridge: float = 1e-6, eps: float = 0.1
+) -> ProjectedCovariance:
+    """vech of f(AᵀΣA), f the identity, `"sqrt"` of (· + ridge·I) or `"log"` of (· + eps·I); size r(r+1)/2."""
+    basis = jnp.asarray(basis, jnp.float32)
+    if basis.ndim != 2:
+        raise InputError(f"basis must have shape (features, rank), got {basis.shape}")
+    return ProjectedCovariance(basis, spectral, check_spectral(spectral, ridge, eps))
+
+
+def _sketch(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], function, size, degree, seed):
+    phi = function(x, size, jax.random.key(seed), degree)
+    return safe_ratio(jnp.matmul(w, phi, precision=HIGHEST), jnp.sum(w))
+
+
+def _sketch_pooler(name: str, function, size: int, degree: int, seed: int) -> FunctionPooler:
+    if size < 1 or degree < 1:
+        raise InputError(f"size and degree must be >= 1, got size {size} and degree {degree}")
+    options = (("function", function), ("size", size), ("degree", degree), ("seed", seed))
+    return FunctionPooler(name, _sketch, options=options)
+
+
+@register("tensor_sketch")
+def tensor_sketch(*, size: int = 1024, degree: int = 2, seed: int = 0) -> FunctionPooler:
+    """Mean tensor sketch of the tokens, an unbiased sketch of the degree-th moment; size `size`."""
+    return _sketch_pooler("tensor_sketch", sketch.tensor_sketch, size, degree, seed)
+
+
+@register("random_maclaurin")
+def random_maclaurin(*, size: int = 1024, degree: int = 2, seed: int = 0) -> FunctionPooler:
+    """Mean random Maclaurin features, an unbiased sketch of the degree-th moment; size `size`."""
+    return _sketch_pooler("random_maclaurin", sketch.random_maclaurin, size, degree, seed)
+
+
+def _random_projection(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], rank, seed):
+    y = sketch.random_projection(x, rank, jax.random.key(seed))
+    return vech(_moments(y, w).covariance())
+
+
+@register("random_projection")
+def random_projection(*, rank: int = 32, seed: int = 0) -> FunctionPooler:
+    """vech of the covariance of randomly projected tokens; size rank(rank + 1)/2."""
+    if rank < 1:
+        raise InputError(f"rank must be >= 1, got {rank}")
+    return FunctionPooler("random_projection", _random_projection, options=(("rank", rank), ("seed", seed)))
+
+
+class Hybrid(nnx.Module):
+    """The parts' vectors one after the other."""
+
+    def __init__(self, parts: Sequence[Pooler]):
+        self.parts = nnx.List(parts)
+        self.name = "+".join(part.name for part in parts)
+        self.permutation_invariant = all(part.permutation_invariant for part in parts)
+
+    def __call__(
+        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
+    ) -> Float[Array, "k"]:
+        """Pool one sequence (see `covjax.pooling.Pooler`)."""
+        return jnp.concatenate([part(x, weights) for part in self.parts])
+
+    @property
+    def of_moments(self) -> Callable[[Moments], Float[Array, "k"]] | None:
+        """See `covjax.pooling.base.moment_function`; None where one part needs the tokens."""
+        functions = [moment_function(part) for part in self.parts]
+        known = [function for function in functions if function is not None]
+        return None if len(known) < len(functions) else lambda m: jnp.concatenate([each(m) for each in known])
+
+
+@register("hybrid")
+def hybrid(*, parts: Sequence[str | Pooler]) -> Hybrid:
+    """Concatenate poolers given by name (default options) or as poolers; size: the sum of the parts'."""
+    if isinstance(parts, str) or not parts:
+        raise InputError(f"parts must be a non-empty list of pooler names or poolers, got {parts!r}")
+    return Hybrid([get_pooler(part) if isinstance(part, str) else part for part in parts])

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from covjax.errors import InputError
 from covjax.pooling.base import register
-from covjax.tokens import prepare_tokens, safe_ratio
+from covjax.tokens import HIGHEST, prepare_tokens, safe_ratio
 
 if TYPE_CHECKING:  # autoencoders are imported by those who have one, not by `import covjax`
     from covjax.autoencoders.sparse import SparseAutoencoder
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 Given = Union["SparseAutoencoder", str, Path]
 
 
@@ -47,7 +46,7 @@ class MeanLatents(_LatentPool):
 
     def pool(self, z, w):
         """See the class."""
-        return safe_ratio(jnp.matmul(w, z, precision=_HIGHEST), jnp.sum(w))
+        return safe_ratio(jnp.matmul(w, z, precision=HIGHEST), jnp.sum(w))
 
 
 class MaxLatents(_LatentPool):

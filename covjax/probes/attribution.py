@@ -15,11 +15,11 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.inputs import exact_mean, host_array
-from covjax.probes.rowspace import LinearProbe
+from covjax.notes import figure_text
+from covjax.probes.coordinates import LinearProbe
 from covjax.projected import check_center, check_projection
 from covjax.tokens import check_tokens, check_weights
 from covjax.vectorize import unvech
-from covjax.visible import figure_text
 
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"  # Okabe-Ito
 _LINE = 60  # letters in a line of the plot

@@ -21,10 +21,10 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from covjax.checkpoint import leaf_digests
-from covjax.distributed import once
 from covjax.errors import InputError
-from covjax.training.checkpoints import load_newest, load_newest_together, save_step
+from covjax.jobs.checkpoint import leaf_digests
+from covjax.jobs.distributed import once
+from covjax.jobs.folder import load_newest, load_newest_together, save_step
 
 Tree = Any
 Batch = tuple[np.ndarray, ...]

@@ -1,4 +1,4 @@
-"""The variant-effect probe published with EVEE for Evo 2: a compressed cross-moment of variant minus reference."""
+"""Readouts of bilinear form, and the probe of a variant from its difference to the reference."""
 
 import dataclasses
 from pathlib import Path
@@ -6,13 +6,58 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.errors import DtypeError, InputError
 from covjax.inputs import host_array, is_torch
-from covjax.newton_schulz import spectral_compression
+from covjax.pooling.learned import check_sizes, projection
+from covjax.projected import projected_moment
+from covjax.spectral import spectral_compression
+from covjax.tokens import HIGHEST
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+
+class BilinearReadout(nnx.Module):
+    """feat_h = a_hᵀ C b_h with C = (XA)ᵀ(XB)/n, everything learned; a pooler of `units` numbers.
+
+    `tied` sets B = A (C symmetric, a_h and b_h still apart); `center` is None or "sequence" (C = AᵀΣB).
+    """
+
+    name = "bilinear_readout"
+    permutation_invariant = True
+
+    def __init__(
+        self,
+        features: int,
+        rank: int = 32,
+        units: int = 128,
+        tied: bool = True,
+        center: str | None = "sequence",
+        seed: int = 0,
+    ):
+        check_sizes(features=features, rank=rank, units=units)
+        if center not in (None, "sequence"):
+            raise InputError(f"center must be None or 'sequence', got {center!r}")
+        rngs = nnx.Rngs(seed)
+
+        def random(rows: int, columns: int) -> nnx.Param:
+            return nnx.Param(jax.random.normal(rngs.params(), (rows, columns)) / columns**0.5)
+
+        self.left = projection(rngs, features, rank)
+        self.right = None if tied else projection(rngs, features, rank)
+        self.a, self.b = random(units, rank), random(units, rank)
+        self.center = center
+
+    def __call__(
+        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
+    ) -> Float[Array, "units"]:
+        """Pool one sequence (see `covjax.pooling.Pooler`)."""
+        right = None if self.right is None else self.right[...]
+        c = projected_moment(x, self.left[...], right, weights, center=self.center)
+        left = jnp.matmul(self.a[...], c, precision=HIGHEST)
+        return jnp.sum(left * self.b[...], axis=1)
+
+
 DIRECTIONS = ("fwd", "bwd")
 NUM_ITERS, EPS = 3, 1e-3  # as published
 
@@ -61,13 +106,13 @@ class VariantProbe:
         difference = x[:, 0] - x[:, 1]  # (directions, positions, features)
 
         def project(weight, bias):
-            return jnp.einsum("zkd,zhd->zkh", difference, weight, precision=_HIGHEST) + bias[:, None]
+            return jnp.einsum("zkd,zhd->zkh", difference, weight, precision=HIGHEST) + bias[:, None]
 
         left, right = project(self.left, self.left_bias), project(self.right, self.right_bias)
-        c = jnp.einsum("zki,zkj->ij", left, right, precision=_HIGHEST) / x.shape[2]
+        c = jnp.einsum("zki,zkj->ij", left, right, precision=HIGHEST) / x.shape[2]
         c = spectral_compression(c, NUM_ITERS, EPS)
-        embedding = jnp.einsum("ui,ij,uj->u", self.head_left, c, self.head_right, precision=_HIGHEST)
-        return embedding, jnp.matmul(self.out, embedding, precision=_HIGHEST) + self.out_bias
+        embedding = jnp.einsum("ui,ij,uj->u", self.head_left, c, self.head_right, precision=HIGHEST)
+        return embedding, jnp.matmul(self.out, embedding, precision=HIGHEST) + self.out_bias
 
 
 def load_variant_probe(path: str | Path) -> VariantProbe:

@@ -6,7 +6,7 @@ import pkgutil
 import re
 
 # In the order of a report's rows; a new file in this folder is found by itself and stands after these.
-from covjax.recipes import baselines, combined, composition, controls, second_order, sparse, trained, truncated  # noqa: F401
+from covjax.recipes import standard  # noqa: F401
 from covjax.recipes.base import (
     BASES,
     TRAINED,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from covjax.errors import InputError, shown
-from covjax.options import option
+from covjax.options import at_least, option
 
 BASELINE, SECOND_ORDER, CONTROL, COMPOSITION = "baseline", "second order", "control", "composition"
 ROLES = (BASELINE, SECOND_ORDER, CONTROL, COMPOSITION)
@@ -68,20 +68,16 @@ class RecipeSettings:
         rule=">= 0",
     )
     sae_k: int = option(16, "latents that it keeps for each token", allowed=lambda k: k >= 1, rule="1 to sae_latents")
-    sae_steps: int = option(
-        500, "its training steps of 2,048 tokens of training sequences", allowed=lambda n: n >= 1, rule=">= 1"
-    )
+    sae_steps: int = option(500, "its training steps of 2,048 tokens of training sequences", **at_least(1))
     sae_pairs: int = option(
         2048,
         "pairs of latents, the most frequent ones, whose co-occurrence is pooled",
-        allowed=lambda n: n >= 1,
-        rule=">= 1",
+        **at_least(1),
     )
     steps: int = option(
         200,
         "training steps of every trained pool, each on about token_budget / 4 tokens",
-        allowed=lambda n: n >= 1,
-        rule=">= 1",
+        **at_least(1),
     )
     learning_rates: tuple[float, ...] = option(
         (3e-3,),

@@ -1,4 +1,4 @@
-"""The real data sets as standard tables: one file a data set, all with honest splits and groups."""
+"""The real data sets as standard tables: a few files a kind of data, all with honest splits and groups."""
 
 import csv
 import dataclasses
@@ -11,12 +11,10 @@ import numpy as np
 
 from covjax.data import check_splits, read_table
 from covjax.data.splits import SPLITS
-from covjax.data.write import new_text, text_cell
 from covjax.errors import InputError
-from covjax.jobs.disk import TEMPORARY, put
-from covjax.sources import deeploc, go, gue, lactamase, mnase, sentiment, subj, terminator, trec
-from covjax.sources.draw import Sizes
-from covjax.sources.rows import Row
+from covjax.jobs.disk import TEMPORARY, new_text, put, text_cell
+from covjax.sources import dna, proteins, text
+from covjax.sources.draw import Row, Sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,25 +28,25 @@ class Source:
 
 
 SOURCES = {
-    "go": Source("proteins, Gene Ontology molecular function", "labels", go.build, (3000, 800, 800)),
-    "deeploc": Source("proteins, subcellular localisation", "label", deeploc.build),
-    "lactamase": Source("beta-lactamase mutants, fitness", "label", lactamase.build),
-    "splice": Source("human DNA, splice acceptor, donor or neither", "label", gue.splice),
-    "promoter": Source("human DNA, core promoter or not", "label", gue.promoter),
-    "yeast_h4": Source("yeast DNA, histone H4 or not", "label", gue.yeast_h4),
-    "terminator": Source("yeast terminators, expression", "label", terminator.build),
-    "mnase": Source("yeast chromosome II, nucleosome occupancy", "targets", mnase.build),
+    "go": Source("proteins, Gene Ontology molecular function", "labels", proteins.go, (3000, 800, 800)),
+    "deeploc": Source("proteins, subcellular localisation", "label", proteins.deeploc),
+    "lactamase": Source("beta-lactamase mutants, fitness", "label", proteins.lactamase),
+    "splice": Source("human DNA, splice acceptor, donor or neither", "label", dna.splice),
+    "promoter": Source("human DNA, core promoter or not", "label", dna.promoter),
+    "yeast_h4": Source("yeast DNA, histone H4 or not", "label", dna.yeast_h4),
+    "terminator": Source("yeast terminators, expression", "label", dna.terminator),
+    "mnase": Source("yeast chromosome II, nucleosome occupancy", "targets", dna.mnase),
     **{
         f"mnase_{window}": Source(
-            f"the same, {window:,} nt around centres that have {max(mnase.WINDOWS):,} nt of their block around them",
+            f"the same, {window:,} nt around centres that have {max(dna.WINDOWS):,} nt of their block around them",
             "targets",
-            functools.partial(mnase.build, window=window, region=max(mnase.WINDOWS)),
+            functools.partial(dna.mnase, window=window, region=max(dna.WINDOWS)),
         )
-        for window in mnase.WINDOWS
+        for window in dna.WINDOWS
     },
-    "trec": Source("questions, type of the answer", "label", trec.build, (3400, 1000, 500)),
-    "subj": Source("sentences, subjective or objective", "label", subj.build, (3400, 1000, 1000)),
-    "sentiment": Source("sentences, negative or positive", "label", sentiment.build, (3400, 1000, 1000)),
+    "trec": Source("questions, type of the answer", "label", text.trec, (3400, 1000, 500)),
+    "subj": Source("sentences, subjective or objective", "label", text.subj, (3400, 1000, 1000)),
+    "sentiment": Source("sentences, negative or positive", "label", text.sentiment, (3400, 1000, 1000)),
 }
 
 

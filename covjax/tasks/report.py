@@ -7,10 +7,9 @@ from typing import Any
 
 from covjax.comparison.report import STYLE, page_start
 from covjax.jobs.folder import write_text
-from covjax.tasks.figures import PART_NAMES, draw_suite
-from covjax.tasks.markdown import AGAINST, interval_text, markdown, p_text
+from covjax.notes import page_text as _e
+from covjax.tasks.figures import AGAINST, PART_NAMES, draw_suite, interval_text, markdown, p_text
 from covjax.tasks.summary import COMPACT, NOTE_PERCENT, PARTS, Results, summarise_suite, verdict
-from covjax.visible import page_text as _e
 
 WIDE = """
 body{max-width:82rem}p,ul{max-width:64rem}

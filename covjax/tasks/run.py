@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from covjax.cli import exit_on_input_error, parse
 from covjax.comparison.config import CompareConfig
 from covjax.errors import InputError
+from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.disk import Damaged, read_sealed
 from covjax.jobs.folder import claim, write_sealed
-from covjax.jobs.seal import Damaged, read_sealed
+from covjax.jobs.parser import CommandParser
 from covjax.notes import note, silence
-from covjax.parser import CommandParser
 from covjax.tasks.configs import TASK_CONFIGS
 from covjax.tasks.report import write_suite
 

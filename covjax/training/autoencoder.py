@@ -27,26 +27,22 @@ import jax
 import numpy as np
 from flax import nnx
 
+from covjax.activations.windows import Activations, EncodedActivations, HeldActivations, StoredActivations, hold
 from covjax.autoencoders import make_autoencoder, save_autoencoder
-from covjax.autoencoders.arrays import from_arrays, plain, to_arrays
-from covjax.autoencoders.statistics import feature_statistics
-from covjax.cli import exit_on_input_error, parse
-from covjax.data.activations import Activations, EncodedActivations, HeldActivations, StoredActivations, hold
+from covjax.autoencoders.saved import from_arrays, plain, to_arrays
 from covjax.data.sequences import read_sequences
-from covjax.data.write import new_text
-from covjax.distributed import is_first, job
 from covjax.encoders import load
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.extras import need
-from covjax.jobs.folder import RunFolder, claim
+from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.disk import new_text
+from covjax.jobs.distributed import is_first, job
+from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step_together
 from covjax.notes import note, progress, silence
-from covjax.training.autoencoder_config import NOT_IN_RESULT, AutoencoderConfig
-from covjax.training.batches import SequenceBatches, TokenBatches, iterate, split_rows
-from covjax.training.checkpoints import load_newest_together, save_step_together
-from covjax.training.figures import draw_density, draw_training
-from covjax.training.held_out import held_out_report
-from covjax.training.log import Log, NoLog, read_log
-from covjax.training.mixing import MixedTokenBatches
+from covjax.options import FEATURES, NOTHING, NUMBERS, at_least, check_options, decided_by, option
+from covjax.standardise import feature_statistics
+from covjax.training.batches import MixedTokenBatches, SequenceBatches, TokenBatches, iterate, split_rows
+from covjax.training.log import Log, NoLog, draw_density, draw_training, held_out_report, read_log
 from covjax.training.state import (
     Step,
     TrainState,
@@ -60,6 +56,100 @@ from covjax.training.state import (
     state_layout,
     summarise,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """Everything that decides what an autoencoder is trained on and how.
+
+    Store, data and encoder stand in the identity of the activations by their content, what memory does to the order of
+    tokens in the manifest's "order": as options they decide nothing, and a run may go on with other values of them.
+    """
+
+    output: str = option(
+        "runs/autoencoder", "folder of the checkpoints, logs, figures and the trained autoencoder", NOTHING
+    )
+    store: str = option("", "folder that covjax extract --keep-tokens true wrote; or give --data", NOTHING)
+    data: str = option("", "sequences to encode here: FASTA, CSV, TSV, text (each also .gz), Parquet", NOTHING)
+    encoder: str = option(
+        "", "name, folder or hub id; with --store only a check that the store is of this encoder", NOTHING
+    )
+    layer: int = option(-1, "layer of the encoder; of a store, one that it keeps")
+    kind: str = option("tucker", "registered autoencoder: tucker, cp, …")
+    options: dict[str, Any] = dataclasses.field(
+        default_factory=dict, metadata={"help": "options of the kind, rank=32:tied=true:prefixes=[8,32]"}
+    )
+    steps: int = option(2000, "optimiser steps", **at_least(1))
+    batch: int = option(16, "examples a step: sequences, or tokens for autoencoders of tokens", **at_least(1))
+    learning_rate: float = option(1e-3, "peak rate of Adam", allowed=lambda rate: rate > 0, rule="> 0")
+    warmup: int = option(100, "steps over which the rate rises from 0")
+    decay: float = option(
+        0.2,
+        "share of the steps at the end over which the rate falls to 0",
+        allowed=lambda share: 0 <= share <= 1,
+        rule="0 to 1",
+    )
+    clip: float | None = option(
+        None, "largest global norm of the gradient", allowed=lambda norm: norm is None or norm > 0, rule="> 0 or none"
+    )
+    seed: int = option(
+        0,
+        "seed of the order of the examples and of the initial parameters",
+        **at_least(0),
+    )
+    split_seed: int = option(
+        0,
+        "seed of the held-out split and of the batches looked at before the first step",
+        **at_least(0),
+    )
+    held_out: float = option(
+        0.1, "share of the sequences kept for evaluation", allowed=lambda share: 0 < share < 1, rule="between 0 and 1"
+    )
+    init_batches: int = option(
+        8,
+        "training batches that the autoencoder may look at before the first step",
+        **at_least(1),
+    )
+    dtype: str = option(
+        "float32",
+        "float32 or bfloat16: type of the activations in a batch",
+        allowed=lambda name: name in ("float32", "bfloat16"),
+        rule="float32 or bfloat16",
+    )
+    max_shapes: int = option(4, "compiled shapes of batches of sequences", **at_least(1))
+    token_budget: int = option(8192, "tokens per encoder batch, with --data", **at_least(1))
+    max_memory_gib: float = option(
+        4.0, "activations kept in memory; what does not fit is read when it is needed", NOTHING
+    )
+    mix_tokens: int = option(
+        262144,
+        "tokens kept and mixed at a time, of those that do not all fit in memory",
+        NOTHING,
+        **at_least(1),
+    )
+    model_parallel: int = option(
+        1,
+        "devices that share the latents of a sparse autoencoder between them",
+        NOTHING,
+        **at_least(1),
+    )
+    save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
+    evaluate_every: int = option(500, "steps between evaluations on the held-out sequences", NOTHING, **at_least(1))
+    log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
+    wandb: str = option("", "project of Weights & Biases; empty: not used", NOTHING)
+
+    def check(self) -> None:
+        """Raise InputError naming the first field whose value is not allowed."""
+        if bool(self.store) == bool(self.data):
+            raise InputError(
+                f"store: {shown(self.store)} is not allowed; expected either --store FOLDER or --data FILE"
+            )
+        if not (self.encoder or self.store):
+            raise InputError(f"encoder: {self.encoder!r} is not allowed; expected an encoder for --data")
+        check_options(self)
+        if not 0 <= self.warmup <= self.steps:
+            raise InputError(f"warmup: {self.warmup} is not allowed; 0 to steps")
+
 
 RUN = "covjax train"
 OWNS = (
@@ -245,7 +335,7 @@ def _batches(
 
 
 def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -> dict[str, Any]:
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_RESULT}
+    settings = decided_by(config, FEATURES, NUMBERS)
     # The order of the examples is Grain's and NumPy's: under others it might be another.
     versions = {"jax": jax.__version__} | {name: version(name) for name in ("grain", "numpy")}
     made = {"config": settings, "data": activations.identity, "order": order, "versions": versions}

@@ -1,14 +1,21 @@
-"""Scalars of a run: a JSON line per row, TensorBoard event files, Weights & Biases where asked for."""
+"""What a training reports: its log, loss on held-out tokens, figures."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from flax import nnx
+from jaxtyping import Int
+
+from covjax.activations.windows import Activations, EncodedActivations
+from covjax.autoencoders.sparse.module import Sums, density_histogram, loss_recovered
+from covjax.encoders.checks import through_head
 from covjax.errors import InputError
-from covjax.jobs.disk import writing
+from covjax.jobs.disk import read_line, sealed_line, writing
 from covjax.jobs.folder import write_text
-from covjax.jobs.seal import read_line, sealed_line
+from covjax.notes import figure_text
 
 
 class Log:
@@ -93,3 +100,92 @@ def _wandb(project: str, folder: str | Path, config: Mapping[str, Any] | None) -
     except ImportError:
         raise InputError(f"wandb: {project!r} is asked for, but the package wandb is not installed") from None
     return wandb.init(project=project, dir=str(folder), config=dict(config or {}), resume="allow")
+
+
+HEAD_SEQUENCES = 200  # at most so many go through the encoder's head, whose activations are all held in memory
+CHUNK = 4096  # tokens reconstructed at a time
+
+
+def held_out_report(
+    model: Any,
+    figures: dict[str, float],
+    total: Any,
+    source: Activations,
+    rows: Int[np.ndarray, "m"],
+    token_budget: int = 8192,
+) -> dict[str, Any]:
+    """`figures`, and what else can be said, as JSON: a sparse autoencoder's density histogram and loss recovered.
+
+    The loss is that of the encoder's own head with the reconstruction in the place of the layer's activations, over the
+    first `HEAD_SEQUENCES` of the held-out sequences; it needs an autoencoder that maps tokens to tokens, an encoder
+    with a head, and sequences: a store of activations has none. Where there is no loss to recover the report says why.
+
+    Args:
+        total: sums of all held-out batches, of `make_evaluation`.
+        source: what the activations come from, before they were held in memory.
+        rows: the held-out sequences.
+        token_budget: tokens per batch of the encoder.
+    """
+    report: dict[str, Any] = {"figures": figures}
+    if isinstance(total, Sums):
+        report["density"] = density_histogram(total)
+    if (
+        getattr(model, "examples", "") == "tokens"
+        and callable(model)
+        and isinstance(source, EncodedActivations)
+        and getattr(source.encoder, "has_head", False)
+    ):
+        encoded = [source.tokens[int(row)] for row in rows[:HEAD_SEQUENCES]]
+        try:
+            report["loss_recovered"] = {"sequences": len(encoded)} | _recovered(model, source, encoded, token_budget)
+        except InputError as error:  # the training is done, whatever these sequences allow
+            report["loss_recovered"] = {"skipped": str(error)}
+    return report
+
+
+def _recovered(model: Any, source: EncodedActivations, encoded: list[Any], token_budget: int) -> dict[str, float]:
+    activations, loss = through_head(source.encoder, source.layer, encoded, token_budget=token_budget)
+    x = np.asarray(activations, np.float32)
+    reconstruct = nnx.jit(lambda model, x: model(x))
+    padded = np.pad(x, ((0, -len(x) % CHUNK), (0, 0)))
+    back = np.concatenate([np.asarray(reconstruct(model, p)) for p in np.split(padded, len(padded) // CHUNK)])
+    return loss_recovered(loss, x, back[: len(x)], x.mean(0))
+
+
+def draw_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """One panel per logged figure against steps, training and held-out; written to `path`, unless nothing is logged."""
+    if not rows:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = [name for name in dict.fromkeys(k for row in rows for k in row) if name not in ("step", "split", "seconds")]
+    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained", squeeze=False)
+    for name, axis in zip(names, axes[0]):
+        for split in ("train", "held-out"):
+            points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
+            if points:
+                axis.plot(*zip(*points), marker="o" if split == "held-out" else None, label=split)
+        axis.set(xlabel="step", title=figure_text(name, 40))
+        axis.legend()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_density(histogram: Mapping[str, int], path: str | Path) -> None:
+    """Number of latents by the share of tokens in which they are active (see `density_histogram`)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = ["never", *(f"≥ {name}" for name in list(histogram)[1:])]
+    figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+    axis.bar_label(axis.bar(names, list(histogram.values())), fontsize=8)
+    axis.set(xlabel="share of held-out tokens in which a latent is active", ylabel="latents")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

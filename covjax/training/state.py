@@ -1,4 +1,4 @@
-"""Everything that training changes, as one pytree, and the donated step that changes it."""
+"""The state of a training, one donated step of it, and where it lies."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -12,8 +12,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from covjax.autoencoders.arrays import check_leaf, from_arrays, is_key
 from covjax.autoencoders.base import Autoencoder
+from covjax.autoencoders.saved import check_leaf, from_arrays, is_key
 from covjax.errors import InputError
 
 
@@ -195,7 +195,7 @@ def distribute(mesh: Mesh | None, batch: tuple[Any, Any], examples: int | None =
 
 
 def _mesh_of(layout: Any) -> contextlib.AbstractContextManager:
-    """For tracing: tells what is traced over which devices it runs (see `covjax.autoencoders.sparse.split`)."""
+    """For tracing: tells what is traced over which devices it runs (see `covjax.autoencoders.sparse.codes`)."""
     return (
         contextlib.nullcontext()
         if layout is None

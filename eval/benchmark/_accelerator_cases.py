@@ -55,7 +55,7 @@ class Case:
 
 
 def make_cases(sizes: Sizes, peer) -> Iterator[Case]:
-    """The cases one after the other, for each holds gigabytes; `peer` is a `_torch_accelerator.Peer` or None."""
+    """The cases one after the other, for each holds gigabytes; `peer` is a `_torch.Peer` or None."""
     for make in (_projected, _whole, _masked_whole, _packed, _tucker, _sparse):
         yield make(sizes, peer)
 
@@ -76,7 +76,7 @@ def _projected(sizes: Sizes, peer) -> Case:
         bound=BANDWIDTH,
         error=error,
         tolerance=1e-3,
-        peers={} if peer is None else peer.statistic("projected_moment", x, w, left),
+        peers={} if peer is None else peer.statistic("weighted_projected_moment", x, w, left),
     )
 
 
@@ -93,7 +93,7 @@ def _whole(sizes: Sizes, peer) -> Case:
         bound=PEAK,
         error=_error(function(few), _wide(few).T @ _wide(few) / len(few)),
         tolerance=1e-3,
-        peers={} if peer is None else peer.statistic("second_moment", x),
+        peers={} if peer is None else peer.statistic("whole_second_moment", x),
     )
 
 

@@ -22,10 +22,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eval.benchmark import _report
+from eval.benchmark import _runner
 from eval.benchmark._accelerator_cases import BANDWIDTH, PEAK, Case, Sizes, make_cases
-from eval.benchmark._dispatch import Timed, interleave_queued
-from eval.benchmark._timing import Times, median_ratio, milliseconds
+from eval.benchmark._runner import Timed, Times, interleave_queued, median_ratio, milliseconds
 
 OURS, FORMS = "covjax", ("eager", "torch.compile")
 SMOKE = "CPU smoke, not an accelerator figure"
@@ -105,27 +104,27 @@ def page(report: dict[str, Any]) -> str:
             "# Accelerator benchmark",
             *([f"**{SMOKE}.**"] if report["smoke"] else []),
             f"`{report['command']}`; {report['device']}; {report['versions']}.",
-            _report.table(header + [f"PyTorch {form} ÷ covjax" for form in FORMS], rows),
+            _runner.table(header + [f"PyTorch {form} ÷ covjax" for form in FORMS], rows),
             "Medians over interleaved rounds. A share counts the tokens' bytes once, or the products that cannot be "
             "avoided, against a copy or a bfloat16 product of the same rounds; for the TopK step that is the encoder's "
             "product alone, in float32.",
             "Targets on one H200-class GPU:",
-            _report.table(["case", "what", "at least", "value", ""], wanted),
+            _runner.table(["case", "what", "at least", "value", ""], wanted),
         ]
     )
 
 
 def _peer(platform: str):
     try:
-        from eval.benchmark import _torch_accelerator
+        from eval.benchmark import _torch
     except ImportError:
         print("PyTorch is not installed: ratios against it are left out", file=sys.stderr)
         return None, None
-    where = _torch_accelerator.device(platform)
+    where = _torch.device(platform)
     if where is None:
         print(f"PyTorch does not see the {platform}: ratios against it are left out", file=sys.stderr)
         return None, None
-    return _torch_accelerator.Peer(where, compiles=platform != "cpu"), _torch_accelerator.wait
+    return _torch.Peer(where, compiles=platform != "cpu"), _torch.wait
 
 
 def main(argv: list[str]) -> int:
@@ -150,13 +149,13 @@ def main(argv: list[str]) -> int:
         functions |= {form: Timed(run, torch_wait) for form, run in case.peers.items()}
         times = interleave_queued(functions, options.seconds, options.batch_seconds)
         rows.append(figures(case, times, work, smoke))
-        _report.show(f"{case.name}, {case.shape}, error {case.error:.1e}", times, rows[-1]["ratios"])
+        _runner.show(f"{case.name}, {case.shape}, error {case.error:.1e}", times, rows[-1]["ratios"])
         del case, functions
         gc.collect()  # the next case needs the memory
     report = {
         "command": " ".join(["python -m eval.benchmark accelerator", *argv]),
         "device": jax.devices()[0].device_kind,
-        "versions": _report.versions(),
+        "versions": _runner.versions(),
         "smoke": smoke,
         "note": SMOKE if smoke else "",
         "cases": rows,

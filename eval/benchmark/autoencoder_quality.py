@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from covjax.activations.windows import EncodedActivations, HeldActivations, hold, join
 from covjax.autoencoders import Solution, evaluate_fvu, make_autoencoder, pca_basis, solve_tucker
-from covjax.autoencoders.statistics import feature_statistics
-from covjax.data.activations import EncodedActivations, HeldActivations, hold, join
 from covjax.encoders import load
+from covjax.standardise import feature_statistics
 from covjax.training.batches import SequenceBatches, iterate
 from covjax.training.state import Step, TrainState, make_optimiser
-from eval.benchmark import _report
+from eval.benchmark import _runner
 
 RANKS = (8, 16, 32, 64, 128)
 RATES = (3e-3, 1e-2)
@@ -130,13 +130,13 @@ def write(options: argparse.Namespace, rows: dict[int, dict[str, str]], tokens: 
         f"--starts {options.starts} --steps {options.steps}"
     )
     body = [
-        f"`{command}`; {_report.versions()}.",
+        f"`{command}`; {_runner.versions()}.",
         f"{options.train} training and {options.held_out} held-out proteins of at most {options.longest} residues (the "
         f"sets share no 30 % cluster), {tokens:,} training tokens of ESM-2 8M (fine-tuned copy), last layer, minus the "
         "training mean and over the training deviation. FVU on the held-out proteins, smaller is better. Adam: the "
         f"better of the rates {', '.join(f'{rate:g}' for rate in RATES)} on the held-out proteins, {options.steps} "
         "steps of 16 proteins, tied, from a random orthonormal start. CP keeps rank numbers a protein, the others "
         "rank(rank + 1)/2.",
-        _report.table(["rank", *next(iter(rows.values()))], [[str(rank), *row.values()] for rank, row in rows.items()]),
+        _runner.table(["rank", *next(iter(rows.values()))], [[str(rank), *row.values()] for rank, row in rows.items()]),
     ]
-    _report.write_page(options.output / PAGE, "Quality of second-moment autoencoders", body)
+    _runner.write_page(options.output / PAGE, "Quality of second-moment autoencoders", body)

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from covjax.autoencoders import tucker_loss
-from eval.benchmark import _report
-from eval.benchmark._timing import Times, interleave, median_ratio, milliseconds
+from eval.benchmark import _runner
+from eval.benchmark._runner import Times, interleave, median_ratio, milliseconds
 
 SHAPE = (8192, 1024, 32)  # tokens, features, rank
 GROWTH = tuple(1 << k for k in range(10, 16))
@@ -100,24 +100,24 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     shape = (options.tokens, *SHAPE[1:])
     times, ratios = compare(shape, options.seconds)
-    _report.show(str(shape), times, ratios)
+    _runner.show(str(shape), times, ratios)
     rows = growth(options.seconds, GROWTH)
     body = [
-        f"`python -m eval.benchmark autoencoders`; {_report.versions()}.",
+        f"`python -m eval.benchmark autoencoders`; {_runner.versions()}.",
         "One step: value, gradient, Adam's update of A and B. Medians over interleaved rounds; shape is (tokens, "
         "features, rank). The Gram form is the loss from tokens × tokens matrices, in JAX with autodiff, with or "
         "without the constant ‖S‖², which ours leaves out.",
-        _report.table(
+        _runner.table(
             ["ratio", "asked", "aim", str(shape)],
             [[k, *TARGETS.get(k, ("", "")), f"**{v:.1f}**"] for k, v in ratios.items()],
         ),
         "Median milliseconds:",
-        _report.times_table({str(shape): times}),
+        _runner.times_table({str(shape): times}),
         "Milliseconds of a step by tokens; per 1,024 tokens in brackets, constant where the cost is linear:",
-        _report.table(
+        _runner.table(
             ["tokens", *next(iter(rows.values()))],
             [[f"{t:,}", *(f"{v:.2f} ({v * 1024 / t:.2f})" for v in r.values())] for t, r in rows.items()],
         ),
     ]
-    _report.write_page(options.output / PAGE, "Benchmark of autoencoders", body)
+    _runner.write_page(options.output / PAGE, "Benchmark of autoencoders", body)
     return 0

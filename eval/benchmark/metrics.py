@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from covjax.metrics import auroc, average_precision
-from eval.benchmark import _report
-from eval.benchmark._timing import interleave, median_ratio
+from eval.benchmark import _runner
+from eval.benchmark._runner import interleave, median_ratio
 
 TARGETS = {"AUROC: scikit-learn loop ÷ covjax": 30.0}
 
@@ -43,17 +43,17 @@ def main(argv: list[str]) -> int:
         f"{m}: scikit-learn loop ÷ covjax": median_ratio(times, f"scikit-learn {m}", f"covjax {m}") for m in METRICS
     }
     name = f"{options.labels:,} labels × {options.examples:,} examples"
-    _report.show(name, times, ratios)
+    _runner.show(name, times, ratios)
     rows = [[key, f"{TARGETS[key]:g}" if key in TARGETS else "", f"**{value:.0f}**"] for key, value in ratios.items()]
     body = [
-        f"`python -m eval.benchmark metrics`; {_report.versions()}.",
+        f"`python -m eval.benchmark metrics`; {_runner.versions()}.",
         f"{name}, scores in {options.dtype}; medians over {options.rounds} interleaved rounds; largest difference of a "
         f"value {gap:.1e}.",
-        _report.table(["ratio", "target", "measured"], rows),
+        _runner.table(["ratio", "target", "measured"], rows),
         "Median milliseconds:",
-        _report.times_table({name: times}),
+        _runner.times_table({name: times}),
     ]
-    _report.write_page(options.output / "benchmark-metrics.md", "Metrics benchmark", body)
+    _runner.write_page(options.output / "benchmark-metrics.md", "Metrics benchmark", body)
     return 0
 
 

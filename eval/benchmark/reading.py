@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from covjax.data.activations import StoredActivations, hold
-from covjax.extraction.config import ExtractConfig
+from covjax.activations.windows import StoredActivations, hold
 from covjax.extraction.extract import extract
-from covjax.training.autoencoder import train_autoencoder
-from covjax.training.autoencoder_config import AutoencoderConfig
-from covjax.training.batches import TokenBatches
-from covjax.training.mixing import MixedTokenBatches
-from eval.benchmark import _report
+from covjax.extraction.plan import ExtractConfig
+from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
+from covjax.training.batches import MixedTokenBatches, TokenBatches
+from eval.benchmark import _runner
 from eval.benchmark.sae import read_proteins
 
 
@@ -101,11 +99,11 @@ def main(argv: list[str]) -> int:
             print(*table[-1], sep="; ", flush=True)
         tokens, features = int(source.lengths.sum()), source.features
     body = [
-        f"`python -m eval.benchmark reading`; {_report.versions()}.",
+        f"`python -m eval.benchmark reading`; {_runner.versions()}.",
         f"{tokens:,} tokens of {options.proteins:,} proteins, {features} features, batches of {size:,}, one after the "
         f"other. FVU: a TopK of {options.latents:,} latents, k 32, after {options.steps:,} steps; a tenth of the "
         "proteins is held out.",
-        _report.table(["", "order", "tokens a second", "held-out FVU of every seed", "mean"], table),
+        _runner.table(["", "order", "tokens a second", "held-out FVU of every seed", "mean"], table),
     ]
-    _report.write_page(options.output / "benchmark-reading.md", "Reading tokens from a store", body)
+    _runner.write_page(options.output / "benchmark-reading.md", "Reading tokens from a store", body)
     return 0

@@ -14,8 +14,15 @@ import jax
 import numpy as np
 
 from covjax import moments, vech
-from covjax.probes.dual import FeatureBlock, block_gram, cholesky_path, choose_route, default_block, primal_weights
-from eval.benchmark import _report
+from covjax.probes.ridge_blocks import (
+    FeatureBlock,
+    block_gram,
+    cholesky_path,
+    choose_route,
+    default_block,
+    primal_weights,
+)
+from eval.benchmark import _runner
 
 Seconds = dict[str, tuple[float, float]]  # by the clock, and of all cores together
 PENALTIES = tuple(10.0**e for e in range(-6, 3))
@@ -72,15 +79,15 @@ def main(argv: list[str]) -> int:
     shape = f"{n:,} sequences × {options.tokens} tokens × {d} features: {p:,} features of Σ, {options.targets} targets"
     body = [
         f"`python -m eval.benchmark ridge --sequences {n} --features {d} --tokens {options.tokens}`; "
-        f"{_report.versions()}.",
+        f"{_runner.versions()}.",
         f"{shape}. The automatic route at this size is {choose_route(n, p)!r}; the Cholesky route was measured. "
         f"Penalties {PENALTIES[0]:g} to {PENALTIES[-1]:g}. The whole matrix of features would be "
         f"{n * p * 4 / 2**30:.1f} GiB.",
-        _report.table(
+        _runner.table(
             ["stage", "seconds", "CPU seconds, all cores"],
             [[name, *(f"{value:.1f}" for value in pair)] for name, pair in seconds.items()],
         ),
         f"Peak memory {peak:.1f} GiB. On a machine shared with other work CPU seconds say more.",
     ]
-    _report.write_page(options.output / "benchmark-ridge.md", "Ridge on whole covariances", body)
+    _runner.write_page(options.output / "benchmark-ridge.md", "Ridge on whole covariances", body)
     return 0

@@ -20,12 +20,12 @@ from flax import nnx
 from jaxtyping import Float
 
 from covjax.autoencoders.sparse import TopK
-from covjax.autoencoders.sparse.metrics import Sums, dead_share, fvu, l0, token_sums
+from covjax.autoencoders.sparse.module import Sums, dead_share, fvu, l0, token_sums
 from covjax.encoders import embed, load
 from covjax.errors import InputError
 from covjax.training.state import Step, TrainState
-from eval.benchmark import _report
-from eval.benchmark._timing import Times, interleave, median_ratio
+from eval.benchmark import _runner
+from eval.benchmark._runner import Times, interleave, median_ratio
 
 LATENTS, K, LEARNING_RATE = 4096, 32, 1e-3
 OURS, PEER = "covjax TopK with AuxK", "PyTorch TopK"
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the page")
     options = parser.parse_args(argv)
     try:
-        from eval.benchmark import _torch_sae
+        from eval.benchmark import _torch
     except ImportError:
         print("PyTorch is not installed (extra `parity`): there is nothing to compare with", file=sys.stderr)
         return 2
@@ -154,31 +154,31 @@ def main(argv: list[str]) -> int:
     tokens = activations(encoder, read("train"), options.layer, options.tokens, seed=0)
     held_out = activations(encoder, read("valid"), options.layer, options.held_out, seed=1)
     print(f"{len(tokens):,} training tokens, {len(held_out):,} held out", flush=True)
-    sums, times = run(tokens, held_out, options.batch, options.seconds, options.aux_k, _torch_sae)
+    sums, times = run(tokens, held_out, options.batch, options.seconds, options.aux_k, _torch)
     ratios = {
         size: {f"{n} ÷ {PEER}": 1 / median_ratio(t, PEER, n) for n in (OURS, AT_WORK)} for size, t in times.items()
     }
     for size in times:
-        _report.show(f"a step, {size}", times[size], ratios[size])
-    quality = _report.table(
+        _runner.show(f"a step, {size}", times[size], ratios[size])
+    quality = _runner.table(
         ["held-out tokens", "FVU", "L0", "dead"],
         [[n, f"{fvu(s):.4f}", f"{l0(s):.2f}", f"{dead_share(s):.1%}"] for n, s in sums.items()],
     )
     print(quality)
     body = [
         f"`python -m eval.benchmark sae`; {Path(options.folder).name}, layer {options.layer} of "
-        f"{encoder.num_layers - 1}; {_report.versions()}.",
+        f"{encoder.num_layers - 1}; {_runner.versions()}.",
         f"{options.tokens:,} training tokens, each once, {options.held_out:,} held out from proteins at < 30 % "
         f"identity; {encoder.features(options.layer)} features, {LATENTS:,} latents, k = {K}, batch {options.batch:,}, "
         f"Adam {LEARNING_RATE:g}; AuxK with {options.aux_k} latents. Dead: active in none of the held-out tokens.",
         quality,
         f"Step time, medians over interleaved rounds; aim ≤ {AIM:g}:",
-        _report.table(
+        _runner.table(
             ["ratio", *ratios],
             [[name, *(f"**{r[name]:.2f}**" for r in ratios.values())] for name in next(iter(ratios.values()))],
         ),
         "Median milliseconds:",
-        _report.times_table(times),
+        _runner.times_table(times),
     ]
-    _report.write_page(options.output / "benchmark-sae.md", "Sparse autoencoder benchmark", body)
+    _runner.write_page(options.output / "benchmark-sae.md", "Sparse autoencoder benchmark", body)
     return 0

@@ -1,7 +1,7 @@
-"""What all sparse autoencoders of tokens share: parameters, loss, dead latents, unit-norm decoder, input scale."""
+"""The base of sparse autoencoders of tokens: start, encode, decode, loss and what is measured."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,16 +11,164 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from covjax.autoencoders.base import Metrics
-from covjax.autoencoders.sparse.auxk import auxk
-from covjax.autoencoders.sparse.codes import preactivations
-from covjax.autoencoders.sparse.metrics import Sums, dead_share, fvu, l0, token_sums
-from covjax.autoencoders.sparse.start import geometric_median, norm_scale
-from covjax.autoencoders.statistics import Statistic
+from covjax.autoencoders.sparse.codes import auxk, preactivations
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
-from covjax.tokens import check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
+from covjax.standardise import Statistic
+from covjax.tokens import HIGHEST, check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+
+def geometric_median(
+    x: Float[Array, "tokens features"], *, tolerance: float = 1e-6, iterations: int = 200
+) -> Float[Array, "features"]:
+    """The point with the least sum of distances to the tokens: outliers pull it no more than their number.
+
+    Weiszfeld's iteration in the form of Vardi and Zhang (2000), which does not stop at a token; ends when a step is
+    shorter than `tolerance` times the mean distance.
+
+    Raises TypeError and InputError like `covjax.moments`; InputError for NaN or inf.
+    """
+    x = check_sample(x)
+    x = jnp.asarray(x).astype(jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32))
+
+    def advance(carry):
+        y, _, count = carry
+        difference = x - y[None]
+        distance = jnp.linalg.norm(difference, axis=1)
+        away = distance > 0
+        inverse = jnp.where(away, 1 / jnp.where(away, distance, 1), 0)
+        pull = jnp.sum(difference * inverse[:, None], axis=0)
+        move = pull / jnp.maximum(jnp.sum(inverse), jnp.finfo(x.dtype).tiny)
+        # Tokens at y hold it with their number; it moves only if the others pull harder.
+        strength = jnp.linalg.norm(pull)
+        share = jnp.sum(~away) / jnp.maximum(strength, jnp.finfo(x.dtype).tiny)
+        move = move * jnp.maximum(1 - share, 0)
+        return y + move, jnp.linalg.norm(move) > tolerance * jnp.mean(distance), count + 1
+
+    start = jnp.mean(x, axis=0)
+    return jax.lax.while_loop(lambda c: c[1] & (c[2] < iterations), advance, (start, jnp.asarray(True), 0))[0]
+
+
+def norm_scale(x: Float[Array, "tokens features"]) -> Float[Array, ""]:
+    """√features / mean ‖x‖: the factor after which a token's mean norm is √features. Errors as `geometric_median`."""
+    x = check_sample(x)
+    return x.shape[1] ** 0.5 / jnp.mean(jnp.linalg.norm(jnp.asarray(x, jnp.float32), axis=1))
+
+
+def check_sample(x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+    """x as an array; TypeError or InputError unless (tokens, features), finite, and not the same in all tokens."""
+    x = check_tokens(x)
+    if is_concrete(x):
+        values = np.asarray(x, np.float32)
+        if not (finite := np.isfinite(values).all(1)).all():
+            raise InputError(f"x must be finite, got {int((~finite).sum())} tokens with NaN or inf")
+        if len(values) > 1 and (values == values[0]).all():
+            raise InputError(f"x must vary, got {len(values)} equal tokens")
+    return x
+
+
+_NAMES = ("x", "reconstruction", "latents")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Sums over weighted tokens (a pytree): those of two batches, taken with the same shift, are added leaf by leaf.
+
+    count: Σw; error: Σw‖x − x̂‖²; offset: Σw(x − c); spread: Σw‖x − c‖²; fired: for each latent, Σw over the tokens in
+    which it is active. c is any point near the mean: without it the variance would be lost to rounding, as in
+    `covjax.moments`, and with it the sums stay plain sums.
+    """
+
+    count: Float[Array, ""]
+    error: Float[Array, ""]
+    offset: Float[Array, "features"]
+    spread: Float[Array, ""]
+    fired: Float[Array, "latents"]
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return jax.tree.map(jnp.add, self, other)
+
+
+def token_sums(
+    x: Float[Array, "tokens features"],
+    reconstruction: Float[Array, "tokens features"],
+    latents: Float[Array, "tokens latents"],
+    shift: Float[Array, "features"],
+    weights: Float[Array, "tokens"] | None = None,
+) -> Sums:
+    """Sums of one batch; rows of weight 0 may hold anything. Raises InputError for shapes that do not fit."""
+    x, reconstruction, latents = (check_matrix(a, name) for a, name in zip((x, reconstruction, latents), _NAMES))
+    if not (x.shape == reconstruction.shape and latents.shape[0] == x.shape[0] and shift.shape == x.shape[1:]):
+        shapes = f"{x.shape}, {reconstruction.shape}, {latents.shape}, {shift.shape}"
+        raise InputError(f"x, reconstruction, latents and shift do not fit: {shapes}")
+    weights = check_weights(weights, x.shape[0])
+    w, keep = token_weights(x, weights)
+    x, reconstruction = (jnp.where(keep[:, None], jnp.asarray(a).astype(w.dtype), 0) for a in (x, reconstruction))
+    deviation = jnp.where(keep[:, None], x - shift[None], 0)
+    return Sums(
+        count=jnp.sum(w),
+        error=jnp.sum(w * jnp.sum(jnp.square(x - reconstruction), axis=1)),
+        offset=jnp.sum(w[:, None] * deviation, axis=0),
+        spread=jnp.sum(w * jnp.sum(jnp.square(deviation), axis=1)),
+        fired=jnp.sum(jnp.where(keep[:, None] & (latents > 0), w[:, None], 0), axis=0),
+    )
+
+
+def fvu(sums: Sums) -> Float[Array, ""]:
+    """Fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − x̄‖²: 1 for x̂ = x̄, 0 for x̂ = x."""
+    variance = sums.spread - safe_ratio(jnp.sum(jnp.square(sums.offset)), sums.count)
+    return safe_ratio(sums.error, variance)
+
+
+def l0(sums: Sums) -> Float[Array, ""]:
+    """Mean number of active latents."""
+    return safe_ratio(jnp.sum(sums.fired), sums.count)
+
+
+def dead_share(sums: Sums) -> Float[Array, ""]:
+    """Share of the latents that are active in none of the tokens."""
+    return jnp.mean(sums.fired == 0)
+
+
+def density_histogram(sums: Sums, decades: int = 7) -> dict[str, int]:
+    """Number of latents by the share of tokens in which they are active, in bins of a factor of ten; "0": none.
+
+    "1e-3" counts shares in [1e-3, 1e-2); the lowest bin, "1e-<decades>", also what is below it; 1 is in "1e-1".
+    """
+    density = np.asarray(safe_ratio(sums.fired, sums.count), np.float64)
+    # A power of ten in float32 may lie just below itself.
+    exponent = np.floor(np.log10(np.where(density > 0, density, 1)) + 1e-6).clip(-decades, -1)
+    counts = {f"1e-{n}": int(np.sum((density > 0) & (exponent == -n))) for n in range(decades, 0, -1)}
+    return {"0": int(np.sum(density == 0))} | counts
+
+
+def loss_recovered(
+    loss: Callable[[Float[Any, "tokens features"]], Float[Array, ""]],
+    x: Float[Any, "tokens features"],
+    reconstruction: Float[Any, "tokens features"],
+    mean: Float[Any, "features"],
+) -> dict[str, float]:
+    """Loss of the encoder's head on original, reconstructed, zero and mean activations, and the shares recovered.
+
+    Recovered is (ablated − reconstructed) / (ablated − original): 1 as good as the original, 0 as bad as the ablation.
+
+    Args:
+        loss: what follows the layer, from activations of all tokens to one number.
+        x, reconstruction: activations and what the autoencoder makes of them.
+        mean: the activation that stands for every token in mean ablation.
+
+    Raises InputError where an ablation does not change the loss, so that nothing could be recovered.
+    """
+    ablated = {"zero": jnp.zeros_like(x), "mean": jnp.broadcast_to(mean, x.shape)}
+    losses = {"original": x, "reconstructed": reconstruction, **ablated}
+    out = {name: float(loss(activations)) for name, activations in losses.items()}
+    for name in ablated:
+        if out[name] == out["original"]:
+            raise InputError(f"loss: {name} ablation leaves it at {out[name]}: it does not depend on the activations")
+        share = (out[name] - out["reconstructed"]) / (out[name] - out["original"])
+        out[f"recovered_from_{name}"] = share
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +271,7 @@ class SparseAutoencoder(nnx.Module):
         z = check_matrix(z, "z")
         if z.shape[1] != self.latents:
             raise InputError(f"z must have {self.latents} latents, got {z.shape[1]}")
-        z = jnp.matmul(z, self.decoder[...], precision=_HIGHEST)
+        z = jnp.matmul(z, self.decoder[...], precision=HIGHEST)
         return (z + self.decoder_bias[...][None]) / self.scale[...]
 
     def __call__(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:

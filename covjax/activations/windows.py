@@ -1,0 +1,149 @@
+"""Token activations by row: from an encoder, a store, or memory."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from covjax.data.store import TokenStore
+from covjax.encoders.base import Encoder
+from covjax.encoders.embed import bucket_edges, embed_tokens
+from covjax.encoders.loading import load
+from covjax.errors import InputError
+
+
+class Activations(Protocol):
+    """What training reads from. `identity` says which data it is: a checkpoint of other data is refused by it."""
+
+    features: int
+    lengths: Int[np.ndarray, "n"]
+    identity: dict[str, Any]
+
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+        """Activations of the sequences with these numbers."""
+
+
+class StoredActivations:
+    """Activations that `covjax.extraction.extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
+
+    With `encoder` (any name or folder that `load` takes), a store made with other weights is refused.
+    """
+
+    def __init__(self, folder: str, layer: int, encoder: str = ""):
+        self._store = TokenStore(folder, layer)
+        made = self._store.run["identity"]
+        if encoder and load(encoder).weights_digest != made["weights"]:
+            raise InputError(
+                f"store: {folder} holds activations of the encoder {made['encoder']!r}, not of {encoder!r}: "
+                "their weights differ"
+            )
+        self.lengths = self._store.lengths
+        self.features = self._store.features
+        self.identity = {"extraction": self._store.run["identity"], "layer": layer, "tokens": self._store.digest}
+
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+        """See `Activations`."""
+        return self._store.__getitems__(rows)
+
+
+class EncodedActivations:
+    """Activations that a frozen encoder computes whenever they are read; raises InputError like `encoder.encode`.
+
+    tokens: the token ids of every sequence.
+    """
+
+    def __init__(self, encoder: Encoder, sequences: Sequence[str], layer: int, token_budget: int, max_shapes: int):
+        self.encoder, self.layer, self._budget = encoder, layer, token_budget
+        self.tokens = [encoder.encode(sequence) for sequence in sequences]
+        self._edges = bucket_edges(np.array([len(ids) for ids in self.tokens]), max_shapes)
+        self.features = encoder.features(layer)
+        pools = [encoder.pad([ids], len(ids))[2] for ids in self.tokens]
+        self.lengths = np.array([int(pool.sum()) for pool in pools])
+        digest = hashlib.sha256()
+        for ids in self.tokens:
+            digest.update(np.asarray(ids, np.int64).tobytes() + b";")
+        self.identity = {
+            "encoder": encoder.name,
+            "weights": encoder.weights_digest,
+            "layer": layer % encoder.num_layers,
+            "input": digest.hexdigest(),
+        }
+
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+        """See `Activations`."""
+        chosen = [self.tokens[int(row)] for row in rows]
+        out: list[Any] = [None] * len(chosen)
+        for index, layers, mask in embed_tokens(
+            self.encoder, chosen, None, (self.layer,), self._budget, edges=self._edges
+        ):
+            values = np.asarray(layers[self.layer])
+            for place, row in enumerate(index):
+                out[row] = values[place][mask[place]]
+        return out
+
+
+class HeldActivations:
+    """Activations in memory, under the identity of where they come from.
+
+    tokens: (all tokens, features), those of one sequence after those of another.
+    lengths: tokens of every sequence.
+    starts: where each begins among all tokens; by default where the one before ends.
+    """
+
+    def __init__(
+        self,
+        tokens: Float[np.ndarray, "all features"],
+        lengths: Int[np.ndarray, "n"],
+        identity: dict[str, Any],
+        starts: Int[np.ndarray, "n"] | None = None,
+    ):
+        self.tokens, self.lengths, self.identity = tokens, np.asarray(lengths), identity
+        self.features = tokens.shape[1]
+        self.starts = np.cumsum(self.lengths) - self.lengths if starts is None else starts
+
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+        """See `Activations`."""
+        return [self.tokens[self.starts[row] : self.starts[row] + self.lengths[row]] for row in rows]
+
+
+def join(arrays: Sequence[Float[np.ndarray, "tokens features"]], identity: dict[str, Any]) -> HeldActivations:
+    """A copy of arrays of one type as activations in memory."""
+    return HeldActivations(np.concatenate(arrays), np.array([len(x) for x in arrays]), identity)
+
+
+class Subset:
+    """Some sequences of other activations, numbered anew; see `take`."""
+
+    def __init__(self, whole: Activations, rows: Int[np.ndarray, "n"]):
+        self._whole, self._rows = whole, rows
+        self.features, self.lengths = whole.features, whole.lengths[rows]
+        self.identity = whole.identity | {"rows": rows.tolist()}
+
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+        """See `Activations`."""
+        return self._whole.read([int(self._rows[row]) for row in rows])
+
+
+def take(activations: Activations, rows: Int[np.ndarray, "n"]) -> Activations:
+    """Some sequences of activations, numbered anew; nothing is copied."""
+    part = Subset(activations, np.asarray(rows))
+    if not isinstance(activations, HeldActivations):
+        return part
+    return HeldActivations(activations.tokens, part.lengths, part.identity, activations.starts[rows])
+
+
+def hold(activations: Activations, dtype: Any, max_gib: float) -> Activations:
+    """The same activations read once into memory, where `tokens · features` of `dtype` take at most `max_gib`."""
+    if isinstance(activations, HeldActivations):
+        return activations
+    count = int(activations.lengths.sum())
+    if count * activations.features * np.dtype(dtype).itemsize > max_gib * 2**30:
+        return activations
+    held = HeldActivations(np.empty((count, activations.features), dtype), activations.lengths, activations.identity)
+    order = np.argsort(activations.lengths, kind="stable")  # neighbours in length share the encoder's batches
+    for part in np.array_split(order, max(1, len(order) // 1024)):
+        for place, x in zip(held.read(part.tolist()), activations.read(part.tolist())):
+            place[:] = x
+    return held

@@ -1,0 +1,82 @@
+"""Load an encoder by name: registered, a file, a folder in the Hugging Face layout, a model of the hub."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from covjax.encoders import bert, unirep  # noqa: F401  (they register the models that packages bring)
+from covjax.encoders.base import LOADERS, REQUIREMENTS, Encoder, Requirement
+from covjax.errors import InputError, shown
+from covjax.modelfiles import read_json
+
+# model_type of config.json: the module and the class, called with (name, folder, dtype).
+FAMILIES = {
+    "bert": ("covjax.encoders.bert", "Bert"),
+    "esm": ("covjax.encoders.esm", "Esm"),
+    "ntv3": ("covjax.encoders.ntv3", "NTv3"),
+}
+FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", ".h5")}  # models of one file
+DTYPES = ("float32", "bfloat16")
+
+
+def requirements() -> dict[str, Requirement]:
+    """What every registered encoder needs, by its name, in alphabetical order."""
+    return dict(sorted(REQUIREMENTS.items()))
+
+
+def load(name: str, dtype: Any = jnp.float32) -> Encoder:
+    """Return a frozen encoder: a registered name, a file, a folder in the Hugging Face layout or a model id of the hub.
+
+    A file is a model of SpliceAI or OpenSpliceAI (.h5, .pt). A folder's `model_type` (config.json) decides the family.
+    A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by huggingface_hub into its cache and then read like any folder.
+    `dtype`, float32 or bfloat16, is the type of the parameters, of the computation and of the activations; layer norm
+    and softmax are computed in float32, and matrix products add up in it.
+    Raises InputError for an unknown name, an unsupported model_type, option or dtype, and damaged or missing files.
+    """
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise InputError(f"dtype: {dtype!r} is no type; allowed: {' and '.join(DTYPES)}") from None
+    if dtype.name not in DTYPES:
+        raise InputError(f"dtype: {dtype.name} is not supported; allowed: {' and '.join(DTYPES)}")
+    if isinstance(name, str) and name in LOADERS:
+        return LOADERS[name](dtype)
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"encoder: {shown(name)} is no name and no path")
+    name = os.fspath(name)
+    is_folder = os.path.isdir(name)  # not Path's own test, which raises for a name that is too long
+    if Path(name).suffix in FILES and not is_folder:
+        if not os.path.isfile(name):
+            raise InputError(f"encoder: there is no file {shown(name, 300)[1:-1]}")
+        module, family = FILES[Path(name).suffix]
+        return getattr(importlib.import_module(module), family)(Path(name).stem, Path(name), dtype)
+    folder = Path(name) if is_folder else _fetch(name)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"encoder: {name}: no config.json in the folder")
+    kind = read_json(folder / "config.json").get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        allowed = ", ".join(sorted(FAMILIES))
+        raise InputError(f"encoder: {name}: model_type {shown(kind)} is not supported; allowed: {allowed}")
+    module, family = FAMILIES[kind]
+    return getattr(importlib.import_module(module), family)(folder.name if is_folder else name, folder, dtype)
+
+
+def _fetch(name: str) -> Path:
+    if name.count("/") != 1:
+        raise InputError(
+            f"encoder: {shown(name)} is not known; allowed: {', '.join(sorted(LOADERS))}, "
+            "a folder, or owner/model of the hub"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
+            # Older models (DNABERT, ESM-2 15B) have PyTorch's format alone, the largest in parts.
+            snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*.bin"])
+        return folder
+    except Exception as error:  # network, authorisation, no such model: the hub raises many types
+        raise InputError(f"encoder: {shown(name)} is no folder and cannot be fetched: {type(error).__name__}") from None

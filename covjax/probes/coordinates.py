@@ -1,0 +1,196 @@
+"""Coordinates in which probes are fitted: features, their row space, or a kernel.
+
+The optimum of a linear probe with an L2 penalty lies in the span of the centred training samples (representer
+theorem), so p features and n samples need only min(n, p) orthogonal coordinates. One eigendecomposition, of the
+p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them, and serves every penalty and probe.
+
+With features F the kernel is F Fᵀ, and everything a linear probe with an L2 penalty needs is in it (representer
+theorem): whole second moments enter through `covjax.gram` without a matrix of d² features a sequence.
+"""
+
+import dataclasses
+from typing import Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from covjax.errors import InputError
+from covjax.inputs import check_features, exact_mean, host_array
+
+Probe = TypeVar("Probe", covariant=True)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LinearProbe:
+    """scores = features @ weights + bias; features are raw ones, or the coordinates of a space (p = r)."""
+
+    weights: Float[np.ndarray, "p k"]
+    bias: Float[np.ndarray, "k"]
+
+    def scores(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
+        """Linear scores, float64. Raw features enter as they are: not centred, not scaled.
+
+        Raises InputError for another number of features, NaN and inf.
+        """
+        x = check_features(features, columns=len(self.weights))
+        return x.astype(np.float64) @ self.weights + self.bias
+
+
+class Space(Protocol[Probe]):
+    """Centred, scaled, orthogonal coordinates Z of the training samples: ZᵀZ/n = diag(eigenvalues), trace 1.
+
+    `RowSpace` makes them of features, `KernelSpace` of kernel values.
+    """
+
+    @property
+    def eigenvalues(self) -> Float[np.ndarray, "r"]:
+        """Variance along every coordinate; they sum to 1."""
+
+    def coordinates(self, inputs: Float[np.ndarray, "m p"], /) -> Float[np.ndarray, "m r"]:
+        """Coordinates of samples, seen or not."""
+
+    def probe(self, fitted: LinearProbe, /) -> Probe:
+        """The probe on inputs (what `coordinates` takes) whose scores are those of `fitted` on their coordinates."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowSpace:
+    """Centre, one scale and orthonormal axes fitted on training features.
+
+    Scaled features have a mean squared norm of 1 on the training set, so that one penalty grid is fair to all feature
+    sets; a single scale for all columns keeps the geometry that the pooler made. `eigenvalues` are those of the Gram
+    matrix of the scaled features divided by n: they sum to 1.
+    """
+
+    mean: Float[np.ndarray, "p"]
+    scale: Float[np.ndarray, ""]
+    axes: Float[np.ndarray, "p r"]
+    eigenvalues: Float[np.ndarray, "r"]
+
+    def coordinates(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m r"]:
+        """Features in the rotated coordinates, float64.
+
+        Raises InputError for another number of features, NaN and inf.
+        """
+        x = check_features(features, columns=len(self.mean))
+        return ((x - self.mean) / self.scale) @ self.axes
+
+    def probe(self, fitted: "LinearProbe") -> "LinearProbe":
+        """The probe on raw features whose scores are those of `fitted` on their coordinates."""
+        raw = self.axes @ (np.asarray(fitted.weights, np.float64) / self.scale)
+        return LinearProbe(raw, np.asarray(fitted.bias, np.float64) - self.mean @ raw)
+
+
+def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float | None = None) -> RowSpace:
+    """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are left out.
+
+    By default that is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16: a small column beside a large
+    one is kept. Raises InputError for features that are not (n, p), not finite or do not vary.
+    """
+    x = check_features(features).astype(np.float64)
+    n, p = x.shape
+    mean = exact_mean(x)
+    x = x - mean
+    scale = np.sqrt((x**2).sum() / n)
+    if not scale > 0:
+        raise InputError(f"features: all {n} training samples are equal; nothing to fit")
+    x /= scale
+    if p <= n:
+        values, vectors = np.linalg.eigh(x.T @ x / n)
+        keep = values > (rank_tolerance or rounding(n, p)) * values[-1]
+        axes = vectors[:, keep]
+    else:
+        values, vectors = np.linalg.eigh(x @ x.T / n)
+        keep = values > (rank_tolerance or rounding(n, p)) * values[-1]
+        axes = x.T @ (vectors[:, keep] / np.sqrt(n * values[keep]))
+    return RowSpace(mean, np.asarray(scale), axes, values[keep])
+
+
+def rounding(n: int, p: int) -> float:
+    """Relative to the largest, the eigenvalues of an n × n or p × p Gram matrix that float64 does not resolve."""
+    return max(n, p) * float(np.finfo(np.float64).eps)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DualProbe:
+    """scores = cross @ alpha + bias, with the kernel values of the samples against the n training samples."""
+
+    alpha: Float[np.ndarray, "n k"]
+    bias: Float[np.ndarray, "k"]
+
+    def scores(self, cross: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m k"]:
+        """Linear scores of raw (not centred, not scaled) kernel rows, float64.
+
+        Raises InputError for another number of training samples, NaN and inf.
+        """
+        cross = check_features(cross, "cross", len(self.alpha))
+        return cross.astype(np.float64) @ self.alpha + self.bias
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KernelSpace:
+    """coordinates = cross @ dual + offset: the same, up to sign, as those of the `RowSpace` of the features.
+
+    The columns of `dual` sum to 0, which centres the kernel rows; `offset` removes the training mean. `scale` is the
+    root of the mean squared norm of the centred training samples and `eigenvalues` are those of their kernel divided by
+    n · scale²: they sum to 1.
+    """
+
+    dual: Float[np.ndarray, "n r"]
+    offset: Float[np.ndarray, "r"]
+    scale: Float[np.ndarray, ""]
+    eigenvalues: Float[np.ndarray, "r"]
+
+    def coordinates(self, cross: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m r"]:
+        """Coordinates, float64, of m samples from their kernel values against the n training samples.
+
+        Raises InputError for another number of training samples, NaN and inf.
+        """
+        cross = check_features(cross, "cross", len(self.dual))
+        return cross.astype(np.float64) @ self.dual + self.offset
+
+    def probe(self, fitted: LinearProbe) -> DualProbe:
+        """The probe on raw kernel rows whose scores are those of `fitted` on their coordinates."""
+        weights = np.asarray(fitted.weights, np.float64)
+        return DualProbe(self.dual @ weights, np.asarray(fitted.bias, np.float64) + self.offset @ weights)
+
+
+def kernel_space(gram_train: Float[np.ndarray, "n n"], rank_tolerance: float | None = None) -> KernelSpace:
+    """Fit the coordinates from the raw (not centred) kernel of the n training samples with themselves.
+
+    One float64 eigendecomposition of n × n; directions below `rank_tolerance` of the largest eigenvalue are left out.
+    By default that is the rounding of the kernel's own type: 1.2e-7 for float32, and n · 2.2e-16 for float64, the
+    decomposition's. What a float32 kernel lost (samples whose features differ much in size) only a float64 kernel has.
+    `covjax.gram(sequences, kernel=...)` makes the kernel.
+
+    Raises:
+        InputError: a kernel that is not square, not finite, not symmetric, or of samples that do not vary.
+    """
+    given = host_array(gram_train, "gram_train")
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or not given.size:
+        raise InputError(f"gram_train: shape {given.shape} must be (n, n), the training samples with themselves")
+    k = given.astype(np.float64)
+    if not np.isfinite(k).all():
+        raise InputError(f"gram_train: {int((~np.isfinite(k)).sum())} of {k.size} values are NaN or inf")
+    n, largest = len(k), np.abs(k).max()
+    if (skew := np.abs(k - k.T).max()) > 1e-5 * largest:
+        raise InputError(f"gram_train: entries differ from their mirror image by up to {skew:g}; it must be symmetric")
+    mean = k.mean(0)
+    k -= mean
+    k -= k.mean(1, keepdims=True)
+    # A difference of kernel values within their own rounding is no variance.
+    eps = float(jnp.finfo(given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else np.float64).eps)
+    square = np.trace(k) / n
+    if not square > eps * largest:
+        raise InputError(f"gram_train: all {n} training samples are equal; nothing to fit")
+    values, vectors = np.linalg.eigh(k / (n * square))
+    keep = values > (rank_tolerance or max(eps, rounding(n, n))) * values[-1]
+    values, vectors = values[keep], vectors[:, keep]
+    dual = (vectors - vectors.mean(0)) / (square * np.sqrt(n * values))
+    return KernelSpace(dual, -mean @ dual, np.asarray(np.sqrt(square)), values)

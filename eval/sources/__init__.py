@@ -1,1 +1,0 @@
-"""The built-in data sets, from a clone; see covjax.sources."""

@@ -1,0 +1,52 @@
+"""The code hangs together as `tests/structure.py` says: no circles, no imports that go up, files that can be read."""
+
+import pytest
+
+from tests import structure
+
+MOST_FILES = 165  # reached when the house was rebuilt; a new file is a new idea, and raises this with a reason
+MOST_LINES = 400
+# `python -m eval.compare --suite` is an old spelling of `covjax tasks`.
+ONE_UPWARD = ["covjax.comparison.compare → covjax.tasks.run"]
+
+
+@pytest.fixture(scope="module")
+def files():
+    return structure.modules()
+
+
+@pytest.fixture(scope="module")
+def graph(files):
+    return structure.imports(files, inside_functions=True)
+
+
+def test_no_modules_import_each_other(graph):
+    assert structure.circles(graph) == []
+
+
+def test_no_import_goes_up(graph):
+    assert structure.upward(graph) == ONE_UPWARD
+
+
+def test_files_can_be_read_at_one_sitting(files):
+    assert {name: lines for name, lines in structure.lengths(files).items() if lines > MOST_LINES} == {}
+
+
+def test_there_are_no_more_files_than_ideas(files):
+    assert 100 < len(files) <= MOST_FILES
+
+
+def test_the_measures_see_what_they_are_for(files, graph):
+    """A check that finds nothing in a good tree finds something in a bad one."""
+    assert "covjax.tokens" in graph["covjax.moments"]
+    assert structure.circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    bad = {"covjax.moments": {"covjax.comparison.compare"}, "covjax.comparison.compare": {"covjax.moments"}}
+    assert structure.upward(bad) == ["covjax.moments → covjax.comparison.compare"]
+    with pytest.raises(KeyError, match="on no floor"):
+        structure.floor("covjax.attic")
+    at_once = structure.imports(files)
+    assert sum(map(len, at_once.values())) < sum(map(len, graph.values()))
+
+
+def test_a_journey_counts_uninterrupted_stays():
+    assert structure.stays(["a", "a", "b", "a"]) == 3
