@@ -94,7 +94,10 @@ def test_rows_carry_the_line_they_begin_on(tmp_path):
         (b"PK\x03\x04rest", "xlsx"),
         (gzip.compress(b"a,b\n1,2\n", mtime=0)[:-6], "damaged gzip data"),
         (gzip.compress(b"a,b\n1,2\n", mtime=0) + b"more", "damaged gzip data"),
-        (gzip.compress(b"a,b\n1,2\n", mtime=0)[:10] + b"\xff" + gzip.compress(b"a,b\n1,2\n", mtime=0)[11:], "damaged gzip data"),
+        (
+            gzip.compress(b"a,b\n1,2\n", mtime=0)[:10] + b"\xff" + gzip.compress(b"a,b\n1,2\n", mtime=0)[11:],
+            "damaged gzip data",
+        ),
     ],
 )
 def test_damage_is_one_line_with_its_place(tmp_path, content, message):
