@@ -15,7 +15,7 @@ from covjax.errors import InputError, shown
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import new_text
 from covjax.notes import note
-from covjax.options import NOTHING, at_least, option
+from covjax.options import NOTHING, option
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".h5", ".csv")
 
@@ -34,7 +34,7 @@ class EmbedConfig:
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
     cache: str = option("", "folder for token activations; what is there is not encoded again", NOTHING)
-    token_budget: int = option(16384, "tokens per encoder batch", **at_least(1))
+    token_budget: int = option(16384, "tokens per encoder batch", allowed=lambda n: n >= 1, rule=">= 1")
     max_memory_gib: float = option(2.0, "token activations kept in memory", NOTHING)
     seed: int = option(0, "seed of random bases, autoencoders and shuffles")
 

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from covjax import info as accelerators
+from covjax import info
 from covjax.info import find_accelerators, unseen
 
 VERSION = "NVRM version: NVIDIA UNIX {}x86_64 Kernel Module  {}  Tue May 27 03:05:06 UTC 2025\nGCC version: 12\n"
@@ -12,7 +12,7 @@ VERSION = "NVRM version: NVIDIA UNIX {}x86_64 Kernel Module  {}  Tue May 27 03:0
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
-    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", *accelerators.TPU_VARIABLES):
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", *info.TPU_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     find = importlib.util.find_spec
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
@@ -66,7 +66,7 @@ def test_a_gpu_seen_by_its_device_alone(tmp_path):
     ],
 )
 def test_a_gpu_by_nvidia_smi(monkeypatch, answer, extra):
-    monkeypatch.setattr(accelerators, "_nvidia_smi", lambda: answer)
+    monkeypatch.setattr(info, "_nvidia_smi", lambda: answer)
     gpu = find_accelerators()[0]
     assert gpu.platform == "gpu"
     assert gpu.evidence.startswith(answer[0])
@@ -76,7 +76,7 @@ def test_a_gpu_by_nvidia_smi(monkeypatch, answer, extra):
 def test_nvidia_smi_that_fails_says_nothing(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert accelerators._nvidia_smi() == []
+    assert info._nvidia_smi() == []
     for script, answer in (
         ("#!/bin/sh\nexit 9\n", []),
         ("#!/bin/sh\necho\n", []),
@@ -84,7 +84,7 @@ def test_nvidia_smi_that_fails_says_nothing(tmp_path, monkeypatch):
     ):
         tool.write_text(script)
         tool.chmod(0o755)
-        assert accelerators._nvidia_smi() == answer
+        assert info._nvidia_smi() == answer
 
 
 def test_a_tpu_by_its_device(tmp_path):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from covjax.errors import InputError
-from covjax.probes import fit_ridge_path, row_space
-from covjax.probes import ridge_blocks as dual
+from covjax.probes import fit_ridge_path, ridge_blocks, row_space
 from covjax.probes.ridge_blocks import ROUTES, block_gram, cholesky_path, choose_route, default_block, fit_ridge_blocks
 from eval.benchmark import ridge
 
@@ -84,7 +83,7 @@ def test_cholesky_path_falls_back_to_float64_where_float32_fails(rng, monkeypatc
 
 def record_factors(monkeypatch):
     used = []
-    monkeypatch.setattr(dual, "_factor", lambda *a, f=dual._factor: used.append(a[-1]) or f(*a))
+    monkeypatch.setattr(ridge_blocks, "_factor", lambda *a, f=ridge_blocks._factor: used.append(a[-1]) or f(*a))
     return used
 
 

@@ -41,6 +41,7 @@ from covjax.comparison.verdict import table, verdict
 from covjax.comparison.winner import keep_winner
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.data.letters import check_letters
+from covjax.encoders.base import layer_index
 from covjax.errors import InputError, shown
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
@@ -234,12 +235,6 @@ def _check_letters(encoder: Any, data: Dataset) -> None:
             raise InputError(f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]}): {error}") from None
 
 
-def _layer(layer: int, num_layers: int) -> int:
-    if not -num_layers <= layer < num_layers:
-        raise InputError(f"layer: {layer} is not one of {-num_layers} … {num_layers - 1}")
-    return layer % num_layers
-
-
 def _manifest(config: CompareConfig, data: Dataset, encoder: Any) -> dict[str, Any]:
     names = repr(sorted(read_label_names(config.label_names).items()))
     return {
@@ -248,7 +243,7 @@ def _manifest(config: CompareConfig, data: Dataset, encoder: Any) -> dict[str, A
         "data": {"file": data.name, "sequences": len(data), "task": data.task, "fingerprint": data.fingerprint()},
         "encoder": {
             "name": encoder.name,
-            "layer": _layer(config.layer, encoder.num_layers),
+            "layer": layer_index(config.layer, encoder.num_layers),
             "weights_digest": encoder.weights_digest,
             "dtype": "float32",
         },

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covjax.data.letters import NUCLEOTIDES
 from covjax.data.spreadsheets import SUFFIXES
 from covjax.data.text import Row
 from covjax.errors import InputError, shown
@@ -143,7 +144,6 @@ def _plain(name: str) -> str:
     return "_".join(name.strip().casefold().replace("-", " ").replace("_", " ").split())
 
 
-NUCLEOTIDES = frozenset("ACGTUNacgtun")
 LONG = 20  # letters without white space, all capitals: no word of a text
 
 
@@ -177,7 +177,7 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
     if stops:
         count = f"{len(stops):,} of {len(sequences):,} sequences"
         notes.append(f"the stop '*' removed at the end of {count} (first: {_line(places[stops[0]])})")
-    capitals = all(_letters(sequence).isupper() or NUCLEOTIDES.issuperset(_letters(sequence)) for sequence in sequences)
+    capitals = all(_letters(sequence).isupper() or _is_nucleotides(sequence) for sequence in sequences)
     for sequence, place in zip(sequences, places):
         if sequence == "*":
             raise InputError(f"{place}: column {shown(column, 40)} is a stop '*' and nothing else")
@@ -193,6 +193,10 @@ def _letters(sequence: str) -> str:
     return sequence.replace("-", "").replace(".", "").replace("*", "")
 
 
+def _is_nucleotides(sequence: str) -> bool:
+    return NUCLEOTIDES.issuperset(_letters(sequence).upper())
+
+
 def _line(place: str) -> str:
     return place.rpartition(": ")[2]
 
@@ -202,7 +206,7 @@ def _wrapped(sequences: Sequence[str]) -> bool:
     pieces = [sequence.split() for sequence in sequences]
     if not all(_letters(piece).isalpha() or piece.strip("*-.") == "" for parts in pieces for piece in parts):
         return False
-    if all(NUCLEOTIDES.issuperset(_letters(piece)) for parts in pieces for piece in parts):
+    if all(_is_nucleotides(piece) for parts in pieces for piece in parts):
         return True
     if sum(len(parts) == 1 and len(parts[0]) >= LONG and parts[0].isupper() for parts in pieces) * 2 >= len(pieces):
         return True
