@@ -6,6 +6,7 @@ from covjax.errors import InputError
 from covjax.options import FEATURES, NOTHING, check_options, option
 from covjax.recipes import RecipeSettings
 
+ALL = ("all",)  # as `rows`: every recipe
 TABLE_OPTIONS = (
     *("sequence_column", "label_column", "id_column", "split_column", "group_column"),
     *("label_regex", "missing"),
@@ -60,9 +61,10 @@ class CompareConfig(RecipeSettings):
     )
     rows: tuple[str, ...] = option(
         (),
-        "recipes to compare, mean among them, as `covjax info` lists them; empty: all",
-        allowed=lambda rows: not rows or "mean" in rows,
-        rule="recipes with mean, the reference, among them",
+        "recipes to compare, mean among them, as `covjax info` lists them, or all; empty: all, or ten where the test "
+        "set has fewer than 200 sequences",
+        allowed=lambda rows: rows in ((), ALL) or "mean" in rows,
+        rule="recipes with mean, the reference, among them, or all",
     )
     probes: tuple[str, ...] = option(
         (),
