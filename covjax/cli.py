@@ -116,6 +116,7 @@ def parse(
     built_in: Mapping[str, Callable[[], Any]] | None = None,
     switches: Mapping[str, str] | None = None,
     files: Sequence[str] | None = None,
+    force: str = "redo everything: first remove what the run in --output made",
 ) -> tuple[Config, argparse.Namespace]:
     """Read `--config`, then the overrides; return the config and the flags that are not part of it.
 
@@ -124,6 +125,7 @@ def parse(
 
     `switches` are further flags without a value, each with its help. The help shows the fields in `main` first.
     `files` are the fields that values without an option's name are, in this order: `data` where it is among `main`.
+    `force` is the help of `--force`.
 
     Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
     dict[str, Any] (see `parse_settings`).
@@ -143,9 +145,7 @@ def parse(
     if built_in:
         config_help = f"{', '.join(built_in)}, or {config_help}"
     parser.add_argument("--config", metavar="FILE", help=config_help)
-    parser.add_argument(
-        "--force", action="store_true", help="redo everything: first remove what the run in --output made"
-    )
+    parser.add_argument("--force", action="store_true", help=force)
     for name, text in (switches or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     if distributed:

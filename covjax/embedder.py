@@ -128,9 +128,9 @@ class Embedder:
             more["layer"] = self.layer_
         name = None
         if self.encoder_digest_ is not None:
-            is_name = isinstance(self.encoder, str | os.PathLike)
-            name = os.fspath(self.encoder) if is_name else getattr(self.encoder, "name", None)
-            if is_name and os.path.exists(name):  # a folder or file: from wherever the state is read
+            if not isinstance(self.encoder, str | os.PathLike):
+                name = self.encoder.name
+            elif os.path.exists(name := os.fspath(self.encoder)):  # found from wherever the state is read
                 name = os.path.abspath(name)
         record = {"embedder": more, "encoder": name, "encoder_digest": self.encoder_digest_, "layer": self.layer_}
         fitted.save(path, record)
@@ -218,7 +218,7 @@ class Embedder:
                 raise InputError(f"X: sequence {odd[0]} is {shown(given[odd[0]], 40)}, no text; all must be texts")
             if mask is not None:
                 raise InputError("mask: only for one array (n, tokens, features), not for texts")
-            encoder = self._encoder()
+            encoder = self.load_encoder()
             layer = layer_index(self.layer, encoder.num_layers)
             sequences = [str(each) for each in given]
             return EncodedTokens(
@@ -226,8 +226,8 @@ class Embedder:
             )
         return ArrayTokens(list(_arrays(given, mask, self.max_memory_gib)), self.token_budget, mesh)
 
-    def _encoder(self) -> Any:
-        """The encoder itself, loaded once for every name."""
+    def load_encoder(self) -> Any:
+        """The encoder itself, loaded once for every name; InputError, with the remedy, where it cannot be."""
         if not isinstance(self.encoder, str | os.PathLike):
             if not hasattr(self.encoder, "weights_digest"):
                 raise InputError(f"encoder: {shown(self.encoder, 60)} is no name, no path and no encoder")

@@ -153,10 +153,10 @@ class _CachedTokens:
 
 def has_special(encoder: Encoder, sequences: Sequence[str], layer: int) -> bool:
     """Whether a special token stands before the sequence and has seen it; the start of a recurrence has not."""
-    first = sequences[0]
-    half = first.strip()[: len(first.strip()) // 2] or first * 2  # compared with where all sequences are equal
-    other = next((sequence for sequence in sequences if sequence != first), half)
-    tokens, mask, pool = tokenize(encoder, [first, other])
+    one = sequences[0]
+    half = one.strip()[: len(one.strip()) // 2] or one * 2  # compared with where all sequences are equal
+    other = next((sequence for sequence in sequences if sequence != one), half)
+    tokens, mask, pool = tokenize(encoder, [one, other])
     if not mask[0, 0] or pool[0, 0]:
         return False
     first = np.asarray(encoder.apply(tokens, mask, (layer,))[layer], np.float32)[:, 0]

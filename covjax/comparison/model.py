@@ -102,10 +102,9 @@ class Model:
         return cls(embedder, probe, manifest["probe"], manifest["task"], labels), manifest["made_of"]
 
 
-def _digest(path: Path) -> str | None:
+def _digest(path: Path) -> str:
     """SHA-256 of a checkpoint's manifest, which holds those of its arrays."""
-    manifest = checkpoint.read_manifest(path)
-    return manifest and hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(checkpoint.read_manifest(path), sort_keys=True).encode()).hexdigest()
 
 
 def decide(scores: Float[np.ndarray, "n k"], task: str, labels: tuple[str, ...]) -> np.ndarray:

@@ -43,7 +43,7 @@ CAPTIONS = {
 
 
 def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -> None:
-    """Write the HTML page: the verdict, as in the terminal, table, figures, how to read it, manifest. No network, no scripts."""
+    """Write the HTML page: the terminal's verdict, table, figures, how to read it, manifest. No network."""
     parts = [
         page_start(results["name"]),
         f"<h1>{_e(results['name'])}: is covariance pooling better than {_e(results['reference'])}?</h1>",

@@ -18,7 +18,7 @@ def evidence(results: dict[str, Any]) -> str:
     """What a gain over the mean is evidence of, a key of `EVIDENCE`, by the unrounded paired intervals.
 
     The chosen row must be above the mean, the strongest other first-order row and the strongest control, each the best
-    of its kind on validation, with intervals above 0, for co-occurrence. A row whose interval is not known is not above.
+    of its kind on validation, with intervals above 0, for co-occurrence. One without interval is not above.
     """
     planned = results["contrasts"]
 
