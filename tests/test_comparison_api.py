@@ -1,4 +1,4 @@
-"""`covjax.compare` and what it leaves: typed result, predictions and a model that predicts the same, whatever the row."""
+"""`covjax.compare` and what it leaves: typed result, predictions, and a model that predicts the same for every row."""
 
 import csv
 import shutil
