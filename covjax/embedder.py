@@ -270,6 +270,8 @@ def _listed(X: Any) -> Any:
         return X
     if hasattr(X, "shape") and not (len(X.shape) == 1 and str(X.dtype)[:1] not in "biuf"):
         return X
+    if hasattr(X, "__array__") and not hasattr(X, "shape"):
+        return np.asarray(X)
     try:
         return list(X)
     except TypeError:
