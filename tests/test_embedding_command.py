@@ -219,11 +219,13 @@ def test_a_state_with_a_changed_byte_is_refused(table, capsys):
         path.write_bytes(content[: len(content) // 2])
         argv = ["embed", "s.csv", "--fitted", "embeddings.npz.fitted", "--to", f"{number}.npz"]
         try:
-            assert main(argv) == 0  # a file that Orbax does not need
-            np.testing.assert_array_equal(load(table / f"{number}.npz")[1], load(table / "embeddings.npz")[1])
+            code = main(argv)
         except SystemExit as error:
-            assert error.code == 2
-            assert "embeddings.npz.fitted" in capsys.readouterr().err
+            code = error.code
+        if code:
+            assert (code, "embeddings.npz.fitted" in capsys.readouterr().err) == (2, True)
             refusals += 1
+        else:  # a file that Orbax does not need
+            np.testing.assert_array_equal(load(table / f"{number}.npz")[1], load(table / "embeddings.npz")[1])
         path.write_bytes(content)
     assert refusals >= 3

@@ -1,4 +1,4 @@
-"""The answer in a sentence and a table of one screen, from results alone: every kind of evidence, ties, wide numbers."""
+"""The answer in a sentence and a table of one screen, from results alone: every kind of evidence, ties, numbers."""
 
 import pytest
 

@@ -17,7 +17,7 @@ def write_bert(
     shards: int = 1,
     words: Sequence[str] = RESIDUES,
 ) -> dict[str, np.ndarray]:
-    """A BERT over residues, or other words; returns its tensors. Several shards are written one after the other, one in memory."""
+    """A BERT over residues or other words; returns its tensors. Shards are written one by one, one in memory."""
     from safetensors.numpy import save_file
 
     config = {"model_type": "bert", "hidden_size": d, "num_hidden_layers": blocks, "num_attention_heads": d // 8}
