@@ -1,8 +1,10 @@
 """From sequences, or activations, to one vector each, by a recipe of the comparison: `Embedder`."""
 
+import dataclasses
 import inspect
+import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from covjax.activations import ArrayTokens, EncodedTokens
 from covjax.embedding.fitted import FittedRecipe, fit_recipe, load_fitted
 from covjax.encoders.base import layer_index
 from covjax.errors import InputError, shown
-from covjax.options import check_options
+from covjax.inputs import host_array
+from covjax.notes import note
+from covjax.options import check_options, option
 from covjax.recipes import RecipeSettings, get_recipe
+from covjax.recipes.base import Components
 
 
 class Embedder:
@@ -68,47 +73,67 @@ class Embedder:
         """Learn what the recipe needs from training sequences or activations; labels are not looked at.
 
         Args:
-            X: sequences (a list of texts); or activations: arrays (tokens, features) of any lengths, one array
-                (n, tokens, features), from NumPy, JAX or PyTorch, a `TokenStore`, or an iterator of arrays.
+            X: sequences (texts in a list, tuple, array, pandas Series or generator); or activations: arrays
+                (tokens, features) of any lengths, one array (n, tokens, features), from NumPy, JAX or PyTorch, a
+                `TokenStore`, or a generator of arrays.
             y: ignored.
             mask: for one array (n, tokens, features): true on the tokens that count.
 
         Raises InputError for no sequences, unknown letters, wrong shapes, NaN, and options that are not allowed.
         """
-        recipes = get_recipe(self.recipe, self._settings())
+        recipes = get_recipe(str(self.recipe), self._settings())
         tokens = self._tokens(X, mask)
         with tempfile.TemporaryDirectory() as folder:
             every = np.arange(len(tokens))
-            self.fitted_ = fit_recipe(recipes, tokens, every, self.seed, Path(folder), {"source": tokens.name})
-        self.encoder_digest_ = tokens.encoder.weights_digest if isinstance(tokens, EncodedTokens) else None
-        self.n_features_in_ = 1 if isinstance(tokens, EncodedTokens) else tokens.features
-        return self
+            fitted = fit_recipe(recipes, tokens, every, self.seed, Path(folder), {"source": tokens.name})
+        if not fitted.width:
+            raise InputError(f"X: all {len(tokens)} vectors are equal, so {self.recipe!r} has no components of them")
+        if isinstance(recipes[-1], Components) and fitted.width < recipes[-1].count:
+            note(f"note: {self.recipe}: {fitted.width} components, all that {len(tokens):,} sequences have")
+        return self.adopt(fitted, *_origin(tokens))
 
     def transform(self, X: Any, *, mask: Any = None) -> Float[np.ndarray, "n k"]:
         """Embed sequences or activations: one vector each, float32, in the order given; arguments as in `fit`.
 
-        Raises InputError before `fit`, for another encoder or number of features than at `fit`, and as `fit`.
+        Raises InputError before `fit`, for another encoder, layer or number of features than at `fit`, and as `fit`.
         """
         fitted = self._fitted()
         tokens = self._tokens(X, mask)
-        digest = tokens.encoder.weights_digest if isinstance(tokens, EncodedTokens) else None
+        digest, layer = _origin(tokens)
         if digest and self.encoder_digest_ and digest != self.encoder_digest_:
-            raise InputError(f"encoder: the weights of {tokens.name} are not those that were fitted on; fit again")
+            raise InputError(
+                f"encoder: the weights of {tokens.name} are not those that were fitted on; give the encoder of then, "
+                "or fit again"
+            )
+        if layer is not None and self.layer_ is not None and layer != self.layer_:
+            raise InputError(f"layer: {layer}, but layer {self.layer_} was fitted on; fit again")
         return fitted.transform(tokens)
 
     encode = transform
 
     def fit_transform(self, X: Any, y: Any = None, *, mask: Any = None) -> Float[np.ndarray, "n k"]:
         """Fit on sequences or activations and embed the same ones."""
-        X = X if isinstance(X, Sequence) or hasattr(X, "shape") or hasattr(X, "lengths") else list(X)
+        X = _listed(X)
         return self.fit(X, y, mask=mask).transform(X, mask=mask)
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted state, with recipe, encoder's name and digest, and layer, as one folder."""
+        """Write the fitted state, with recipe, encoder's name and digest, and layer, as one folder.
+
+        Raises InputError before `fit` and where it cannot be written.
+        """
+        fitted = self._fitted()
         more = {name: value for name, value in self.get_params().items() if name not in ("encoder", "cache")}
-        name = self.encoder if isinstance(self.encoder, str) else getattr(self.encoder, "name", None)
-        record = {"embedder": more, "encoder": None if self.encoder_digest_ is None else str(name)}
-        self._fitted().save(path, record | {"encoder_digest": self.encoder_digest_})
+        more["recipe"] = fitted.recipe.name
+        if self.layer_ is not None:
+            more["layer"] = self.layer_
+        name = None
+        if self.encoder_digest_ is not None:
+            if not isinstance(self.encoder, str | os.PathLike):
+                name = self.encoder.name
+            elif os.path.exists(name := os.fspath(self.encoder)):  # found from wherever the state is read
+                name = os.path.abspath(name)
+        record = {"embedder": more, "encoder": name, "encoder_digest": self.encoder_digest_, "layer": self.layer_}
+        fitted.save(path, record)
 
     @classmethod
     def load(cls, path: str | Path, encoder: Any = None) -> "Embedder":
@@ -120,9 +145,16 @@ class Embedder:
         if "embedder" not in more:
             raise InputError(f"{path}: a fitted recipe, but no embedder's")
         out = cls(encoder if encoder is not None else more["encoder"] or "unirep-64", **more["embedder"])
-        out.fitted_, out.encoder_digest_ = fitted, more["encoder_digest"]
-        out.n_features_in_ = fitted.features if more["encoder_digest"] is None else 1
-        return out
+        return out.adopt(fitted, more["encoder_digest"], more["layer"])
+
+    def adopt(self, fitted: FittedRecipe, encoder_digest: str | None, layer: int | None) -> "Embedder":
+        """Take a fitted state, of tokens of an encoder with that digest and that layer; None of activations as such."""
+        self.fitted_, self.encoder_digest_, self.layer_ = fitted, encoder_digest, layer
+        if encoder_digest is None:  # scikit-learn's name for the width of what is given; texts have none
+            self.n_features_in_ = fitted.features
+        elif hasattr(self, "n_features_in_"):
+            del self.n_features_in_
+        return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Every argument of the constructor by name, as scikit-learn asks for them."""
@@ -140,8 +172,8 @@ class Embedder:
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the vector's numbers: the recipe's name and a counter, as scikit-learn asks for them."""
-        width = self._fitted().width
-        return np.array([f"{self.recipe}_{i}" for i in range(width)], dtype=object)
+        fitted = self._fitted()
+        return np.array([f"{fitted.recipe.name}_{i}" for i in range(fitted.width)], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "fitted_")
@@ -163,6 +195,9 @@ class Embedder:
         return f"Embedder({', '.join(given)})"
 
     def _settings(self) -> RecipeSettings:
+        if not isinstance(self.cache, str | os.PathLike | None):
+            raise InputError(f"cache: {shown(self.cache)} is no path of a folder")
+        check_options(_Options(self.layer, self.token_budget, self.max_memory_gib, self.seed))
         settings = RecipeSettings(eps=self.eps, ridge=self.ridge, seeds=(self.seed,))
         check_options(settings)
         return settings
@@ -173,51 +208,106 @@ class Embedder:
         return self.fitted_
 
     def _tokens(self, X: Any, mask: Any) -> ArrayTokens:
-        local = jax.local_devices()
-        mesh = Mesh(np.array(local), ("sequences",)) if len(local) > 1 else None
         if isinstance(X, ArrayTokens):
             return X
-        given = X if hasattr(X, "shape") or hasattr(X, "lengths") or isinstance(X, str | bytes) else list(X)
-        if isinstance(given, list) and given and all(isinstance(each, str) for each in given):
-            loaded = encoders.load(str(self.encoder)) if isinstance(self.encoder, str | Path) else self.encoder
-            layer = layer_index(self.layer, loaded.num_layers)
+        local = jax.local_devices()
+        mesh = Mesh(np.array(local), ("sequences",)) if len(local) > 1 else None
+        given = _listed(X)
+        if isinstance(given, list) and any(isinstance(each, str) for each in given):
+            if odd := [i for i, each in enumerate(given) if not isinstance(each, str)]:
+                raise InputError(f"X: sequence {odd[0]} is {shown(given[odd[0]], 40)}, no text; all must be texts")
+            if mask is not None:
+                raise InputError("mask: only for one array (n, tokens, features), not for texts")
+            encoder = self.load_encoder()
+            layer = layer_index(self.layer, encoder.num_layers)
             sequences = [str(each) for each in given]
-            return EncodedTokens(loaded, sequences, layer, self.token_budget, self.max_memory_gib, mesh, self.cache)
-        return ArrayTokens(list(_arrays(given, mask)), self.token_budget, mesh)
+            return EncodedTokens(
+                encoder, sequences, layer, self.token_budget, self.max_memory_gib, mesh, self.cache or None
+            )
+        return ArrayTokens(list(_arrays(given, mask, self.max_memory_gib)), self.token_budget, mesh)
+
+    def load_encoder(self) -> Any:
+        """The encoder itself, loaded once for every name; InputError, with the remedy, where it cannot be."""
+        if not isinstance(self.encoder, str | os.PathLike):
+            if not hasattr(self.encoder, "weights_digest"):
+                raise InputError(f"encoder: {shown(self.encoder, 60)} is no name, no path and no encoder")
+            return self.encoder
+        name = os.fspath(self.encoder)
+        if self.__dict__.get("_loaded", ("", None))[0] != name:
+            try:
+                self._loaded = name, encoders.load(name)
+            except InputError as error:
+                if not hasattr(self, "fitted_"):
+                    raise
+                raise InputError(f"{error}; say where the encoder of then lies now (encoder=, --encoder)") from None
+        return self._loaded[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded encoder, which its name stands for."""
+        return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
 
 
-def _arrays(given: Any, mask: Any) -> Iterator[np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """The constructor's numbers that are no recipe's, with what they may be."""
+
+    layer: int
+    token_budget: int = option(16384, "", allowed=lambda n: n >= 1, rule=">= 1")
+    max_memory_gib: float = option(2.0, "", allowed=lambda gib: gib >= 0, rule=">= 0")
+    seed: int = option(0, "", allowed=lambda seed: 0 <= seed < 2**32, rule="0 to 4,294,967,295")
+
+
+def _origin(tokens: ArrayTokens) -> tuple[str | None, int | None]:
+    """Digest of the encoder's weights and the layer; None of activations that were given."""
+    if isinstance(tokens, EncodedTokens):
+        return tokens.encoder.weights_digest, tokens.layer
+    return None, None
+
+
+def _listed(X: Any) -> Any:
+    """What can be read only once as a list; so are series and arrays of texts, or of arrays of several lengths."""
+    if isinstance(X, str | bytes) or hasattr(X, "lengths"):
+        return X
+    if hasattr(X, "shape") and not (len(X.shape) == 1 and str(X.dtype)[:1] not in "biuf"):
+        return X
+    if hasattr(X, "__array__") and not hasattr(X, "shape"):
+        return np.asarray(X)
+    try:
+        return list(X)
+    except TypeError:
+        raise InputError(f"X: {type(X).__name__} holds no sequences; give a list of them") from None
+
+
+def _arrays(given: Any, mask: Any, max_gib: float) -> Iterator[np.ndarray]:
     """Activations of any kind as arrays (tokens, features), one a sequence."""
     if isinstance(given, str | bytes):
         raise InputError(f"X: one text, {shown(given, 40)}; give a list of sequences")
-    if hasattr(given, "read") and hasattr(given, "lengths"):  # a TokenStore, or what behaves like one
-        yield from (array for start in range(0, len(given.lengths), 64) for array in _read(given, start))
-        return
-    if hasattr(given, "shape"):
-        whole = _numpy(given)
+    if not hasattr(given, "lengths") and hasattr(given, "shape"):
+        whole = _numpy(given, 0)
         if whole.ndim != 3:
             raise InputError(f"X: an array of shape {whole.shape}; expected (n, tokens, features), or a list")
-        keep = np.ones(whole.shape[:2], bool) if mask is None else _numpy(mask).astype(bool)
+        keep = np.ones(whole.shape[:2], bool) if mask is None else host_array(mask, "mask")
         if keep.shape != whole.shape[:2]:
             raise InputError(f"mask: shape {keep.shape}, expected {whole.shape[:2]}, one entry per token")
-        yield from (x[kept] for x, kept in zip(whole, keep))
+        if keep.dtype != bool and not np.isin(keep, (0, 1)).all():
+            raise InputError("mask: booleans are needed, or 0 and 1")
+        yield from (x[row] for x, row in zip(whole, keep.astype(bool)))
         return
     if mask is not None:
         raise InputError("mask: only for one array (n, tokens, features); leave out the tokens that do not count")
-    yield from map(_numpy, given)
+    if hasattr(given, "lengths"):  # a TokenStore, or activations in memory
+        gib = int(np.sum(given.lengths)) * given.features * 4 / 2**30
+        if gib > max_gib:
+            raise InputError(f"max_memory_gib: {max_gib:g}, but the store's tokens take {gib:.2g} GiB; raise it")
+        read = given.read if hasattr(given, "read") else given.__getitems__
+        for start in range(0, len(given.lengths), 64):
+            yield from (np.asarray(x) for x in read(range(start, min(start + 64, len(given.lengths)))))
+        return
+    yield from (_numpy(each, number) for number, each in enumerate(given))
 
 
-def _read(store: Any, start: int) -> Iterable[np.ndarray]:
-    return store.read(range(start, min(start + 64, len(store.lengths))))
-
-
-def _numpy(array: Any) -> np.ndarray:
-    """NumPy of NumPy, JAX and PyTorch arrays, bfloat16 and gradients included."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-        if "bfloat16" in str(array.dtype):
-            array = array.float()
-        return array.numpy()
-    if isinstance(array, str):
-        raise InputError(f"X: a text among activations, {shown(array, 40)}; give sequences or arrays, not both")
-    return np.asarray(array)
+def _numpy(array: Any, number: int) -> np.ndarray:
+    """NumPy of NumPy, JAX and PyTorch arrays, bfloat16 and gradients included, and of nested lists."""
+    if isinstance(array, str | bytes):
+        raise InputError(f"X: sequence {number} is the text {shown(array, 40)} among activations; give one kind")
+    return host_array(array, f"X: sequence {number}")

@@ -2,22 +2,47 @@
 
 import csv
 import dataclasses
-import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from covjax.comparison.model import Model, cells
+from covjax.data.letters import check_letters
 from covjax.data.sequences import read_sequences
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
+from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.disk import new_text
-from covjax.notes import note
-from covjax.options import NOTHING, option
+from covjax.jobs.disk import TEMPORARY, new_text, put, text_cell, writing
+from covjax.jobs.folder import CHECKPOINT
+from covjax.notes import note, silence
+from covjax.options import NOTHING, check_options, option
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".h5", ".csv")
+FORCE = "replace the files that are there"
+LETTERS_HELP = "go on where the letters are not those that the encoder reads"
+LENGTH = option(
+    2000,
+    "longest sequence allowed, in letters; longer ones are refused, never cropped",
+    NOTHING,
+    lambda n: n >= 1,
+    ">= 1",
+)
+EMBED = """One vector for every sequence of a file.
+
+    covjax embed proteins.fasta --recipe log_covariance --to embeddings.npz
+    covjax embed new.fasta --fitted embeddings.npz.fitted --to new.npz
+
+The recipe is fitted, without labels, on the file's own sequences, and its state is written beside the vectors. Rows of
+two files compare only under one state: --fitted applies that of an earlier run.
+"""
+PREDICT = """Predictions of a comparison's model for new sequences.
+
+    covjax predict runs/mine/model new.fasta --to predictions.csv
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +54,18 @@ class EmbedConfig:
         "embeddings.npz", f"file to write, one of {', '.join(SUFFIXES)}; ids stand beside the rows", NOTHING
     )
     recipe: str = option("log_covariance", "as `covjax info` lists them")
-    fitted: str = option("", "state that an earlier run wrote beside its file; rows compare only under one state")
+    fitted: str = option("", "state that an earlier run wrote beside its file; it has its own recipe, layer and eps")
     encoder: str = option("unirep-64", "name, folder or hub id of the encoder")
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
+    max_length: int = LENGTH
+    force_letters: bool = option(False, LETTERS_HELP, NOTHING)
     cache: str = option("", "folder for token activations; what is there is not encoded again", NOTHING)
     token_budget: int = option(16384, "tokens per encoder batch", allowed=lambda n: n >= 1, rule=">= 1")
-    max_memory_gib: float = option(2.0, "token activations kept in memory", NOTHING)
-    seed: int = option(0, "seed of random bases, autoencoders and shuffles")
+    max_memory_gib: float = option(2.0, "token activations kept in memory", NOTHING, lambda gib: gib >= 0, ">= 0")
+    seed: int = option(
+        0, "seed of random bases, autoencoders and shuffles", allowed=lambda seed: seed >= 0, rule=">= 0"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,118 +76,187 @@ class PredictConfig:
     data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text", NOTHING)
     to: str = option("predictions.csv", "CSV to write: id, prediction, and a score for every label", NOTHING)
     encoder: str = option("", "where the encoder lies now, if not where the comparison had it", NOTHING)
+    max_length: int = LENGTH
+    force_letters: bool = option(False, LETTERS_HELP, NOTHING)
 
 
 def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
     """Embed a file's sequences; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        config, flags = parse(command, "One vector for every sequence of a file.", EmbedConfig, argv)
+        main = ("data", "to", "recipe", "encoder", "layer", "fitted")
+        config, flags = parse(command, EMBED, EmbedConfig, argv, main, force=FORCE)
+        check_options(config)
         path = _writable(config.to, SUFFIXES, flags.force)
         if not config.data:
             raise InputError(f"data: no file is named; {command} proteins.fasta --to embeddings.npz")
-        ids, sequences = read_sequences(config.data)
-        if config.fitted:
-            embedder = Embedder.load(config.fitted)
-            note(f"state: {config.fitted} ({embedder.recipe}, fitted earlier)")
-        else:
-            embedder = Embedder(
-                config.encoder,
-                config.recipe,
-                layer=config.layer,
-                eps=config.eps,
-                token_budget=config.token_budget,
-                max_memory_gib=config.max_memory_gib,
-                cache=config.cache or None,
-                seed=config.seed,
-            ).fit(list(sequences))
-            state = path.with_name(path.name + ".fitted")
-            embedder.save(state)
-            note(f"state: fitted on these {len(ids):,} sequences, written to {state}; others: --fitted {state}")
-        vectors = embedder.transform(list(sequences))
-        write_vectors(path, ids, vectors)
+        state = path.with_name(f"{path.name}.fitted")
+        if not config.fitted:
+            _check_state(state, flags.force)
+        with silence(flags.quiet):
+            ids, sequences = _read(config.data, config.max_length)
+            embedder = _embedder(config)
+            if config.fitted:
+                note(f"state: {config.fitted} ({embedder.recipe}, fitted earlier)")
+            _check_encoding(config.data, ids, sequences, embedder, config.force_letters)
+            if not config.fitted:
+                embedder.fit(sequences)
+            vectors = embedder.transform(sequences)
+            if not config.fitted:
+                embedder.save(state)
+                note(f"state: fitted on these {len(ids):,} sequences, written to {state}; others: --fitted {state}")
+            write_vectors(path, ids, vectors)
         print(f"{len(ids):,} sequences x {vectors.shape[1]:,} numbers ({embedder.recipe}) in {path}")
     return 0
+
+
+def _check_state(state: Path, force: bool) -> None:
+    """Refuse to write over a state unasked, and over anything else at all."""
+    is_state = (state / CHECKPOINT).is_file()
+    if os.path.lexists(state) and not (force and is_state):
+        remedy = ", or add --force to replace it" if is_state else ""
+        raise InputError(f"to: {state}, where the fitted state goes, is there already; name another file{remedy}")
+
+
+def _embedder(config: EmbedConfig) -> Embedder:
+    """That of `fitted` under the limits given here, or a new one; InputError where options contradict `fitted`."""
+    limits = {"token_budget": config.token_budget, "max_memory_gib": config.max_memory_gib}
+    more: dict[str, Any] = {**limits, "cache": config.cache or None}
+    settings = {name: getattr(config, name) for name in ("recipe", "layer", "eps", "seed")}
+    if not config.fitted:
+        return Embedder(config.encoder, **settings, **more)
+    encoder = config.encoder if config.encoder != EmbedConfig.encoder else None
+    embedder = Embedder.load(config.fitted, encoder).set_params(**more)
+    for name, value in settings.items():
+        there = getattr(embedder, name)
+        if value not in (getattr(EmbedConfig, name), there):
+            raise InputError(
+                f"{name}: {shown(value)}, but {config.fitted} was fitted with {shown(there)}; leave it out"
+            )
+    return embedder
 
 
 def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
     """Predict for a file's sequences with a comparison's model; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        config, flags = parse(command, "Predictions of a comparison's model for new sequences.", PredictConfig, argv)
+        main = ("model", "data", "to", "encoder")
+        config, flags = parse(command, PREDICT, PredictConfig, argv, main, files=("model", "data"), force=FORCE)
+        check_options(config)
         path = _writable(config.to, (".csv",), flags.force)
         if not (config.model and config.data):
-            raise InputError(f"data: name a model and a file; {command} runs/mine/model new.fasta")
-        model = Model.load(config.model, config.encoder or None)
-        ids, sequences = read_sequences(config.data)
-        scores = model.scores(list(sequences))
+            absent = "data" if config.model else "model"
+            raise InputError(f"{absent}: none is named; {command} runs/mine/model new.fasta")
+        with silence(flags.quiet):
+            model = Model.load(config.model, config.encoder or None)
+            ids, sequences = _read(config.data, config.max_length)
+            _check_encoding(config.data, ids, sequences, model.embedder, config.force_letters)
+            scores = model.scores(sequences)
         decisions = cells(model.decide(scores), model.task, model.labels)
+        labels = () if model.task == "regression" else model.labels
         with new_text(path) as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["id", "prediction", *([] if model.task == "regression" else model.labels)])
+            writer.writerow(map(text_cell, ["id", "prediction", *labels]))
             for name, decision, row in zip(ids, decisions, scores):
-                writer.writerow([name, decision, *([] if model.task == "regression" else (f"{v:.7g}" for v in row))])
+                numbers = [f"{value:.7g}" for value in row] if labels else []
+                writer.writerow([text_cell(name), text_cell(decision), *numbers])
         kind = "probabilities" if model.probe_name == "logistic" else "scores"
-        more = "" if model.task == "regression" else f", {kind} of {len(model.labels)} labels"
+        more = f", {kind} of {len(labels)} labels" if labels else ""
         print(f"{len(ids):,} predictions{more} in {path}")
     return 0
 
 
+def _read(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:
+    ids, sequences = read_sequences(data)
+    for name, sequence in zip(ids, sequences):
+        if len(sequence) > max_length:
+            raise InputError(
+                f"{data}: {shown(name)}: {len(sequence):,} letters, more than max_length {max_length}; raise "
+                "--max-length or shorten it (nothing is cropped silently)"
+            )
+    return ids, list(sequences)
+
+
+def _check_encoding(data: str, ids: Sequence[str], sequences: Sequence[str], embedder: Embedder, force: bool) -> None:
+    """Refuse what the encoder does not read, before hours of work, and name the sequence."""
+    encoder = embedder.load_encoder()
+    check_letters(data, sequences, encoder, force)
+    for name, sequence in zip(ids, sequences):
+        try:
+            encoder.encode(sequence)
+        except InputError as error:
+            raise InputError(f"{data}: {shown(name)}: {error}") from None
+
+
 def write_vectors(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
-    """Write rows with their ids: arrays `ids` and `vectors`; `.npy` holds vectors alone, ids in `.ids.txt` beside it.
+    """Write rows with their ids, whole or not at all: arrays `ids` and `vectors`, or columns `id` and `vector`.
+
+    `.npy` holds the vectors alone; their ids stand in `.ids.txt` beside it, one a line.
 
     Raises InputError for a suffix that needs a package which is not there, and a disk that is full.
     """
     suffix = path.suffix.lower()
-    part = path.with_name(f".{path.name}.part")
+    if suffix == ".csv":
+        with new_text(path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", *(f"x{i}" for i in range(vectors.shape[1]))])
+            writer.writerows([text_cell(name), *(f"{v:.9g}" for v in row)] for name, row in zip(ids, vectors))
+        return
+    if suffix == ".npy":
+        if odd := [name for name in ids if len(name.splitlines()) != 1]:
+            raise InputError(f"to: the id {shown(odd[0])} is not one line, as the list beside .npy needs; use .npz")
+        with new_text(path.with_suffix(".ids.txt")) as file:
+            file.writelines(f"{name}\n" for name in ids)
+    part = path.with_name(f".{path.name}.{TEMPORARY}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if suffix in (".npz", ".npy"):
-            content = io.BytesIO()
-            if suffix == ".npz":
-                np.savez(content, ids=np.array(ids, dtype=str), vectors=vectors)
-            else:
-                np.save(content, vectors)
-                with new_text(path.with_suffix(".ids.txt")) as file:
-                    file.writelines(f"{name}\n" for name in ids)
-            part.write_bytes(content.getbuffer())
-        elif suffix == ".parquet":
-            _write_parquet(part, ids, vectors)
-        elif suffix == ".h5":
-            _write_hdf5(part, ids, vectors)
-        else:
-            with new_text(part) as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["id", *(f"x{i}" for i in range(vectors.shape[1]))])
-                writer.writerows([name, *(f"{v:.9g}" for v in row)] for name, row in zip(ids, vectors))
-        part.replace(path)
+        with writing(path, vectors.nbytes):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[suffix](part, ids, vectors)
+            put(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"to: {path} cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_npz(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez(file, ids=np.array(ids, dtype=str), vectors=vectors)
+
+
+def _write_npy(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, vectors)
 
 
 def _write_parquet(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError('to: Parquet needs the package pyarrow: pip install "covjax[parquet]"') from None
+    import pyarrow
+    from pyarrow import parquet
+
     lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), vectors.shape[1])
     parquet.write_table(pyarrow.table({"id": pyarrow.array(list(ids)), "vector": lists}), path)
 
 
 def _write_hdf5(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError('to: HDF5 needs the package h5py: pip install "covjax[keras]"') from None
+    import h5py
+
     with h5py.File(path, "w") as file:
         file.create_dataset("ids", data=list(ids), dtype=h5py.string_dtype())
         file.create_dataset("vectors", data=vectors)
 
 
+WRITERS = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet, ".h5": _write_hdf5}
+PACKAGES = {".parquet": ("pyarrow", "parquet", "to: writing Parquet"), ".h5": ("h5py", "keras", "to: writing HDF5")}
+
+
 def _writable(to: str, suffixes: Sequence[str], force: bool) -> Path:
+    """The file to write, refused before hours of work where it cannot be."""
     path = Path(to)
-    if path.suffix.lower() not in suffixes:
+    if (suffix := path.suffix.lower()) not in suffixes:
         raise InputError(f"to: {shown(to, 60)} ends in none of {', '.join(suffixes)}")
-    if path.exists() and not force:
-        raise InputError(f"to: {path} is there already; name another file, or add --force to replace it")
+    if suffix in PACKAGES:
+        need(*PACKAGES[suffix])
+    for each in (path, path.with_suffix(".ids.txt")) if suffix == ".npy" else (path,):
+        if os.path.isdir(each):
+            raise InputError(f"to: {each} is a folder; name a file")
+        if os.path.lexists(each) and not force:
+            raise InputError(f"to: {each} is there already; name another file, or add --force to replace it")
     return path

@@ -9,9 +9,13 @@ import time
 import numpy as np
 import pytest
 
+from covjax.comparison.model import Model
+from covjax.data import read_table
+from covjax.encoders.unirep import UniRep
 from covjax.jobs import checkpoint
 from tests.processes import finish, launch, start
 from tests.test_compare import write_table
+from tests.test_unirep import random_weights
 
 OPTIONS = {
     "ranks": [2],
@@ -68,6 +72,13 @@ def test_two_processes_make_the_features_and_probes_of_one(runs):
     assert len(reports) == 1
     assert "report:" not in lines[1]
     assert f"rows {len(one['rows'])}" in lines[1]
+    for name in ("one", "two"):
+        model = Model.load(folder / name / "model", UniRep(random_weights()))
+        lines = (folder / name / "predictions.csv").read_text().splitlines()[1:]
+        data = read_table(folder / "t.csv")
+        predicted = model.predict(list(data.sequences))
+        agreement = np.mean([line.split(",")[3] == label for line, label in zip(lines, predicted, strict=True)])
+        assert agreement > 0.98  # of one process's tokens, of which two made other batches
 
 
 def test_one_process_goes_on_with_what_two_left(runs, tmp_path):

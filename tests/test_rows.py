@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from covjax import InputError, get_pooler
-from covjax.comparison.config import CompareConfig, choose_recipes
+from covjax.comparison.config import SMALL_ROWS, CompareConfig, choose_recipes, small_note
 from covjax.recipes import get_recipe, parts_of, recipe_names
 from covjax.recipes.base import Pooled, Trained
 from covjax.recipes.standard import matched_rank
@@ -45,6 +45,28 @@ def test_choose_recipes(features, has_special):
             trained = isinstance(row, Trained)
             options = {"features": row.width or features, "seed": row.seed} if trained else {}
             get_pooler(row.pooler, **dict(row.options), **options)
+
+
+def test_a_small_test_set_gets_few_rows_unless_more_are_asked_for():
+    names = lambda config, test: {row.name for row in choose_recipes(config, 32, False, test)}
+    every = names(CompareConfig(), None)
+    assert names(CompareConfig(), 199) == set(SMALL_ROWS)
+    assert len(SMALL_ROWS) <= 10
+    assert names(CompareConfig(), 200) == names(CompareConfig(rows=("all",)), 5) == every
+    assert names(CompareConfig(rows=("mean", "covariance")), 5) == {"mean", "covariance"}
+    assert "sae_mean" in names(CompareConfig(sae_latents=64), 5)
+    assert "random_covariance_8" in names(CompareConfig(bases=("random",)), 5)
+    assert names(CompareConfig(eps=0.1), 5) == set(SMALL_ROWS)
+    for row in choose_recipes(CompareConfig(), 32, False, 5):
+        assert set(parts_of(row)) <= set(SMALL_ROWS)
+
+
+def test_few_rows_are_said_with_the_option_that_makes_all():
+    assert small_note(CompareConfig(), 10, 40) == (
+        "40 test sequences, fewer than 200: 10 rows are compared; --rows all makes every one"
+    )
+    for config, test in ((CompareConfig(), 200), (CompareConfig(rows=("all",)), 40), (CompareConfig(ranks=(2,)), 40)):
+        assert small_note(config, 10, test) == ""
 
 
 def test_a_rank_beyond_the_features_is_named():

@@ -85,7 +85,24 @@ def test_a_comparison_in_an_empty_folder(unpacked, tmp_path):
     run = covjax(unpacked, tmp_path, "compare", "my.csv", *options, "--output", "out", "--quiet")
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
-    assert "covariance" in run.stdout
+    assert "Validation chose covariance: " in " ".join(run.stdout.split())
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["manifest"]["command"].startswith("covjax compare my.csv ")
-    assert {"report.html", "results.json", "figures"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.html", "results.json", "figures", "predictions.csv", "model"} <= written
+
+    text = "".join(f">s{i}\n{sequence}\n" for i, sequence in enumerate(sequences))
+    (tmp_path / "new.fasta").write_text(text)
+    (tmp_path / "elsewhere").mkdir()
+    run = covjax(unpacked, tmp_path / "elsewhere", "predict", "../out/model", "../new.fasta", "--quiet")
+    assert (run.returncode, run.stderr) == (0, "")
+    theirs = [line.split(",") for line in (tmp_path / "out" / "predictions.csv").read_text().splitlines()]
+    ours = [line.split(",") for line in (tmp_path / "elsewhere" / "predictions.csv").read_text().splitlines()]
+    assert [row[1] for row in ours] == [row[3] for row in theirs]
+
+    run = covjax(unpacked, tmp_path, "embed", "new.fasta", "--encoder", "encoder", "--recipe", "mean", "--quiet")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == "90 sequences x 8 numbers (mean) in embeddings.npz\n"
+    with np.load(tmp_path / "embeddings.npz") as arrays:
+        assert arrays["ids"].tolist() == [f"s{i}" for i in range(90)]
+        assert arrays["vectors"].shape == (90, 8)

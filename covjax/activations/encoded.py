@@ -23,7 +23,7 @@ class EncodedTokens(ArrayTokens):
     which costs time instead of memory. With a `mesh` the encoder runs on all of its devices.
 
     `cache` is a folder of activations, one file a sequence, under the digests of the weights and of the sequence: what
-    lies there is not encoded again.
+    lies there is not encoded again, and what does not fit in memory is read from there.
     """
 
     def __init__(
@@ -40,19 +40,20 @@ class EncodedTokens(ArrayTokens):
             replicate(encoder, mesh)
         self.encoder, self.sequences, self.layer, self.name = encoder, sequences, layer, encoder.name
         self.features = encoder.features(layer)
-        self.has_special = has_special(encoder, sequences, layer)
         self.gib = sum(map(len, sequences)) * self.features * 4 / 2**30
         self.fits = self.gib <= max_gib
         self.cache = None if cache is None else Path(cache) / f"{encoder.weights_digest[:16]}-{layer}"
-        self._kept = []
+        self.has_special = self._has_special()
+        self._kept: list[np.ndarray] | _CachedTokens = []  # type: ignore[assignment]
         self._special = np.zeros((len(sequences), self.features), np.float32)
         self._plan([len(sequence) for sequence in sequences], token_budget, mesh)
 
     def walk(self, stage: str) -> Iterator[Batch]:
         """See `ArrayTokens.walk`; the first walk encodes."""
-        if self.fits and not self._kept:
+        stays = self.fits or self.cache is not None
+        if stays and not self._kept:
             self._keep()
-        yield from with_progress(stage, self._padded() if self.fits else self._encode(self.own, 1), len(self.own))
+        yield from with_progress(stage, self._padded() if stays else self._encode(self.own, 1), len(self.own))
 
     def median_tokens(self) -> float:
         """See `ArrayTokens.median_tokens`."""
@@ -64,20 +65,31 @@ class EncodedTokens(ArrayTokens):
             raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.gib:.2g} GiB")
 
     def _keep(self) -> None:
-        kept = [np.zeros((0, self.features), np.float32)] * len(self)
+        kept = [np.zeros((0, self.features), np.float32)] * len(self) if self.fits else []
         missing = []
         for row in self.own:
             if (known := self._cached(row)) is None:
                 missing.append(row)
-            else:
-                self._special[row], kept[row] = known[0], known[1:]
+                continue
+            self._special[row] = known[0]
+            if self.fits:
+                kept[row] = known[1:]
         for batch in with_progress("encode", self._encode(np.array(missing, int), max_segments=2), len(missing)):
             for place, row in enumerate(batch.rows):
-                kept[row] = batch.tokens[place][batch.weights[place] > 0]
+                tokens = batch.tokens[place][batch.weights[place] > 0]
                 if batch.special is not None:
                     self._special[row] = batch.special[place]
-                self._write(row, kept[row])
-        self._kept = kept
+                self._write(row, tokens)
+                if self.fits:
+                    kept[row] = tokens
+        self._kept = kept if self.fits else _CachedTokens(list(map(self._file, range(len(self)))))
+
+    def _has_special(self) -> bool:
+        other = next((row for row, each in enumerate(self.sequences) if each != self.sequences[0]), 0)
+        first, second = self._cached(0), self._cached(other)
+        if other and first is not None and second is not None:  # zeros in files of an encoder without one
+            return not np.array_equal(first[0], second[0])
+        return has_special(self.encoder, self.sequences, self.layer)
 
     def _file(self, row: int) -> Path:
         assert self.cache is not None
@@ -123,10 +135,28 @@ class EncodedTokens(ArrayTokens):
             yield Batch(chosen[np.asarray(rows)], tokens, np.asarray(pool, np.float32), special)
 
 
+class _CachedTokens:
+    """Tokens by row number, read from their files at every use."""
+
+    def __init__(self, files: Sequence[Path]):
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, row: int) -> Float[np.ndarray, "t d"]:
+        try:
+            return np.load(self._files[row], mmap_mode="r", allow_pickle=False)[1:]
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"cache: {self._files[row]} was removed or changed meanwhile: {error}") from None
+
+
 def has_special(encoder: Encoder, sequences: Sequence[str], layer: int) -> bool:
     """Whether a special token stands before the sequence and has seen it; the start of a recurrence has not."""
-    other = next((sequence for sequence in sequences if sequence != sequences[0]), sequences[0])
-    tokens, mask, pool = tokenize(encoder, [sequences[0], other])
+    one = sequences[0]
+    half = one.strip()[: len(one.strip()) // 2] or one * 2  # compared with where all sequences are equal
+    other = next((sequence for sequence in sequences if sequence != one), half)
+    tokens, mask, pool = tokenize(encoder, [one, other])
     if not mask[0, 0] or pool[0, 0]:
         return False
     first = np.asarray(encoder.apply(tokens, mask, (layer,))[layer], np.float32)[:, 0]

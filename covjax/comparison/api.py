@@ -1,14 +1,20 @@
 """`covjax.compare` in Python: a table in, a typed result out."""
 
 import dataclasses
+import difflib
+import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model
 from covjax.comparison.verdict import evidence, verdict
 from covjax.errors import InputError, shown
+from covjax.jobs.disk import new_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +39,11 @@ class Comparison:
         out = []
         for row in self.results["rows"]:
             for probe, fit in row["probes"].items():
-                record = {key: row[key] for key in ("label", "title", "role", "rank", "num_features")}
-                record = {"recipe": record.pop("label"), **record, "probe": probe, "penalty": fit["penalty"]}
-                record["validation"] = fit["validation"]
+                record = {
+                    "recipe": row["label"],
+                    **{key: row[key] for key in ("title", "role", "rank", "num_features")},
+                }
+                record |= {"probe": probe, "penalty": fit["penalty"], "validation": fit["validation"]}
                 for metric, score in fit["test"].items():
                     record[metric] = score["value"]
                     record[f"{metric}_low"], record[f"{metric}_high"] = score["interval"]
@@ -54,10 +62,18 @@ class Comparison:
         return pandas.DataFrame.from_records(self.records())
 
     def report(self, folder: str | Path) -> Path:
-        """Copy the page into a folder; its path. The page is one file that needs no network."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copy(self.folder / "report.html", folder / "report.html"))
+        """Copy the page into a folder; its path. The page is one file that needs no network.
+
+        Raises InputError where it cannot be written, or the comparison's folder is gone.
+        """
+        page, target = self.folder / "report.html", Path(folder) / "report.html"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not (target.exists() and target.samefile(page)):
+                shutil.copyfile(page, target)
+        except OSError as error:
+            raise InputError(f"folder: {target} cannot be written from {page}: {error.strerror}") from None
+        return target
 
     def best(self, encoder: Any = None) -> Model:
         """The row that validation chose, as embedder and probe in one object; see `Model`.
@@ -80,17 +96,36 @@ def compare(data: Any, *, output: str | Path | None = None, **options: Any) -> C
     """
     from covjax.comparison.compare import compare as run
 
-    fields = {field.name for field in dataclasses.fields(CompareConfig)}
+    fields = {field.name for field in dataclasses.fields(CompareConfig)} - {"data", "output"}
     if odd := sorted(set(options) - fields):
-        raise InputError(f"compare has no option {shown(odd[0])}; there are {', '.join(sorted(fields))}")
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    if hasattr(data, "to_csv"):
-        folder = Path(output or "runs/table")
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "table.csv"
-        data.to_csv(path, index=False)
-    else:
-        path = Path(data)
-        folder = Path(output or f"runs/{path.name.split('.')[0]}")
-    given.setdefault("name", path.name.split(".")[0])
+        near = difflib.get_close_matches(odd[0], fields, 1)
+        guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
+        raise InputError(f"compare has no option {shown(odd[0])}; {guess}")
+    given = {name: _plain(value) for name, value in options.items()}
+    is_frame = hasattr(data, "to_csv")
+    if not is_frame and not isinstance(data, str | os.PathLike):
+        raise InputError(f"data: {type(data).__name__} is no path of a table and no pandas DataFrame")
+    name = "table" if is_frame else Path(data).name.split(".")[0]
+    given.setdefault("name", name)
+    folder = Path(output or f"runs/{name}")
+    path = _write_frame(data, folder) if is_frame else Path(data)
     return Comparison(run(CompareConfig(data=str(path), output=str(folder), **given)), folder)
+
+
+def _plain(value: Any) -> Any:
+    """A value as a config has it: lists as tuples, paths as text, NumPy's numbers as Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _write_frame(frame: Any, folder: Path) -> Path:
+    """The frame as a table in the folder, named by its content: that of an earlier run there is not written over."""
+    text = frame.to_csv(index=False)
+    path = folder / f"table-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:12]}.csv"
+    if not path.is_file():
+        with new_text(path) as file:
+            file.write(text)
+    return path

@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from covjax import encoders
 from covjax.activations import EncodedTokens
-from covjax.comparison.config import CompareConfig, choose_recipes
+from covjax.comparison.config import CompareConfig, choose_recipes, small_note
 from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
 from covjax.comparison.probing import Probes, fit_probes, probe_names
@@ -129,7 +129,9 @@ def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
     tokens = EncodedTokens(encoder, data.sequences, layer, config.token_budget, config.max_memory_gib, mesh)
-    rows = choose_recipes(config, tokens.features, tokens.has_special)
+    test = len(data.rows("test"))
+    rows = choose_recipes(config, tokens.features, tokens.has_special, test)
+    _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}
     del features["label_names"]
@@ -143,9 +145,9 @@ def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder
     if is_first():
         svgs = draw_figures(results, output / "figures")
         write_report(results, svgs, output / "report.html")
-        _answer(results, every)
         seconds = time.monotonic() - start
         note(f"report: {output / 'report.html'}   model: {output / 'model'}   ({seconds:.0f} s)")
+        _answer(results, every)
     wait()
     return results or read_sealed(output / "results.json")
 
@@ -180,7 +182,7 @@ def _answer(results: dict[str, Any], every: bool) -> None:
         note(f"warning: {visible(warning)}")
     print(f"\n{visible(results['name'])}: test {results['primary_name']}, {results['sizes']['test']} test sequences")
     print(table(results, every))
-    print(f"\n{textwrap.fill(visible(verdict(results)), 79)}\n")
+    print(f"\n{textwrap.fill(visible(verdict(results)), 79, break_on_hyphens=False)}")
 
 
 def _tell(kind: str, data: Dataset, texts: Iterable[str]) -> None:

@@ -1,6 +1,8 @@
 """The winner of a comparison to take away: embedder and probe as one object that predicts for new sequences."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ class Model:
         return decide(scores, self.task, self.labels)
 
     def save(self, path: str | Path, made_of: str = "") -> int:
-        """Write embedder and probe into a folder; the bytes written. Wide weights are kept in half precision.
+        """Write embedder and probe into a folder; the bytes written. Weights over 500 MB are kept in half precision.
 
         `made_of` is a digest of what the model comes from; see `Model.made_of`.
         """
@@ -61,26 +63,31 @@ class Model:
         weights = np.asarray(self.probe.weights, np.float32)
         dtype = np.float16 if weights.nbytes > HALF else np.float32
         manifest = {"format": FORMAT, "probe": self.probe_name, "task": self.task, "labels": list(self.labels)}
-        manifest["made_of"] = made_of
+        manifest |= {"made_of": made_of, "embedder": _digest(path / "embedder")}
         # One scale a label: half precision has few exponents.
         scale = np.maximum(np.abs(weights).max(0, initial=0), np.finfo(np.float32).tiny)
         state = {"weights": (weights / scale).astype(dtype), "scale": scale, "bias": np.asarray(self.probe.bias)}
         checkpoint.save(path / "probe", state, manifest)
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
-    @staticmethod
-    def made_of(path: str | Path) -> str | None:
-        """The digest that a model was saved under; None where no whole model is."""
+    @classmethod
+    def made_of(cls, path: str | Path) -> str | None:
+        """The digest that a model was saved under; None where no whole model is, every byte of which is read."""
         try:
-            embedder, probe = (checkpoint.read_manifest(Path(path) / part) for part in ("embedder", "probe"))
+            return cls._read(Path(path), None)[1]
         except InputError:
             return None
-        return None if embedder is None or probe is None else probe.get("made_of")
 
     @classmethod
     def load(cls, path: str | Path, encoder: Any = None) -> "Model":
-        """Read what `save` wrote; InputError for another folder, another format, and changed, cut or missing files."""
-        path = Path(path)
+        """Read what `save` wrote; InputError for another folder, another format, and changed, cut or missing files.
+
+        The encoder is loaded by its name at first use, or is the one given here.
+        """
+        return cls._read(Path(path), encoder)[0]
+
+    @classmethod
+    def _read(cls, path: Path, encoder: Any) -> tuple["Model", str]:
         manifest = checkpoint.read_manifest(path / "probe")
         if manifest is None or "probe" not in manifest:
             raise InputError(f"{path}: no model is saved there; `covjax compare` writes one as model/")
@@ -89,7 +96,15 @@ class Model:
         state = checkpoint.load(path / "probe", {"weights": 0, "scale": 0, "bias": 0})
         probe = LinearProbe(state["weights"].astype(np.float64) * state["scale"], state["bias"])
         embedder = Embedder.load(path / "embedder", encoder)
-        return cls(embedder, probe, manifest["probe"], manifest["task"], tuple(manifest["labels"]))
+        if _digest(path / "embedder") != manifest["embedder"]:
+            raise InputError(f"{path}: its embedder/ and probe/ are of two models; the same comparison makes it again")
+        labels = tuple(manifest["labels"])
+        return cls(embedder, probe, manifest["probe"], manifest["task"], labels), manifest["made_of"]
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a checkpoint's manifest, which holds those of its arrays."""
+    return hashlib.sha256(json.dumps(checkpoint.read_manifest(path), sort_keys=True).encode()).hexdigest()
 
 
 def decide(scores: Float[np.ndarray, "n k"], task: str, labels: tuple[str, ...]) -> np.ndarray:

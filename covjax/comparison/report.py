@@ -1,8 +1,9 @@
-"""One self-contained HTML page and one screen of text from `results`."""
+"""One self-contained HTML page from `results`."""
 
 from pathlib import Path
 from typing import Any
 
+from covjax.comparison.verdict import number, signed, verdict
 from covjax.jobs.folder import write_text
 from covjax.notes import page_text as _e
 from covjax.recipes.base import CONTROL, TRAINED
@@ -42,11 +43,12 @@ CAPTIONS = {
 
 
 def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -> None:
-    """Write the HTML page: headline, table, figures, how to read it, manifest. No network, no scripts."""
+    """Write the HTML page: the terminal's verdict, table, figures, how to read it, manifest. No network."""
     parts = [
         page_start(results["name"]),
         f"<h1>{_e(results['name'])}: is covariance pooling better than {_e(results['reference'])}?</h1>",
-        f"<p>{_headline(results)}</p>",
+        f"<p><b>{_e(verdict(results))}</b></p>",
+        f"<p>Values are of the {_e(results['probes'][0])} probe. {_e(_strongest(results))}</p>",
         f"<p class='note'>{_e(_setting(results))}</p>",
         *[
             f"<h2>All poolers, {_e(p)} probe</h2><div class='scroll'>{_table(results, p)}</div>"
@@ -76,64 +78,20 @@ def page_start(title: str, style: str = STYLE) -> str:
     )
 
 
-def text_table(results: dict[str, Any]) -> str:
-    """The result on one screen: a line a pooler, the primary metric and its difference under both probes."""
-    probes, reference = results["probes"], results["reference"]
-    width = max(len(row["label"]) for row in results["rows"]) + 1
-    head = f"{'pooler':<{width}}{'features':>9}"
-    for probe in probes:
-        head += f"{probe:>10}  {'minus ' + reference + ' [95 %]':<24}"
-    lines = [head.rstrip(), "-" * len(head)]
-    for row in results["rows"]:
-        line = f"{row['label']:<{width}}{row['num_features']:>9,}"
-        for probe in probes:
-            score = row["probes"][probe]["test"][results["primary"]]
-            low, high = score["difference_interval"]
-            delta = f"{score['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" if row["label"] != reference else ""
-            line += f"{score['value']:>10.3f}  {delta:<24}"
-        lines.append(line.rstrip())
-    return "\n".join(lines)
-
-
-def _headline(results: dict[str, Any]) -> str:
-    rows = {row["label"]: row for row in results["rows"]}
+def _strongest(results: dict[str, Any]) -> str:
+    """The control that is best on the test set, which validation need not have chosen."""
     probe = results["probes"][0]
-    best = rows[results["best_second_order"]]
-    score = best["probes"][probe]["test"][results["primary"]]
-    low, high = score["difference_interval"]
-    controls = [row for row in results["rows"] if row["role"] == CONTROL]
-    verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable from it"
-    return (
-        f"Chosen on validation among the second-order poolers: <b>{_e(best['title'])}</b>. On the test set its "
-        f"{_e(results['primary_name'])} is <b>{score['value']:.3f}</b> ({_e(probe)} probe), against "
-        f"{_e(results['reference'])} <b>{score['difference']:+.3f}</b> [{low:+.3f}, {high:+.3f}]: "
-        f"<b>{verdict}{_family(results)}</b>. {_over_control(results)}{_strongest(controls, results, probe)}"
-    )
-
-
-def _family(results: dict[str, Any]) -> str:
-    return " (within one family)" if results.get("one_family") else ""
-
-
-def _over_control(results: dict[str, Any]) -> str:
-    entry = results["contrasts"].get("over_control")
-    if entry is None or entry["interval"] is None:
-        return ""
-    low, high = entry["interval"]
-    title = next(row["title"] for row in results["rows"] if row["label"] == entry["other"])
-    return (
-        f"Against {_e(title)}, the best control on validation: <b>{entry['value']:+.3f}</b> [{low:+.3f}, {high:+.3f}]. "
-    )
-
-
-def _strongest(controls: list[dict[str, Any]], results: dict[str, Any], probe: str) -> str:
-    if not controls:
+    scores = {
+        row["title"]: row["probes"][probe]["test"][results["primary"]]
+        for row in results["rows"]
+        if row["role"] == CONTROL
+    }
+    if not scores:
         return "No control was asked for (--rows): whether a gain is co-occurrence is open."
-    scores = {row["title"]: row["probes"][probe]["test"][results["primary"]] for row in controls}
-    label = max(scores, key=lambda name: scores[name]["value"])
+    title = max(scores, key=lambda name: scores[name]["value"])
     return (
-        f"The strongest control on the test set, {_e(label)}, reaches {scores[label]['value']:.3f} "
-        f"({scores[label]['difference']:+.3f})."
+        f"The strongest control on the test set, {title}, reaches {number(scores[title]['value'])} "
+        f"({signed(scores[title]['difference'])})."
     )
 
 
@@ -192,7 +150,7 @@ def _table(results: dict[str, Any], probe: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else number(value)
 
 
 def _difference(row: dict[str, Any], fit: dict[str, Any], results: dict[str, Any]) -> str:
@@ -201,8 +159,8 @@ def _difference(row: dict[str, Any], fit: dict[str, Any], results: dict[str, Any
     score = fit["test"][results["primary"]]
     low, high = score["difference_interval"]
     kind = "above" if low > 0 else "below" if high < 0 else ""
-    interval = f"<span class='interval'>[{low:+.3f}, {high:+.3f}]</span>"
-    return f"<span class='{kind}'>{score['difference']:+.3f}</span> {interval}"
+    interval = f"<span class='interval'>[{signed(low)}, {signed(high)}]</span>"
+    return f"<span class='{kind}'>{signed(score['difference'])}</span> {interval}"
 
 
 def _term_table(results: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from covjax.activations import ArrayTokens, EncodedTokens
+from covjax.activations import EncodedTokens
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model, cells, decide
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
@@ -21,13 +21,12 @@ from covjax.jobs.disk import new_text, text_cell
 from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import SideBySide
 
 
 def fit_winner(
     config: CompareConfig,
     data: Dataset,
-    tokens: ArrayTokens,
+    tokens: EncodedTokens,
     recipes: Sequence[Recipe],
     name: str,
     folder: Path,
@@ -39,27 +38,31 @@ def fit_winner(
     """
     by_name = {recipe.name: recipe for recipe in recipes}
     parts = [by_name[part] for part in parts_of(by_name[name])]
+    seeds = [recipe for recipe in recipes if getattr(recipe, "replica_of", "") == name]
     made_under = {key: identity[key] for key in ("data", "encoder")}
-    return fit_recipe([*parts, by_name[name]], tokens, data.rows("train"), config.seed, folder, made_under, data)
+    train = data.rows("train")
+    return fit_recipe([*parts, by_name[name]], tokens, train, config.seed, folder, made_under, data, seeds)
 
 
 def make_model(
     config: CompareConfig,
     data: Dataset,
-    tokens: ArrayTokens,
+    tokens: EncodedTokens,
     fitted: FittedRecipe,
-    table: Table,
     fitted_probe: FittedProbe,
     probe_name: str,
+    tables: Mapping[str, Table],
+    training: np.ndarray | None,
 ) -> Model:
     """The model of one row of the comparison.
 
-    Wide rows, which were compared through kernels, get the weights of their probe from one more pass over the tokens.
+    The probe of a wide row, which was compared through a kernel, gets its weights from the `training` vectors.
     """
     probe: Any = fitted_probe.probe
-    if table.is_kernel:
-        training = fitted.transform(tokens)[data.rows("train")]
-        probe = primal(probe, table, training, is_raw=not isinstance(fitted.recipe, SideBySide))
+    if training is not None:
+        # A sum of the parts' kernels is of blocks as they are; that of one matrix is of its centred and scaled rows.
+        is_sum = any(tables[part].is_kernel for part in parts_of(fitted.recipe))
+        probe = primal(probe, tables[fitted.recipe.name], training, is_raw=not is_sum)
     embedder = Embedder(
         config.encoder,
         fitted.recipe.name,
@@ -70,16 +73,14 @@ def make_model(
         max_memory_gib=config.max_memory_gib,
         seed=config.seed,
     )
-    embedder.fitted_ = fitted
-    embedder.encoder_digest_ = tokens.encoder.weights_digest if isinstance(tokens, EncodedTokens) else None
-    embedder.n_features_in_ = 1
+    embedder.adopt(fitted, tokens.encoder.weights_digest, tokens.layer)
     return Model(embedder, probe, probe_name, data.task, data.target_names)
 
 
 def keep_winner(
     config: CompareConfig,
     data: Dataset,
-    tokens: ArrayTokens,
+    tokens: EncodedTokens,
     recipes: Sequence[Recipe],
     tables: Mapping[str, Table],
     probes: Probes,
@@ -102,8 +103,9 @@ def keep_winner(
     if not agree(np.int64(done)):
         note(f"model: {name}, {kind} probe")
         fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity)
+        training = fitted.transform(tokens)[data.rows("train")] if tables[name].is_kernel else None
         if is_first():
-            model = make_model(config, data, tokens, fitted, tables[name], probes[name][kind], kind)
+            model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, training)
             size = model.save(path, digest)
             note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} new.fasta")
     if is_first():

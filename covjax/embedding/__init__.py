@@ -1,1 +1,1 @@
-"""Recipes fitted on training tokens, and the vectors that they make of sequences."""
+"""From a recipe and training tokens to vectors: what recipes fit, the pools, the state on disk."""

@@ -103,15 +103,19 @@ def fit_recipe(
     folder: Path,
     identity: Mapping[str, Any],
     data: Dataset | None = None,
+    seeds: Sequence[Recipe] = (),
 ) -> FittedRecipe:
     """Fit the last of `recipes`, the others being its parts, on the training rows; arguments as `fit_pools`.
+
+    `seeds` are a trained recipe's other seeds, which share one training and are then left out.
 
     Raises InputError for a recipe that sees no tokens, and as `fit_pools`.
     """
     recipe = recipes[-1]
     if isinstance(recipe, Composition):
         raise InputError(f"recipe: {recipe.name!r} counts letters and embeds no tokens")
-    fit, pools = fit_pools(recipes, tokens, train, seed, folder, identity, data)
+    fit, pools = fit_pools([*recipes, *seeds], tokens, train, seed, folder, identity, data)
+    pools = {each.name: pools[each.name] for each in recipes if each.name in pools}
     blocks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     components = None
     if parts_of(recipe):

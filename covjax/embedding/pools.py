@@ -177,6 +177,8 @@ def pool_tokens(
     """
     shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
     special = {name for name, pool in pools.items() if pool.pooler is None}
+    if special and not tokens.has_special:
+        raise InputError(f"recipe: {min(special)!r} needs a special token before the sequence; {tokens.name} has none")
 
     @jax.vmap
     def pool_one(x, w, key, token):

@@ -44,7 +44,7 @@ def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_tra
         return Table(features, p)
     features -= features[train].mean(0, dtype=np.float64).astype(np.float32)
     scale = np.sqrt(np.mean(np.einsum("ij,ij->i", features[train], features[train], dtype=np.float64)))
-    features /= max(scale, np.finfo(np.float32).tiny)
+    features /= scale or 1.0  # equal rows stay as they are
     known = features[train]
     kernel = np.empty((len(features), len(train)), np.float32)
     kernel[train] = known @ known.T  # NumPy sees that this is symmetric and computes one half
@@ -75,7 +75,7 @@ def make_block(training: Float[np.ndarray, "m p"]) -> tuple[Float[np.ndarray, "p
     """Centre and scale that give a block mean squared norm 1 on its training rows."""
     centre = training.mean(0)
     norm = np.sqrt(((training - centre).astype(np.float64) ** 2).sum(1).mean())
-    return centre, np.asarray(max(norm, np.finfo(np.float32).tiny))
+    return centre, np.asarray(norm or 1.0)  # equal rows stay as they are
 
 
 def _scaled(block: Float[np.ndarray, "n p"], train: np.ndarray) -> Float[np.ndarray, "n p"]:
@@ -112,7 +112,7 @@ def _kernel_block(features: Float[np.ndarray, "n p"], train: np.ndarray) -> tupl
     centre = features[train].mean(0, dtype=np.float64).astype(np.float32)
     known = features[train] - centre
     scale = np.sqrt(np.mean(np.einsum("ij,ij->i", known, known, dtype=np.float64)))
-    return centre, max(scale, np.finfo(np.float32).tiny)
+    return centre, scale or np.float32(1)
 
 
 def primal(
@@ -121,7 +121,7 @@ def primal(
     """The probe of a table as one of the recipe's own vectors, of which `training` are those of the training rows.
 
     `is_raw`: the vectors are a recipe's of one pool, which a kernel's table centres and scales; else blocks side by
-    side, which are so already.
+    side whose kernels were added, which are so already.
     """
     if isinstance(probe, LinearProbe):
         return probe

@@ -115,14 +115,17 @@ def parse(
     distributed: bool = False,
     built_in: Mapping[str, Callable[[], Any]] | None = None,
     switches: Mapping[str, str] | None = None,
+    files: Sequence[str] | None = None,
+    force: str = "redo everything: first remove what the run in --output made",
 ) -> tuple[Config, argparse.Namespace]:
     """Read `--config`, then the overrides; return the config and the flags that are not part of it.
 
     These are `quiet`, `force` and, where the command runs on several processes (`distributed`), `distributed`, a
     setting of `covjax.jobs.distributed.start`.
 
-    `switches` are further flags without a value, each with its help. The help shows the fields in `main` first. Where
-    `data` is among them, a FILE without an option's name is the data.
+    `switches` are further flags without a value, each with its help. The help shows the fields in `main` first.
+    `files` are the fields that values without an option's name are, in this order: `data` where it is among `main`.
+    `force` is the help of `--force`.
 
     Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
     dict[str, Any] (see `parse_settings`).
@@ -133,16 +136,16 @@ def parse(
     path = first.parse_known_args(argv)[0].config
     config = load_config(path, kind, built_in) if path else kind()
 
-    parser = CommandParser(command, description, "[FILE]" if "data" in main else "")
-    if "data" in main:
-        parser.add_argument_group("FILE", "the data; the same as --data FILE")
+    files = ("data",) * ("data" in main) if files is None else files
+    places = {name: "FILE" if name == "data" else name.upper() for name in files}
+    parser = CommandParser(command, description, " ".join(f"[{place}]" for place in places.values()))
+    for name, place in places.items():
+        parser.add_argument_group(place, f"the {name}; the same as --{name} {place}")
     config_help = "a Python file with get_config(), which is run"
     if built_in:
         config_help = f"{', '.join(built_in)}, or {config_help}"
     parser.add_argument("--config", metavar="FILE", help=config_help)
-    parser.add_argument(
-        "--force", action="store_true", help="redo everything: first remove what the run in --output made"
-    )
+    parser.add_argument("--force", action="store_true", help=force)
     for name, text in (switches or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     if distributed:
@@ -168,14 +171,15 @@ def parse(
         )
     # As an argument of argparse's, FILE would swallow the value after an option that does not exist.
     flags, unread = parser.parse_known_args(argv)
-    file = unread.pop(0) if "data" in main and unread and not unread[0].startswith("-") else None
+    overrides = {name: value for name, value in vars(flags).items() if name in fields}
+    for name in files:
+        if unread and not unread[0].startswith("-"):
+            file = unread.pop(0)
+            if name in overrides:
+                parser.error(f"two files: {file!r} and --{name} {overrides[name]!r}")
+            overrides[name] = file
     if unread:
         parser.error(f"unrecognized arguments: {' '.join(unread)}")
-    overrides = {name: value for name, value in vars(flags).items() if name in fields}
-    if file is not None:
-        if "data" in overrides:
-            parser.error(f"two files: {file!r} and --data {overrides['data']!r}")
-        overrides["data"] = file
     return dataclasses.replace(config, **overrides), flags  # type: ignore[type-var]
 
 

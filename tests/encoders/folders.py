@@ -1,6 +1,7 @@
 """Folders in the Hugging Face layout with random weights, written without torch."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,19 @@ RESIDUES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACDEFGHIKLMNPQRSTVWY
 
 
 def write_bert(
-    folder: Path, rng: np.random.Generator, d: int = 16, blocks: int = 2, shards: int = 1
+    folder: Path,
+    rng: np.random.Generator,
+    d: int = 16,
+    blocks: int = 2,
+    shards: int = 1,
+    words: Sequence[str] = RESIDUES,
 ) -> dict[str, np.ndarray]:
-    """A BERT over residues; returns its tensors. Several shards are written one after the other, one in memory."""
+    """A BERT over residues or other words; returns its tensors. Shards are written one by one, one in memory."""
     from safetensors.numpy import save_file
 
     config = {"model_type": "bert", "hidden_size": d, "num_hidden_layers": blocks, "num_attention_heads": d // 8}
-    config |= {"intermediate_size": 4 * d, "vocab_size": len(RESIDUES), "max_position_embeddings": 40}
-    shapes = {"embeddings.word_embeddings.weight": (len(RESIDUES), d)}
+    config |= {"intermediate_size": 4 * d, "vocab_size": len(words), "max_position_embeddings": 40}
+    shapes = {"embeddings.word_embeddings.weight": (len(words), d)}
     shapes |= {"embeddings.position_embeddings.weight": (40, d), "embeddings.token_type_embeddings.weight": (2, d)}
     norms = ["embeddings.LayerNorm"]
     for i in range(blocks):
@@ -29,7 +35,7 @@ def write_bert(
     for norm in norms:
         shapes |= {f"{norm}.weight": (d,), f"{norm}.bias": (d,)}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "vocab.txt").write_text("\n".join(RESIDUES))
+    (folder / "vocab.txt").write_text("\n".join(words))
     index, names, weights = {}, sorted(shapes), {}
     for shard in range(shards):
         file = "model.safetensors" if shards == 1 else f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
