@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import covjax
-from covjax import InputError, checkpoint
+from covjax import InputError
 from covjax.activations import EncodedTokens
 from covjax.comparison import model
 from covjax.comparison.api import Comparison
@@ -20,6 +20,7 @@ from covjax.embedder import Embedder
 from covjax.embedding import tables
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
+from covjax.jobs import checkpoint
 from covjax.jobs.disk import cell_text
 from covjax.probes import DualProbe, LinearProbe
 from covjax.recipes import standard
