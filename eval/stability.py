@@ -328,4 +328,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from eval.stability import main as imported  # a config file makes the settings of this module, not of `__main__`
+
+    sys.exit(imported(sys.argv[1:]))
