@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.activations.tokens import ArrayTokens, Batch
-from covjax.distributed import agree, gather
+from covjax.distributed import agree, gather, is_first
 from covjax.moments import Moments, merge, moments
-from covjax.standardise import live_deviation
+from covjax.standardise import live_deviation, note_dead
 
 Fit = tuple[np.ndarray, np.ndarray]  # mean and deviation of every feature over the training tokens
 
@@ -22,9 +22,9 @@ def _batch_moments(total: Moments, x: Float[Array, "b t d"], w: Float[Array, "b 
 
 
 def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
-    """Mean and deviation of every feature over all tokens of the training rows; a dead feature gets 1.
+    """Mean and deviation of every feature over all tokens of the training rows.
 
-    Of all processes' rows, the same in all of them, which must call it together.
+    A dead feature gets the deviation 1 and is noted. Of all processes' rows, the same in all of them, which must call it together.
     """
     total = Moments.zeros(tokens.features)
     for batch in tokens.walk("standardise"):
@@ -33,6 +33,8 @@ def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
     every = [jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(jax.process_count())]
     total = functools.reduce(merge, every)
     std = np.sqrt(np.diag(np.asarray(total.covariance(), np.float64)))
+    if is_first():
+        note_dead(std)
     return agree((np.asarray(total.mean, np.float32), live_deviation(std).astype(np.float32)))
 
 
