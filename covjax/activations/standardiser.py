@@ -24,7 +24,8 @@ def _batch_moments(total: Moments, x: Float[Array, "b t d"], w: Float[Array, "b 
 def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
     """Mean and deviation of every feature over all tokens of the training rows.
 
-    A dead feature gets the deviation 1 and is noted. Of all processes' rows, the same in all of them, which must call it together.
+    A dead feature gets the deviation 1 and is noted. Of all processes' rows, the same in all of them, which must
+    call it together.
     """
     total = Moments.zeros(tokens.features)
     for batch in tokens.walk("standardise"):
