@@ -10,6 +10,7 @@ import pytest
 from covjax.activations import EncodedTokens
 from covjax.comparison import compare, config, features
 from covjax.comparison.config import choose_recipes
+from covjax.comparison.probing import best_penalty
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
 from tests.processes import launch
@@ -70,6 +71,18 @@ def test_results_hold_every_row_probe_metric_and_the_manifest(finished):
     assert results["contrasts"]["gain"]["other"] == "mean"
     assert {"config", "data", "encoder", "device", "versions", "command"} <= set(results["manifest"])
     assert results["rows"][0]["probes"]["ridge"]["test"]["mcc"]["difference"] == 0
+
+
+def test_of_penalties_that_are_equal_on_validation_the_strongest_is_taken(finished):
+    penalties = [1e-3, 1e-1, 1.0]
+    for values in ([0.5, 0.7, 0.7], [0.7, 0.7, 0.7], [0.7, 0.6, 0.7]):
+        assert best_penalty(values, penalties) == 2
+        assert best_penalty(values[::-1], penalties[::-1]) == 0
+    assert best_penalty([0.7, 0.5, 0.6], penalties) == 0
+    for row in finished[1]["rows"]:
+        for probe in row["probes"].values():
+            path = probe["validation_path"]
+            assert probe["penalty"] == max(p for p, value in zip(penalties, path) if value == max(path))
 
 
 def test_the_label_that_depends_on_composition_is_found_by_composition(finished):

@@ -68,7 +68,7 @@ def _sequences(config):
 
 def test_features_and_tokens_are_those_of_each_sequence(config):
     folder = extract(config)
-    tokens = TokenStore(folder, -1)
+    first, tokens = TokenStore(folder, 0), TokenStore(folder, -1)
     means, logs = load_features(folder, "0/mean"), load_features(folder, "-1/log_covariance:eps=0.5")
     assert len(tokens) == 25
     for i, sequence in enumerate(_sequences(config)):
@@ -76,9 +76,7 @@ def test_features_and_tokens_are_those_of_each_sequence(config):
         np.testing.assert_allclose(means[i], x.mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(logs[i], get_pooler("log_covariance", eps=0.5)(2 * x[:, :3]), rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(tokens[i], (2 * x[:, :3]).astype(jnp.bfloat16))
-        np.testing.assert_array_equal(
-            TokenStore(folder, 0)[i] if i == 0 else x.astype(jnp.bfloat16), x.astype(jnp.bfloat16)
-        )
+        np.testing.assert_array_equal(first[i], x.astype(jnp.bfloat16))
 
 
 def test_few_shapes_over_all_shards(config):

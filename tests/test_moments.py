@@ -1,6 +1,7 @@
 """Moments against float64 NumPy, in every way of putting them together."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-import covjax
+import covjax.tokens
 from covjax import InputError, Moments, merge, moments, psum_merge, streaming_moments
 
 
@@ -111,6 +112,29 @@ def test_streaming_equals_one_call_with_ragged_and_masked_chunks(rng):
     assert relative(m.covariance(), covariance) < 1e-6
 
 
+def test_an_empty_left_side_leaves_the_mean_as_it_is():
+    """0 + 1 · (μ₂ − 0) is μ₂, but what stands in an empty side's mean must not reach the result by rounding."""
+    right = moments(np.float32([[1e-6, 3.0], [3e-6, 5.0]]))
+    empty = Moments(jnp.float32(0), jnp.float32([1e3, -7.0]), jnp.zeros((2, 2)))
+    for left in (empty, Moments.zeros(2)):
+        m = merge(left, right)
+        np.testing.assert_array_equal(m.mean, right.mean)
+        np.testing.assert_array_equal(m.scatter, right.scatter)
+        assert m.count == 2
+
+
+def test_the_scatter_is_about_the_mean_wherever_the_shift_lies(rng, monkeypatch):
+    """Two passes: what the first one's rounding leaves between shift and mean is taken off by the second."""
+    x = tokens(rng, 40, 5, mean=2.0)
+    w = rng.uniform(0.5, 2, 40).astype(np.float32)
+    _, mean, _, covariance = reference(x, w)
+    first_pass = covjax.tokens.weighted_mean
+    monkeypatch.setattr(sys.modules["covjax.moments"], "weighted_mean", lambda x, w: first_pass(x, w) + 0.5)
+    m = moments(x, w)
+    assert relative(m.mean, mean) < 1e-6
+    assert relative(m.covariance(), covariance) < 1e-5
+
+
 def test_degenerate_sequences_stay_finite(rng):
     single = moments(tokens(rng, 1, 5))
     assert np.abs(single.covariance()).max() == 0
@@ -178,3 +202,4 @@ def test_augmented_moment_is_the_second_moment_of_tokens_with_a_one(rng):
     x = tokens(rng, 20, 4, mean=1.0)
     augmented = np.concatenate([x, np.ones((20, 1), np.float32)], axis=1)
     np.testing.assert_allclose(covjax.augmented_moment(moments(x)), reference(augmented)[2], rtol=1e-5, atol=1e-6)
+    assert not np.asarray(covjax.augmented_moment(Moments.zeros(4))).any()  # no token, no 1 either

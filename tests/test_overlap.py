@@ -8,24 +8,25 @@ from covjax.encoders.embed import overlap
 
 
 def test_every_result_in_order():
-    found = list(overlap(lambda n: n * n, range(7), lambda n: (n % 3,)))
-    assert found == [(n, n * n) for n in range(7)]
+    results = list(overlap(lambda n: n * n, range(7), lambda n: (n % 3,)))
+    assert results == [(n, n * n) for n in range(7)]
 
 
-def test_two_run_at_once_after_the_first_of_a_shape_ran_alone():
+def test_two_run_at_once_once_the_first_of_their_shape_is_finished():
     together = threading.Barrier(2)
-    running, most = [], {}
+    too_early = {0: threading.Event(), 3: threading.Event()}  # by the first item of each of two shapes
 
     def run(item):
-        running.append(item)
-        most[item] = len(running)
-        if item:  # the barrier breaks, and with it the test, unless another one comes to it
+        for first, event in too_early.items():
+            if item > first:
+                event.set()
+        if item in too_early:
+            assert not too_early[item].wait(timeout=0.3), f"another began while {item} ran"
+        else:  # the barrier breaks, and with it the test, unless another one comes to it
             together.wait(timeout=30)
-        running.remove(item)
         return item
 
-    assert [result for _, result in overlap(run, [0, 1, 2, 3, 4], lambda _: (1,))] == [0, 1, 2, 3, 4]
-    assert most[0] == 1
+    assert [result for _, result in overlap(run, range(6), lambda n: (n >= 3,))] == [0, 1, 2, 3, 4, 5]
 
 
 def test_an_error_comes_through():

@@ -16,8 +16,20 @@ def test_the_page_is_what_the_script_writes(tmp_path):
     assert page.read_text() == (ROOT / scaling.PAGE).read_text()
 
 
-def test_every_assumption_is_explained():
-    assert set(scaling.TEXTS) == set(vars(scaling.Assumptions()))
+def test_every_assumption_is_explained_and_used(tmp_path):
+    """Another value of it changes the page in more places than the row that states it."""
+
+    def page(*options):
+        scaling.main([f"--compiled={ROOT / scaling.COMPILED}", f"--output={tmp_path / 'page.md'}", *options])
+        return (tmp_path / "page.md").read_text().splitlines()
+
+    default = page()
+    for name, value in vars(scaling.Assumptions()).items():
+        other = page(f"--{name.replace('_', '-')}={3 * value}")
+        row = [line for line in other if line.startswith(f"| {name} |")]
+        assert len(row) == 1, name
+        assert row[0].split("|")[3].strip(), name
+        assert set(other) - set(default) - set(row), name
 
 
 def test_seconds_by_hand():

@@ -40,6 +40,23 @@ def test_thin_spectral(tokens, statistic, kind, floor):
     assert np.abs(low - expected).max() < (1e-4 if floor else 2e-3) * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("kind", ["sqrt", "log"])
+def test_every_size_of_eigenvalue_beside_the_floor(kind):
+    """From rounding to far above it; log1p(r)/r changes its formula at 1e-4."""
+    ratio = np.array([1e-7, 1e-5, 9e-5, 1.1e-4, 5e-3, 0.3, 10.0])
+    with jax.enable_x64(True):
+        x, w = jnp.diag(jnp.sqrt(len(ratio) * ratio)), jnp.ones(len(ratio))  # second moment diag(ratio)
+        value = np.diagonal(thin_spectral(x, w, "second_moment", kind, 1.0))
+    expected = np.log1p(ratio) if kind == "log" else np.expm1(np.log1p(ratio) / 2)
+    np.testing.assert_allclose(value - (kind == "sqrt"), expected, rtol=1e-8, atol=1e-15)
+
+
+@pytest.mark.parametrize(("kind", "floor", "at_zero"), [("sqrt", 0.0, 0), ("sqrt", 4.0, 2), ("log", 1.0, 0)])
+def test_tokens_that_do_not_vary(kind, floor, at_zero):
+    value = thin_spectral(jnp.full((3, 4), 0.25), jnp.ones(3), "covariance", kind, floor)
+    np.testing.assert_array_equal(value, at_zero * np.eye(4))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sqrt_covariance", "log_second_moment"])
 def test_the_pooler_switches_and_keeps_its_gradient(tokens, name):

@@ -15,7 +15,7 @@ from covjax.errors import InputError
 from covjax.jobs.distributed import agree, gather, is_first, share
 from covjax.moments import Moments, merge, moments
 from covjax.notes import progress
-from covjax.standardise import live_deviation
+from covjax.standardise import live_deviation, note_dead
 
 MANY = 100_000_000  # numbers
 
@@ -170,6 +170,8 @@ def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
     every = [jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(jax.process_count())]
     total = functools.reduce(merge, every)
     std = np.sqrt(np.diag(np.asarray(total.covariance(), np.float64)))
+    if is_first():
+        note_dead(std)
     return agree((np.asarray(total.mean, np.float32), live_deviation(std).astype(np.float32)))
 
 

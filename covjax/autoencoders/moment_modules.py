@@ -77,7 +77,7 @@ class SecondMomentAutoencoder(nnx.Module):
         if self.standardise:
             self.deviation[...] = jnp.asarray(deviation)
         if self.init == "pca":
-            inputs = [(x / self.deviation[...][None, None], weights) for x, weights in batches]
+            inputs = [(self._inputs(x), weights) for x, weights in batches]
             basis = jnp.asarray(pca_basis(inputs, self.left.shape[1], center=self._center()), jnp.float32)
             self.left[...] = basis
             if self.right is not None:
@@ -125,7 +125,9 @@ class SecondMomentAutoencoder(nnx.Module):
         return None if self.center == "none" else "sequence"
 
     def _inputs(self, x: Array) -> Array:
-        return (x / self.deviation[...]).astype(x.dtype) if self.standardise else x
+        if not self.standardise:
+            return x
+        return (x / jnp.expand_dims(self.deviation[...], range(x.ndim - 1))).astype(x.dtype)
 
     def _losses(self, x: Array, weights: Array | None, whole: bool = False) -> Float[Array, "b"]:
         prefixes = None if whole else self.prefixes

@@ -1,7 +1,7 @@
 """Probes of every row: what a task is, the penalty that validation chooses, predictions on test."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,11 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
     return load_rest(tables, fitted, load, folder) if is_first() else {}
 
 
+def best_penalty(validation: Sequence[float], penalties: Sequence[float]) -> int:
+    """Place of the penalty that is best on validation; of equal ones the stronger, which is the safer one."""
+    return max(range(len(validation)), key=lambda i: (validation[i], penalties[i]))
+
+
 def _save(path: Path, fits: dict[str, FittedProbe], settings: dict[str, Any]) -> None:
     chosen = {
         name: {"penalty": fit.penalty, "validation": fit.validation, "converged": fit.converged}
@@ -181,8 +186,7 @@ def _fit(config: CompareConfig, data: Dataset, names: tuple[str, ...], table: Ta
         probes, converged = paths[name]
         scores = (predictions(task, name, probe.scores(coordinates[validation])) for probe in probes)
         values = [float(macro(np.atleast_1d(metric(data.targets[validation], each)))) for each in scores]
-        # Equal on validation: the stronger penalty is the safer one.
-        best = max(range(len(values)), key=lambda i: (values[i], config.penalties[i]))
+        best = best_penalty(values, config.penalties)
         fitted[name] = FittedProbe(
             space.probe(probes[best]),
             probes[best].scores(coordinates),
