@@ -245,7 +245,7 @@ def load_complete(
         raise InputError(f"{path}: leaf {odd} is {'missing from' if odd in paths else 'unexpected in'} the checkpoint")
     try:
         with _alone():
-            stored = ocp.checkpointables_metadata(str(path)).metadata["state"]
+            stored = ocp.metadata(str(path), "state").metadata
             # Asked for as NumPy arrays: else Orbax wants the devices that they were saved from.
             wanted = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
             flat = ocp.load_checkpointables(str(path), {"state": wanted})["state"]
