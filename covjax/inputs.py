@@ -229,14 +229,16 @@ def check_whole(value: Any, name: str, least: int) -> None:
         raise InputError(f"{name}: {shown(value)} must be a whole number >= {least}")
 
 
-def check_penalties(penalties: Any, name: str = "penalties") -> list[float]:
-    """A non-empty sequence of finite numbers > 0 as floats; InputError for anything else."""
+def check_penalties(penalties: Any, name: str = "penalties", least: float = 0.0, most: float = np.inf) -> list[float]:
+    """A non-empty sequence of finite numbers > 0, from `least` to `most`, as floats; InputError for anything else."""
     array = host_array(penalties, name)
     if array.ndim != 1 or not len(array):
         raise InputError(f"{name}: {shown(penalties)} must be a list of numbers > 0")
     for value in array:
         if not (np.isfinite(value) and value > 0):
             raise InputError(f"{name}: {float(value)} must be > 0 and finite")
+        if not least <= value <= most:
+            raise InputError(f"{name}: {float(value)} must be from {least:g} to {most:g}, for float32")
     return [float(value) for value in array]
 
 
