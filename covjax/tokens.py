@@ -99,19 +99,50 @@ def check_sequence(
     """
     x = check_tokens(x, name)
     weights = check_weights(weights, x.shape[0])
-    if not (is_concrete(x) and is_concrete(weights)):
-        return x, weights
-    keep = None if weights is None else np.asarray(weights) > 0
+    if is_concrete(x) and is_concrete(weights):
+        _check_values(x, None if weights is None else np.asarray(weights) > 0, name)
+    return x, weights
+
+
+def check_batch(
+    x: Any, weights: Any = None, name: str = "x", squares: bool = True
+) -> tuple[Float[Array, "b tokens features"], Float[Array, "b tokens"] | None]:
+    """`check_sequence` of equally long sequences; one of them may be masked whole.
+
+    `squares` says that their squares must fit the type too. Raises InputError as `check_sequence`.
+    """
+    if is_concrete(x) and not isinstance(x, jax.Array):
+        x = _of_host(x, name)
+    if x.ndim != 3 or 0 in x.shape:
+        raise InputError(f"{name} must have shape (sequences, tokens, features), none of them 0, got {tuple(x.shape)}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise DtypeError(f"{name} must be floating-point, got {x.dtype}; numbers: x.astype(np.float32)")
+    keep = None
+    if weights is not None:
+        if is_concrete(weights) and not isinstance(weights, jax.Array):
+            weights = host_array(weights, "weights")
+        if tuple(weights.shape) != tuple(x.shape[:2]):
+            raise InputError(f"weights must have shape {tuple(x.shape[:2])}, got {tuple(weights.shape)}")
+        if is_concrete(weights):
+            values = np.asarray(weights, np.float64)
+            if (bad := ~(np.isfinite(values) & (values >= 0))).any():
+                raise InputError(f"weights must be finite and >= 0, got {values[bad][0]}")
+            keep = values.reshape(-1) > 0
+    if is_concrete(x) and is_concrete(weights) and (keep is None or keep.any()):
+        _check_values(x.reshape(-1, x.shape[2]), keep, name, squares)
+    return x, weights
+
+
+def _check_values(x: Any, keep: Any, name: str, squares: bool = True) -> None:
     largest = _largest(x, None if keep is None or keep.all() else keep)
     if not np.isfinite(largest):
         finite = np.isfinite(np.asarray(x)).all(1) | (False if keep is None else ~keep)
         raise InputError(f"{name} must be finite, got {int((~finite).sum())} tokens with NaN or inf")
     dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)
     reach = float(jnp.finfo(dtype).max) ** 0.4  # squares, and sums of them, stay within the type
-    if largest and not 1 / reach < largest < reach:
+    if squares and largest and not 1 / reach < largest < reach:
         size = f"values up to {largest:g}, whose squares are beyond {dtype.name}"
         raise InputError(f"{name} has {size}; divide it by a power of ten")
-    return x, weights
 
 
 def _largest(x: Any, keep: np.ndarray | None) -> float:
