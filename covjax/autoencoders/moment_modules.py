@@ -130,6 +130,7 @@ class SecondMomentAutoencoder(nnx.Module):
         return None if self.center == "none" else "sequence"
 
     def _inputs(self, x: Array) -> Array:
+        x = jnp.asarray(x)
         return (x / self.deviation[...]).astype(x.dtype) if self.standardise else x
 
     def _losses(self, x: Array, weights: Array | None, whole: bool = False) -> Float[Array, "b"]:

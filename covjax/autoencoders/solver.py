@@ -158,9 +158,7 @@ def _loss_and_norm(kind, own, x, weights, left, right, vector):
 
 def _checked(batch: Batch) -> Batch:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise InputError(
-            f"batches: {type(batch).__name__} must be a pair of tokens (b, t, d) and weights (b, t) or None"
-        )
+        raise InputError(f"batches: {type(batch).__name__} must be a pair: tokens (b, t, d), weights (b, t) or None")
     return check_batch(*batch, "batches", squares=False)  # sums are float64
 
 
