@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.moments import _moments
-from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio
+from covjax.tokens import HIGHEST, check_sequence, prepare_tokens, safe_ratio
 from covjax.vectorize import vech
 
 _KERNELS = ("second_moment", "covariance", "polynomial", "rbf")
@@ -86,8 +86,8 @@ def _checked(sequences, weights, name: str, weights_name: str) -> list[tuple]:
     pairs = list(zip(sequences, weights if weights is not None else [None] * len(sequences)))
     checked = []
     for x, w in pairs:
-        x = check_tokens(x, name)
-        checked.append((x, check_weights(w, x.shape[0])))
+        x, w = check_sequence(x, w, name)
+        checked.append((x, w))
         if x.shape[1] != checked[0][0].shape[1]:
             raise InputError(f"{name} must have equal features, got {checked[0][0].shape[1]} and {x.shape[1]}")
     return checked

@@ -112,8 +112,13 @@ def check_labels(
     bad = ~((table == 0) | (table == 1)) & (True if present is None else present)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise InputError(f"{name}: labels are 0 and 1, got {table[row, column]:g} at row {row}, column {column}")
+        raise InputError(f"{name}: labels are 0 and 1, got {_plain(table[row, column])} at row {row}, column {column}")
     return table == 1, present
+
+
+def _plain(value: np.generic) -> str:
+    """A number with as many digits as tell it from its neighbours: 0.9999999 is not 1."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def check_classes(
@@ -198,7 +203,7 @@ def check_counts(counts: Any | None, rows: int) -> Float[np.ndarray, "resamples 
     table = table.astype(np.float64)
     bad = ~(np.isfinite(table) & (table >= 0) & (table == np.floor(table)))
     if bad.any():
-        raise InputError(f"counts: {table[bad][0]:g} is not a whole number >= 0")
+        raise InputError(f"counts: {_plain(table[bad][0])} is not a whole number >= 0")
     return table
 
 
@@ -218,14 +223,22 @@ def check_features(values: Any, name: str = "features", columns: int | None = No
     return array
 
 
-def check_penalties(penalties: Any, name: str = "penalties") -> list[float]:
-    """A non-empty sequence of finite numbers > 0 as floats; InputError for anything else."""
+def check_whole(value: Any, name: str, least: int) -> None:
+    """Raise InputError unless it is a whole number from `least` on; True is none."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}: {shown(value)} must be a whole number >= {least}")
+
+
+def check_penalties(penalties: Any, name: str = "penalties", least: float = 0.0, most: float = np.inf) -> list[float]:
+    """A non-empty sequence of finite numbers > 0, from `least` to `most`, as floats; InputError for anything else."""
     array = host_array(penalties, name)
     if array.ndim != 1 or not len(array):
         raise InputError(f"{name}: {shown(penalties)} must be a list of numbers > 0")
     for value in array:
         if not (np.isfinite(value) and value > 0):
             raise InputError(f"{name}: {float(value)} must be > 0 and finite")
+        if not least <= value <= most:
+            raise InputError(f"{name}: {float(value)} must be from {least:g} to {most:g}, for float32")
     return [float(value) for value in array]
 
 

@@ -11,7 +11,15 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.inputs import host_array, is_concrete
-from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    check_sequence,
+    check_tokens,
+    prepare_tokens,
+    safe_ratio,
+    token_weights,
+    weighted_mean,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -146,6 +154,8 @@ def streaming_moments(chunks: Iterable) -> Moments:
         state = jax.block_until_ready(_update(state, x, w))
     if state is None or not state.count > 0:
         raise InputError("chunks must hold at least one token with a weight above 0")
+    if not jnp.isfinite(state.scatter).all():
+        raise InputError("chunks must be finite, with squares that float32 can hold; NaN, inf or larger values came")
     return state
 
 
@@ -207,8 +217,7 @@ def second_moment(
         InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights. Inside `jit` a fully
             masked sequence yields 0.
     """
-    x = check_tokens(x)
-    weights = check_weights(weights, x.shape[0])
+    x, weights = check_sequence(x, weights)
     x = jnp.asarray(x)
     weights = None if weights is None else jnp.asarray(weights)
     on_cpu = is_concrete(x) and is_concrete(weights) and all(device.platform == "cpu" for device in x.devices())

@@ -3,6 +3,7 @@
 Padding ends at the next block, not at the longest sequence, and every batch has one compiled shape.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -14,7 +15,14 @@ from covjax.errors import InputError
 from covjax.inputs import host_array, is_concrete
 from covjax.moments import Moments
 from covjax.projected import check_projection, project_sides
-from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights
+from covjax.tokens import (
+    HIGHEST,
+    check_sequence,
+    check_tokens,
+    prepare_tokens,
+    safe_ratio,
+    token_weights,
+)
 
 
 def pack_blocks(
@@ -23,9 +31,9 @@ def pack_blocks(
     """Sequences one after the other, each starting on a block boundary (host, NumPy).
 
     Returns:
-        tokens (blocks · block_size, features) in the sequences' type, block_segments (blocks,) int32 and weights
-        (blocks · block_size,) float32. Blocks beyond the last sequence carry segment len(sequences), which the packed
-        statistics drop; `num_blocks` sets their number for one compiled shape.
+        tokens (blocks · block_size, features) in the widest of the sequences' types, block_segments (blocks,) int32 and
+        weights (blocks · block_size,) float32. Blocks beyond the last sequence carry segment len(sequences), which the
+        packed statistics drop; `num_blocks` sets their number for one compiled shape.
 
     Raises:
         InputError: no sequence, unequal features, block_size < 1, or more blocks needed than `num_blocks`.
@@ -39,7 +47,8 @@ def pack_blocks(
     total = sum(blocks) if num_blocks is None else num_blocks
     if sum(blocks) > total:
         raise InputError(f"num_blocks must be >= {sum(blocks)} for these sequences, got {num_blocks}")
-    tokens = np.zeros((total * block_size, sequences[0].shape[1]), sequences[0].dtype)
+    dtype = functools.reduce(jnp.promote_types, (s.dtype for s in sequences))
+    tokens = np.zeros((total * block_size, sequences[0].shape[1]), dtype)
     weights = np.zeros(total * block_size, np.float32)
     segments = np.full(total, len(sequences), np.int32)
     segments[: sum(blocks)] = np.repeat(np.arange(len(sequences)), blocks)
@@ -130,8 +139,7 @@ def packed_projected_moment(
         TypeError: tokens not floating point or segment ids not integers.
         InputError: wrong shapes or `center`; outside `jit` also negative, non-finite or all-zero weights.
     """
-    tokens = check_tokens(tokens, "tokens")
-    weights = check_weights(weights, tokens.shape[0])
+    tokens, weights = check_sequence(tokens, weights, "tokens")
     left = check_projection(left, tokens.shape[1], "left")
     right = None if right is None else check_projection(right, tokens.shape[1], "right")
     if center not in (None, "sequence"):

@@ -6,7 +6,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covjax.errors import InputError
-from covjax.tokens import HIGHEST, check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    check_matrix,
+    check_sequence,
+    safe_ratio,
+    token_weights,
+    weighted_mean,
+)
 
 
 def check_projection(matrix, features: int, name: str) -> Float[Array, "features rank"]:
@@ -111,8 +118,7 @@ def projected_moment(
         InputError: wrong shapes or `center`; outside `jit` also negative, non-finite or all-zero weights. Inside
             `jit` a fully masked sequence yields 0.
     """
-    x = check_tokens(x)
-    weights = check_weights(weights, x.shape[0])
+    x, weights = check_sequence(x, weights)
     left = check_projection(left, x.shape[1], "left")
     right = None if right is None else check_projection(right, x.shape[1], "right")
     check_center(center, x.shape[1])
@@ -159,8 +165,7 @@ def chunked_projected_moment(
         TypeError: `x` is not floating point.
         InputError: wrong shapes, `center` or chunk_size; outside `jit` also negative, non-finite or all-zero weights.
     """
-    x = check_tokens(x)
-    weights = check_weights(weights, x.shape[0])
+    x, weights = check_sequence(x, weights)
     left = check_projection(left, x.shape[1], "left")
     right = None if right is None else check_projection(right, x.shape[1], "right")
     if center not in (None, "sequence"):

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covjax.errors import DtypeError, InputError
-from covjax.inputs import host_array, is_concrete, is_torch
+from covjax.inputs import host_array, is_concrete
 
+_WEIGHT = 1e30  # below it sums of weights, and of weighted tokens, stay in float32
 HIGHEST = jax.lax.Precision.HIGHEST  # of a product: TPUs and recent GPUs round float32 factors otherwise
 
 
@@ -20,8 +21,8 @@ def check_tokens(x: Any, name: str = "x") -> Float[Array, "tokens features"]:
     """
     if isinstance(x, list | tuple):
         x = _of_list(x, name)
-    elif is_torch(x):
-        x = host_array(x, name)
+    elif x is not None and is_concrete(x) and not isinstance(x, jax.Array):
+        x = _of_host(x, name)
     try:
         dtype = getattr(x, "dtype", None)
     except TypeError:  # a tracer around a PyTorch tensor; JAX's message would print all of it
@@ -36,6 +37,17 @@ def check_tokens(x: Any, name: str = "x") -> Float[Array, "tokens features"]:
             f"{name} must have shape (tokens >= 1, features >= 1), got {tuple(x.shape)}; batches: jax.vmap"
         )
     return x
+
+
+def _of_host(x: Any, name: str) -> np.ndarray:
+    if isinstance(x, np.ma.MaskedArray) and np.ma.getmaskarray(x).any():
+        raise InputError(f"{name} has masked entries; give the data and weights that are 0 on the tokens to leave out")
+    if isinstance(x, np.ndarray) and x.dtype.kind in "SUcM":
+        return x  # refused by its type
+    x = host_array(x, name)
+    if x.dtype == np.longdouble and x.dtype != np.float64:
+        raise DtypeError(f"{name} is {x.dtype}, which JAX does not have; give x.astype(np.float32)")
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def _of_list(x: list | tuple, name: str) -> Any:
@@ -65,13 +77,86 @@ def check_weights(weights: Any, tokens: int) -> Float[Array, "tokens"] | None:
     if tuple(weights.shape) != (tokens,):
         raise InputError(f"weights must have shape ({tokens},), one per token, got {tuple(weights.shape)}")
     if is_concrete(weights):
+        if jnp.iscomplexobj(weights):
+            raise DtypeError(f"weights must be real numbers, got {weights.dtype}")
         values = np.asarray(weights, np.float64)
         bad = ~(np.isfinite(values) & (values >= 0))
         if bad.any():
             raise InputError(f"weights must be finite and >= 0, got {values[bad][0]} at token {int(np.argmax(bad))}")
         if not values.any():
             raise InputError("weights must not all be 0: the sequence has no token to pool")
+        if not 1 / _WEIGHT < (largest := values.max()) < _WEIGHT:
+            raise InputError(f"weights reach {largest:g}, beyond float32; divide them by their largest")
     return weights
+
+
+def check_sequence(
+    x: Any, weights: Any = None, name: str = "x"
+) -> tuple[Float[Array, "tokens features"], Float[Array, "tokens"] | None]:
+    """`check_tokens` and `check_weights`; where the values are concrete, tokens that count must be finite too.
+
+    Raises InputError, beside what those raise, for NaN, inf and numbers whose squares leave the type of the sums.
+    """
+    x = check_tokens(x, name)
+    weights = check_weights(weights, x.shape[0])
+    if is_concrete(x) and is_concrete(weights):
+        _check_values(x, None if weights is None else np.asarray(weights) > 0, name)
+    return x, weights
+
+
+def check_batch(
+    x: Any, weights: Any = None, name: str = "x", squares: bool = True
+) -> tuple[Float[Array, "b tokens features"], Float[Array, "b tokens"] | None]:
+    """`check_sequence` of equally long sequences; one of them may be masked whole.
+
+    `squares` says that their squares must fit the type too. Raises InputError as `check_sequence`.
+    """
+    if is_concrete(x) and not isinstance(x, jax.Array):
+        x = _of_host(x, name)
+    if x.ndim != 3 or 0 in x.shape:
+        raise InputError(f"{name} must have shape (sequences, tokens, features), none of them 0, got {tuple(x.shape)}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise DtypeError(f"{name} must be floating-point, got {x.dtype}; numbers: x.astype(np.float32)")
+    keep = None
+    if weights is not None:
+        if is_concrete(weights) and not isinstance(weights, jax.Array):
+            weights = host_array(weights, "weights")
+        if tuple(weights.shape) != tuple(x.shape[:2]):
+            raise InputError(f"weights must have shape {tuple(x.shape[:2])}, got {tuple(weights.shape)}")
+        if is_concrete(weights):
+            values = np.asarray(weights, np.float64)
+            if (bad := ~(np.isfinite(values) & (values >= 0))).any():
+                raise InputError(f"weights must be finite and >= 0, got {values[bad][0]}")
+            keep = values.reshape(-1) > 0
+    if is_concrete(x) and is_concrete(weights) and (keep is None or keep.any()):
+        _check_values(x.reshape(-1, x.shape[2]), keep, name, squares)
+    return x, weights
+
+
+def _check_values(x: Any, keep: Any, name: str, squares: bool = True) -> None:
+    largest = _largest(x, None if keep is None or keep.all() else keep)
+    if not np.isfinite(largest):
+        finite = np.isfinite(np.asarray(x)).all(1) | (False if keep is None else ~keep)
+        raise InputError(f"{name} must be finite, got {int((~finite).sum())} tokens with NaN or inf")
+    dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)
+    reach = float(jnp.finfo(dtype).max) ** 0.4  # squares, and sums of them, stay within the type
+    if squares and largest and not 1 / reach < largest < reach:
+        size = f"values up to {largest:g}, whose squares are beyond {dtype.name}"
+        raise InputError(f"{name} has {size}; divide it by a power of ten")
+
+
+def _largest(x: Any, keep: np.ndarray | None) -> float:
+    """The largest absolute value of the tokens that count; NaN where one of them is."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable and x.devices() == {jax.devices("cpu")[0]}):
+        return float(jax.device_get(_largest_there(x, jnp.ones(len(x), bool) if keep is None else jnp.asarray(keep))))
+    values = np.asarray(x) if keep is None else np.asarray(x)[keep]
+    values = values if values.dtype in (np.float16, np.float32, np.float64) else values.astype(np.float32)
+    return float(np.maximum(np.abs(values.max()), np.abs(values.min())))
+
+
+@jax.jit
+def _largest_there(x, keep):
+    return jnp.max(jnp.where(keep[:, None], jnp.abs(x), 0)).astype(jnp.float32)
 
 
 def check_matrix(matrix: Any, name: str) -> Float[Array, "rows columns"]:
@@ -102,11 +187,9 @@ def prepare_tokens(
 
     Raises:
         TypeError: `x` is not floating point.
-        InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights.
+        InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights and tokens not finite.
     """
-    x = check_tokens(x)
-    if check_values:
-        weights = check_weights(weights, x.shape[0])
+    x, weights = check_sequence(x, weights) if check_values else (check_tokens(x), weights)
     w, keep = token_weights(x, weights)
     x = jnp.asarray(x).astype(w.dtype)
     return (x if weights is None else jnp.where(keep[:, None], x, 0)), w

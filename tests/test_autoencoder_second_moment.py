@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from covjax import InputError, projected_moment
-from covjax.autoencoders import cp_latents, cp_loss, fvu, moment_norm, tucker_loss
+from covjax.autoencoders import (
+    cp_latents,
+    cp_loss,
+    evaluate_fvu,
+    fvu,
+    make_autoencoder,
+    moment_norm,
+    pca_basis,
+    solve_tucker,
+    tucker_loss,
+)
 
 T, D, R = 60, 12, 5
 LOSSES = {"tucker": tucker_loss, "cp": cp_loss}
@@ -148,3 +158,59 @@ def test_bad_input_is_named(problem, change, message):
         tucker_loss(**({"x": x, "left": a, "right": b, "weights": w} | change))
     with pytest.raises(TypeError, match="floating-point"):
         cp_loss(x.astype(int), a, b)
+
+
+def test_batches_of_other_arrays_mean_the_same(rng):
+    x, w = rng.normal(size=(3, 5, 4)).astype(np.float32), (rng.random((3, 5)) < 0.8).astype(np.float32)
+    modules = [make_autoencoder("tucker", 4, rank=2), make_autoencoder("cp", 4, rank=2, standardise=True)]
+    for module in modules:
+        module.initialise([(x, w)])
+        expected, figures = module.loss(x, w)[0], module.summarise(module.evaluate(x, w))
+        embedding = module(x[0], w[0])
+        for form, weights in ((x.tolist(), w.tolist()), (x.astype(">f4"), w > 0), (jnp.asarray(x), jnp.asarray(w))):
+            assert module.loss(form, weights)[0] == pytest.approx(float(expected), rel=1e-5)
+            assert module.summarise(module.evaluate(form, weights)) == pytest.approx(figures, rel=1e-5)
+            np.testing.assert_allclose(module(form[0], weights[0]), embedding, rtol=1e-5)
+    expected = evaluate_fvu([(x, w)], np.eye(4)[:, :2])
+    assert evaluate_fvu([(x.tolist(), w.tolist())], np.eye(4)[:, :2]) == pytest.approx(expected, rel=1e-5)
+    expected = solve_tucker([(x, w)], 2, starts=2).fvu
+    assert solve_tucker([(x.tolist(), w > 0)], 2, starts=2).fvu == pytest.approx(expected)
+    assert solve_tucker(((x * 1e20, w) for _ in range(1)), 2, starts=2).fvu == pytest.approx(expected, rel=1e-5)
+
+
+def test_bad_batches_are_refused(rng):
+    x, w = rng.normal(size=(3, 5, 4)).astype(np.float32), np.ones((3, 5), np.float32)
+    bad = [
+        (np.where(x > 1, np.nan, x), w, "must be finite"),
+        (x, -w, "weights must be finite and >= 0"),
+        (x, w * np.nan, "weights must be finite and >= 0"),
+        (x, w[:, :3], r"weights must have shape \(3, 5\), got \(3, 3\)"),
+        (x[0], None, r"must have shape \(sequences, tokens, features\)"),
+        (x[:0], None, r"must have shape \(sequences, tokens, features\)"),
+        (x.astype(int), None, "must be floating-point"),
+    ]
+    module = make_autoencoder("tucker", 4, rank=2)
+    calls = [
+        module.loss,
+        module.evaluate,
+        lambda x, w: solve_tucker([(x, w)], 2),
+        lambda x, w: pca_basis([(x, w)], 2),
+        lambda x, w: evaluate_fvu([(x, w)], np.eye(4)[:, :2]),
+    ]
+    for tokens, weights, message in bad:
+        for call in calls:
+            with pytest.raises(InputError, match=message):
+                call(tokens, weights)
+    for call in (calls[2], calls[4], lambda x, w: module.summarise(module.evaluate(x, w))):
+        with pytest.raises(InputError, match="no sequence with a second moment above 0"):
+            call(x * 0, w)
+    for rank in (2.5, "2", None):
+        with pytest.raises(InputError, match="a whole number"):
+            solve_tucker([(x, w)], rank)
+    with pytest.raises(InputError, match="must be a pair"):
+        solve_tucker([x], 2)
+    with pytest.raises(InputError, match=r"center must have shape \(4,\)"):
+        solve_tucker([(x, w)], 2, center=np.zeros(3))
+    for features in (4.0, "4", None, True):
+        with pytest.raises(InputError, match="features: .* must be a whole number >= 1"):
+            make_autoencoder("topk", features, latents=6, k=2)

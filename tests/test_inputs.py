@@ -16,6 +16,7 @@ from covjax.probes import (
     fit_ridge_moments,
     fit_ridge_path,
     kernel_space,
+    ridge_path,
     row_space,
     token_contributions,
 )
@@ -320,3 +321,101 @@ def test_columns_with_the_same_rows_come_together():
     present = np.array([[1, 0, 1, 1], [1, 1, 1, 0], [0, 1, 0, 1]], bool)
     groups = [(rows.astype(int).tolist(), columns.tolist()) for rows, columns in patterns(present)]
     assert groups == [([1, 1, 0], [0, 2]), ([0, 1, 1], [1]), ([1, 0, 1], [3])]
+
+
+POOLERS = {
+    "mean": {},
+    "covariance": {},
+    "log_covariance": {},
+    "attention": {"features": 4},
+    "projected": {"features": 4},
+}
+
+
+@pytest.mark.parametrize("name", POOLERS)
+def test_tokens_of_any_byte_order_and_container(rng, name):
+    pooler, x = get_pooler(name, **POOLERS[name]), rng.normal(size=(7, 4)).astype(np.float32)
+    expected = pooler(x)
+    for form in (x.astype(">f4"), np.ma.array(x), x.astype(object), x[::-1][::-1]):
+        np.testing.assert_allclose(pooler(form), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", POOLERS)
+def test_tokens_that_no_number_comes_of_are_refused(rng, name):
+    pooler, x = get_pooler(name, **POOLERS[name]), rng.normal(size=(7, 4)).astype(np.float32)
+    hole = np.arange(28).reshape(7, 4) == 9
+    bad = [
+        (np.where(hole, np.nan, x), "x must be finite, got 1 tokens"),
+        (jnp.where(hole, jnp.inf, x), "x must be finite, got 1 tokens"),
+        (jnp.where(hole, jnp.nan, x).astype(jnp.bfloat16), "x must be finite, got 1 tokens"),
+        (x * np.float32(1e20), r"squares are beyond float32; divide it"),
+        (x.astype(np.float64) * 1e300, r"squares are beyond float32; divide it"),
+        (x * np.float32(1e-20), r"squares are beyond float32; divide it"),
+        (np.ma.array(x, mask=hole), "x has masked entries"),
+    ]
+    for tokens, message in bad:
+        with pytest.raises(InputError, match=message):
+            pooler(tokens)
+    keep = ~hole.any(1)
+    np.testing.assert_allclose(pooler(np.where(hole, np.nan, x), keep), pooler(x, keep), atol=1e-6)
+    assert np.isfinite(pooler(np.zeros((3, 4), np.float32))).all()
+
+
+def test_weights_beyond_float32_are_refused(rng):
+    x = rng.normal(size=(3, 2)).astype(np.float32)
+    for size in (1e-300, 1e-40, 1e38, 1e300):
+        with pytest.raises(InputError, match="weights reach .*; divide them by their largest"):
+            covjax.moments(x, np.full(3, size))
+    with pytest.raises(InputError, match="weights must be real numbers"):
+        covjax.moments(x, jnp.ones(3, jnp.complex64))
+    np.testing.assert_allclose(covjax.moments(x, [1.0, 1.0, 1e-300]).mean, x[:2].mean(0), rtol=1e-6)
+
+
+def test_the_width_of_learned_poolers_is_named(rng):
+    x = rng.normal(size=(3, 5)).astype(np.float32)
+    for name in ("attention", "light_attention"):
+        with pytest.raises(InputError, match="x must have 4 features, got 5"):
+            get_pooler(name, features=4)(x)
+
+
+def test_chunks_must_be_finite(rng):
+    x = rng.normal(size=(5, 2)).astype(np.float32)
+    for bad in (np.nan, np.inf, 1e30):
+        with pytest.raises(InputError, match="chunks must be finite"):
+            covjax.streaming_moments([x, np.where(x == x[0, 0], bad, x).astype(np.float32)])
+
+
+def test_packed_sequences_take_the_widest_type(rng):
+    narrow, wide = rng.normal(size=(3, 2)).astype(np.float16), np.full((2, 2), 1e5, np.float32)
+    tokens, _, _ = covjax.pack_blocks([narrow, wide], 4)
+    assert tokens.dtype == np.float32
+    np.testing.assert_array_equal(tokens[4:6], wide)
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e160])
+def test_features_of_any_size_give_the_same_scores(rng, size):
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    one, other = (fit_ridge_path(s := row_space(f), s.coordinates(f), y, [0.1])[0].scores(f) for f in (x, x * size))
+    np.testing.assert_allclose(other, one, rtol=1e-9)
+
+
+def test_eigenvalues_tolerances_and_stops(problem):
+    x, space, z = problem
+    y = x[:, 0]
+    expected = ridge_path(space.eigenvalues, z, y, [1.0])[0].weights
+    np.testing.assert_allclose(ridge_path(space.eigenvalues.tolist(), z, y, [1.0])[0].weights, expected)
+    for bad in (space.eigenvalues * np.nan, -space.eigenvalues, space.eigenvalues[None]):
+        with pytest.raises(InputError, match="eigenvalues: shape .* finite and >= 0"):
+            ridge_path(bad, z, y, [1.0])
+    for tolerance in (0, -1, np.nan, 2, "a"):
+        with pytest.raises(InputError, match="rank_tolerance"):
+            row_space(z, tolerance)
+        with pytest.raises(InputError, match="rank_tolerance"):
+            kernel_space(z @ z.T, tolerance)
+    labels = np.arange(len(z)) % 2
+    for name, value in [("tolerance", np.nan), ("tolerance", np.inf), ("tolerance", -1), ("max_iterations", 0)]:
+        with pytest.raises(InputError, match=name):
+            fit_logistic_path(space, z, labels, [1.0], False, **{name: value})
+    for penalty in (1e-300, 1e300):
+        with pytest.raises(InputError, match="penalties: .* for float32"):
+            fit_logistic_path(space, z, labels, [penalty], False)

@@ -94,6 +94,8 @@ def test_the_kernel_of_whole_second_moments_gives_the_probe_on_them(rng):
         (np.full((3, 3), 7.1, np.float32), "all 3 training samples are equal"),
         (np.where(np.eye(4) > 0, np.nan, 1.0), "4 of 16 values are NaN"),
         (np.array([[1.0, 0.5], [0.2, 1.0]]), "differ from their mirror image by up to 0.3"),
+        (-np.eye(3), "not a kernel: the variance of its samples would be"),
+        (np.diag([1.0, 1.0, 1.0, -0.5]), "not a kernel: an eigenvalue is -0.* times the largest"),
     ],
 )
 def test_bad_kernels_are_refused(kernel, match):

@@ -355,3 +355,26 @@ def test_a_changed_weight_file_has_another_digest(tmp_path):
     content[len(content) // 2] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
     assert encoders.load(str(tmp_path)).weights_digest != first
+
+
+def test_a_mask_that_takes_the_space_before_it_is_a_mask(tmp_path):
+    model = saved(tmp_path, "Bert")
+    mask = {"content": "[MASK]", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"mask_token": mask}))
+    ours = assert_same(tmp_path, model, "the [MASK] sat")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode("the [MASK] sat").tolist() == theirs("the [MASK] sat").input_ids == [2, 5, 4, 7, 3]
+
+
+@pytest.mark.parametrize("options", [{"cls_token": "the", "sep_token": "cat"}, {"unk_token": "dog"}])
+def test_a_tokenizer_that_frames_in_another_way_is_refused(tmp_path, options):
+    saved(tmp_path, "Bert")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | options))
+    with pytest.raises(InputError, match=r"its tokenizer frames a text by .*supported: \[CLS\], \[SEP\] and \[UNK\]"):
+        encoders.load(str(tmp_path))
+
+
+def test_learned_positions_counted_from_another_padding_token_are_refused(tmp_path):
+    saved(tmp_path, "Esm", position_embedding_type="absolute", pad_token_id=0)
+    with pytest.raises(InputError, match="pad_token_id is 0, but <pad> is token 1"):
+        encoders.load(str(tmp_path))

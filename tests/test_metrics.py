@@ -1,5 +1,6 @@
 """Metrics against scikit-learn and SciPy where they define the value, resamples against repeated rows, edge cases."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -188,3 +189,55 @@ def test_bootstrap_p_value():
     assert metrics.bootstrap_p_value(np.arange(1.0, 1001), 6) == 2 / 2**6
     draws = np.array([-1.0] * 25 + [1.0] * 974 + [np.nan] * 3)
     assert metrics.bootstrap_p_value(draws, 100) == pytest.approx(2 * 26 / 1000)
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e-100, 1e100, 1e160])
+def test_numbers_of_any_size_correlate_as_they_do_near_one(rng, size):
+    truth = rng.normal(size=(30, 2))
+    scores = truth + rng.normal(size=(30, 2))
+    for metric in (metrics.r2, metrics.pearson, metrics.spearman):
+        np.testing.assert_allclose(metric(truth * size, scores * size), metric(truth, scores), rtol=1e-10)
+    np.testing.assert_allclose(metrics.pearson(truth * size, scores), metrics.pearson(truth, scores), rtol=1e-10)
+
+
+def test_groups_may_be_numbers_of_any_array():
+    expected = metrics.resample_counts(["a", "b", "a", "c"], 5, 0)
+    for groups in (np.array([1, 2, 1, 3]), jnp.array([1, 2, 1, 3]), [1.0, 2.0, 1.0, 3.0]):
+        np.testing.assert_array_equal(metrics.resample_counts(groups, 5, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("groups", "resamples", "seed", "message"),
+    [
+        (["a", "b"], 2.5, 0, "resamples: 2.5 must be a whole number >= 1"),
+        (["a", "b"], 2, -1, "seed: -1 must be a whole number >= 0"),
+        (["a", 1], 2, 0, "groups: 1: they are texts or numbers, all of one kind"),
+        ([np.nan, 1.0, np.nan], 2, 0, "groups: nan: .*a missing one needs a name of its own"),
+        (["a", None], 2, 0, "groups: None"),
+        ("abab", 2, 0, "groups: 'abab' must be a sequence"),
+    ],
+)
+def test_bad_draws_are_refused(groups, resamples, seed, message):
+    with pytest.raises(InputError, match=message):
+        metrics.resample_counts(groups, resamples, seed)
+
+
+def test_bad_resamples_are_refused():
+    for call in (metrics.interval, lambda values: metrics.bootstrap_p_value(values, 5)):
+        bad = [(0.5, r"shape \(\)"), ([[1.0]], r"shape \(1, 1\)"), ([1, 2, np.inf], "1 of 3 .* infinite")]
+        for values, message in bad:
+            with pytest.raises(InputError, match=message):
+                call(values)
+    for level in ("0.95", None, np.nan, 1):
+        with pytest.raises(InputError, match="level: .* must be between 0 and 1"):
+            metrics.interval([1.0, 2.0], level)
+    for groups in (2.5, None, True):
+        with pytest.raises(InputError, match="groups: .* must be a whole number >= 2"):
+            metrics.bootstrap_p_value([1.0, 2.0], groups)
+
+
+def test_a_label_next_to_one_is_shown_in_full():
+    with pytest.raises(InputError, match="got 0.9999999 at row 0"):
+        metrics.auroc([0.9999999, 0, 1], [1.0, 2, 3])
+    with pytest.raises(InputError, match="counts: 1.0000001 is not a whole number"):
+        metrics.auroc([1, 0], [1.0, 2], [[1.0000001, 1]])

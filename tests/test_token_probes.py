@@ -151,3 +151,34 @@ def test_nan_tokens_and_missing_rows_are_named(rng):
     sequences[7][3] = np.nan
     with pytest.raises(InputError, match="NaN or inf in the pooled tokens of 1 training rows, first row 7"):
         fit_token_probe(bilinear(), walk_over(sequences), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "decays", "message"),
+    [
+        (np.arange(N) < 60, np.arange(60, 80), (1.0,), "train_rows: bool .* np.flatnonzero"),
+        (np.arange(60.0), np.arange(60, 80), (1.0,), "train_rows: float64 .* must be row numbers"),
+        ([0, 1, 1], np.arange(60, 80), (1.0,), "train_rows: 1 row numbers stand there more than once"),
+        (np.arange(60), np.arange(60, 80), (), "weight_decays: "),
+        (np.arange(60), np.arange(60, 80), (-1.0,), "weight_decays: "),
+        (np.arange(60), np.arange(60, 80), (np.nan,), "weight_decays: "),
+    ],
+)
+def test_bad_rows_and_decays_are_refused(rng, train, validation, decays, message):
+    sequences, labels = correlated(rng)
+    with pytest.raises(InputError, match=message):
+        fit_token_probe(bilinear(), walk_over(sequences), labels, train, validation, "multilabel", decays, SHORT)
+
+
+def test_rows_that_never_come_and_tokens_that_are_nan_are_named(rng):
+    sequences, labels = correlated(rng, 40)
+    rows = np.arange(40)
+    short = walk_over(sequences[:32])
+    with pytest.raises(InputError, match=r"validation row 32 never came \(8 in all\)"):
+        fit_token_probe(bilinear(), short, labels, rows[:20], rows[20:], "multilabel", (1.0,), SHORT)
+    probe = fit_token_probe(bilinear(), walk_over(sequences), labels, rows[:20], rows[20:], "multilabel", (1.0,), SHORT)
+    sequences[3][0, 0] = np.nan
+    with pytest.raises(InputError, match="batches: .* NaN or inf, first at row 3, .* of the pooled tokens"):
+        probe.scores(walk_over(sequences)())
+    with pytest.raises(InputError, match="batches: empty"):
+        probe.scores([])

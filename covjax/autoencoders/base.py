@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.inputs import check_whole
 
 Metrics = Mapping[str, Float[Array, ""]]
 
@@ -108,6 +109,8 @@ def make_autoencoder(kind: str, features: int, *, seed: int = 0, **options) -> A
         InputError: unknown name, unknown or missing option, or a bad value; the message lists what is allowed.
     """
     allowed = autoencoder_options(kind)
+    check_whole(features, "features", 1)
+    check_whole(seed, "seed", 0)
     if unknown := sorted(set(options) - set(allowed)):
         raise InputError(f"{kind}: no option {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
     missing = [name for name, p in allowed.items() if p.default is inspect.Parameter.empty and name not in options]

@@ -15,6 +15,7 @@ from covjax.autoencoders.solver import pca_basis
 from covjax.errors import InputError
 from covjax.projected import projected_moment
 from covjax.standardise import Batch, Statistic, feature_statistics
+from covjax.tokens import check_batch, check_sequence
 from covjax.vectorize import vech
 
 
@@ -87,10 +88,12 @@ class SecondMomentAutoencoder(nnx.Module):
         self, x: Float[Array, "b t d"], weights: Float[Array, "b t"] | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
         """Mean over the batch of ‖S − Ŝ‖² − ‖S‖²; the FVU needs ‖S‖² and belongs to `evaluate`."""
+        x, weights = check_batch(x, weights)
         return jnp.mean(self._losses(x, weights)), {}
 
     def evaluate(self, x: Float[Array, "b t d"], weights: Float[Array, "b t"] | None = None) -> dict[str, Array]:
         """Σ (‖S − Ŝ‖² − ‖S‖²) and Σ ‖S‖² of a batch, at full rank (see `Evaluated`)."""
+        x, weights = check_batch(x, weights)
         inputs = self._inputs(x)
         losses = self._losses(x, weights, whole=True)
         axes = (0, None if weights is None else 0)
@@ -99,6 +102,8 @@ class SecondMomentAutoencoder(nnx.Module):
 
     def summarise(self, sums: dict[str, Array]) -> dict[str, float]:
         """FVU = Σ‖S − Ŝ‖² / Σ‖S‖²: 0 perfect, 1 for Ŝ = 0."""
+        if not float(sums["norm"]):
+            raise InputError("x: no sequence with a second moment above 0, so no share of it is explained")
         return {"fvu": 1 + float(sums["loss"]) / float(sums["norm"])}
 
     def project_gradients(self, gradients: Any) -> Any:
@@ -125,6 +130,7 @@ class SecondMomentAutoencoder(nnx.Module):
         return None if self.center == "none" else "sequence"
 
     def _inputs(self, x: Array) -> Array:
+        x = jnp.asarray(x)
         if not self.standardise:
             return x
         return (x / jnp.expand_dims(self.deviation[...], range(x.ndim - 1))).astype(x.dtype)
@@ -146,6 +152,7 @@ class TuckerAutoencoder(SecondMomentAutoencoder):
 
     def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "k"]:
         """The core C of one sequence as a vector; raises like `projected_moment`."""
+        x, weights = check_sequence(x, weights)
         c = projected_moment(self._inputs(x), self.left[...], self._right(), weights, center=self._center())
         return vech(c) if self.right is None else c.reshape(-1)
 
@@ -159,4 +166,5 @@ class CPAutoencoder(SecondMomentAutoencoder):
 
     def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "rank"]:
         """The latents z of one sequence; raises like `cp_latents`."""
+        x, weights = check_sequence(x, weights)
         return cp_latents(self._inputs(x), self.left[...], self._right(), weights, center=self._center())

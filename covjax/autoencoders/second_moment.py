@@ -14,7 +14,14 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.projected import check_center, check_projection, project_tokens
-from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    check_sequence,
+    prepare_tokens,
+    safe_ratio,
+    token_weights,
+    weighted_mean,
+)
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
 Center = Float[Array, "features"] | str | None
@@ -201,8 +208,7 @@ def _moment_products(x, y, weights, shift) -> Float[Array, "features rank"]:
 
 
 def _check(x, left, right, weights, center, prefixes) -> tuple:
-    x = check_tokens(x)
-    weights = check_weights(weights, x.shape[0])
+    x, weights = check_sequence(x, weights)
     left = check_projection(left, x.shape[1], "left")
     right = None if right is None else check_projection(right, x.shape[1], "right")
     if right is not None and right.shape != left.shape:

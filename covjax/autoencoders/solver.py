@@ -4,6 +4,7 @@ For UᵀU = I the loss of U U ᵀ S_s U Uᵀ is ‖S_s‖² − ‖UᵀS_sU‖²
 """
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Sequence
 from functools import partial
 
@@ -13,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.autoencoders.second_moment import Center, cp_loss, moment_norm, tucker_loss
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
+from covjax.projected import check_center
 from covjax.standardise import Batch
-from covjax.tokens import HIGHEST, safe_ratio
+from covjax.tokens import HIGHEST, check_batch, safe_ratio
 
 LOSSES = {"tucker": tucker_loss, "cp": cp_loss}
 
@@ -68,6 +70,7 @@ def solve_tucker(
     Raises:
         InputError: no batch, a rank outside 1 … features, NaN or infinite tokens, `starts` or `max_iterations` below 1.
     """
+    batches = list(map(_checked, batches))
     features = _check(batches, rank)
     if starts < 1 or max_iterations < 1:
         raise InputError(f"starts and max_iterations must be >= 1, got {starts} and {max_iterations}")
@@ -91,6 +94,8 @@ def solve_tucker(
         values.append(float(value))
     best = int(np.argmax(objective))
     norm = sum(float(_norms(*batch, center).sum()) for batch in batches)
+    if not norm:
+        raise InputError("batches: no sequence with a second moment above 0")
     return Solution(
         u[best],
         1 - float(objective[best]) / norm,
@@ -107,7 +112,9 @@ def pca_basis(batches: Iterable[Batch], rank: int, *, center: Center = None) -> 
     """
     total = None
     with jax.enable_x64(True):
-        for x, weights in batches:
+        for x, weights in map(_checked, batches):
+            if total is None:
+                check_center(center, x.shape[2])
             part = np.asarray(_mean_moment(_scaled(*_wide(x, weights, center))))
             total = part if total is None else total + part
     if total is None:
@@ -134,6 +141,7 @@ def evaluate_fvu(
         raise InputError(f"kind must be one of {', '.join(LOSSES)}, got {kind!r}")
     loss = norm = 0.0
     for x, weights in batches:
+        x, weights = check_batch(x, weights, "batches")
         sums = _loss_and_norm(kind, isinstance(center, str), x, weights, left, right, _vector(center))
         loss, norm = loss + float(sums[0]), norm + float(sums[1])
     if not norm:
@@ -148,6 +156,12 @@ def _loss_and_norm(kind, own, x, weights, left, right, vector):
     return jax.tree.map(jnp.sum, jax.vmap(one, (0, None if weights is None else 0))(x, weights))
 
 
+def _checked(batch: Batch) -> Batch:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise InputError(f"batches: {type(batch).__name__} must be a pair: tokens (b, t, d), weights (b, t) or None")
+    return check_batch(*batch, "batches", squares=False)  # sums are float64
+
+
 def _check(batches: Sequence[Batch], rank: int) -> int:
     if not len(batches):
         raise InputError("batches: empty; at least one is needed")
@@ -157,8 +171,8 @@ def _check(batches: Sequence[Batch], rank: int) -> int:
 
 
 def _check_rank(rank: int, features: int) -> None:
-    if not 1 <= rank <= features:
-        raise InputError(f"rank must be 1 … {features} (features), got {rank}")
+    if not isinstance(rank, numbers.Integral) or not 1 <= rank <= features:
+        raise InputError(f"rank must be 1 … {features} (features), a whole number, got {shown(rank)}")
 
 
 def _largest_sine(a: Float[np.ndarray, "d r"], b: Float[np.ndarray, "d r"]) -> float:

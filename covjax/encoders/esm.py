@@ -156,6 +156,12 @@ class Esm(Transformer):
         self.vocabulary = esm_vocabulary(
             folder, config["vocab_size"], max_tokens=None if rotary else positions - self.pad_id - 1
         )
+        own_pad = self.vocabulary.ids[self.vocabulary.pad]
+        if not rotary and own_pad != self.pad_id:
+            raise InputError(
+                f"{folder}/config.json: pad_token_id is {self.pad_id}, but {self.vocabulary.pad} is token {own_pad}; "
+                "learned positions are counted from it"
+            )
         self.embedding = nnx.Param(
             jnp.asarray(tensors.take("embeddings.word_embeddings.weight", config["vocab_size"], d))
         )

@@ -188,7 +188,13 @@ def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:
         split = _Kmers(max(lengths))
     else:
         tokenizer = _from_folder("AutoTokenizer", path.parent, {})
-        split, ids, unknown = tokenizer.tokenize, tokenizer.get_vocab(), "[UNK]"
+        split, ids, unknown = _Words(tokenizer), tokenizer.get_vocab(), "[UNK]"
+        ends = [token for token in tokenizer.convert_ids_to_tokens(tokenizer("").input_ids) if token != "[PAD]"]
+        if ends != ["[CLS]", "[SEP]"] or tokenizer.unk_token != "[UNK]":
+            raise InputError(
+                f"{path.parent}: its tokenizer frames a text by {shown(ends)} and calls an unknown word "
+                f"{shown(tokenizer.unk_token)}; supported: [CLS], [SEP] and [UNK]"
+            )
         if missing := sorted((special | {"[UNK]"}) - set(ids)) or max(ids.values()) >= size:
             raise InputError(f"{path.parent}: transformers' tokenizer of this folder lacks {missing or 'embeddings'}")
     if unknown is None:
@@ -202,6 +208,16 @@ def _letters(sequence: str) -> list[str]:
 
 def _all_kmers(k: int, count: int) -> set[str]:
     return {"".join(word) for word in itertools.product("ACGT", repeat=k)} if count == 4**k else set()
+
+
+@dataclass(frozen=True)
+class _Words:
+    tokenizer: Any
+
+    def __call__(self, text: str) -> list[str]:
+        # Not `tokenize`: of a special token that swallows the space before it, it gives that space too.
+        options = {"add_special_tokens": False, "truncation": False, "padding": False, "verbose": False}
+        return self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode(text, **options))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ def _varies(values, weights):
     return np.where(present, values, -np.inf).max(1) > np.where(present, values, np.inf).min(1)
 
 
+def _exponents(values):
+    """The power of two of the largest value of every column: divided by it, squares neither overflow nor vanish."""
+    return np.frexp(np.abs(values).max(0))[1]
+
+
 def _of_numbers(metric, truth, scores, counts, missing):
     """`metric(truth, scores, weights)`, weights (R, n) being ones for no counts, on checked arrays."""
 
@@ -45,6 +50,8 @@ def r2(
 
 
 def _r2(truth, scores, w):
+    size = _exponents(truth)
+    truth, scores = np.ldexp(truth, -size), np.ldexp(scores, -size)
     residual = w @ (truth - scores) ** 2
     total = np.einsum("rn,rnk->rk", w, _centred(truth, w) ** 2)
     return 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=_varies(truth, w) & (total > 0))
@@ -65,6 +72,7 @@ def pearson(
 
 
 def _pearson(truth, scores, w):
+    truth, scores = (np.ldexp(values, -_exponents(values)) for values in (truth, scores))
     return _correlation(_centred(truth, w), _centred(scores, w), w, _varies(truth, w), _varies(scores, w))
 
 

@@ -1,26 +1,29 @@
 """Intervals and p values from bootstrap resamples, and their correction by Holm."""
 
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from covjax.errors import InputError
-from covjax.inputs import host_array
+from covjax.errors import InputError, shown
+from covjax.inputs import check_whole, host_array, is_torch
 
 
 def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
     """How often each example stands in each resample; whole groups are drawn with replacement (Efron 1979).
 
-    Raises InputError for fewer than two groups or no resamples.
+    Groups are texts or numbers. Raises InputError for fewer than two of them, one that is missing, both kinds in one
+    sequence, no resamples, and a negative seed.
     """
-    if resamples < 1:
-        raise InputError(f"resamples: {resamples} must be at least 1")
-    if not len(groups):
-        raise InputError("groups: empty; one name for each example is needed")
+    check_whole(resamples, "resamples", 1)
+    check_whole(seed, "seed", 0)
+    names = _group_names(groups)
     # Not np.unique: an array of strings takes the longest one's length for each.
-    number = {group: i for i, group in enumerate(sorted(set(groups)))}
-    index = np.array([number[group] for group in groups], int)
+    number = {group: i for i, group in enumerate(sorted(set(names)))}
+    index = np.array([number[group] for group in names], int)
     count = len(number)
     if count < 2:
         raise InputError(f"groups: {count} group; a bootstrap over groups needs at least 2")
@@ -28,19 +31,44 @@ def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.
     return draws[:, index]
 
 
+def _group_names(groups: Any) -> list:
+    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+        raise InputError(f"groups: {shown(groups)} must be a sequence of names, one for each example")
+    if isinstance(groups, jax.Array) or is_torch(groups):
+        groups = host_array(groups, "groups")
+    names = list(groups)
+    if not names:
+        raise InputError("groups: empty; one name for each example is needed")
+    kind = str if isinstance(names[0], str) else numbers.Real | np.bool_
+    for name in names:
+        if not isinstance(name, kind) or name != name:
+            problem = "are texts or numbers, all of one kind; a missing one needs a name of its own"
+            raise InputError(f"groups: {shown(name)}: they {problem}")
+    return names
+
+
 def interval(values: Float[np.ndarray, "resamples"], level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of the resampled values; undefined (NaN) resamples are left out.
 
-    Raises InputError where fewer than half of the resamples are defined.
+    Raises InputError where fewer than half of the resamples are defined, and for infinite ones.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level: {level} must be between 0 and 1")
-    values = host_array(values, "values").astype(np.float64)
-    defined = values[np.isfinite(values)]
-    if values.ndim != 1 or not len(defined) or len(defined) < len(values) / 2:
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise InputError(f"level: {shown(level)} must be between 0 and 1")
+    values, defined = _defined(values, "values")
+    if not len(defined) or len(defined) < len(values) / 2:
         raise InputError(f"values: {len(values) - len(defined)} of {len(values)} resamples are undefined")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _defined(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values of the resamples as (resamples,), and those that are not NaN."""
+    values = host_array(values, name).astype(np.float64)
+    if values.ndim != 1:
+        raise InputError(f"{name}: shape {values.shape} must be (resamples,), one number for each")
+    if np.isinf(values).any():
+        raise InputError(f"{name}: {int(np.isinf(values).sum())} of {values.size} resamples are infinite")
+    return values, values[~np.isnan(values)]
 
 
 def bootstrap_p_value(differences: Float[np.ndarray, "resamples"], groups: int) -> float:
@@ -50,14 +78,12 @@ def bootstrap_p_value(differences: Float[np.ndarray, "resamples"], groups: int) 
     2 / 2^groups, which is where the exact test that flips the signs of so many groups ends: resamples of few groups
     know no more. A difference of 0 stands on both sides. Undefined (NaN) resamples are left out.
 
-    Raises InputError for fewer than two groups.
+    Raises InputError for fewer than two groups, no resample that is defined, and infinite ones.
     """
-    if groups < 2:
-        raise InputError(f"groups: {groups}; a bootstrap over groups needs at least 2")
-    differences = host_array(differences, "differences").astype(np.float64)
-    defined = differences[np.isfinite(differences)]
-    if differences.ndim != 1 or not len(defined):
-        raise InputError(f"differences: shape {differences.shape} must be (resamples,), at least one of them defined")
+    check_whole(groups, "groups", 2)
+    differences, defined = _defined(differences, "differences")
+    if not len(defined):
+        raise InputError(f"differences: none of {len(differences)} resamples is defined")
     shares = [(1 + np.sum(side)) / (1 + len(defined)) for side in (defined <= 0, defined >= 0)]
     return float(min(1.0, max(2 * min(shares), 2.0 ** (1 - groups))))
 

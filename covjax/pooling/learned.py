@@ -9,7 +9,7 @@ from covjax.errors import InputError
 from covjax.pooling.base import register
 from covjax.pooling.second_order import apply_spectral, check_spectral
 from covjax.projected import check_projection, masked_project, projected_moment
-from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import HIGHEST, check_sequence, prepare_tokens, safe_ratio, token_weights, weighted_mean
 from covjax.vectorize import vech
 
 
@@ -27,6 +27,11 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not (isinstance(size, int) and size >= 1):
             raise InputError(f"{name} must be an integer >= 1, got {size!r}")
+
+
+def _check_features(x: Float[Array, "tokens features"], features: int) -> None:
+    if x.shape[1] != features:
+        raise InputError(f"x must have {features} features, got {x.shape[1]}")
 
 
 def projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param:
@@ -51,6 +56,7 @@ class AttentionPool(nnx.Module):
     ) -> Float[Array, "features"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         x, w = prepare_tokens(x, weights)
+        _check_features(x, self.queries.shape[0])
         logits = jnp.matmul(x, self.queries[...], precision=HIGHEST)
         if self.position is not None:
             rank = jnp.cumsum(w > 0) - 1  # counts kept tokens only: padding moves nobody
@@ -76,6 +82,7 @@ class LightAttentionPool(nnx.Module):
     ) -> Float[Array, "2*features"]:
         """Pool one sequence (see `covjax.pooling.Pooler`); masked tokens enter the convolutions as zeros."""
         x, w = prepare_tokens(x, weights)
+        _check_features(x, self.values.in_features)
         values = self.values(x)
         pooled = jnp.sum(attention_weights(self.logits(x), w) * values, axis=0)
         top = jnp.max(jnp.where(w[:, None] > 0, values, -jnp.inf), axis=0)
@@ -131,8 +138,7 @@ def attention_covariance_matrices(
     weights: Float[Array, "tokens"] | None = None,
 ) -> Float[Array, "heads rank rank"]:
     """The matrices of `AttentionCovariance`."""
-    x = check_tokens(x)
-    weights = check_weights(weights, x.shape[0])
+    x, weights = check_sequence(x, weights)
     check_projection(queries, x.shape[1], "queries")
     check_projection(basis, x.shape[1], "basis")
     w, keep = token_weights(x, weights)

@@ -18,7 +18,7 @@ from covjax.inputs import exact_mean, host_array
 from covjax.notes import figure_text
 from covjax.probes.coordinates import LinearProbe
 from covjax.projected import check_center, check_projection
-from covjax.tokens import check_tokens, check_weights
+from covjax.tokens import check_sequence
 from covjax.vectorize import unvech
 
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"  # Okabe-Ito
@@ -51,8 +51,7 @@ def token_contributions(
         TypeError: `x` is not floating point.
         InputError: shapes that do not fit the probe's number of weights, an unknown `output` or `center`.
     """
-    x = check_tokens(x)
-    weights = check_weights(weights, x.shape[0])
+    x, weights = check_sequence(x, weights)
     left, right = (  # type: ignore[assignment]
         side if side is None else check_projection(side, x.shape[1], name)
         for name, side in (("left", left), ("right", right))

@@ -9,14 +9,15 @@ theorem): whole second moments enter through `covjax.gram` without a matrix of d
 """
 
 import dataclasses
-from typing import Protocol, TypeVar
+import numbers
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.inputs import check_features, exact_mean, host_array
 
 Probe = TypeVar("Probe", covariant=True)
@@ -93,21 +94,39 @@ def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float | None =
     """
     x = check_features(features).astype(np.float64)
     n, p = x.shape
+    tolerance = _tolerance(rank_tolerance, rounding(n, p))
     mean = exact_mean(x)
     x = x - mean
-    scale = np.sqrt((x**2).sum() / n)
+    size = float(np.abs(x).max()) or 1.0  # squares of what is divided by it neither overflow nor vanish
+    scale = size * np.sqrt(((x / size) ** 2).sum() / n)
     if not scale > 0:
         raise InputError(f"features: all {n} training samples are equal; nothing to fit")
     x /= scale
     if p <= n:
         values, vectors = np.linalg.eigh(x.T @ x / n)
-        keep = values > (rank_tolerance or rounding(n, p)) * values[-1]
+        keep = values > tolerance * values[-1]
         axes = vectors[:, keep]
     else:
         values, vectors = np.linalg.eigh(x @ x.T / n)
-        keep = values > (rank_tolerance or rounding(n, p)) * values[-1]
+        keep = values > tolerance * values[-1]
         axes = x.T @ (vectors[:, keep] / np.sqrt(n * values[keep]))
     return RowSpace(mean, np.asarray(scale), axes, values[keep])
+
+
+def _tolerance(given: float | None, default: float) -> float:
+    if given is None:
+        return default
+    if not isinstance(given, numbers.Real) or not 0 < given < 1:
+        raise InputError(f"rank_tolerance: {shown(given)} must be None or a number between 0 and 1")
+    return float(given)
+
+
+def check_eigenvalues(eigenvalues: Any) -> Float[np.ndarray, "r"]:
+    """The eigenvalues of a space in float64; InputError unless they are a vector of finite numbers >= 0."""
+    values = host_array(eigenvalues, "eigenvalues").astype(np.float64)
+    if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all():
+        raise InputError(f"eigenvalues: shape {values.shape} must be (r,), finite and >= 0: those of a space")
+    return values
 
 
 def rounding(n: int, p: int) -> float:
@@ -170,7 +189,8 @@ def kernel_space(gram_train: Float[np.ndarray, "n n"], rank_tolerance: float | N
     `covjax.gram(sequences, kernel=...)` makes the kernel.
 
     Raises:
-        InputError: a kernel that is not square, not finite, not symmetric, or of samples that do not vary.
+        InputError: a kernel that is not square, not finite, not symmetric, with eigenvalues below 0, or of samples that
+            do not vary.
     """
     given = host_array(gram_train, "gram_train")
     if given.ndim != 2 or given.shape[0] != given.shape[1] or not given.size:
@@ -186,11 +206,18 @@ def kernel_space(gram_train: Float[np.ndarray, "n n"], rank_tolerance: float | N
     k -= k.mean(1, keepdims=True)
     # A difference of kernel values within their own rounding is no variance.
     eps = float(jnp.finfo(given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else np.float64).eps)
+    tolerance = _tolerance(rank_tolerance, max(eps, rounding(n, n)))
     square = np.trace(k) / n
+    if square < -eps * largest:
+        raise InputError(f"gram_train: not a kernel: the variance of its samples would be {square:g}, must be > 0")
     if not square > eps * largest:
         raise InputError(f"gram_train: all {n} training samples are equal; nothing to fit")
     values, vectors = np.linalg.eigh(k / (n * square))
-    keep = values > (rank_tolerance or max(eps, rounding(n, n))) * values[-1]
+    if values[0] < -(0.01 * values[-1] + eps * largest / square):
+        raise InputError(
+            f"gram_train: not a kernel: an eigenvalue is {values[0] / values[-1]:g} times the largest; none may be < 0"
+        )
+    keep = values > tolerance * values[-1]
     values, vectors = values[keep], vectors[:, keep]
     dual = (vectors - vectors.mean(0)) / (square * np.sqrt(n * values))
     return KernelSpace(dual, -mean @ dual, np.asarray(np.sqrt(square)), values)

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from covjax.errors import InputError
-from covjax.inputs import exact_mean
+from covjax.errors import InputError, shown
+from covjax.inputs import check_finite, exact_mean, host_array
 from covjax.jobs.checkpoint import leaf_digests
 from covjax.probes.losses import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.probes.minibatch import Budget, fit_minibatch
@@ -43,17 +43,21 @@ class TokenProbe:
     def scores(self, batches: Iterable[TokenBatch]) -> Float[np.ndarray, "n k"]:
         """Scores (logits, or predictions in the targets' units) of all rows, in row order.
 
-        Raises InputError where the rows are not 0 … n − 1, each once.
+        Raises InputError where the rows are not 0 … n − 1, each once, and for NaN or inf in the pooled tokens.
         """
         pool = nnx.jit(lambda module, x, w: jax.vmap(module)(x, w))
         rows, features = [], []
         for index, tokens, weights in batches:
             rows.append(np.asarray(index))
             features.append(np.asarray(pool(self.pool, tokens, weights))[: len(index)])
+        if not rows:
+            raise InputError("batches: empty; at least one is needed")
         order = np.concatenate(rows)
         if not np.array_equal(np.sort(order), np.arange(len(order))):
             raise InputError(f"batches: {len(order)} rows must be 0 to {len(order) - 1}, each once")
-        z = (np.concatenate(features)[np.argsort(order)].astype(np.float64) - self.center) / self.scale
+        pooled = np.concatenate(features)[np.argsort(order)].astype(np.float64)
+        check_finite(pooled, "batches", " of the pooled tokens")
+        z = (pooled - self.center) / self.scale
         return z @ self.weights + self.bias
 
 
@@ -111,6 +115,9 @@ def fit_token_probes(
         raise InputError(f"train_rows: {len(both)} rows are in validation_rows too, first {both[0]}")
     y, here = every[train], None if present is None else present[train]
     check_varied(task, y, here)
+    decays = host_array(weight_decays, "weight_decays").astype(np.float64)
+    if decays.ndim != 1 or not len(decays) or not (np.isfinite(decays) & (decays >= 0)).all():
+        raise InputError(f"weight_decays: {shown(weight_decays)} must be a list of numbers >= 0")
     if task == "regression" and class_weights is not None:
         raise InputError("class_weights: regression has no classes")
     mean, std = np.zeros(y.shape[1]), np.ones(y.shape[1])
@@ -129,7 +136,7 @@ def fit_token_probes(
     parameters = [nnx.split(pool, nnx.Param, ...)[1] for pool in pools]
     found = [_statistics(graph, each, constant, walk, train) for each in parameters]
     first_batch = found[0][2]
-    grid = [(i, decay) for i in range(len(pools)) for decay in weight_decays]
+    grid = [(i, decay) for i in range(len(pools)) for decay in decays.tolist()]
 
     def readout(tree: Any, x: Array, w: Array) -> Float[Array, "b k"]:
         pooled = jax.vmap(nnx.merge(graph, tree["pool"], *constant))(x, w)
@@ -145,11 +152,15 @@ def fit_token_probes(
 
     def validate(trees) -> np.ndarray:
         found = np.full((len(grid), len(validation), y.shape[1]), np.nan, np.float32)
+        came = np.zeros(len(validation), bool)
         for index, tokens, w in walk(validation):
             keep = np.isin(index, validation)
             if keep.any():
                 block = np.asarray(scores(trees, tokens, w))[:, : len(index)][:, keep]
                 found[:, np.searchsorted(validation, np.asarray(index)[keep])] = block
+                came[np.searchsorted(validation, np.asarray(index)[keep])] = True
+        if not came.all():
+            raise InputError(f"walk: validation row {validation[np.argmin(came)]} never came ({(~came).sum()} in all)")
         if metric is not None:
             wanted = every[validation] if known is None else np.where(known, every[validation], np.nan)
             return np.array([metric(wanted, each * std + mean) for each in found])
@@ -207,9 +218,14 @@ def fit_token_probes(
 
 
 def _rows(name: str, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    found = np.unique(np.asarray(rows))
+    given = host_array(rows, name)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise InputError(f"{name}: {given.dtype} {given.shape} must be row numbers; of a mask: np.flatnonzero(mask)")
+    found = np.unique(given)
     if not len(found) or found[0] < 0 or found[-1] >= len(targets):
         raise InputError(f"{name}: {len(found)} row numbers must lie in 0 to {len(targets) - 1}")
+    if len(found) < len(given):
+        raise InputError(f"{name}: {len(given) - len(found)} row numbers stand there more than once; each is used once")
     return found
 
 

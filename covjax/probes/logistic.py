@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Sequence
 from typing import Generic
 
@@ -12,11 +13,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float
 
-from covjax.errors import InputError
-from covjax.inputs import check_features, check_penalties, host_array
+from covjax.errors import InputError, shown
+from covjax.inputs import check_features, check_penalties, check_whole, host_array
 from covjax.jobs.distributed import agree, gather
 from covjax.moments import Moments
-from covjax.probes.coordinates import LinearProbe, Probe, RowSpace, Space, rounding
+from covjax.probes.coordinates import LinearProbe, Probe, RowSpace, Space, check_eigenvalues, rounding
 from covjax.probes.losses import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.sharding import shard_rows, sharded_moments
 from covjax.tokens import HIGHEST
@@ -24,6 +25,7 @@ from covjax.tokens import HIGHEST
 # Coordinates are padded with zero columns to one of these counts, or to the number of samples: zero columns change no
 # optimum, and feature sets of similar size share a compilation.
 WIDTHS = (16, 64, 256, 1024)
+LEAST = 1e-30  # penalty, and one over the largest: they and their inverses are float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +84,13 @@ def logistic_path(
 
     `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_logistic_path`.
     """
+    check_stop(tolerance, max_iterations)
+    eigenvalues = check_eigenvalues(eigenvalues)
     coordinates = check_features(coordinates, "coordinates", len(eigenvalues))
     kind = "multiclass" if exclusive else "multilabel"
     y, present = check_targets(kind, targets, missing, len(coordinates))
     check_varied(kind, y, present)
-    penalties = check_penalties(penalties)
+    penalties = check_penalties(penalties, least=LEAST, most=1 / LEAST)
     r = coordinates.shape[1]
     width = width_of(r, len(y))
     z = np.pad(coordinates.astype(np.float32), ((0, 0), (0, width - r)))
@@ -99,6 +103,13 @@ def logistic_path(
     with jax.enable_x64(False):  # optax's line search mixes types where float64 is the default
         solution = _path(*map(jax.device_put, (*data, *numbers)), kind, tolerance, max_iterations)
         return path_of(jax.device_get(solution), r, order)
+
+
+def check_stop(tolerance: float, max_iterations: int) -> None:
+    """Raise InputError unless L-BFGS can take a step and knows when to end."""
+    check_whole(max_iterations, "max_iterations", 1)
+    if not isinstance(tolerance, numbers.Real) or not 0 <= tolerance < np.inf:
+        raise InputError(f"tolerance: {shown(tolerance)} must be a finite number >= 0")
 
 
 def width_of(rank: int, samples: int) -> int:
@@ -212,12 +223,13 @@ def fit_logistic_rows(
 
     Raises like `fit_logistic_path` and `shard_rows`.
     """
+    check_stop(tolerance, max_iterations)
     mesh = Mesh(mesh.devices, mesh.axis_names)  # axes that XLA sees to, as `jax.make_mesh`'s may not be
     features, own_targets = host_array(features, "features"), host_array(targets, "targets").astype(np.float64)
     own_targets = own_targets[:, None] if own_targets.ndim == 1 else own_targets
     if features.ndim != 2 or len(own_targets) != len(features):
         raise InputError(f"targets: {len(own_targets)} rows, but features have shape {features.shape}")
-    penalties = check_penalties(penalties)
+    penalties = check_penalties(penalties, least=LEAST, most=1 / LEAST)
     kind = "multiclass" if exclusive else "multilabel"
     y, present = check_targets(kind, gather(own_targets), missing)
     check_varied(kind, y, present)

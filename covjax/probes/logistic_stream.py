@@ -83,7 +83,7 @@ def fit_logistic_stream(
     """
     budget = budget or Budget(learning_rate=1e-2)
     kind = "multiclass" if exclusive else "multilabel"
-    penalties = check_penalties(penalties)
+    penalties = check_penalties(penalties, least=1e-30, most=1e30)
     together = gather if mesh is not None else np.asarray  # without a mesh this process may be alone here
     part = _first_pass(stream) if mesh is None else _everywhere(_first_pass(stream))
     y, present = check_targets(kind, part.targets, missing)
@@ -204,7 +204,10 @@ def _first_pass(stream: Stream) -> _Pass:
         scatter = scatter + ((x - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(x) / total)
         mean = mean + (own - mean) * (len(x) / total)
         count = total
-        targets.append(target.astype(np.float32))
+        kept = target.astype(np.float32)
+        if (wrong := (kept != target) & ~np.isnan(kept)).any():  # before the cast could make a label of it
+            raise InputError(f"stream: labels are 0 and 1, got {float(target[wrong][0])!r} in a batch of targets")
+        targets.append(kept)
     if not count:
         raise InputError("stream: it gave no batch to train on")
     return _Pass(mean, scatter, np.concatenate(targets), 0, size, len(targets), json.dumps(digest))

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from covjax.errors import InputError
 from covjax.inputs import check_features, check_numbers, check_penalties, patterns
 from covjax.moments import Moments
-from covjax.probes.coordinates import LinearProbe, Probe, Space, row_space
+from covjax.probes.coordinates import LinearProbe, Probe, Space, check_eigenvalues, row_space
 
 
 def fit_ridge_path(
@@ -45,6 +45,7 @@ def ridge_path(
 
     `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_ridge_path`.
     """
+    eigenvalues = check_eigenvalues(eigenvalues)
     z = check_features(coordinates, "coordinates", len(eigenvalues))
     y, present = check_numbers(targets, missing=missing, rows=len(z))
     penalties = check_penalties(penalties)

@@ -15,7 +15,16 @@ from covjax.autoencoders.sparse.codes import auxk, preactivations
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.standardise import Statistic
-from covjax.tokens import HIGHEST, check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    check_matrix,
+    check_sequence,
+    check_tokens,
+    check_weights,
+    safe_ratio,
+    token_weights,
+    weighted_mean,
+)
 
 
 def geometric_median(
@@ -335,14 +344,7 @@ class SparseAutoencoder(nnx.Module):
         return jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32)) * self.scale[...]
 
     def _check(self, x, weights):
-        x = check_tokens(x)
-        weights = check_weights(weights, x.shape[0])
+        x, weights = check_sequence(x, weights)
         if x.shape[1] != self.features:
             raise InputError(f"x must have {self.features} features, got {x.shape[1]}")
-        if is_concrete(x):
-            finite = np.isfinite(np.asarray(x, np.float32)).all(1)
-            if weights is not None and is_concrete(weights):
-                finite |= np.asarray(weights) == 0
-            if not finite.all():
-                raise InputError(f"x must be finite, got {int((~finite).sum())} tokens with NaN or inf")
         return x, weights
