@@ -141,7 +141,9 @@ def _read_rows(path: Path, names: dict[str, str], label_regex: str, notes: list[
     if path.suffix.lower() in SUFFIXES:
         return read_spreadsheet(path, lambda header: match_columns(path, header, names).values(), notes)
     table = read_delimited(path)
-    rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows]
+    rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows if any(map(str.strip, row.cells))]
+    if empty := len(table.rows) - len(rows):  # as spreadsheets write behind the last row; of a workbook the same
+        notes.append(f"{empty:,} of {len(table.rows):,} rows are of empty cells alone and passed over")
     return table._replace(rows=rows)
 
 
