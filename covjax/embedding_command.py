@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from covjax.comparison.model import Model, cells
+from covjax.data.dataset import tidy_sequences
 from covjax.data.sequences import read_sequences
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
@@ -17,6 +18,14 @@ from covjax.jobs.disk import new_text
 from covjax.notes import note
 from covjax.options import NOTHING, at_least, option
 
+EMBED = """One vector for every sequence of a file.
+
+    covjax embed proteins.fasta --to embeddings.npz
+"""
+PREDICT = """Predictions of a comparison's model for new sequences.
+
+    covjax predict runs/mine/model new.fasta --to predictions.csv
+"""
 SUFFIXES = (".npz", ".npy", ".parquet", ".h5", ".csv")
 
 
@@ -52,11 +61,11 @@ class PredictConfig:
 def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
     """Embed a file's sequences; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        config, flags = parse(command, "One vector for every sequence of a file.", EmbedConfig, argv)
+        config, flags = parse(command, EMBED, EmbedConfig, argv, files=("data",))
         path = _writable(config.to, SUFFIXES, flags.force)
         if not config.data:
             raise InputError(f"data: no file is named; {command} proteins.fasta --to embeddings.npz")
-        ids, sequences = read_sequences(config.data)
+        ids, sequences = _read(config.data)
         if config.fitted:
             embedder = Embedder.load(config.fitted)
             note(f"state: {config.fitted} ({embedder.recipe}, fitted earlier)")
@@ -83,12 +92,12 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
 def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
     """Predict for a file's sequences with a comparison's model; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        config, flags = parse(command, "Predictions of a comparison's model for new sequences.", PredictConfig, argv)
+        config, flags = parse(command, PREDICT, PredictConfig, argv, files=("model", "data"))
         path = _writable(config.to, (".csv",), flags.force)
         if not (config.model and config.data):
             raise InputError(f"data: name a model and a file; {command} runs/mine/model new.fasta")
         model = Model.load(config.model, config.encoder or None)
-        ids, sequences = read_sequences(config.data)
+        ids, sequences = _read(config.data)
         scores = model.scores(list(sequences))
         decisions = cells(model.decide(scores), model.task, model.labels)
         with new_text(path) as file:
@@ -100,6 +109,16 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
         more = "" if model.task == "regression" else f", {kind} of {len(model.labels)} labels"
         print(f"{len(ids):,} predictions{more} in {path}")
     return 0
+
+
+def _read(data: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids and sequences, tidied as a comparison reads them; what was changed is said."""
+    ids, sequences = read_sequences(data)
+    notes: list[str] = []
+    tidy = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], "sequence", notes)
+    for text in notes:
+        note(f"note: {data}: {text}")
+    return ids, tidy
 
 
 def write_vectors(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.jobs.distributed import FORM, error_text
 from covjax.jobs.parser import CommandParser, Parser
 from covjax.jobs.stop import stoppable
@@ -115,14 +115,15 @@ def parse(
     distributed: bool = False,
     built_in: Mapping[str, Callable[[], Any]] | None = None,
     switches: Mapping[str, str] | None = None,
+    files: Sequence[str] = (),
 ) -> tuple[Config, argparse.Namespace]:
     """Read `--config`, then the overrides; return the config and the flags that are not part of it.
 
     These are `quiet`, `force` and, where the command runs on several processes (`distributed`), `distributed`, a
     setting of `covjax.jobs.distributed.start`.
 
-    `switches` are further flags without a value, each with its help. The help shows the fields in `main` first. Where
-    `data` is among them, a FILE without an option's name is the data.
+    `switches` are further flags without a value, each with its help. The help shows the fields in `main` first.
+    `files` are fields that may stand without an option's name, in this order: `data` where it is among `main`.
 
     Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
     dict[str, Any] (see `parse_settings`).
@@ -133,9 +134,11 @@ def parse(
     path = first.parse_known_args(argv)[0].config
     config = load_config(path, kind, built_in) if path else kind()
 
-    parser = CommandParser(command, description, "[FILE]" if "data" in main else "")
-    if "data" in main:
-        parser.add_argument_group("FILE", "the data; the same as --data FILE")
+    files = files or (("data",) if "data" in main else ())
+    titles = {name: "FILE" if name == "data" else name.upper() for name in files}
+    parser = CommandParser(command, description, " ".join(f"[{title}]" for title in titles.values()))
+    for name, title in titles.items():
+        parser.add_argument_group(title, f"the same as --{name} {title}")
     config_help = "a Python file with get_config(), which is run"
     if built_in:
         config_help = f"{', '.join(built_in)}, or {config_help}"
@@ -156,7 +159,7 @@ def parse(
         if (convert := _converter(hints[name])) is None:
             continue
         value = getattr(config, name)
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        default = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         (first_group if first_group and name in main else group).add_argument(
             "--" + name.replace("_", "-"),
             type=convert,
@@ -164,18 +167,18 @@ def parse(
             metavar=_metavar(hints[name]),
             nargs="?" if hints[name] is bool else None,  # --flag is --flag true
             const=True if hints[name] is bool else None,
-            help=(fields[name].metadata.get("help", "") + f" (default: {shown})" * bool(shown)).replace("%", "%%"),
+            help=(fields[name].metadata.get("help", "") + f" (default: {default})" * bool(default)).replace("%", "%%"),
         )
     # As an argument of argparse's, FILE would swallow the value after an option that does not exist.
     flags, unread = parser.parse_known_args(argv)
-    file = unread.pop(0) if "data" in main and unread and not unread[0].startswith("-") else None
+    overrides = {name: value for name, value in vars(flags).items() if name in fields}
+    waiting = [name for name in files if name not in overrides]
+    while waiting and unread and not unread[0].startswith("-"):
+        overrides[waiting.pop(0)] = unread.pop(0)
+    if unread and files and files[-1] in vars(flags) and not unread[0].startswith("-"):
+        parser.error(f"two files: {shown(unread[0])} and --{files[-1]} {shown(overrides[files[-1]])}")
     if unread:
         parser.error(f"unrecognized arguments: {' '.join(unread)}")
-    overrides = {name: value for name, value in vars(flags).items() if name in fields}
-    if file is not None:
-        if "data" in overrides:
-            parser.error(f"two files: {file!r} and --data {overrides['data']!r}")
-        overrides["data"] = file
     return dataclasses.replace(config, **overrides), flags  # type: ignore[type-var]
 
 
