@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from covjax.comparison.model import Model, cells
+from covjax.data.dataset import tidy_sequences
 from covjax.data.letters import check_letters
 from covjax.data.sequences import read_sequences
 from covjax.embedder import Embedder
@@ -165,6 +166,7 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
 
 
 def _read(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:
+    """Ids and sequences, tidied as a comparison reads them; what was changed is said."""
     ids, sequences = read_sequences(data)
     for name, sequence in zip(ids, sequences):
         if len(sequence) > max_length:
@@ -172,7 +174,11 @@ def _read(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:
                 f"{data}: {shown(name)}: {len(sequence):,} letters, more than max_length {max_length}; raise "
                 "--max-length or shorten it (nothing is cropped silently)"
             )
-    return ids, list(sequences)
+    notes: list[str] = []
+    tidy = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], "sequence", notes)
+    for text in notes:
+        note(f"note: {data}: {text}")
+    return ids, list(tidy)
 
 
 def _check_encoding(data: str, ids: Sequence[str], sequences: Sequence[str], embedder: Embedder, force: bool) -> None:

@@ -1,4 +1,6 @@
 import shutil
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +101,11 @@ def test_digest_covers_dtype_shape_and_bytes():
     a = np.zeros((2, 3), np.float32)
     digests = {checkpoint.leaf_digests({"x": x})["['x']"] for x in (a, a.T, a.astype(np.int32), a + 1)}
     assert len(digests) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder in which no user can make another")
+def test_a_folder_that_cannot_be_made_fails_without_waiting_threads():
+    before = threading.active_count()
+    with pytest.raises(InputError, match="/proc/x: cannot be written"):
+        checkpoint.save("/proc/x", {"a": np.zeros(1)}, {"b": 1})
+    assert threading.active_count() == before

@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from covjax import __version__
 from covjax.command import COMMANDS, help_text, main
+from covjax.encoders import register_encoder
+from covjax.encoders.unirep import UniRep
 from tests.conftest import ROOT
 from tests.encoders.folders import write_bert
+from tests.test_unirep import random_weights
 
 WRITTEN = [name for name, (place, _) in COMMANDS.items() if importlib.util.find_spec(place.split(":")[0])]
 
@@ -196,3 +200,40 @@ def test_quiet_leaves_results_and_errors_alone(tmp_path, capsys, rng, place):
     with pytest.raises(SystemExit):
         main([*argv, "--quiet", "--seed", "3"])
     assert capsys.readouterr().err.startswith("covjax extract: error: ")
+
+
+def test_embed_and_predict_take_their_files_without_an_option(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for argv, message in (
+        (["embed", "no.fasta"], "covjax embed: error: no.fasta: no such file"),
+        (["predict", "no-model", "no.fasta"], "no-model: no model is saved there"),
+        (["predict", "--model", "no-model", "no.fasta"], "no-model: no model is saved there"),
+        (["predict", "a", "b", "c"], "covjax predict: error: unrecognized arguments: c"),
+        (["embed", "a.csv", "--data", "b.csv"], "covjax embed: error: two files: 'a.csv' and --data 'b.csv'"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        error = capsys.readouterr().err
+        assert (caught.value.code, error.count("\n"), message in error) == (2, 1, True), error
+
+
+def test_embed_tidies_sequences_as_a_comparison_does(tmp_path, capsys):
+    model = UniRep(random_weights())
+    register_encoder("tidy-residues", lambda dtype: model)
+    vectors = []
+    for name, text in (("a.csv", "id,sequence\na,MKLVPEF\nb,MLLAAKD\n"), ("b.csv", "ID;Seq\na;mklvpef*\nb;mllaakd*\n")):
+        (tmp_path / name).write_text(text)
+        to = tmp_path / f"{name}.npz"
+        main(["embed", str(tmp_path / name), "--to", str(to), "--encoder", "tidy-residues", "--recipe", "mean"])
+        vectors.append(np.load(to)["vectors"])
+    np.testing.assert_array_equal(*vectors)
+    assert "the stop '*' removed at the end of 2 of 2 sequences" in "".join(capsys.readouterr())
+
+
+def test_a_path_too_long_is_one_line(tmp_path, capsys):
+    for argv in (["compare", "x" * 5000 + ".csv"], ["predict", "x" * 300, "t.csv", "--to", str(tmp_path / "p.csv")]):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        error = capsys.readouterr().err
+        assert (caught.value.code, error.count("\n")) == (2, 1)
+        assert len(error) < 500

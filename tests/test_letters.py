@@ -118,3 +118,11 @@ def test_compare_and_extract_refuse_dna_under_a_protein_model(tmp_path, capsys):
         assert "--force-letters" in error
     extract.main([*options, "--output", str(tmp_path / "e"), "--poolers", "mean", "--force-letters"])
     assert "60 sequences" in capsys.readouterr().out
+
+
+def test_some_dna_among_proteins_is_refused_too():
+    strands = ["GATTACAGATTACAGATTACAGATTACAGATTACA"] * 6
+    with pytest.raises(InputError, match="6 of .* sequences are of A, C, G, T, U, N alone.*--force-letters"):
+        check_letters("t.csv", [*RESIDUES, *strands], PROTEIN)
+    check_letters("t.csv", [*RESIDUES, *strands], PROTEIN, force=True)
+    check_letters("t.csv", [*RESIDUES, "GAGAGAGA" * 40], PROTEIN)

@@ -46,7 +46,7 @@ def test_bed_windows_are_half_open_and_stranded(tmp_path):
         ("x.fa", "ACGT\n", "line 1: a sequence before"),
         ("x.fa", ">a\n>b\nAC\n", "'a' is empty"),
         ("x.fa", ">a\nAC\n>a\nAC\n", "line 3: id 'a' stands already in line 1"),
-        ("x.csv", "id,seq\na,AC\n", "missing column 'sequence'"),
+        ("x.csv", "id,chain\na,AC\n", "missing column 'sequence'"),
         ("x.csv", "id,sequence\na\n", "line 2: 1 cells separated by comma, but 2"),
         ("x.csv", 'sequence\n"AC\n', "line 2: a quotation mark is opened and never closed"),
         ("x.csv", "id,sequence\na,AC\n\na,AG\n", "line 4: id 'a' stands already in line 2"),
@@ -102,3 +102,33 @@ def test_semicolons_line_ends_and_letters_of_unicode(tmp_path):
     assert read_sequences(tmp_path / "x.csv") == (("a,1",), ("A\u2028C",))
     (tmp_path / "x.txt").write_bytes("a\x85b\r\n  c\x0cd  \r\n".encode())
     assert read_sequences(tmp_path / "x.txt") == (("row1", "row2"), ("a\x85b", "c\x0cd"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "Name;Seq;n\na;ACGT;1\nb;GGnN;2\n"),
+        ("x.tsv", "ID,Protein Sequence\na,ACGT\nb,GGnN\n"),
+        ("x.tab", "accession\tdna\na\tACGT\nb\tGGnN\n"),
+        ("x.txt", ">a\nACGT\n>b\nGGnN\n"),
+        ("x.txt", "id\tsequence\na\tACGT\nb\tGGnN\n"),
+    ],
+)
+def test_tables_that_a_comparison_reads(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_sequences(tmp_path / name) == (IDS, SEQUENCES)
+
+
+def test_a_workbook(tmp_path):
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in (["ID", "Sequence"], ["a", "ACGT"], ["b", "GGnN"]):
+        book.active.append(row)
+    book.save(tmp_path / "x.xlsx")
+    assert read_sequences(tmp_path / "x.xlsx") == (IDS, SEQUENCES)
+
+
+def test_prose_is_no_table_and_repeated_names_are_no_ids(tmp_path):
+    (tmp_path / "x.txt").write_text("text, and more\nno comma here\n")
+    assert read_sequences(tmp_path / "x.txt")[1] == ("text, and more", "no comma here")
+    (tmp_path / "x.csv").write_text("name,sequence\na,ACGT\na,GGnN\n")
+    assert read_sequences(tmp_path / "x.csv") == (("row2", "row3"), SEQUENCES)

@@ -212,3 +212,18 @@ def test_a_dataset_of_old_fields_alone_has_no_marks(tmp_path, rng):
     assert (data.grouping, data.warnings, data.one_family) == ("", (), False)
     grouped = assign_splits(data)
     assert assign_splits(dataclasses.replace(grouped, splits=None)).groups == grouped.groups
+
+
+def test_groups_with_an_identical_sequence_go_to_one_side(tmp_path, rng):
+    sequences = [draw(rng) for _ in range(30)]
+    rows = [f"{sequences[i % 30]},{'ab'[i % 2]},g{i}" for i in range(60)]
+    data = assign_splits(table(tmp_path, rows, "sequence,label,group"))
+    check_splits(data)
+    assert [data.splits[i] == data.splits[i + 30] for i in range(30)] == [True] * 30
+    assert len(set(data.groups)) == 60
+
+
+def test_a_constant_number_is_no_label(tmp_path, rng):
+    data = assign_splits(table(tmp_path, [f"{draw(rng)},1.5" for _ in range(30)]))
+    with pytest.raises(InputError, match="target 'label' has .* 1.5 .* every target needs different values"):
+        check_splits(data)

@@ -235,3 +235,52 @@ def test_damaged_label_names(tmp_path, content, message):
     (tmp_path / "n.csv").write_bytes(content)
     with pytest.raises(InputError, match=f"label_names: .*n.csv.*{message}"):
         read_label_names(str(tmp_path / "n.csv"))
+
+
+@pytest.mark.parametrize(
+    "form", ["−{}.5", ">{}.5", "{}.5±0.1", "({}.5)", "${}.5", "{}.5D-03", "1_{:03}", "2024-01-{:02}"]
+)
+def test_numbers_in_another_spelling_are_no_classes(tmp_path, form):
+    path = table(tmp_path, [form.format(i + 1) for i in range(12)])
+    with pytest.raises(InputError, match="12 of 12 cells look like numbers or dates but cannot be read as numbers"):
+        read_table(path)
+    assert len(read_table(path, "multiclass").target_names) == 12
+    few = read_table(table(tmp_path, [form.format(i % 3 + 1) for i in range(12)]))
+    assert (few.task, len(few.target_names)) == ("multiclass", 3)
+
+
+@pytest.mark.parametrize("cell", ["n.a.", "--", ".", "#NA", "-nan", "#REF!", "#DIV/0!"])
+def test_more_spellings_of_nothing_are_no_class(tmp_path, cell):
+    path = table(tmp_path, ["x", "y", cell])
+    with pytest.raises(InputError, match="2 of 3 are labels; line 4 is"):
+        read_table(path)
+    assert read_table(path, missing="drop").target_names == ("x", "y")
+
+
+def test_few_decimal_numbers_are_amounts_and_that_is_said(tmp_path):
+    data = read_table(table(tmp_path, ["1.0", "2.0", "3.0"] * 5))
+    assert data.task == "regression"
+    assert [note.endswith("--task multiclass takes them for classes") for note in data.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("cells", "how"),
+    [
+        (["cell wall", "cell  wall"], "blanks or invisible characters"),
+        (["A", "A\u200b"], "blanks or invisible characters"),
+        (["01", "1", "2"], "leading zeros"),
+    ],
+)
+def test_labels_that_look_alike_are_said(tmp_path, cells, how):
+    data = read_table(table(tmp_path, cells))
+    assert data.target_names == tuple(sorted(cells))
+    assert [f"differ by {how} only and count as two" in note for note in data.notes] == [True]
+
+
+def test_a_list_or_labels_joined_by_commas_are_not_one_label(tmp_path):
+    with pytest.raises(InputError, match="without brackets and quotes: a;b"):
+        read_table(table(tmp_path, ["['a', 'b']", "['a']"], "labels"))
+    with pytest.raises(InputError, match=r"1 of 4 cells hold ',' and none ';' \(line 4 is 'a, b'\)"):
+        read_table(table(tmp_path, ["a", "b", "a, b", "c"], "labels"))
+    assert "binding, of DNA" in read_table(table(tmp_path, ["a", "b", "binding, of DNA"], "labels")).target_names
+    assert "'a, b', taken for one class" in read_table(table(tmp_path, ["a", "b", "a, b"])).notes[0]

@@ -307,3 +307,34 @@ def test_rows_of_a_workbook_in_any_order_and_cells_far_out(tmp_path):
     far = [("id", "sequence", "label"), *ROWS, *[()] * 9000, ("",) * 16000 + ("far",)]
     with pytest.raises(InputError, match=r"spans 9,005 rows of 16,001 columns; save the table as CSV"):
         read_table(workbook(path, far))
+
+
+def test_invisible_characters_in_a_header_hide_no_column(tmp_path):
+    text = "\ufeff\ufeffid,\u200bsequence\u00a0,label\u200b\na,MKA,x\nb,MLL,y\n"
+    assert read_table(write(tmp_path / "t.csv", text)).ids == ("a", "b")
+
+
+def test_rows_of_empty_cells_are_counted_and_passed_over(tmp_path):
+    data = read_table(write(tmp_path / "t.csv", "sequence,label\nMKA,x\nMLL,y\n,\n , \n"))
+    assert len(data) == 2
+    assert data.notes == ("2 of 4 rows are of empty cells alone and passed over",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sequence,label\nMKA,x\nsequence,label\nMLL,y\n", "line 3: the header of line 1 stands there again"),
+        ("# made today\nsequence,label\nMKA,x\n", "line 1 .'# made today'. is taken for the header: remove"),
+        ("My table,\nsequence,label\nMKA,x\n", "line 1 is taken for the header: remove a title"),
+        ("sequence,label\nMKA,x\n# checked\n", "line 3: 1 cells .* remove the comment"),
+        ("sequence,label\nMKA,x,\n", "line 2: 3 cells .* remove the separators at the ends of lines"),
+    ],
+)
+def test_lines_that_are_no_rows_are_refused_with_the_remedy(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read_table(write(tmp_path / "t.csv", text))
+
+
+@pytest.mark.parametrize("first", ["sep=,", '"sep=;"', "sep=;,"])
+def test_the_separators_own_line_in_each_form(tmp_path, first):
+    assert len(read_table(write(tmp_path / "t.csv", f"{first}\nsequence,label\nMKA,x\nMLL,y\n"))) == 2

@@ -136,3 +136,10 @@ def test_letters_are_no_bzip2(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"BZh91AY&SY")
     with pytest.raises(InputError, match="compressed by bzip2"):
         read_text(tmp_path / "x.txt")
+
+
+def test_a_file_compressed_twice_is_named(tmp_path):
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(gzip.compress(gzip.compress(b"a,b\n1,2\n")))
+    with pytest.raises(InputError, match="compressed by gzip twice"):
+        read_text(path)

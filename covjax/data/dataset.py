@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import hashlib
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -66,6 +67,11 @@ def match_columns(
     return columns
 
 
+def visible_text(text: str) -> str:
+    """The text without characters that nobody sees (zero-width spaces, byte order marks), every white space a blank."""
+    return " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())
+
+
 def describe_columns(header: Row, columns: Mapping[str, int]) -> str:
     """Say which column was taken for what; empty where every one has its role's own name."""
     if all(header.cells[index] == role for role, index in columns.items()):
@@ -118,6 +124,8 @@ def _missing(header: Row, roles: Collection[str], option: str) -> str:
     if header.cells[0].startswith(">"):
         return f"it looks like FASTA (line {header.line} begins with '>'); name it .fasta and give --label-regex"
     hint = _closest(header, [name for role in roles for name in (role, *SYNONYMS[role])])
+    if any(not cell.strip() for cell in header.cells):
+        hint = hint or f"; line {header.line} is taken for the header: remove a title or comment above it"
     if len(header.cells) == 1 and {*header.cells[0]} & {*" |:"}:
         hint = "; cells are separated by comma, tab or semicolon"
     elif any(len(cell) >= 20 and cell.isalpha() and cell.isupper() for cell in header.cells):
@@ -141,7 +149,7 @@ def _listing(header: Row) -> str:
 
 
 def _plain(name: str) -> str:
-    return "_".join(name.strip().casefold().replace("-", " ").replace("_", " ").split())
+    return "_".join(visible_text(name).casefold().replace("-", " ").replace("_", " ").split())
 
 
 LONG = 20  # letters without white space, all capitals: no word of a text

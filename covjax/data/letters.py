@@ -18,6 +18,7 @@ AMBIGUOUS = frozenset("RYSWKMBDHV-")  # the other nucleotide codes of IUPAC, and
 RESIDUES_ALONE = frozenset("EFILPQ")  # amino acids whose letter is no nucleotide code
 AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
 ENOUGH = 200  # letters in all: a short protein may be of A, C, G and T alone by chance
+STRAND = 30  # letters: no protein as long as this is of three or four of A, C, G and T alone
 SUGGESTIONS = {
     "protein": "unirep-64 or facebook/esm2_t6_8M_UR50D",
     "dna": "a folder or hub id of the Nucleotide Transformer or DNABERT, or a model of SpliceAI",
@@ -80,12 +81,19 @@ def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool
     of one's own, is not checked. Tables of less than 200 letters, or whose letters do not say what they are, pass;
     `force` lets all pass.
 
-    Raises InputError with the encoders that fit.
+    Raises InputError with the encoders that fit, and for a protein encoder also where some long sequences are DNA.
     """
     reads = getattr(encoder, "letters", None)
     if force or reads is None or sum(map(len, sequences)) < ENOUGH:
         return
     kind = letter_kind(sequences)
+    strands = [s for s in sequences if len(s) >= STRAND and set(s.upper()) <= NUCLEOTIDES and is_nucleotides([s])]
+    if reads == "protein" and kind != "dna" and sum(map(len, strands)) >= ENOUGH:
+        raise InputError(
+            f"{name}: {len(strands):,} of {len(sequences):,} sequences are of A, C, G, T, U, N alone, such as "
+            f"{shown(strands[0], 40)}, which looks like DNA, but the encoder {shown(encoder.name)} reads proteins; "
+            "leave them out, or give --force-letters to insist"
+        )
     if kind in (None, reads):
         return
     seen = {

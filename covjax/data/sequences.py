@@ -5,23 +5,27 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from covjax.data.dataset import match_columns
 from covjax.data.genome import read_bed, report_absent, stream_chromosomes
 from covjax.data.letters import reverse_complement
-from covjax.data.spreadsheets import read_columns
-from covjax.data.text import Skipped, read_delimited, stream_fasta, text_lines, warn
+from covjax.data.spreadsheets import read_columns, read_spreadsheet
+from covjax.data.text import DELIMITERS, Row, Skipped, read_delimited, stream_fasta, text_lines, warn
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text
 
-SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".csv", ".tsv", ".txt", ".bed", ".parquet")
+TABLES, WORKBOOKS = (".csv", ".tsv", ".tab"), (".xlsx", ".xlsm")
+SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".ffn", *TABLES, ".txt", ".bed", ".parquet", *WORKBOOKS)
 
 
 def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids and sequences of a file, each text format also as `.gz`; letters are left as they are.
 
-    FASTA: the id is the header up to the first white space. CSV, TSV, Parquet: column `sequence`, optional `id`; a
-    CSV may be separated by semicolons or tabs. Text: one sequence a line. BED: windows of `genome` (FASTA), half-open
-    from 0, the reverse complement where column 6 is `-`; the id is column 4 or `chrom:start-end`. Without an id, `rowN`
-    with N the line (FASTA, text) or the row (Parquet from 1; CSV and TSV from 2, as the header is row 1).
+    FASTA: the id is the header up to the first white space. CSV, TSV, `.xlsx`: column `sequence`, optional `id`, under
+    the names and with the separators that `covjax.data.table.read_table` knows; Parquet: columns of exactly these
+    names. Text: one sequence a line, unless its first line is a FASTA header or the header of a table (which is said).
+    BED: windows of `genome` (FASTA), half-open from 0, the reverse complement where column 6 is `-`; the id is column 4
+    or `chrom:start-end`. Without an id, `rowN` with N the line (FASTA, text) or the row (Parquet from 1; tables from 2,
+    as the header is row 1).
 
     Odd lines of a BED file, and its windows outside of the genome, are left out; one line on standard error says how
     many and names the first.
@@ -42,15 +46,18 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
         entries = _bed(path, genome)
     elif suffix == ".parquet":
         entries = _parquet(path)
-    elif suffix in (".csv", ".tsv"):
-        entries = _delimited(path, "\t" if suffix == ".tsv" else None)
+    elif suffix in WORKBOOKS:
+        table = read_spreadsheet(path, lambda header: _columns(path, header).values(), [])
+        entries = _rows(path, table.header, table.rows)
+    elif suffix in TABLES:
+        entries = _delimited(path)
     elif suffix == ".txt":
-        entries = ((number, f"row{number}", line) for number, line in text_lines(path) if line.strip())
+        entries = _text(path)
     else:
         entries = _fasta(path)
     seen: dict[str, int] = {}
     sequences = []
-    place = "row" if suffix == ".parquet" else "line"
+    place = "row" if suffix in (".parquet", *WORKBOOKS) else "line"
     for line, name, sequence in entries:
         sequence = sequence.strip()
         if not sequence:
@@ -69,16 +76,44 @@ def _fasta(path: Path) -> Iterator[tuple[int, str, str]]:
         yield line, (header.split() or [f"row{line}"])[0], sequence
 
 
-def _delimited(path: Path, delimiter: str | None) -> Iterator[tuple[int, str, str]]:
-    header, rows, _ = read_delimited(path, delimiter)
-    columns = {name: header.cells.index(name) for name in header.cells}
-    if "sequence" not in columns:
-        raise InputError(f"{path}: missing column 'sequence'; found {shown(', '.join(header.cells), 200)}")
-    for name in ("sequence", "id"):
-        if header.cells.count(name) > 1:
-            raise InputError(f"{path}: column {name!r} stands {header.cells.count(name)} times in the header")
-    for number, row in enumerate(rows, 2):
-        name = row.cells[columns["id"]] if "id" in columns else ""
+def _text(path: Path) -> Iterator[tuple[int, str, str]]:
+    lines = (line for _, line in text_lines(path) if line.strip())
+    first, second = next(lines, ""), next(lines, "")
+    lines.close()
+    if first.startswith(">"):
+        return _fasta(path)
+    if _is_header(path, first, second):
+        warn(f"{path}: the first line is the header of a table ({shown(first, 60)}), so it is read as one")
+        return _delimited(path)
+    return ((number, f"row{number}", line) for number, line in text_lines(path) if line.strip())
+
+
+def _is_header(path: Path, first: str, second: str) -> bool:
+    mark = max(DELIMITERS, key=first.count)
+    if first.strip() != "sequence" and (mark not in first or first.count(mark) != second.count(mark)):
+        return False
+    try:
+        return bool(_columns(path, Row(1, tuple(first.split(mark)))))
+    except InputError:
+        return False
+
+
+def _columns(path: Path, header: Row) -> dict[str, int]:
+    return match_columns(path, header, {}, ("sequence",), ("id",))
+
+
+def _delimited(path: Path) -> Iterator[tuple[int, str, str]]:
+    header, rows, _ = read_delimited(path)
+    yield from _rows(path, header, rows)
+
+
+def _rows(path: Path, header: Row, rows: list[Row]) -> Iterator[tuple[int, str, str]]:
+    columns = _columns(path, header)
+    names = [row.cells[columns["id"]].strip() if "id" in columns else "" for row in rows]
+    if "id" in columns and header.cells[columns["id"]].strip().casefold() != "id":  # a guess, as in `read_table`
+        given = [name for name in names if name]
+        names = names if len(set(given)) == len(given) else [""] * len(rows)
+    for number, (name, row) in enumerate(zip(names, rows), 2):
         yield row.line, cell_text(name or f"row{number}"), cell_text(row.cells[columns["sequence"]])
 
 

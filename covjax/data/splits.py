@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from covjax.data.near_copies import near_copies
 from covjax.data.table import Dataset
@@ -19,7 +21,8 @@ NAMED = 3  # labels that a message names of many
 def assign_splits(data: Dataset, shares: tuple[float, float, float] = (0.7, 0.15, 0.15), seed: int = 0) -> Dataset:
     """Return the dataset with every group in train, validation or test; keep splits that the file gave.
 
-    Without a group column near copies are the groups (`group_near_copies`), so identical sequences always share one.
+    Without a group column near copies are the groups (`group_near_copies`), so identical sequences always share one;
+    groups of the file that have an identical sequence in common go to the same side.
     Groups stay whole, the shares of rows come close to `shares`, and every split gets its part of every class, label
     or, of numbers, quantile (`stratify.deal_groups`). `seed` draws which group goes where.
 
@@ -31,6 +34,8 @@ def assign_splits(data: Dataset, shares: tuple[float, float, float] = (0.7, 0.15
     if data.splits is not None:
         return data
     groups = _numbered(data.groups)
+    if data.has_group_column:  # of sequences that stand in several of the file's groups, these go to one side
+        groups = _joined(groups, _numbered(data.sequences))
     count = int(groups.max()) + 1
     if count < len(SPLITS):
         raise InputError(
@@ -159,22 +164,30 @@ def check_splits(data: Dataset) -> None:
         "multiclass": "--min-positives 1 leaves the rows of such classes out, or merge them into others",
         "regression": "leave such targets out, or give another 'split'",
     }[data.task]
-    rule = "every label needs both outcomes in every split"
+    rule = {"regression": "every target needs different values in every split"}.get(
+        data.task, "every label needs both outcomes in every split"
+    )
     (first, (value, where)), *others = constant.items()
     more = ""
     if others:
         names = _some([data.target_names[j] for j, _ in others], 5)
         more = f", and so have {len(others):,} more of {len(data.target_names):,} in some split ({names})"
-    raise InputError(
-        f"{data.name}: label {shown(data.target_names[first], 40)} has the single value {_show(value)} {where}{more}; "
-        f"{rule}; {remedy}"
-    )
+    what = f"{'target' if data.task == 'regression' else 'label'} {shown(data.target_names[first], 40)}"
+    raise InputError(f"{data.name}: {what} has the single value {_show(value)} {where}{more}; {rule}; {remedy}")
 
 
 def _numbered(names: Sequence[str]) -> np.ndarray:
     """Equal names as equal numbers from 0, in order of appearance; an array of long strings would be n × longest."""
     number: dict[str, int] = {}
     return np.array([number.setdefault(name, len(number)) for name in names], int)
+
+
+def _joined(groups: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Groups, numbered from 0, of which those with a row of the same number in `copies` are one, along chains too."""
+    count = int(groups.max()) + 1
+    size = count + int(copies.max()) + 1
+    links = coo_array((np.ones(len(groups)), (groups, count + copies)), (size, size))
+    return connected_components(links, directed=False)[1][groups]
 
 
 def _take(data: Dataset, rows: np.ndarray) -> Dataset:

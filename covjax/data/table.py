@@ -1,5 +1,6 @@
 """Labelled sequences from a table, an Excel workbook, a Parquet file, or FASTA: one row a sequence."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,8 +130,8 @@ def read_table(
 
 
 def _read_rows(path: Path, names: dict[str, str], label_regex: str, notes: list[str]) -> Table:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    if not os.path.isfile(path):  # of a path too long Path.is_file raises
+        raise InputError(f"{path if len(str(path)) <= 300 else shown(str(path), 200)}: no such file")
     suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
     if suffix in FASTA:
         if given := [role for role, name in names.items() if name]:
@@ -141,7 +142,9 @@ def _read_rows(path: Path, names: dict[str, str], label_regex: str, notes: list[
     if path.suffix.lower() in SUFFIXES:
         return read_spreadsheet(path, lambda header: match_columns(path, header, names).values(), notes)
     table = read_delimited(path)
-    rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows]
+    rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows if any(map(str.strip, row.cells))]
+    if empty := len(table.rows) - len(rows):  # as spreadsheets write behind the last row; of a workbook the same
+        notes.append(f"{empty:,} of {len(table.rows):,} rows are of empty cells alone and passed over")
     return table._replace(rows=rows)
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from covjax.data.dataset import visible_text
+from covjax.data.spreadsheets import ERRORS
 from covjax.errors import InputError, shown
 
 PLAIN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -18,7 +20,8 @@ INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 # As tables spell a value that is not there. "Na" is not among them: it is sodium.
 MISSING = {
     *("", "NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NAN", "None", "none", "NONE"),
-    *("null", "Null", "NULL", "-", "?"),
+    *("null", "Null", "NULL", "-", "?", "--", ".", "n.a.", "N.A.", "#NA", "#N/A N/A", "-nan", "-NaN"),
+    *ERRORS,
 }
 
 
@@ -63,6 +66,12 @@ def read_numbers(cells: Sequence[str], places: Sequence[str], semicolons: bool) 
 
 TASKS = ("multilabel", "multiclass", "regression")
 FEW, SOME, ROWS = 10, 20, 5  # whole numbers are classes: at most FEW values, or SOME with ROWS rows each on average
+# Numbers as papers and programs write them that are not read as numbers.
+_DRESSED = re.compile(
+    r"""[=<>≤≥~≈±$€£¥+−–—("'\s-]*(\d[\d_]*[.,·]?\d*|[.,]\d+)([DdEe][+−-]?\d+)?\s*((±|\+/-)\s*[\d.,]+)?[)"'\s-]*"""
+    r"|\d{4}([-/.])\d{1,2}\5\d{1,2}([T ].*)?|\d{1,2}([-/.])\d{1,2}\7\d{4}( .*)?|0[xX][0-9A-Fa-f]+"
+)
+_LIST = re.compile(r"\[.*['\",].*\]|\{.*['\",].*\}")  # as a program prints a list of labels
 AMOUNT = re.compile(PLAIN.pattern.replace(r"\.", "[.,]") + r"\s*(%|‰|[A-Za-zµμ°][\w°/^*·-]*)")
 
 
@@ -122,6 +131,7 @@ def _task(answers: Answers, numbers: list[float | None], notes: list[str]) -> st
     present = [i for i, cell in enumerate(answers.cells) if not is_missing(cell)]
     values = [number for i in present if (number := numbers[i]) is not None]
     different = set(values)
+    _refuse_dressed(answers, present, numbers)
     _refuse_units(answers, present, numbers)
     if not values or (len(values) < 0.8 * len(present) and (2 * len(values) <= len(present) or len(different) <= FEW)):
         return "multiclass"
@@ -132,6 +142,11 @@ def _task(answers: Answers, numbers: list[float | None], notes: list[str]) -> st
             notes.append(f"column {name}: 0.0 and 1.0 are taken for classes; --task regression takes them for amounts")
         return "multiclass"
     if not whole:
+        if len(different) <= FEW and len(values) >= ROWS * len(different):
+            notes.append(
+                f"column {name}: {len(different)} different numbers with a decimal point are taken for amounts "
+                "(regression); --task multiclass takes them for classes"
+            )
         return "regression"
     if len(different) <= FEW or (len(different) <= SOME and len(values) >= ROWS * len(different)):
         if len(different) > 2:
@@ -157,6 +172,16 @@ def _refuse_units(answers: Answers, present: list[int], numbers: list[float | No
         raise answers.refuse(
             f"{count:,} of {len(present):,} cells are numbers with the unit {shown(unit, 20)} ({example}); "
             "write the numbers alone, or take --task multiclass"
+        )
+
+
+def _refuse_dressed(answers: Answers, present: list[int], numbers: list[float | None]) -> None:
+    """Numbers in another spelling ("−1.5", ">10", "3.1±0.2", a date) are no classes either."""
+    odd = [i for i in present if numbers[i] is None and _DRESSED.fullmatch(answers.cells[i].strip())]
+    if 2 * len(odd) > len(present) and len({answers.cells[i] for i in present}) > FEW:
+        raise answers.refuse(
+            f"{len(odd):,} of {len(present):,} cells look like numbers or dates but cannot be read as numbers "
+            f"({answers.example(odd[0])}); write plain numbers such as -1.5, or take --task multiclass"
         )
 
 
@@ -196,7 +221,7 @@ def _multiclass(answers: Answers, missing: str, notes: list[str]) -> Targets:
     labels = [cells[i] for i in rows]
     if all(PLAIN.fullmatch(label) and float(label) in (0, 1) for label in labels):  # 1, 1.0 and +1 are one class
         labels = [str(int(float(label))) for label in labels]
-    if several := [i for i, cell in zip(rows, labels) if ";" in cell]:
+    if several := [i for i, cell in zip(rows, labels) if ";" in cell] or _joined(labels, rows):
         notes.append(
             f"column {shown(answers.column, 40)}: {answers.example(several[0])}, taken for one class; several labels "
             "a row belong in a column 'labels', or take --task multilabel with --label-column"
@@ -209,14 +234,29 @@ def _multilabel(answers: Answers, missing: str, notes: list[str]) -> Targets:
     if not any(";" in answers.cells[i] for i in filled):
         for mark in ",|":
             marked = [i for i in filled if mark in answers.cells[i]]
-            if 2 * len(marked) > len(filled):
+            joined = _joined([answers.cells[i].strip() for i in filled], filled, mark)
+            if 2 * len(marked) > len(filled) or joined:
                 raise answers.refuse(
-                    f"{len(marked):,} of {len(filled):,} cells hold {mark!r} and none ';' ({answers.example(marked[0])}"
-                    "); separate labels by ';', or name the column 'label' where each cell is one label"
+                    f"{len(marked):,} of {len(filled):,} cells hold {mark!r} and none ';' "
+                    f"({answers.example((joined or marked)[0])}); separate labels by ';', or name the column 'label' "
+                    "where each cell is one label"
                 )
+    if lists := [i for i in filled if _LIST.fullmatch(answers.cells[i].strip())]:
+        raise answers.refuse(f"{answers.example(lists[0])}; write the labels of a row without brackets and quotes: a;b")
     parts = [[part.strip() for part in cell.split(";") if part.strip()] for cell in answers.cells]
     rows = _complete(answers, [not any(map(is_missing, each)) for each in parts], missing, notes, "labels")
     return _table(answers, "multilabel", [set(parts[i]) for i in rows], rows, 1, notes)
+
+
+def _joined(cells: list[str], rows: list[int], marks: str = ",|") -> list[int]:
+    """Rows whose cell is several other cells of the column joined by a mark: several labels, not one."""
+    whole = set(cells)
+    return [
+        row
+        for row, cell in zip(rows, cells)
+        for mark in marks
+        if mark in cell and all(part.strip() in whole for part in cell.split(mark))
+    ]
 
 
 def _table(answers: Answers, task: str, sets: list[set[str]], rows: list[int], least: int, notes: list[str]) -> Targets:
@@ -224,14 +264,22 @@ def _table(answers: Answers, task: str, sets: list[set[str]], rows: list[int], l
     if len(names) < least:
         raise answers.refuse(f"{len(names)} different label(s) {shown(list(names), 40)}; nothing to predict")
     index = {name: j for j, name in enumerate(names)}
-    plain = {name.casefold(): name for name in names}
-    if alike := [name for name in names if plain[name.casefold()] != name]:
-        other = plain[alike[0].casefold()]
-        notes.append(f"labels {shown(alike[0], 40)} and {shown(other, 40)} differ by case only and count as two")
+    plain = {_seen(name): name for name in names}
+    if alike := [name for name in names if plain[_seen(name)] != name]:
+        other = plain[_seen(alike[0])]
+        number = "leading zeros" if PLAIN.fullmatch(other) else "blanks or invisible characters"
+        how = "case" if alike[0].casefold() == other.casefold() else number
+        notes.append(f"labels {shown(alike[0], 40)} and {shown(other, 40)} differ by {how} only and count as two")
     values = np.zeros((len(rows), len(names)), bool)
     for i, members in enumerate(sets):
         values[i, [index[name] for name in members]] = True
     return Targets(task, values, names, rows)
+
+
+def _seen(name: str) -> str:
+    """The label as a reader sees it: without case, invisible characters, several blanks, and zeros before a number."""
+    name = visible_text(name).casefold()
+    return name.lstrip("0") or "0" if name.isdecimal() else name
 
 
 def _several(answers: Answers, missing: str, notes: list[str]) -> Targets:

@@ -25,6 +25,7 @@ BINARY = {
     **{b"BZh%d" % level: "compressed by bzip2; decompress it first" for level in range(1, 10)},
     b"\xfd7zXZ": "compressed by xz; decompress it first",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it first",
+    b"\x1f\x8b": "compressed by gzip twice; decompress it once",
     codecs.BOM_UTF32_LE: "UTF-32 text; save it as UTF-8",
     codecs.BOM_UTF32_BE: "UTF-32 text; save it as UTF-8",
 }
@@ -91,8 +92,9 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
     head = next((i for i, (_, line) in enumerate(lines) if line.strip()), None)
     if head is None:
         raise InputError(f"{path}: the file is empty")
-    if re.fullmatch(r"(?i)sep=[,;\t]", lines[head][1]):  # how Excel is told the separator
-        delimiter, head = delimiter or lines[head][1][4], head + 1
+    # How Excel is told the separator. Programs that save the file again quote that line, or fill it up with their own.
+    if named := re.fullmatch(r'(?i)(?:sep=([,;\t])|"sep=[,;\t]")(?:([,;\t])\2*)?', lines[head][1]):
+        delimiter, head = delimiter or named[2] or named[1], head + 1
     if delimiter is None:
         first = [lines[head][1]] if head < len(lines) else [""]
         tabs = not {".tsv", ".tab"}.isdisjoint(suffix.lower() for suffix in Path(path).suffixes)
@@ -108,9 +110,28 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
         if len(row.cells) != width:
             raise InputError(
                 f"{path}: line {row.line}: {len(row.cells)} cells separated by {DELIMITERS.get(delimiter, delimiter)}, "
-                f"but {width} in the header; a cell that holds the separator needs quotation marks around it"
+                f"but {width} in the header; {_width_remedy(header, row)}"
+            )
+        if row.cells == header.cells:
+            raise InputError(
+                f"{path}: line {row.line}: the header of line {header.line} stands there again, as in files that were "
+                "joined; remove the line"
             )
     return Table(header, rows, delimiter)
+
+
+def _width_remedy(header: Row, row: Row) -> str:
+    if len(header.cells) == 1:
+        return (
+            f"line {header.line} ({shown(header.cells[0], 40)}) is taken for the header: remove a title or comment "
+            "above it, and put quotation marks around cells that hold the separator"
+        )
+    if row.cells[0].startswith("#"):
+        return "remove the comment"
+    longer, shorter = sorted((header.cells, row.cells), key=len, reverse=True)
+    if not any(cell.strip() for cell in longer[len(shorter) :]):
+        return "remove the separators at the ends of lines"
+    return "a cell that holds the separator needs quotation marks around it"
 
 
 def _cells(path: str | Path, lines: list[tuple[int, str]], delimiter: str) -> list[Row]:
@@ -134,7 +155,7 @@ def _cells(path: str | Path, lines: list[tuple[int, str]], delimiter: str) -> li
             return rows
         span = lines[first : reader.line_num]
         # A blank line is one empty cell; in a file of one column a cell may be empty, but nothing says so.
-        if len(span) == 1 and not span[0][1].strip(" "):
+        if len(cells) <= 1 and len(span) == 1 and not span[0][1].strip(" \t"):
             continue
         width = width or len(cells)
         if len(span) > 1 and width > 1 and all(line.count(delimiter) == width - 1 for _, line in span):

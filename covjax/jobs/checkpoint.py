@@ -19,6 +19,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[st
     try:
         with writing(path, sum(leaf.nbytes for leaf in flat.values())):
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Where no folder can be made Orbax fails too, but leaves threads behind that the process waits for.
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{TEMPORARY}-").cleanup()
             ocp.save_checkpointables(str(temporary), {"state": dict(flat), "manifest": dict(record)}, overwrite=True)
             once(lambda: put(temporary, path))
     except OSError as error:

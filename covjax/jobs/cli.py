@@ -159,7 +159,7 @@ def parse(
         if (convert := _converter(hints[name])) is None:
             continue
         value = getattr(config, name)
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        default = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         (first_group if first_group and name in main else group).add_argument(
             "--" + name.replace("_", "-"),
             type=convert,
@@ -167,7 +167,7 @@ def parse(
             metavar=_metavar(hints[name]),
             nargs="?" if hints[name] is bool else None,  # --flag is --flag true
             const=True if hints[name] is bool else None,
-            help=(fields[name].metadata.get("help", "") + f" (default: {shown})" * bool(shown)).replace("%", "%%"),
+            help=(fields[name].metadata.get("help", "") + f" (default: {default})" * bool(default)).replace("%", "%%"),
         )
     # As an argument of argparse's, FILE would swallow the value after an option that does not exist.
     flags, unread = parser.parse_known_args(argv)

@@ -1,6 +1,7 @@
 """One job of several processes: who is who, who does what, how it ends. The work itself is JAX's own."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import math
@@ -18,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Shaped
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.jobs.disk import full_disk
 
 FORM = "auto (SLURM, GKE, Cloud TPU, Open MPI) or HOST:PORT,COUNT,INDEX"
@@ -109,11 +110,13 @@ def job(command: str, setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) 
 
 
 def error_text(error: BaseException) -> str | None:
-    """The one line of an error that the user can put right: an InputError, or a full disk; None for any other."""
+    """The one line of an error that the user can put right (InputError, full disk, no path); None for any other."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, Exception) and (text := full_disk(error)):
         return f"the disk is full ({text}); make room, and the same command goes on"
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{shown(error.filename)}: {error.strerror}"  # whatever looks at a path stumbles over such a one
     return None
 
 
