@@ -143,7 +143,7 @@ MISTAKES = [
 def test_mistakes_of_embed_are_one_line_and_write_nothing(table, capsys, argv, message):
     (table / "folder.npz").mkdir()
     (table / "taken.npz.fitted").mkdir()
-    (table / "bad.csv").write_text("id,sequence\na,MKV\nb,MK*\n")
+    (table / "bad.csv").write_text("id,sequence\na,MKV\nb,M*K\n")
     (table / "dna.csv").write_text("sequence\n" + f"{'ACGTTGCA' * 10}\n" * 5)
     before = {path: path.stat().st_mtime_ns for path in table.rglob("*")}
     encoder = [] if "--encoder" in argv else ["--encoder", "toy-unirep"]
@@ -203,7 +203,7 @@ def test_predict_of_numbers_has_one_column(table, capsys):
 )
 def test_mistakes_of_predict_are_one_line(table, capsys, argv, message):
     model(table / "model")
-    (table / "bad.csv").write_text("id,sequence\na,MKV\nb,MK*\n")
+    (table / "bad.csv").write_text("id,sequence\na,MKV\nb,M*K\n")
     assert message in refused(capsys, "predict", *argv)
     assert not (table / "predictions.csv").exists()
 
