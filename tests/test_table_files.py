@@ -187,7 +187,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):
     for name, package in (("t.xlsx", "openpyxl"), ("t.parquet", "pyarrow")):
         (tmp_path / name).write_bytes(b"x")
         monkeypatch.setitem(__import__("sys").modules, package, None)
-        with pytest.raises(InputError, match=f"need.* {package}: pip install"):
+        with pytest.raises(InputError, match=f"needs the package {package}\\S*; run: pip install"):
             read_table(tmp_path / name)
 
 
@@ -338,3 +338,15 @@ def test_lines_that_are_no_rows_are_refused_with_the_remedy(tmp_path, text, mess
 @pytest.mark.parametrize("first", ["sep=,", '"sep=;"', "sep=;,"])
 def test_the_separators_own_line_in_each_form(tmp_path, first):
     assert len(read_table(write(tmp_path / "t.csv", f"{first}\nsequence,label\nMKA,x\nMLL,y\n"))) == 2
+
+
+def test_a_repeated_header_and_rows_of_blanks_in_a_workbook(tmp_path):
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in (["sequence", "label"], ["MKA", "x"], ["MLL", "y"], [" ", " "]):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    assert len(read_table(tmp_path / "t.xlsx")) == 2
+    book.active.append(["sequence", "label"])
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(InputError, match="row 5: the header of row 1 stands there again"):
+        read_table(tmp_path / "t.xlsx")

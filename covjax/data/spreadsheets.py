@@ -70,6 +70,11 @@ def _read_excel(path: Path, select: Select, notes: list[str]) -> Table:
             row = [""] * len(values)
             for j in selected:
                 row[j] = _text(path, number, header.cells[j], values[j])
+            if all(row[j] == header.cells[j] for j in selected):
+                raise InputError(
+                    f"{path}: row {number}: the header of row {head + 1} stands there again, as in sheets that were "
+                    "joined; remove the row"
+                )
             table.append(Row(number, tuple(row)))
     return Table(header, table, "")
 
@@ -78,7 +83,7 @@ Cells = tuple[Any, ...]
 
 
 def _filled(row: Cells) -> bool:
-    return any(value not in (None, "") for value in row)
+    return any(value.strip() if isinstance(value, str) else value is not None for value in row)
 
 
 def _sheets(openpyxl: Any, path: Path, values: bool) -> list[tuple[str, list[Cells]]]:

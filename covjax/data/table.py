@@ -51,11 +51,13 @@ def read_table(
     one of numbers where at least 80 % of its cells are, missing ones apart, or more than half and more than ten
     different ones. Numbers are regression, except that whole numbers without a decimal point are classes where they
     have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are classes however
-    they are written. Every other `label` column is multiclass.
+    they are written. Every other `label` column is multiclass, unless most of more than ten different cells are numbers
+    in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
 
     Cells that say that there is no value (`covjax.data.targets.MISSING`: empty, NA, nan, None, - and so on) are never a
     class, a number or a sequence: they are refused, or with `missing="drop"` their rows are left out and counted, and
-    so are the rows of a column of numbers whose cell is none. An empty `labels` cell is a row without labels.
+    so are the rows of a column of numbers whose cell is none. An empty `labels` cell is a row without labels. Rows of
+    empty cells alone, as spreadsheets leave behind the last one, are counted and passed over.
 
     Residues and nucleotides are upper-cased, so that the same sequence in two cases counts as one; white space of
     wrapped lines and a stop `*` at the end are removed (`covjax.data.dataset.tidy_sequences`). Text (white space inside
