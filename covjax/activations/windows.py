@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from covjax.encoders.loading import load
 from covjax.errors import InputError
 
 
+@runtime_checkable
 class Activations(Protocol):
     """What training reads from. `identity` says which data it is: a checkpoint of other data is refused by it."""
 

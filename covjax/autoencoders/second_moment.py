@@ -14,17 +14,27 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.projected import check_center, check_projection, project_tokens
-from covjax.tokens import HIGHEST, check_tokens, check_weights, prepare_tokens, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    TokensLike,
+    WeightsLike,
+    check_tokens,
+    check_weights,
+    prepare_tokens,
+    safe_ratio,
+    token_weights,
+    weighted_mean,
+)
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
 Center = Float[Array, "features"] | str | None
 
 
 def tucker_loss(
-    x: Float[Array, "tokens features"],
+    x: TokensLike,
     left: Float[Array, "features rank"],
     right: Float[Array, "features rank"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    weights: WeightsLike = None,
     *,
     center: Center = None,
     prefixes: tuple[int, ...] | None = None,
@@ -52,10 +62,10 @@ def tucker_loss(
 
 
 def cp_loss(
-    x: Float[Array, "tokens features"],
+    x: TokensLike,
     left: Float[Array, "features rank"],
     right: Float[Array, "features rank"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    weights: WeightsLike = None,
     *,
     center: Center = None,
     prefixes: tuple[int, ...] | None = None,
@@ -69,10 +79,10 @@ def cp_loss(
 
 
 def cp_latents(
-    x: Float[Array, "tokens features"],
+    x: TokensLike,
     left: Float[Array, "features rank"],
     right: Float[Array, "features rank"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    weights: WeightsLike = None,
     *,
     center: Center = None,
 ) -> Float[Array, "rank"]:
@@ -84,9 +94,7 @@ def cp_latents(
     return safe_ratio(jnp.sum(product * w[:, None], axis=0), jnp.sum(w))
 
 
-def moment_norm(
-    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None, *, center: Center = None
-) -> Float[Array, ""]:
+def moment_norm(x: TokensLike, weights: WeightsLike = None, *, center: Center = None) -> Float[Array, ""]:
     """‖S‖²_F from the smaller of the tokens × tokens and features × features Gram; for reports, not for training."""
     x, w = prepare_tokens(x, weights)
     check_center(center, x.shape[1])

@@ -15,12 +15,21 @@ from covjax.autoencoders.sparse.codes import auxk, preactivations
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.standardise import Statistic
-from covjax.tokens import HIGHEST, check_matrix, check_tokens, check_weights, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    MatrixLike,
+    TokensLike,
+    WeightsLike,
+    check_matrix,
+    check_tokens,
+    check_weights,
+    safe_ratio,
+    token_weights,
+    weighted_mean,
+)
 
 
-def geometric_median(
-    x: Float[Array, "tokens features"], *, tolerance: float = 1e-6, iterations: int = 200
-) -> Float[Array, "features"]:
+def geometric_median(x: TokensLike, *, tolerance: float = 1e-6, iterations: int = 200) -> Float[Array, "features"]:
     """The point with the least sum of distances to the tokens: outliers pull it no more than their number.
 
     Weiszfeld's iteration in the form of Vardi and Zhang (2000), which does not stop at a token; ends when a step is
@@ -49,13 +58,13 @@ def geometric_median(
     return jax.lax.while_loop(lambda c: c[1] & (c[2] < iterations), advance, (start, jnp.asarray(True), 0))[0]
 
 
-def norm_scale(x: Float[Array, "tokens features"]) -> Float[Array, ""]:
+def norm_scale(x: TokensLike) -> Float[Array, ""]:
     """√features / mean ‖x‖: the factor after which a token's mean norm is √features. Errors as `geometric_median`."""
     x = check_sample(x)
     return x.shape[1] ** 0.5 / jnp.mean(jnp.linalg.norm(jnp.asarray(x, jnp.float32), axis=1))
 
 
-def check_sample(x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+def check_sample(x: TokensLike) -> Float[Array, "tokens features"]:
     """x as an array; TypeError or InputError unless (tokens, features), finite, and not the same in all tokens."""
     x = check_tokens(x)
     if is_concrete(x):
@@ -80,6 +89,8 @@ class Sums:
     `covjax.moments`, and with it the sums stay plain sums.
     """
 
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
+
     count: Float[Array, ""]
     error: Float[Array, ""]
     offset: Float[Array, "features"]
@@ -91,11 +102,11 @@ class Sums:
 
 
 def token_sums(
-    x: Float[Array, "tokens features"],
-    reconstruction: Float[Array, "tokens features"],
-    latents: Float[Array, "tokens latents"],
+    x: TokensLike,
+    reconstruction: MatrixLike,
+    latents: MatrixLike,
     shift: Float[Array, "features"],
-    weights: Float[Array, "tokens"] | None = None,
+    weights: WeightsLike = None,
 ) -> Sums:
     """Sums of one batch; rows of weight 0 may hold anything. Raises InputError for shapes that do not fit."""
     x, reconstruction, latents = (check_matrix(a, name) for a, name in zip((x, reconstruction, latents), _NAMES))
@@ -261,12 +272,12 @@ class SparseAutoencoder(nnx.Module):
         """The activation function in use, after training."""
         raise NotImplementedError
 
-    def encode(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
+    def encode(self, x: TokensLike) -> Float[Array, "tokens latents"]:
         """Latents of tokens, with their zeros; errors as `loss`."""
         x, _ = self._check(x, None)
         return self.activate(self.preactivations(self._scaled(x)))
 
-    def decode(self, z: Float[Array, "tokens latents"]) -> Float[Array, "tokens features"]:
+    def decode(self, z: MatrixLike) -> Float[Array, "tokens features"]:
         """Tokens from latents."""
         z = check_matrix(z, "z")
         if z.shape[1] != self.latents:
@@ -282,9 +293,7 @@ class SparseAutoencoder(nnx.Module):
         """(s·x − b) Wᵉᵀ + bᵉ."""
         return preactivations(scaled - self.decoder_bias[...][None], self.encoder[...], self.encoder_bias[...])
 
-    def loss(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(self, x: TokensLike, weights: WeightsLike = None) -> tuple[Float[Array, ""], Metrics]:
         """Mean over the tokens that count; also notes which latents fired, for `after_step`.
 
         Metrics: fvu (of the batch), l0, dead (share of latents).
@@ -314,14 +323,14 @@ class SparseAutoencoder(nnx.Module):
         gradient[...] = gradient[...] - along[:, None] * rows
         return gradients
 
-    def after_step(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> None:
+    def after_step(self, x: TokensLike, weights: WeightsLike = None) -> None:
         """Give the decoder's rows their norm back and count the batch last seen by `loss` as idle or not."""
         rows = self.decoder[...]
         self.decoder[...] = rows * safe_ratio(self.decoder_norm[...], jnp.linalg.norm(rows, axis=1))[:, None]
         count = jnp.sum(token_weights(x, weights)[0])
         self.idle[...] = jnp.where(self.fired[...], 0, self.idle[...] + count)
 
-    def evaluate(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> Sums:
+    def evaluate(self, x: TokensLike, weights: WeightsLike = None) -> Sums:
         """Sums of a batch in use (after training), to be added over batches; errors as `loss`."""
         x, weights = self._check(x, weights)
         z = self.activate(self.preactivations(self._scaled(x)))
