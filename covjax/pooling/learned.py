@@ -80,7 +80,7 @@ class LightAttentionPool(nnx.Module):
         self.values = nnx.Conv(features, features, kernel_size, precision=HIGHEST, rngs=rngs)
         self.logits = nnx.Conv(features, features, kernel_size, precision=HIGHEST, rngs=rngs)
 
-    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "2*features"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`); masked tokens enter the convolutions as zeros."""
         x, w = prepare_tokens(x, weights)
         values = self.values(x)

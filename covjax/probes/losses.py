@@ -5,10 +5,10 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from covjax.errors import InputError, shown
-from covjax.inputs import TableLike, check_classes, check_labels, check_numbers, host_array, patterns
+from covjax.inputs import TableLike, VectorLike, check_classes, check_labels, check_numbers, host_array, patterns
 
 KINDS = ("multilabel", "multiclass", "regression")
-ClassWeights = str | Float[np.ndarray, "k"] | None
+ClassWeights = str | VectorLike | None
 
 
 def sample_loss(

@@ -64,7 +64,7 @@ def norm_scale(x: TokensLike) -> Float[Array, ""]:
     return x.shape[1] ** 0.5 / jnp.mean(jnp.linalg.norm(jnp.asarray(x, jnp.float32), axis=1))
 
 
-def check_sample(x: TokensLike) -> Float[Array, "tokens features"]:
+def check_sample(x: TokensLike) -> Float[Array | np.ndarray, "tokens features"]:
     """x as an array; TypeError or InputError unless (tokens, features), finite, and not the same in all tokens."""
     x = check_tokens(x)
     if is_concrete(x):
@@ -247,9 +247,7 @@ class SparseAutoencoder(nnx.Module):
         """Latents that have not fired for more than `dead_after` tokens."""
         return self.idle[...] > self.dead_after
 
-    def initialise(
-        self, batches: Sequence[tuple[Float[Array, "tokens features"], Float[Array, "tokens"] | None]]
-    ) -> None:
+    def initialise(self, batches: Sequence[tuple[TokensLike, WeightsLike]]) -> None:
         """Set the scale and the decoder's bias from batches (x, weights) of training tokens.
 
         Raises TypeError and InputError for tokens of the wrong type or width, with NaN or inf, or all equal.
@@ -340,7 +338,7 @@ class SparseAutoencoder(nnx.Module):
         """fvu, l0, and dead: the share of latents active in none of the tokens."""
         return {"fvu": float(fvu(sums)), "l0": float(l0(sums)), "dead": float(dead_share(sums))}
 
-    def _scaled(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+    def _scaled(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array, "tokens features"]:
         return jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32)) * self.scale[...]
 
     def _check(self, x, weights):
