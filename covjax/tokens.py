@@ -118,7 +118,7 @@ def prepare_tokens(
     return (x if weights is None else jnp.where(keep[:, None], x, 0)), w
 
 
-def safe_ratio(numerator: Array, denominator: Array) -> Array:
+def safe_ratio(numerator: Array | np.ndarray | np.floating, denominator: Array | np.ndarray | np.floating) -> Array:
     """`numerator / denominator`, and 0 with a finite gradient where the denominator is not positive; NaN stays NaN."""
     nothing = denominator <= 0
     return jnp.where(nothing, 0, numerator / jnp.where(nothing, 1, denominator))

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+from tests import annotations  # noqa: F401  (the hook below looks it up by name)
+
 # Before jax is imported: one compilation cache for the whole run, its workers and the commands that tests start, which
 # compile the same programs many times over.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -18,7 +20,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Before covjax is imported: every call checks its annotations, and shapes of one name are equal within a call.
-install_import_hook("covjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+install_import_hook("covjax", "tests.annotations.check")
 
 ROOT = Path(__file__).resolve().parent.parent
 
