@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.inputs import VectorLike
 from covjax.projected import check_center, check_projection, project_tokens
 from covjax.tokens import (
     HIGHEST,
+    MatrixLike,
     TokensLike,
     WeightsLike,
     check_tokens,
@@ -27,13 +29,13 @@ from covjax.tokens import (
 )
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
-Center = Float[Array, "features"] | str | None
+Center = VectorLike | str | None
 
 
 def tucker_loss(
     x: TokensLike,
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
     weights: WeightsLike = None,
     *,
     center: Center = None,
@@ -63,8 +65,8 @@ def tucker_loss(
 
 def cp_loss(
     x: TokensLike,
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
     weights: WeightsLike = None,
     *,
     center: Center = None,
@@ -80,8 +82,8 @@ def cp_loss(
 
 def cp_latents(
     x: TokensLike,
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
     weights: WeightsLike = None,
     *,
     center: Center = None,

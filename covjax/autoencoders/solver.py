@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from covjax.autoencoders.second_moment import Center, cp_loss, moment_norm, tucker_loss
 from covjax.errors import InputError
 from covjax.standardise import Batch
-from covjax.tokens import HIGHEST, safe_ratio
+from covjax.tokens import HIGHEST, MatrixLike, safe_ratio
 
 LOSSES = {"tucker": tucker_loss, "cp": cp_loss}
 
@@ -120,8 +120,8 @@ def pca_basis(batches: Iterable[Batch], rank: int, *, center: Center = None) -> 
 
 def evaluate_fvu(
     batches: Iterable[Batch],
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
     *,
     center: Center = None,
     kind: str = "tucker",

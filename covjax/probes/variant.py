@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,10 @@ DIRECTIONS = ("fwd", "bwd")
 NUM_ITERS, EPS = 3, 1e-3  # as published
 
 
+# Checked below, with a message of its own.
+ActivationsLike = Annotated[Any, Float[Array, "batch 2 2 positions features"]]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VariantProbe:
@@ -79,9 +84,7 @@ class VariantProbe:
     out: Float[Array, "2 units"]
     out_bias: Float[Array, "2"]
 
-    def __call__(
-        self, x: Float[Array, "batch 2 2 positions features"]
-    ) -> tuple[Float[Array, "batch units"], Float[Array, "batch 2"]]:
+    def __call__(self, x: ActivationsLike) -> tuple[Float[Array, "batch units"], Float[Array, "batch 2"]]:
         """Embedding and logits, float32 or wider.
 
         Raises:

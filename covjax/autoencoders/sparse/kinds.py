@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from covjax.autoencoders.base import register_autoencoder
 from covjax.autoencoders.sparse.codes import affine_at, decode_codes, dense_codes, preactivations, top_k
@@ -25,7 +25,7 @@ def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens la
 
 
 def batch_topk(
-    pre: Float[Array, "tokens latents"], k: int, tokens: Float[Array, ""] | int | None = None
+    pre: Float[Array, "tokens latents"], k: int, tokens: Num[Array, ""] | int | None = None
 ) -> tuple[Float[Array, "tokens latents"], Float[Array, ""]]:
     """The k · tokens largest pre-activations of the batch, negative ones 0, and the smallest of them (Bussmann 2024).
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from covjax.autoencoders.base import Metrics
 from covjax.autoencoders.sparse.codes import auxk, preactivations
@@ -189,7 +189,7 @@ class Forward:
     reconstruction: Float[Array, "tokens features"]
     centred: Float[Array, "tokens features"]  # what the encoder sees
     pre: Float[Array, "tokens latents"]
-    active: Float[Array, "tokens"]  # number of active latents
+    active: Num[Array, "tokens"]  # number of active latents
     fired: Bool[Array, "latents"]  # in any token of the batch that counts
     penalty: Float[Array, ""] | float  # added to the loss
 
