@@ -52,7 +52,7 @@ def cooccurrence(
     return keys, np.bincount(where, product[active], len(keys)).astype(np.float32)
 
 
-def stack(moments: Iterable[tuple[Int[np.ndarray, "pairs"], Float[np.ndarray, "pairs"]]], latents: int):
+def stack(moments: Iterable[tuple[Int[np.ndarray, "_"], Float[np.ndarray, "_"]]], latents: int):
     """Sparse matrix (sequences, latents²), one row of `cooccurrence` each, off-diagonal pairs times √2.
 
     So rows multiply as the moments do: ⟨Z_i, Z_j⟩_F, as in `covjax.vectorize`. Memory goes with the active pairs.
