@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
-from covjax.tokens import check_tokens, check_weights
+from covjax.tokens import TokensLike, WeightsLike, check_tokens, check_weights
 
 
-def shuffle_features(
-    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None, key: Array
-) -> Float[Array, "tokens features"]:
+def shuffle_features(x: TokensLike, weights: WeightsLike, key: Array) -> Float[Array, "tokens features"]:
     """Permute every feature on its own over the tokens with weight > 0: same marginals, no co-occurrence.
 
     Mean, deviation and every other per-feature statistic stay (for equal weights); covariance between features falls

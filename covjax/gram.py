@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.moments import _moments
-from covjax.tokens import HIGHEST, check_sequence, prepare_tokens, safe_ratio
+from covjax.tokens import HIGHEST, TokensLike, check_sequence, prepare_tokens, safe_ratio
 from covjax.vectorize import vech
 
 _KERNELS = ("second_moment", "covariance", "polynomial", "rbf")
-Tokens = Sequence[Float[np.ndarray, "tokens features"]]
+Tokens = Sequence[TokensLike]
 
 
 def gram(

@@ -5,8 +5,8 @@ numbers and ragged lists are refused. A missing value is NaN (None and masked en
 """
 
 import numbers
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from covjax.errors import DtypeError, InputError, shown
+
+# What users may give: whatever the checks below take, or refuse with a message of their own. So nothing else checks
+# these types.
+TableLike = Annotated[Any, Float[np.ndarray, "n k"]]
+VectorLike = Annotated[Any, Float[np.ndarray, "n"]]
+NumbersLike = Annotated[Any, Sequence[float]]
 
 MISSING = ("refuse", "ignore")
 

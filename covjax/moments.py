@@ -13,6 +13,8 @@ from covjax.errors import InputError
 from covjax.inputs import host_array, is_concrete
 from covjax.tokens import (
     HIGHEST,
+    TokensLike,
+    WeightsLike,
     check_sequence,
     check_tokens,
     prepare_tokens,
@@ -30,6 +32,8 @@ class Moments:
     count: n = Σ w_i; mean: μ = Σ w_i x_i / n; scatter: S = Σ w_i (x_i − μ)(x_i − μ)ᵀ. With n = 0 (a fully masked
     sequence inside `jit`, or `Moments.zeros`) every statistic below is 0.
     """
+
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
 
     count: Float[Array, ""]
     mean: Float[Array, "features"]
@@ -62,7 +66,7 @@ class Moments:
         return safe_ratio(self.scatter, self.count) * inverse[:, None] * inverse[None, :]
 
 
-def moments(x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> Moments:
+def moments(x: TokensLike, weights: WeightsLike = None) -> Moments:
     """Moments of one sequence, in float32 or wider whatever the input type.
 
     Two passes (a shift by the mean, then the scatter about it with the remaining offset removed), because the
@@ -200,9 +204,7 @@ def _by_chunks(x, weights):
     return total
 
 
-def second_moment(
-    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-) -> Float[Array, "features features"]:
+def second_moment(x: TokensLike, weights: WeightsLike = None) -> Float[Array, "features features"]:
     """M = Σ w_i x_i x_iᵀ / n in one product, float32 or wider accumulation.
 
     bfloat16 tokens are multiplied as bfloat16, which is exact for weights 0 and 1; other weights are rounded with the

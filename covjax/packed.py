@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.inputs import host_array, is_concrete
@@ -17,6 +18,9 @@ from covjax.moments import Moments
 from covjax.projected import check_projection, project_sides
 from covjax.tokens import (
     HIGHEST,
+    MatrixLike,
+    TokensLike,
+    WeightsLike,
     check_sequence,
     check_tokens,
     prepare_tokens,
@@ -26,7 +30,7 @@ from covjax.tokens import (
 
 
 def pack_blocks(
-    sequences: Sequence[Float[np.ndarray, "tokens features"]], block_size: int = 64, num_blocks: int | None = None
+    sequences: Sequence[TokensLike], block_size: int = 64, num_blocks: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sequences one after the other, each starting on a block boundary (host, NumPy).
 
@@ -86,10 +90,10 @@ def _spread(means, ids):
 
 
 def packed_moments(
-    tokens: Float[Array, "blocks*block features"],
-    block_segments: Int[Array, "blocks"],
+    tokens: TokensLike,
+    block_segments: ArrayLike,
     num_segments: int,
-    weights: Float[Array, "blocks*block"] | None = None,
+    weights: WeightsLike = None,
 ) -> Moments:
     """`moments` of every segment of a packed array: a `Moments` with a leading axis of `num_segments`.
 
@@ -122,12 +126,12 @@ def packed_moments(
 
 
 def packed_projected_moment(
-    tokens: Float[Array, "blocks*block features"],
-    block_segments: Int[Array, "blocks"],
+    tokens: TokensLike,
+    block_segments: ArrayLike,
     num_segments: int,
-    left: Float[Array, "features rank_a"],
-    right: Float[Array, "features rank_b"] | None = None,
-    weights: Float[Array, "blocks*block"] | None = None,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
+    weights: WeightsLike = None,
     *,
     center: str | None = None,
 ) -> Float[Array, "segments rank_a rank_b"]:

@@ -1,13 +1,19 @@
 """The second moment of projected tokens, whole or over chunks of tokens."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from covjax.errors import InputError
+from covjax.inputs import VectorLike
 from covjax.tokens import (
     HIGHEST,
+    MatrixLike,
+    TokensLike,
+    WeightsLike,
     check_matrix,
     check_sequence,
     safe_ratio,
@@ -16,7 +22,7 @@ from covjax.tokens import (
 )
 
 
-def check_projection(matrix, features: int, name: str) -> Float[Array, "features rank"]:
+def check_projection(matrix: Any, features: int, name: str) -> Float[Array | np.ndarray, "{features} rank"]:
     """`matrix` as an array of floats; InputError unless it is (features, rank)."""
     matrix = check_matrix(matrix, name)
     if matrix.shape[0] != features:
@@ -35,7 +41,7 @@ def check_center(center, features: int) -> None:
 
 @jax.custom_batching.custom_vmap
 def project_tokens(
-    x: Float[Array, "tokens features"], matrix: Float[Array, "features rank"]
+    x: Float[Array, "tokens features"], matrix: Float[Array | np.ndarray, "features rank"]
 ) -> Float[Array, "tokens rank"]:
     """`x @ matrix` in float32 or wider; NaN in a row stays in that row. bfloat16 tokens meet a bfloat16 `matrix`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -54,7 +60,7 @@ def _project_batch(axis_size, in_batched, x, matrix):
 
 @jax.custom_jvp
 def masked_project(
-    x: Float[Array, "tokens features"], matrix: Float[Array, "features rank"], keep: Bool[Array, "tokens"]
+    x: Float[Array, "tokens features"], matrix: Float[Array | np.ndarray, "features rank"], keep: Bool[Array, "tokens"]
 ) -> Float[Array, "tokens rank"]:
     """`x @ matrix` in float32 or wider with masked rows 0.
 
@@ -76,7 +82,7 @@ def _masked_project_jvp(primals, tangents):
     return y, jnp.where(keep[:, None], by_x, 0) + by_matrix
 
 
-def project_sides(x, left, right, keep) -> list[tuple[Array, Array]]:
+def project_sides(x, left, right, keep) -> list[tuple[Array, Array | np.ndarray]]:
     """The masked projections and their matrices, one pair for a tied moment and two else.
 
     One product with [A|B] reads the tokens once but its halves are copied afterwards, which costs more than a second
@@ -92,12 +98,12 @@ def project_sides(x, left, right, keep) -> list[tuple[Array, Array]]:
 
 
 def projected_moment(
-    x: Float[Array, "tokens features"],
-    left: Float[Array, "features rank_a"],
-    right: Float[Array, "features rank_b"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
+    weights: WeightsLike = None,
     *,
-    center: Float[Array, "features"] | str | None = None,
+    center: VectorLike | str | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, "rank_a rank_b"]:
     """C = Σ w_i (Aᵀ(x_i − c)) (Bᵀ(x_i − c))ᵀ / n in O(tokens · features · rank).
@@ -148,10 +154,10 @@ def _projected_center(center, y, w, matrix, count, axis_name) -> Float[Array, "r
 
 
 def chunked_projected_moment(
-    x: Float[Array, "tokens features"],
-    left: Float[Array, "features rank_a"],
-    right: Float[Array, "features rank_b"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
+    weights: WeightsLike = None,
     *,
     center: str | None = None,
     chunk_size: int = 1024,

@@ -10,20 +10,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from covjax.errors import InputError
+from covjax.inputs import VectorLike
 from covjax.moments import Moments, moments, psum_merge
 from covjax.projected import projected_moment
 
 
 def shard_rows(
-    arrays: Sequence[Float[np.ndarray, "rows *shape"]],
-    weights: Float[np.ndarray, "rows"] | None = None,
+    arrays: Sequence[Shaped[np.ndarray, "_ ..."]],
+    weights: VectorLike | None = None,
     *,
     mesh: Mesh,
     axis: str,
-) -> tuple[list[Float[Array, "all_rows *shape"]], Float[Array, "all_rows"]]:
+) -> tuple[list[Shaped[Array, "all_rows ..."]], Float[Array, "all_rows"]]:
     """Global arrays split by rows over a mesh axis, and their weights; every process gives the rows that it has.
 
     What cannot be divided is filled with rows of weight 0, so numbers of rows may differ between processes, also be 0.

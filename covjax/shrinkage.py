@@ -6,16 +6,16 @@ from jaxtyping import Array, Float
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.spectral import check_symmetric
-from covjax.tokens import prepare_tokens, safe_ratio, weighted_mean
+from covjax.tokens import MatrixLike, TokensLike, WeightsLike, prepare_tokens, safe_ratio, weighted_mean
 
 
 def shrink(
-    s: Float[Array, "d d"],
-    method: str | float = "ledoit_wolf",
+    s: MatrixLike,
+    method: str | float | Float[Array, ""] = "ledoit_wolf",
     *,
     count: float | Float[Array, ""] | None = None,
-    x: Float[Array, "tokens features"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike = None,
+    weights: WeightsLike = None,
 ) -> Float[Array, "d d"]:
     """(1 − ρ) S + ρ (tr S / d) I.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.tokens import HIGHEST, check_tokens
+from covjax.tokens import HIGHEST, TokensLike, check_tokens
 
 
 def _prepare(x, size: int, degree: int = 1):
@@ -20,7 +20,7 @@ def _prepare(x, size: int, degree: int = 1):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def random_projection(x: Float[Array, "tokens features"], size: int, key: Array) -> Float[Array, "tokens size"]:
+def random_projection(x: TokensLike, size: int, key: Array) -> Float[Array, "tokens size"]:
     """φ(x) = Gᵀx with G_ij ~ N(0, 1/size): E⟨φ(x), φ(y)⟩ = ⟨x, y⟩ (Johnson, Lindenstrauss 1984).
 
     Raises:
@@ -31,9 +31,7 @@ def random_projection(x: Float[Array, "tokens features"], size: int, key: Array)
     return jnp.matmul(x, jax.random.normal(key, (x.shape[1], size), x.dtype) / size**0.5, precision=HIGHEST)
 
 
-def random_maclaurin(
-    x: Float[Array, "tokens features"], size: int, key: Array, degree: int = 2
-) -> Float[Array, "tokens size"]:
+def random_maclaurin(x: TokensLike, size: int, key: Array, degree: int = 2) -> Float[Array, "tokens size"]:
     """φ_k(x) = Π_j ⟨r_jk, x⟩ / √size with random signs r: E⟨φ(x), φ(y)⟩ = ⟨x, y⟩^degree (Kar, Karnick 2012).
 
     Raises:
@@ -45,9 +43,7 @@ def random_maclaurin(
     return jnp.prod(jnp.einsum("td,pdk->ptk", x, signs, precision=HIGHEST), axis=0) / size**0.5
 
 
-def tensor_sketch(
-    x: Float[Array, "tokens features"], size: int, key: Array, degree: int = 2
-) -> Float[Array, "tokens size"]:
+def tensor_sketch(x: TokensLike, size: int, key: Array, degree: int = 2) -> Float[Array, "tokens size"]:
     """Count sketches of x^⊗degree, convolved by FFT: E⟨φ(x), φ(y)⟩ = ⟨x, y⟩^degree (Pham, Pagh 2013).
 
     O(tokens · (features + size log size)), against tokens · features · size for `random_maclaurin`.

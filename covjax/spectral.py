@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.moments import _moments
-from covjax.tokens import HIGHEST, safe_ratio, weighted_mean
+from covjax.tokens import HIGHEST, MatrixLike, safe_ratio, weighted_mean
 from covjax.vectorize import check_square
 
 
@@ -36,7 +36,7 @@ def _eigh_batch(axis_size, in_batched, a):
     return jax.lax.platform_dependent(a, cpu=lambda a: jax.lax.map(eigh, a), default=together), (True, True)
 
 
-def check_symmetric(a: Float[Array, "d d"], name: str = "a") -> Float[Array, "d d"]:
+def check_symmetric(a: MatrixLike, name: str = "a") -> Float[Array, "d d"]:
     """`a` in float32 or wider; InputError unless square and, where concrete, finite and symmetric up to rounding."""
     a = check_square(a, name)
     if is_concrete(a):
@@ -186,7 +186,7 @@ def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"
     return a
 
 
-def psd_sqrt(a: Float[Array, "d d"], ridge: float = 0.0) -> Float[Array, "d d"]:
+def psd_sqrt(a: MatrixLike, ridge: float = 0.0) -> Float[Array, "d d"]:
     """(A + ridge·I)^½ by `eigh`, eigenvalues below 0 (rounding) taken as 0.
 
     The derivative is Daleckii–Krein, V[(VᵀGV)_ij/(√s_i + √s_j)]Vᵀ: exact at repeated eigenvalues. It is infinite at
@@ -198,7 +198,7 @@ def psd_sqrt(a: Float[Array, "d d"], ridge: float = 0.0) -> Float[Array, "d d"]:
     return psd_function(_check(a, ridge, "ridge", False), "sqrt", ridge, 0.5)
 
 
-def psd_log(a: Float[Array, "d d"], eps: float) -> Float[Array, "d d"]:
+def psd_log(a: MatrixLike, eps: float) -> Float[Array, "d d"]:
     """log(A + eps·I) by `eigh` with the Daleckii–Krein derivative, bounded by 1/eps.
 
     Raises:
@@ -207,7 +207,7 @@ def psd_log(a: Float[Array, "d d"], eps: float) -> Float[Array, "d d"]:
     return psd_function(_check(a, eps, "eps", True), "log", eps, 0.0)
 
 
-def psd_power(a: Float[Array, "d d"], power: float, ridge: float = 0.0) -> Float[Array, "d d"]:
+def psd_power(a: MatrixLike, power: float, ridge: float = 0.0) -> Float[Array, "d d"]:
     """(A + ridge·I)^power by `eigh` with the Daleckii–Krein derivative; gradient 0 on the null space if ridge is 0.
 
     Raises:
@@ -276,7 +276,7 @@ def _iterate(a: Float[Array, "d d"], num_iters: int) -> Float[Array, "d d"]:
 
 
 def newton_schulz_sqrt(
-    a: Float[Array, "d d"], num_iters: int = 15, ridge: float = 0.0
+    a: MatrixLike, num_iters: int = 15, ridge: float = 0.0
 ) -> tuple[Float[Array, "d d"], Float[Array, ""]]:
     """(A + ridge·I)^½ of a symmetric PSD matrix and the residual ‖Y² − A‖_F / ‖A‖_F (Higham 2008, §6.3).
 
@@ -296,7 +296,7 @@ def newton_schulz_sqrt(
     return y, jax.lax.stop_gradient(residual)
 
 
-def spectral_compression(c: Float[Array, "d d"], num_iters: int, eps: float) -> Float[Array, "d d"]:
+def spectral_compression(c: MatrixLike, num_iters: int, eps: float) -> Float[Array, "d d"]:
     """The published probes' normalisation of a cross-moment: `num_iters` Newton–Schulz steps on C + eps·I.
 
     Frobenius pre-normalisation, the result scaled back by √‖C + eps·I‖_F. C need not be symmetric: then this is a

@@ -47,7 +47,7 @@ def standardise(
     return jnp.where(weights[..., None] > 0, (x.astype(jnp.float32) - mean) / deviation, 0)
 
 
-Batch = tuple[Array, Array | None]  # x (b, t, d), weights (b, t) or None for ones
+Batch = tuple[Array | np.ndarray, Array | np.ndarray | None]  # x (b, t, d), weights (b, t) or None for ones
 
 
 class Statistic(nnx.Variable):

@@ -1,20 +1,26 @@
 """One entry for every statistic: check a sequence's tokens and weights, widen to float32, silence masked tokens."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from covjax.errors import DtypeError, InputError
 from covjax.inputs import host_array, is_concrete
 
 _WEIGHT = 1e30  # below it sums of weights, and of weighted tokens, stay in float32
+# What users may give: whatever `check_tokens`, `check_weights` and `check_matrix` take, or refuse with a message of
+# their own. So nothing else checks these types.
+TokensLike = Annotated[Any, Float[Array, "tokens features"]]
+WeightsLike = Annotated[Any, Float[Array, "tokens"] | None]
+MatrixLike = Annotated[Any, Float[Array, "rows columns"]]
+
 HIGHEST = jax.lax.Precision.HIGHEST  # of a product: TPUs and recent GPUs round float32 factors otherwise
 
 
-def check_tokens(x: Any, name: str = "x") -> Float[Array, "tokens features"]:
+def check_tokens(x: Any, name: str = "x") -> Float[Array | np.ndarray, "tokens features"]:
     """One sequence's tokens as a NumPy or JAX array; lists and PyTorch tensors become NumPy arrays.
 
     Raises TypeError unless they are floating point, InputError unless they are (tokens >= 1, features >= 1).
@@ -65,7 +71,7 @@ def _of_list(x: list | tuple, name: str) -> Any:
     return host_array(x, name)
 
 
-def check_weights(weights: Any, tokens: int) -> Float[Array, "tokens"] | None:
+def check_weights(weights: Any, tokens: int) -> Shaped[Array | np.ndarray, "{tokens}"] | None:
     """The weights as a NumPy or JAX array, or None.
 
     Raises InputError for a wrong length and, where values are concrete, negative, NaN or all zero.
@@ -159,7 +165,7 @@ def _largest_there(x, keep):
     return jnp.max(jnp.where(keep[:, None], jnp.abs(x), 0)).astype(jnp.float32)
 
 
-def check_matrix(matrix: Any, name: str) -> Float[Array, "rows columns"]:
+def check_matrix(matrix: Any, name: str) -> Float[Array | np.ndarray, "rows columns"]:
     """A matrix as a NumPy or JAX array of floats; lists, PyTorch tensors and whole numbers are taken.
 
     Raises InputError unless it has two axes and, where values are concrete, numbers.
@@ -172,7 +178,7 @@ def check_matrix(matrix: Any, name: str) -> Float[Array, "rows columns"]:
 
 
 def token_weights(
-    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None
+    x: Float[Array | np.ndarray, "tokens features"], weights: Shaped[Array | np.ndarray, "tokens"] | None
 ) -> tuple[Float[Array, "tokens"], Bool[Array, "tokens"]]:
     """Weights in the accumulation type (float32 or wider; ones for None) and which tokens count."""
     dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)
@@ -181,7 +187,7 @@ def token_weights(
 
 
 def prepare_tokens(
-    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None, check_values: bool = True
+    x: TokensLike, weights: WeightsLike = None, check_values: bool = True
 ) -> tuple[Float[Array, "tokens features"], Float[Array, "tokens"]]:
     """Tokens in float32 or wider with masked rows set to 0 by selection, so that NaN there reaches nothing.
 
@@ -195,7 +201,7 @@ def prepare_tokens(
     return (x if weights is None else jnp.where(keep[:, None], x, 0)), w
 
 
-def safe_ratio(numerator: Array, denominator: Array) -> Array:
+def safe_ratio(numerator: Array | np.ndarray | np.floating, denominator: Array | np.ndarray | np.floating) -> Array:
     """`numerator / denominator`, and 0 with a finite gradient where the denominator is not positive; NaN stays NaN."""
     nothing = denominator <= 0
     return jnp.where(nothing, 0, numerator / jnp.where(nothing, 1, denominator))

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.inputs import host_array, is_concrete
+from covjax.inputs import VectorLike, host_array, is_concrete
 from covjax.moments import Moments
-from covjax.tokens import check_matrix
+from covjax.tokens import MatrixLike, check_matrix
 
 
 def check_square(a, name: str = "a") -> Float[Array, "d d"]:
@@ -21,7 +21,7 @@ def check_square(a, name: str = "a") -> Float[Array, "d d"]:
     return jnp.asarray(a)
 
 
-def vech(a: Float[Array, "d d"]) -> Float[Array, "d*(d+1)/2"]:
+def vech(a: MatrixLike) -> Float[Array, "k"]:
     """Upper triangle row by row, off-diagonals times √2: ⟨A, B⟩_F = vech(A)·vech(B) for symmetric A, B.
 
     Raises:
@@ -33,7 +33,7 @@ def vech(a: Float[Array, "d d"]) -> Float[Array, "d*(d+1)/2"]:
     return a[rows, columns] * scale
 
 
-def unvech(v: Float[Array, "k"]) -> Float[Array, "d d"]:
+def unvech(v: VectorLike) -> Float[Array, "d d"]:
     """The symmetric matrix whose `vech` is `v`.
 
     Raises:
@@ -50,7 +50,7 @@ def unvech(v: Float[Array, "k"]) -> Float[Array, "d d"]:
     return jnp.zeros((d, d), v.dtype).at[rows, columns].set(upper).at[columns, rows].set(upper)
 
 
-def augmented_moment(m: Moments) -> Float[Array, "d+1 d+1"]:
+def augmented_moment(m: Moments) -> Float[Array, "d1 d1"]:
     """Second moment of the tokens [x; 1]: [[M, μ], [μᵀ, 1]], mean and second moment in one matrix (0 for n = 0)."""
     corner = (m.count > 0).astype(m.mean.dtype)
     top = jnp.concatenate([m.second_moment(), m.mean[:, None]], axis=1)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+from tests import annotations  # noqa: F401  (the hook below looks it up by name)
 
 # Before jax is imported: one compilation cache for the whole run, its workers and the commands that tests start, which
 # compile the same programs many times over.
@@ -15,6 +18,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="covjax-compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+# Before covjax is imported: every call into these checks its annotations, and axes of one name are of one length within
+# a call. Not yet: commands, files and runs (`data`, `comparison`, `embedding`, `training`, `tasks`, …): nobody has gone
+# through their annotations of rows, options and paths. `eval`, `train` and subprocesses run as a user's do.
+CHECKED = (
+    "activations autoencoders controls encoders gram inputs metrics moments packed pooling probes projected sharding "
+    "shrinkage sketch spectral standardise tokens vectorize"
+)
+install_import_hook([f"covjax.{name}" for name in CHECKED.split()], "tests.annotations.check")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -95,7 +95,7 @@ class EncodedTokens(ArrayTokens):
         assert self.cache is not None
         return self.cache / f"{hashlib.sha256(self.sequences[row].encode()).hexdigest()}.npy"
 
-    def _cached(self, row: int) -> Float[np.ndarray, "t+1 d"] | None:
+    def _cached(self, row: int) -> Float[np.ndarray, "rows d"] | None:
         """The special token and the sequence's own; None where they are not cached, or the file is damaged."""
         if self.cache is None or not self._file(row).is_file():
             return None

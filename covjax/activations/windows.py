@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from covjax.encoders.loading import load
 from covjax.errors import InputError
 
 
+@runtime_checkable
 class Activations(Protocol):
     """What training reads from. `identity` says which data it is: a checkpoint of other data is refused by it."""
 
@@ -21,7 +22,7 @@ class Activations(Protocol):
     lengths: Int[np.ndarray, "n"]
     identity: dict[str, Any]
 
-    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """Activations of the sequences with these numbers."""
 
 
@@ -43,7 +44,7 @@ class StoredActivations:
         self.features = self._store.features
         self.identity = {"extraction": self._store.run["identity"], "layer": layer, "tokens": self._store.digest}
 
-    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """See `Activations`."""
         return self._store.__getitems__(rows)
 
@@ -71,7 +72,7 @@ class EncodedActivations:
             "input": digest.hexdigest(),
         }
 
-    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """See `Activations`."""
         chosen = [self.tokens[int(row)] for row in rows]
         out: list[Any] = [None] * len(chosen)
@@ -103,12 +104,12 @@ class HeldActivations:
         self.features = tokens.shape[1]
         self.starts = np.cumsum(self.lengths) - self.lengths if starts is None else starts
 
-    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """See `Activations`."""
         return [self.tokens[self.starts[row] : self.starts[row] + self.lengths[row]] for row in rows]
 
 
-def join(arrays: Sequence[Float[np.ndarray, "tokens features"]], identity: dict[str, Any]) -> HeldActivations:
+def join(arrays: Sequence[Float[np.ndarray, "_ features"]], identity: dict[str, Any]) -> HeldActivations:
     """A copy of arrays of one type as activations in memory."""
     return HeldActivations(np.concatenate(arrays), np.array([len(x) for x in arrays]), identity)
 
@@ -121,7 +122,7 @@ class Subset:
         self.features, self.lengths = whole.features, whole.lengths[rows]
         self.identity = whole.identity | {"rows": rows.tolist()}
 
-    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "tokens features"]]:
+    def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """See `Activations`."""
         return self._whole.read([int(self._rows[row]) for row in rows])
 

@@ -129,7 +129,7 @@ class SecondMomentAutoencoder(nnx.Module):
             return self.mean[...] / self.deviation[...]
         return None if self.center == "none" else "sequence"
 
-    def _inputs(self, x: Array) -> Array:
+    def _inputs(self, x: Array | np.ndarray) -> Array:
         x = jnp.asarray(x)
         if not self.standardise:
             return x

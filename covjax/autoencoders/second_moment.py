@@ -13,9 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
+from covjax.inputs import VectorLike
 from covjax.projected import check_center, check_projection, project_tokens
 from covjax.tokens import (
     HIGHEST,
+    MatrixLike,
+    TokensLike,
+    WeightsLike,
     check_sequence,
     prepare_tokens,
     safe_ratio,
@@ -24,14 +28,14 @@ from covjax.tokens import (
 )
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
-Center = Float[Array, "features"] | str | None
+Center = VectorLike | str | None
 
 
 def tucker_loss(
-    x: Float[Array, "tokens features"],
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
+    weights: WeightsLike = None,
     *,
     center: Center = None,
     prefixes: tuple[int, ...] | None = None,
@@ -59,10 +63,10 @@ def tucker_loss(
 
 
 def cp_loss(
-    x: Float[Array, "tokens features"],
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
+    weights: WeightsLike = None,
     *,
     center: Center = None,
     prefixes: tuple[int, ...] | None = None,
@@ -76,10 +80,10 @@ def cp_loss(
 
 
 def cp_latents(
-    x: Float[Array, "tokens features"],
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
+    weights: WeightsLike = None,
     *,
     center: Center = None,
 ) -> Float[Array, "rank"]:
@@ -91,9 +95,7 @@ def cp_latents(
     return safe_ratio(jnp.sum(product * w[:, None], axis=0), jnp.sum(w))
 
 
-def moment_norm(
-    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None, *, center: Center = None
-) -> Float[Array, ""]:
+def moment_norm(x: TokensLike, weights: WeightsLike = None, *, center: Center = None) -> Float[Array, ""]:
     """‖S‖²_F from the smaller of the tokens × tokens and features × features Gram; for reports, not for training."""
     x, w = prepare_tokens(x, weights)
     check_center(center, x.shape[1])

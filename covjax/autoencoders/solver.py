@@ -17,7 +17,7 @@ from covjax.autoencoders.second_moment import Center, cp_loss, moment_norm, tuck
 from covjax.errors import InputError, shown
 from covjax.projected import check_center
 from covjax.standardise import Batch
-from covjax.tokens import HIGHEST, check_batch, safe_ratio
+from covjax.tokens import HIGHEST, MatrixLike, check_batch, safe_ratio
 
 LOSSES = {"tucker": tucker_loss, "cp": cp_loss}
 
@@ -127,8 +127,8 @@ def pca_basis(batches: Iterable[Batch], rank: int, *, center: Center = None) -> 
 
 def evaluate_fvu(
     batches: Iterable[Batch],
-    left: Float[Array, "features rank"],
-    right: Float[Array, "features rank"] | None = None,
+    left: MatrixLike,
+    right: MatrixLike | None = None,
     *,
     center: Center = None,
     kind: str = "tucker",

@@ -52,7 +52,7 @@ class BigWig:
         """Close the file."""
         self._file.close()
 
-    def values(self, chromosome: str, start: int, end: int) -> Float[np.ndarray, "end-start"]:
+    def values(self, chromosome: str, start: int, end: int) -> Float[np.ndarray, "{end-start}"]:
         """One value a nucleotide, half-open from 0, NaN where the file has none; KeyError for another chromosome.
 
         Raises InputError where the file is damaged, and for a place outside of the chromosome.

@@ -28,7 +28,7 @@ class Pieces:
     """
 
     packed: UInt64[np.ndarray, "pieces"]
-    starts: Int[np.ndarray, "sequences+1"]
+    starts: Int[np.ndarray, "ends"]
 
     @property
     def sizes(self) -> Int[np.ndarray, "sequences"]:

@@ -157,7 +157,7 @@ class TokenStore:
     def __getitem__(self, row: int) -> BFloat16[np.ndarray, "tokens features"]:
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> list[BFloat16[np.ndarray, "tokens features"]]:
+    def __getitems__(self, rows: Sequence[int]) -> list[BFloat16[np.ndarray, "_ features"]]:
         """Several sequences, read at the same time."""
         if outside := [row for row in rows if not 0 <= row < len(self)]:
             raise IndexError(outside[0])
@@ -205,6 +205,6 @@ def seal(key: bytes, row: int) -> bytes:
     return hashlib.blake2b(int(row).to_bytes(8, "big"), digest_size=SEAL, key=key).digest()
 
 
-def encode_tokens(layers: Sequence[Float[np.ndarray, "tokens features"]], key: bytes, row: int) -> bytes:
+def encode_tokens(layers: Sequence[Float[np.ndarray, "_ features"]], key: bytes, row: int) -> bytes:
     """One record: the seal, then the layers' activations in bfloat16, one after the other."""
     return seal(key, row) + b"".join(np.ascontiguousarray(np.asarray(x).astype(jnp.bfloat16)).tobytes() for x in layers)

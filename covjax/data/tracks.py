@@ -35,7 +35,7 @@ class Window(NamedTuple):
 
     name: str
     sequence: str
-    targets: Float[np.ndarray, "tracks*bins"]
+    targets: Float[np.ndarray, "values"]
     group: str
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from covjax.errors import InputError
 
@@ -28,7 +28,7 @@ class Encoder(Protocol):
         """Token ids of a sequence, special tokens included; raises InputError naming what cannot be encoded."""
 
     def pad(
-        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+        self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Encoded rows padded to `length` tokens or just over, the mask the model sees, the mask to pool.
 
@@ -57,7 +57,7 @@ def layer_index(layer: int, num_layers: int) -> int:
 
 
 def pad_rows(
-    rows: Sequence[Int[np.ndarray, "t"]], length: int, pad: int
+    rows: Sequence[Shaped[np.ndarray, "_"]], length: int, pad: int
 ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
     """Rows filled up with `pad` to exactly `length` tokens, and the mask of what is not filling."""
     tokens = np.full((len(rows), length), pad, np.int32)

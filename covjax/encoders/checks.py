@@ -148,7 +148,7 @@ class HeadedEncoder(Encoder, Protocol):
 def through_head(
     encoder: Encoder,
     layer: int,
-    encoded: Sequence[Int[np.ndarray, "t"]],
+    encoded: Sequence[Int[np.ndarray, "_"]],
     seed: int = 0,
     token_budget: int = 8192,
     max_shapes: int = 4,

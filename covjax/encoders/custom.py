@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import Encoder, layer_index, pad_rows
 from covjax.errors import InputError
+from covjax.tokens import TokensLike, WeightsLike
 
 Function = Callable[[Int[Array, "t"], Bool[Array, "t"]], Any]
 
@@ -87,7 +88,7 @@ class _FunctionEncoder:
         return ids
 
     def pad(
-        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+        self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Tokens, the mask the function sees, the mask to pool."""
         tokens, mask = pad_rows(rows, length, self._pad)
@@ -112,8 +113,8 @@ def _apply(function: jax.tree_util.Partial, tokens: Array, mask: Array) -> tuple
 
 
 def from_arrays(
-    activations: Iterable[Float[np.ndarray, "t d"]],
-    masks: Iterable[Bool[np.ndarray, "t"]] | None = None,
+    activations: Iterable[TokensLike],
+    masks: Iterable[WeightsLike] | None = None,
     token_budget: int = 16384,
 ) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[np.ndarray, "b t d"]], Bool[np.ndarray, "b t"]]]:
     """Batches like those of `embed` out of activations, one (t, d) array per sequence, as layer 0.

@@ -87,8 +87,8 @@ def embed(
 
 def embed_tokens(
     encoder: Encoder,
-    encoded: Sequence[Int[np.ndarray, "t"]],
-    cores: Sequence[Bool[np.ndarray, "t"]] | None,
+    encoded: Sequence[Int[np.ndarray, "_"]],
+    cores: Sequence[Bool[np.ndarray, "_"]] | None,
     layers: tuple[int, ...],
     token_budget: int = 16384,
     max_shapes: int = 4,
@@ -119,8 +119,8 @@ Input = tuple[list[list[int]], Int[np.ndarray, "b t"], np.ndarray, Bool[np.ndarr
 
 def padded_batches(
     encoder: Encoder,
-    encoded: Sequence[Int[np.ndarray, "t"]],
-    cores: Sequence[Bool[np.ndarray, "t"]] | None,
+    encoded: Sequence[Int[np.ndarray, "_"]],
+    cores: Sequence[Bool[np.ndarray, "_"]] | None,
     plan: Mapping[int, list[list[int]]],
     token_budget: int,
     mesh: Mesh | None = None,

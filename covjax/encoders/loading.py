@@ -27,7 +27,7 @@ def requirements() -> dict[str, Requirement]:
     return dict(sorted(REQUIREMENTS.items()))
 
 
-def load(name: str, dtype: Any = jnp.float32) -> Encoder:
+def load(name: str | Path, dtype: Any = jnp.float32) -> Encoder:
     """Return a frozen encoder: a registered name, a file, a folder in the Hugging Face layout or a model id of the hub.
 
     A file is a model of SpliceAI or OpenSpliceAI (.h5, .pt). A folder's `model_type` (config.json) decides the family.

@@ -173,7 +173,7 @@ class NTv3(nnx.Module):
         return nucleotide_ids(sequence, LETTERS)
 
     def pad(
-        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+        self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """N up to the next multiple, which the model sees, and beyond it, which it does not; letters are pooled."""
         tokens, pool = pad_rows(rows, length, LETTERS["N"])

@@ -262,7 +262,7 @@ class SpliceAI(nnx.Module):
         return nucleotide_ids(sequence, LETTERS)
 
     def pad(
-        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+        self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """N behind the sequence; an N inside it is pooled like any letter."""
         tokens, mask = pad_rows(rows, length, LETTERS["N"])

@@ -186,7 +186,7 @@ class Transformer(nnx.Module):
         return vocabulary_kind(set(self.vocabulary.ids) - self.vocabulary.special)
 
     def pad(
-        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+        self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Tokens, the mask the model sees, the mask to pool; see `Vocabulary.fill`."""
         return self.vocabulary.fill(rows, length)

@@ -111,7 +111,7 @@ class UniRep(nnx.Module):
         return np.array([START, *(ALPHABET[letter] for letter in sequence)], np.int32)
 
     def pad(
-        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+        self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Padding behind the residues; the start token is seen but never pooled."""
         tokens, mask = pad_rows(rows, length, PAD)

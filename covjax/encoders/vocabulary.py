@@ -55,7 +55,7 @@ class Vocabulary:
         return np.array([self.ids.get(token, unknown) for token in (*self.first, *tokens, *self.last)], np.int32)
 
     def fill(
-        self, rows: Sequence[Int[np.ndarray, "t"]], length: int
+        self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Rows padded to `length` tokens, the mask of real tokens, the mask without special ones (to pool)."""
         tokens, mask = pad_rows(rows, length, self.ids[self.pad])

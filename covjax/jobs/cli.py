@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.jobs.distributed import FORM, error_text
 from covjax.jobs.parser import CommandParser, Parser
 from covjax.jobs.stop import stoppable
@@ -172,12 +172,12 @@ def parse(
     # As an argument of argparse's, FILE would swallow the value after an option that does not exist.
     flags, unread = parser.parse_known_args(argv)
     overrides = {name: value for name, value in vars(flags).items() if name in fields}
-    for name in files:
+    given = [name for name in files if name in overrides]
+    for name in (name for name in files if name not in given):
         if unread and not unread[0].startswith("-"):
-            file = unread.pop(0)
-            if name in overrides:
-                parser.error(f"two files: {file!r} and --{name} {overrides[name]!r}")
-            overrides[name] = file
+            overrides[name] = unread.pop(0)
+    if unread and given and not unread[0].startswith("-"):
+        parser.error(f"two files: {shown(unread[0])} and --{given[-1]} {shown(overrides[given[-1]])}")
     if unread:
         parser.error(f"unrecognized arguments: {' '.join(unread)}")
     return dataclasses.replace(config, **overrides), flags  # type: ignore[type-var]

@@ -4,9 +4,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
-from covjax.inputs import by_output, check_classes, check_counts, check_labels, check_scores
+from covjax.inputs import TableLike, by_output, check_classes, check_counts, check_labels, check_scores
+
+Value = Float[np.ndarray, "resamples"] | np.float64
 
 
 def _confusion(truth, scores, counts, missing):
@@ -22,14 +24,14 @@ def _confusion(truth, scores, counts, missing):
 
 
 def accuracy(
-    truth: Bool[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    counts: Int[np.ndarray, "r n"] | None = None,
+    truth: TableLike,
+    scores: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
-) -> np.ndarray:
+) -> Value:
     """Share of examples whose highest score is at the true class; truth one-hot. Ties go to the first class.
 
-    `counts` (R, n) gives resamples, shape (R,); without, a scalar array. NaN where no example is present. Rows of truth
+    `counts` (R, n) gives resamples, shape (R,); without, one number. NaN where no example is present. Rows of truth
     that are all NaN are refused, or left out by `missing="ignore"`. Raises InputError for wrong shapes, scores that are
     not finite, and rows of truth that are not one-hot, class numbers among them.
     """
@@ -40,11 +42,11 @@ def accuracy(
 
 
 def matthews(
-    truth: Bool[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    counts: Int[np.ndarray, "r n"] | None = None,
+    truth: TableLike,
+    scores: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
-) -> np.ndarray:
+) -> Value:
     """Multi-class Matthews correlation R_K (Gorodkin 2004); 0 where prediction or truth is constant.
 
     Shapes, missing rows and errors as in `accuracy`.
@@ -62,17 +64,17 @@ THRESHOLDS = np.arange(1, 100) / 100  # the numbers nearest to the decimals, whi
 
 
 def fmax(
-    truth: Bool[np.ndarray, "n k"],
-    probabilities: Float[np.ndarray, "n k"],
-    counts: Int[np.ndarray, "r n"] | None = None,
+    truth: TableLike,
+    probabilities: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
-) -> np.ndarray:
+) -> Value:
     """Maximum over thresholds τ = 0.01 … 0.99 of F(τ) = 2·pr·rc/(pr + rc) (Radivojac et al. 2013, equations 1-4).
 
     pr(τ): precision averaged over the examples with at least one prediction >= τ; rc(τ): recall averaged over all
     examples that have a label (an example without one has no recall and is left out). The thresholds are decimals in
     the scores' own type: a score of 0.35, float32 or wider, passes 0.35. `counts` (R, n) gives resamples, shape (R,);
-    without, a scalar array. 0 where nothing is predicted right at any threshold, NaN without any label.
+    without, one number. 0 where nothing is predicted right at any threshold, NaN without any label.
 
     A label that is NaN in truth is refused; `missing="ignore"` counts it as neither true nor predicted.
     Raises InputError for labels other than 0 and 1, wrong shapes or values that are not finite.
@@ -99,13 +101,10 @@ def fmax(
     return best[0] if counts is None else best
 
 
-Counts = Int[np.ndarray, "resamples n"]
-
-
 def auroc(
-    truth: Bool[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    counts: Counts | None = None,
+    truth: TableLike,
+    scores: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Float[np.ndarray, "*resamples k"]:
     """AUROC of every label: the share of (positive, negative) pairs in the right order, a tie counting one half.
@@ -119,9 +118,9 @@ def auroc(
 
 
 def average_precision(
-    truth: Bool[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    counts: Counts | None = None,
+    truth: TableLike,
+    scores: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Float[np.ndarray, "*resamples k"]:
     """Average precision of every label: Σ (R_j − R_{j−1}) P_j over thresholds at distinct scores, no interpolation.

@@ -1,9 +1,8 @@
 """R², Pearson and Spearman correlation of every output."""
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from covjax.inputs import by_output, check_counts, check_numbers, check_scores
+from covjax.inputs import TableLike, by_output, check_counts, check_numbers, check_scores
 
 
 def _centred(values, weights):
@@ -36,9 +35,9 @@ def _of_numbers(metric, truth, scores, counts, missing):
 
 
 def r2(
-    truth: Float[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    counts: Int[np.ndarray, "r n"] | None = None,
+    truth: TableLike,
+    scores: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> np.ndarray:
     """Coefficient of determination 1 − Σ(y − ŷ)²/Σ(y − ȳ)² of every output, ȳ the mean of the (resampled) truth.
@@ -58,9 +57,9 @@ def _r2(truth, scores, w):
 
 
 def pearson(
-    truth: Float[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    counts: Int[np.ndarray, "r n"] | None = None,
+    truth: TableLike,
+    scores: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> np.ndarray:
     """Pearson correlation of every output; NaN where the truth is constant, 0 where only the prediction is.
@@ -77,9 +76,9 @@ def _pearson(truth, scores, w):
 
 
 def spearman(
-    truth: Float[np.ndarray, "n k"],
-    scores: Float[np.ndarray, "n k"],
-    counts: Int[np.ndarray, "r n"] | None = None,
+    truth: TableLike,
+    scores: TableLike,
+    counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> np.ndarray:
     """Spearman rank correlation: Pearson on mid-ranks of the (resampled) values; edge cases as in `pearson`."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.errors import InputError, shown
-from covjax.inputs import check_whole, host_array, is_torch
+from covjax.inputs import VectorLike, check_whole, host_array, is_torch
 
 
 def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
@@ -47,7 +47,7 @@ def _group_names(groups: Any) -> list:
     return names
 
 
-def interval(values: Float[np.ndarray, "resamples"], level: float = 0.95) -> tuple[float, float]:
+def interval(values: VectorLike, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of the resampled values; undefined (NaN) resamples are left out.
 
     Raises InputError where fewer than half of the resamples are defined, and for infinite ones.
@@ -71,7 +71,7 @@ def _defined(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     return values, values[~np.isnan(values)]
 
 
-def bootstrap_p_value(differences: Float[np.ndarray, "resamples"], groups: int) -> float:
+def bootstrap_p_value(differences: VectorLike, groups: int) -> float:
     """Two-sided p-value of a difference: twice the smaller share of resamples on one side of 0, at most 1.
 
     (1 + count)/(1 + resamples) keeps it above 0 (Davison, Hinkley 1997, §4.2): 1,000 resamples go down to 0.002. So do
@@ -88,7 +88,7 @@ def bootstrap_p_value(differences: Float[np.ndarray, "resamples"], groups: int) 
     return float(min(1.0, max(2 * min(shares), 2.0 ** (1 - groups))))
 
 
-def holm(p_values: Sequence[float] | Float[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
+def holm(p_values: VectorLike) -> Float[np.ndarray, "m"]:
     """Adjusted p-values: rejecting those <= α keeps the family-wise error at α under any dependence (Holm 1979).
 
     The i-th smallest of m becomes max over j <= i of min(1, (m − j + 1) p_(j)), at the place of the original.

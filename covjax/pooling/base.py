@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.moments import Moments
-from covjax.tokens import prepare_tokens
+from covjax.tokens import TokensLike, WeightsLike, prepare_tokens
 
 
 @runtime_checkable
@@ -28,9 +28,7 @@ class Pooler(Protocol):
     def permutation_invariant(self) -> bool:
         """Whether the order of the tokens leaves the vector as it is."""
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence; tokens of weight 0 do not exist, a token of weight 2 is a token seen twice."""
 
 
@@ -47,9 +45,7 @@ class FunctionPooler:
     options: tuple[tuple[str, Hashable], ...] = ()
     from_moments: Callable[..., Array] | None = None
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `Pooler`); raises TypeError and InputError like `covjax.moments`."""
         return self.function(*prepare_tokens(x, weights), **dict(self.options))
 

@@ -33,7 +33,7 @@ def _mean_std(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> 
     return jnp.concatenate([_mean(x, w), _std(x, w)])
 
 
-def _mean_std_of(m: Moments) -> Float[Array, "2*features"]:
+def _mean_std_of(m: Moments) -> Float[Array, "k"]:
     return jnp.concatenate([m.mean, _std_of(m)])
 
 

@@ -9,7 +9,17 @@ from covjax.errors import InputError
 from covjax.pooling.base import register
 from covjax.pooling.second_order import apply_spectral, check_spectral
 from covjax.projected import check_projection, masked_project, projected_moment
-from covjax.tokens import HIGHEST, check_sequence, prepare_tokens, safe_ratio, token_weights, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    MatrixLike,
+    TokensLike,
+    WeightsLike,
+    check_sequence,
+    prepare_tokens,
+    safe_ratio,
+    token_weights,
+    weighted_mean,
+)
 from covjax.vectorize import vech
 
 
@@ -51,9 +61,7 @@ class AttentionPool(nnx.Module):
         self.values = projection(rngs, features, features)
         self.position = nnx.Param(jnp.zeros((2, heads))) if position_bias else None
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "features"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "features"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         x, w = prepare_tokens(x, weights)
         _check_features(x, self.queries.shape[0])
@@ -77,9 +85,7 @@ class LightAttentionPool(nnx.Module):
         self.values = nnx.Conv(features, features, kernel_size, precision=HIGHEST, rngs=rngs)
         self.logits = nnx.Conv(features, features, kernel_size, precision=HIGHEST, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "2*features"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`); masked tokens enter the convolutions as zeros."""
         x, w = prepare_tokens(x, weights)
         _check_features(x, self.values.in_features)
@@ -104,9 +110,7 @@ class ProjectedPool(nnx.Module):
         self.spectral = spectral
         self.floor = floor
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         right = None if self.right is None else self.right[...]
         c = projected_moment(x, self.left[...], right, weights, center=self.center)
@@ -123,19 +127,17 @@ class AttentionCovariance(nnx.Module):
         self.queries = projection(rngs, features, heads)
         self.basis = projection(rngs, features, rank)
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         c = attention_covariance_matrices(x, self.queries[...], self.basis[...], weights)
         return jax.vmap(vech)(c).reshape(-1)
 
 
 def attention_covariance_matrices(
-    x: Float[Array, "tokens features"],
-    queries: Float[Array, "features heads"],
-    basis: Float[Array, "features rank"],
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike,
+    queries: MatrixLike,
+    basis: MatrixLike,
+    weights: WeightsLike = None,
 ) -> Float[Array, "heads rank rank"]:
     """The matrices of `AttentionCovariance`."""
     x, weights = check_sequence(x, weights)

@@ -13,7 +13,7 @@ from covjax.moments import Moments, _moments
 from covjax.pooling.base import FunctionPooler, Pooler, get_pooler, moment_function, register
 from covjax.projected import projected_moment
 from covjax.spectral import psd_function, thin_spectral
-from covjax.tokens import HIGHEST, safe_ratio
+from covjax.tokens import HIGHEST, MatrixLike, TokensLike, WeightsLike, safe_ratio
 from covjax.vectorize import vech
 
 
@@ -119,9 +119,7 @@ class ProjectedCovariance(nnx.Module):
         self.spectral = spectral
         self.floor = floor
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         c = projected_moment(x, self.basis[...], weights=weights, center="sequence")
         return vech(apply_spectral(c, self.spectral, self.floor))
@@ -129,7 +127,7 @@ class ProjectedCovariance(nnx.Module):
 
 @register("projected_covariance")
 def projected_covariance(
-    *, basis: Float[Array, "features rank"], spectral: str | None = None, ridge: float = 1e-6, eps: float = 0.1
+    *, basis: MatrixLike, spectral: str | None = None, ridge: float = 1e-6, eps: float = 0.1
 ) -> ProjectedCovariance:
     """vech of f(AᵀΣA), f the identity, `"sqrt"` of (· + ridge·I) or `"log"` of (· + eps·I); size r(r+1)/2."""
     basis = jnp.asarray(basis, jnp.float32)
@@ -183,9 +181,7 @@ class Hybrid(nnx.Module):
         self.name = "+".join(part.name for part in parts)
         self.permutation_invariant = all(part.permutation_invariant for part in parts)
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         return jnp.concatenate([part(x, weights) for part in self.parts])
 

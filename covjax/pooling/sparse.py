@@ -1,7 +1,7 @@
 """Poolers on the latents of a trained sparse autoencoder: their mean, their maximum, and the moment of chosen pairs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from covjax.errors import InputError
 from covjax.pooling.base import register
-from covjax.tokens import HIGHEST, prepare_tokens, safe_ratio
+from covjax.tokens import HIGHEST, TokensLike, WeightsLike, prepare_tokens, safe_ratio
 
 if TYPE_CHECKING:  # autoencoders are imported by those who have one, not by `import covjax`
     from covjax.autoencoders.sparse import SparseAutoencoder
 
+PairsLike = Annotated[Any, Int[np.ndarray, "pairs 2"]]  # checked below, with a message of its own
 Given = Union["SparseAutoencoder", str, Path]
 
 
@@ -25,9 +26,7 @@ class _LatentPool(nnx.Module):
     def __init__(self, autoencoder: "SparseAutoencoder"):
         self.autoencoder = autoencoder
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`); the tokens receive a gradient, the autoencoder none."""
         x, w = prepare_tokens(x, weights)
         graph, state = nnx.split(self.autoencoder)
@@ -102,7 +101,7 @@ def sae_max(*, autoencoder: Given) -> MaxLatents:
 
 
 @register("sae_cooccurrence")
-def sae_cooccurrence(*, autoencoder: Given, pairs: Int[np.ndarray, "pairs 2"]) -> Cooccurrence:
+def sae_cooccurrence(*, autoencoder: Given, pairs: PairsLike) -> Cooccurrence:
     """Second moment of the latents at the given pairs (i, j), as `sparse.cooccurrence.frequent_pairs` chooses."""
     module, pairs = _autoencoder(autoencoder), np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.dtype.kind not in "iu":

@@ -11,14 +11,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from covjax.errors import InputError
-from covjax.inputs import exact_mean, host_array
+from covjax.inputs import VectorLike, exact_mean, host_array
 from covjax.notes import figure_text
 from covjax.probes.coordinates import LinearProbe
 from covjax.projected import check_center, check_projection
-from covjax.tokens import check_sequence
+from covjax.tokens import MatrixLike, TokensLike, WeightsLike, check_sequence
 from covjax.vectorize import unvech
 
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"  # Okabe-Ito
@@ -27,13 +27,13 @@ _LINE = 60  # letters in a line of the plot
 
 def token_contributions(
     probe: LinearProbe,
-    x: Float[Array, "tokens features"],
-    weights: Float[Array, "tokens"] | None = None,
+    x: TokensLike,
+    weights: WeightsLike = None,
     *,
     output: int = 0,
-    left: Float[np.ndarray, "features rank_a"] | None = None,
-    right: Float[np.ndarray, "features rank_b"] | None = None,
-    center: Float[np.ndarray, "features"] | str | None = None,
+    left: MatrixLike | None = None,
+    right: MatrixLike | None = None,
+    center: VectorLike | str | None = None,
 ) -> Float[np.ndarray, "tokens"]:
     """w_i (Aᵀ(x_i − c))ᵀ W (Bᵀ(x_i − c)) / n for every token, float64: they sum to the probe's score minus its bias.
 

@@ -10,7 +10,7 @@ theorem): whole second moments enter through `covjax.gram` without a matrix of d
 
 import dataclasses
 import numbers
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.errors import InputError, shown
-from covjax.inputs import check_features, exact_mean, host_array
+from covjax.inputs import TableLike, check_features, exact_mean, host_array
 
 Probe = TypeVar("Probe", covariant=True)
 
@@ -28,10 +28,12 @@ Probe = TypeVar("Probe", covariant=True)
 class LinearProbe:
     """scores = features @ weights + bias; features are raw ones, or the coordinates of a space (p = r)."""
 
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
+
     weights: Float[np.ndarray, "p k"]
     bias: Float[np.ndarray, "k"]
 
-    def scores(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m k"]:
+    def scores(self, features: TableLike) -> Float[np.ndarray, "m k"]:
         """Linear scores, float64. Raw features enter as they are: not centred, not scaled.
 
         Raises InputError for another number of features, NaN and inf.
@@ -40,6 +42,7 @@ class LinearProbe:
         return x.astype(np.float64) @ self.weights + self.bias
 
 
+@runtime_checkable
 class Space(Protocol[Probe]):
     """Centred, scaled, orthogonal coordinates Z of the training samples: ZᵀZ/n = diag(eigenvalues), trace 1.
 
@@ -50,7 +53,7 @@ class Space(Protocol[Probe]):
     def eigenvalues(self) -> Float[np.ndarray, "r"]:
         """Variance along every coordinate; they sum to 1."""
 
-    def coordinates(self, inputs: Float[np.ndarray, "m p"], /) -> Float[np.ndarray, "m r"]:
+    def coordinates(self, inputs: TableLike, /) -> Float[np.ndarray, "m r"]:
         """Coordinates of samples, seen or not."""
 
     def probe(self, fitted: LinearProbe, /) -> Probe:
@@ -67,12 +70,14 @@ class RowSpace:
     matrix of the scaled features divided by n: they sum to 1.
     """
 
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
+
     mean: Float[np.ndarray, "p"]
     scale: Float[np.ndarray, ""]
     axes: Float[np.ndarray, "p r"]
     eigenvalues: Float[np.ndarray, "r"]
 
-    def coordinates(self, features: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "m r"]:
+    def coordinates(self, features: TableLike) -> Float[np.ndarray, "m r"]:
         """Features in the rotated coordinates, float64.
 
         Raises InputError for another number of features, NaN and inf.
@@ -86,7 +91,7 @@ class RowSpace:
         return LinearProbe(raw, np.asarray(fitted.bias, np.float64) - self.mean @ raw)
 
 
-def row_space(features: Float[np.ndarray, "n p"], rank_tolerance: float | None = None) -> RowSpace:
+def row_space(features: TableLike, rank_tolerance: float | None = None) -> RowSpace:
     """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are left out.
 
     By default that is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16: a small column beside a large
@@ -139,10 +144,12 @@ def rounding(n: int, p: int) -> float:
 class DualProbe:
     """scores = cross @ alpha + bias, with the kernel values of the samples against the n training samples."""
 
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
+
     alpha: Float[np.ndarray, "n k"]
     bias: Float[np.ndarray, "k"]
 
-    def scores(self, cross: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m k"]:
+    def scores(self, cross: TableLike) -> Float[np.ndarray, "m k"]:
         """Linear scores of raw (not centred, not scaled) kernel rows, float64.
 
         Raises InputError for another number of training samples, NaN and inf.
@@ -161,12 +168,14 @@ class KernelSpace:
     n · scale²: they sum to 1.
     """
 
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
+
     dual: Float[np.ndarray, "n r"]
     offset: Float[np.ndarray, "r"]
     scale: Float[np.ndarray, ""]
     eigenvalues: Float[np.ndarray, "r"]
 
-    def coordinates(self, cross: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m r"]:
+    def coordinates(self, cross: TableLike) -> Float[np.ndarray, "m r"]:
         """Coordinates, float64, of m samples from their kernel values against the n training samples.
 
         Raises InputError for another number of training samples, NaN and inf.
@@ -180,7 +189,7 @@ class KernelSpace:
         return DualProbe(self.dual @ weights, np.asarray(fitted.bias, np.float64) + self.offset @ weights)
 
 
-def kernel_space(gram_train: Float[np.ndarray, "n n"], rank_tolerance: float | None = None) -> KernelSpace:
+def kernel_space(gram_train: TableLike, rank_tolerance: float | None = None) -> KernelSpace:
     """Fit the coordinates from the raw (not centred) kernel of the n training samples with themselves.
 
     One float64 eigendecomposition of n × n; directions below `rank_tolerance` of the largest eigenvalue are left out.

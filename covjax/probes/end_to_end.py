@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError, shown
-from covjax.inputs import check_finite, exact_mean, host_array
+from covjax.inputs import TableLike, check_finite, exact_mean, host_array
 from covjax.jobs.checkpoint import leaf_digests
 from covjax.probes.losses import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.probes.minibatch import Budget, fit_minibatch
@@ -69,7 +69,7 @@ def fit_token_probe(pool: nnx.Module, *args, **settings) -> TokenProbe:
 def fit_token_probes(
     pools: Sequence[nnx.Module],
     walk: Walk,
-    targets: Float[np.ndarray, "n k"],
+    targets: TableLike,
     train_rows: np.ndarray,
     validation_rows: np.ndarray,
     task: str,

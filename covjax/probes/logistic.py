@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import numbers
-from collections.abc import Sequence
 from typing import Generic
 
 import jax
@@ -11,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from covjax.errors import InputError, shown
-from covjax.inputs import check_features, check_penalties, check_whole, host_array
+from covjax.inputs import NumbersLike, TableLike, check_features, check_penalties, check_whole, host_array
 from covjax.jobs.distributed import agree, gather
 from covjax.moments import Moments
 from covjax.probes.coordinates import LinearProbe, Probe, RowSpace, Space, check_eigenvalues, rounding
@@ -39,9 +38,9 @@ class LogisticPath(Generic[Probe]):
 
 def fit_logistic_path(
     space: Space[Probe],
-    coordinates: Float[np.ndarray, "n r"],
-    targets: Bool[np.ndarray, "n k"],
-    penalties: Sequence[float],
+    coordinates: TableLike,
+    targets: TableLike,
+    penalties: NumbersLike,
     exclusive: bool,
     tolerance: float = 3e-5,
     max_iterations: int = 300,
@@ -71,9 +70,9 @@ def fit_logistic_path(
 
 def logistic_path(
     eigenvalues: Float[np.ndarray, "r"],
-    coordinates: Float[np.ndarray, "n r"],
-    targets: Bool[np.ndarray, "n k"],
-    penalties: Sequence[float],
+    coordinates: TableLike,
+    targets: TableLike,
+    penalties: NumbersLike,
     exclusive: bool,
     tolerance: float = 3e-5,
     max_iterations: int = 300,
@@ -173,7 +172,7 @@ def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tol
 _path = functools.partial(jax.jit, static_argnums=(7, 8, 9))(solve_path)
 
 
-def probabilities(scores: Float[np.ndarray, "m k"], exclusive: bool) -> Float[np.ndarray, "m k"]:
+def probabilities(scores: TableLike, exclusive: bool) -> Float[np.ndarray, "m k"]:
     """Sigmoid or softmax of linear scores."""
     logits = jnp.asarray(host_array(scores, "scores"), jnp.float32)
     return np.asarray(jax.nn.softmax(logits) if exclusive else jax.nn.sigmoid(logits), np.float64)
@@ -198,9 +197,9 @@ def space_of_moments(moments: Moments, rank_tolerance: float | None = None) -> R
 
 
 def fit_logistic_rows(
-    features: Float[np.ndarray, "rows p"],
-    targets: Bool[np.ndarray, "rows k"],
-    penalties: Sequence[float],
+    features: TableLike,
+    targets: TableLike,
+    penalties: NumbersLike,
     exclusive: bool,
     *,
     mesh: Mesh,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float
 
 from covjax.errors import InputError
-from covjax.inputs import check_features, check_penalties, exact_mean, host_array
+from covjax.inputs import NumbersLike, check_features, check_penalties, exact_mean, host_array
 from covjax.jobs.checkpoint import leaf_digests
 from covjax.jobs.distributed import gather
 from covjax.probes.coordinates import LinearProbe
@@ -45,7 +45,7 @@ class StreamPath:
 def fit_logistic_stream(
     stream: Stream,
     validation: Stream,
-    penalties: Sequence[float],
+    penalties: NumbersLike,
     exclusive: bool,
     budget: Budget | None = None,
     *,

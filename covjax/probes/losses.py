@@ -5,10 +5,10 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from covjax.errors import InputError, shown
-from covjax.inputs import check_classes, check_labels, check_numbers, host_array, patterns
+from covjax.inputs import TableLike, VectorLike, check_classes, check_labels, check_numbers, host_array, patterns
 
 KINDS = ("multilabel", "multiclass", "regression")
-ClassWeights = str | Float[np.ndarray, "k"] | None
+ClassWeights = str | VectorLike | None
 
 
 def sample_loss(
@@ -26,7 +26,7 @@ def element_loss(kind: str, logits: Float[Array, "n k"], targets: Float[Array, "
 
 
 def check_targets(
-    kind: str, targets: np.ndarray, missing: str = "refuse", rows: int | None = None
+    kind: str, targets: TableLike, missing: str = "refuse", rows: int | None = None
 ) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"] | None]:
     """Targets in float64, 0 where they are missing, and which are present (None: all); (n,) is one output.
 

@@ -1,21 +1,19 @@
 """Ridge probes over a path of penalties, from features or from moments."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Bool, Float
 
 from covjax.errors import InputError
-from covjax.inputs import check_features, check_numbers, check_penalties, patterns
+from covjax.inputs import NumbersLike, TableLike, check_features, check_numbers, check_penalties, patterns
 from covjax.moments import Moments
 from covjax.probes.coordinates import LinearProbe, Probe, Space, check_eigenvalues, row_space
 
 
 def fit_ridge_path(
     space: Space[Probe],
-    coordinates: Float[np.ndarray, "n r"],
-    targets: Float[np.ndarray, "n k"],
-    penalties: Sequence[float],
+    coordinates: TableLike,
+    targets: TableLike,
+    penalties: NumbersLike,
     missing: str = "refuse",
 ) -> list[Probe]:
     """Minimise |Y − XW − b|²/n + λ|W|² for every λ, the intercept b unpenalised (Hoerl & Kennard 1970).
@@ -36,9 +34,9 @@ def fit_ridge_path(
 
 def ridge_path(
     eigenvalues: Float[np.ndarray, "r"],
-    coordinates: Float[np.ndarray, "n r"],
-    targets: Float[np.ndarray, "n k"],
-    penalties: Sequence[float],
+    coordinates: TableLike,
+    targets: TableLike,
+    penalties: NumbersLike,
     missing: str = "refuse",
 ) -> list[LinearProbe]:
     """The path of `fit_ridge_path` as probes on coordinates: cheap to score where features are many.
@@ -83,7 +81,7 @@ def _path_of_rows(eigenvalues, z, y, penalties, rows) -> list[LinearProbe]:
     return [space.probe(probe) for probe in _path(space.eigenvalues, space.coordinates(z[rows]), y[rows], strengths)]
 
 
-def fit_ridge_moments(joint: Moments, outputs: int, penalties: Sequence[float]) -> list[LinearProbe]:
+def fit_ridge_moments(joint: Moments, outputs: int, penalties: NumbersLike) -> list[LinearProbe]:
     """`fit_ridge_path` from the moments of the rows [x, y], one probe on raw features per penalty.
 
     The moments may come from `moments`, `streaming_moments`, or over many devices and hosts `sharded_moments`, each
@@ -118,7 +116,7 @@ def solve_ridge(
     mean: Float[np.ndarray, "p"],
     target: Float[np.ndarray, "k"],
     count: float,
-    penalties: Sequence[float],
+    penalties: NumbersLike,
 ) -> list[LinearProbe]:
     """The path from the features' covariance, their covariance with the targets, and the means of both (float64)
     over `count` samples.

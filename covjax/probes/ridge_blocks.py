@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from scipy import linalg  # JAX itself stands on it
 
 from covjax.errors import InputError
-from covjax.inputs import check_numbers, check_penalties, exact_mean, patterns
+from covjax.inputs import NumbersLike, TableLike, check_numbers, check_penalties, exact_mean, patterns
 from covjax.probes.coordinates import LinearProbe, kernel_space
 from covjax.probes.ridge import check_present, ridge_path, solve_ridge
 from covjax.tokens import HIGHEST
@@ -39,8 +39,8 @@ def choose_route(n: int, p: int) -> str:
 
 def fit_ridge_blocks(
     features: FeatureBlock,
-    targets: Float[np.ndarray, "n k"],
-    penalties: Sequence[float],
+    targets: TableLike,
+    penalties: NumbersLike,
     route: str = "auto",
     block_size: int | None = None,
     panel_gib: float = 3.0,

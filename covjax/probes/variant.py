@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from covjax.inputs import host_array, is_torch
 from covjax.pooling.learned import check_sizes, projection
 from covjax.projected import projected_moment
 from covjax.spectral import spectral_compression
-from covjax.tokens import HIGHEST
+from covjax.tokens import HIGHEST, TokensLike, WeightsLike
 
 
 class BilinearReadout(nnx.Module):
@@ -48,9 +49,7 @@ class BilinearReadout(nnx.Module):
         self.a, self.b = random(units, rank), random(units, rank)
         self.center = center
 
-    def __call__(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> Float[Array, "units"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "units"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         right = None if self.right is None else self.right[...]
         c = projected_moment(x, self.left[...], right, weights, center=self.center)
@@ -62,6 +61,10 @@ DIRECTIONS = ("fwd", "bwd")
 NUM_ITERS, EPS = 3, 1e-3  # as published
 
 
+# Checked below, with a message of its own.
+ActivationsLike = Annotated[Any, Float[Array, "batch 2 2 positions features"]]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VariantProbe:
@@ -69,6 +72,8 @@ class VariantProbe:
 
     Call it on activations (batch, 2 directions, 2 views: variant and reference, positions, features).
     """
+
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
 
     left: Float[Array, "2 hidden features"]
     left_bias: Float[Array, "2 hidden"]
@@ -79,9 +84,7 @@ class VariantProbe:
     out: Float[Array, "2 units"]
     out_bias: Float[Array, "2"]
 
-    def __call__(
-        self, x: Float[Array, "batch 2 2 positions features"]
-    ) -> tuple[Float[Array, "batch units"], Float[Array, "batch 2"]]:
+    def __call__(self, x: ActivationsLike) -> tuple[Float[Array, "batch units"], Float[Array, "batch 2"]]:
         """Embedding and logits, float32 or wider.
 
         Raises:

@@ -281,7 +281,7 @@ class _Reader:
         self._epochs = {n: e for n, e in self._epochs.items() if abs(n - epoch) <= 1} | {epoch: made}
         return made
 
-    def _get(self, keys: list[int]) -> list[Float[np.ndarray, "tokens d"]]:
+    def _get(self, keys: list[int]) -> list[Float[np.ndarray, "_ d"]]:
         with self._lock:  # a block that two threads want is read once
             for key in keys:
                 self._held[key] = self._held.pop(key) if key in self._held else self._read(key)

@@ -156,7 +156,8 @@ def _dense(values, indices, latents):
 
 def top_k(pre: Float[Array, "tokens latents"], k: int) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
     """The k largest of every token and which they are, as `jax.lax.top_k`."""
-    return largest(pre, k) if active(pre.shape[1]) else jax.lax.top_k(pre, k)
+    values, indices = largest(pre, k) if active(pre.shape[1]) else jax.lax.top_k(pre, k)
+    return values, indices
 
 
 def _take(pre, indices):

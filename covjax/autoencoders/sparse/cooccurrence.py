@@ -11,14 +11,14 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from covjax.errors import InputError
-from covjax.inputs import host_array
+from covjax.inputs import TableLike, VectorLike, host_array
 
 
 def cooccurrence(
-    values: Float[np.ndarray, "tokens k"],
-    indices: Int[np.ndarray, "tokens k"],
+    values: TableLike,
+    indices: TableLike,
     latents: int,
-    weights: Float[np.ndarray, "tokens"] | None = None,
+    weights: VectorLike = None,
 ) -> tuple[Int[np.ndarray, "pairs"], Float[np.ndarray, "pairs"]]:
     """Keys i · latents + j of the active pairs i <= j of one sequence, ascending, and Σ w z_i z_j / n.
 
@@ -52,7 +52,7 @@ def cooccurrence(
     return keys, np.bincount(where, product[active], len(keys)).astype(np.float32)
 
 
-def stack(moments: Iterable[tuple[Int[np.ndarray, "pairs"], Float[np.ndarray, "pairs"]]], latents: int):
+def stack(moments: Iterable[tuple[Int[np.ndarray, "_"], Float[np.ndarray, "_"]]], latents: int):
     """Sparse matrix (sequences, latents²), one row of `cooccurrence` each, off-diagonal pairs times √2.
 
     So rows multiply as the moments do: ⟨Z_i, Z_j⟩_F, as in `covjax.vectorize`. Memory goes with the active pairs.

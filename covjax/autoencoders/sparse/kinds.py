@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from covjax.autoencoders.base import register_autoencoder
 from covjax.autoencoders.sparse.codes import affine_at, decode_codes, dense_codes, preactivations, top_k
 from covjax.autoencoders.sparse.module import Forward, SparseAutoencoder
 from covjax.errors import InputError
 from covjax.standardise import Statistic
-from covjax.tokens import HIGHEST, safe_ratio
+from covjax.tokens import HIGHEST, TokensLike, WeightsLike, safe_ratio
 
 
 def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens latents"]:
@@ -25,7 +25,7 @@ def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens la
 
 
 def batch_topk(
-    pre: Float[Array, "tokens latents"], k: int, tokens: Float[Array, ""] | int | None = None
+    pre: Float[Array, "tokens latents"], k: int, tokens: Num[Array, ""] | int | None = None
 ) -> tuple[Float[Array, "tokens latents"], Float[Array, ""]]:
     """The k · tokens largest pre-activations of the batch, negative ones 0, and the smallest of them (Bussmann 2024).
 
@@ -149,7 +149,7 @@ class TopK(SparseAutoencoder):
         """See `SparseAutoencoder.activate`."""
         return topk(pre, self.k)
 
-    def codes(self, x: Float[Array, "tokens features"]) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
+    def codes(self, x: TokensLike) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
         """Values and indices of the active latents: `encode` without the zeros."""
         x, _ = self._check(x, None)
         return self._codes(self._scaled(x) - self.decoder_bias[...][None])[1:]
@@ -254,7 +254,7 @@ class JumpReLU(_Dense):
         """See `SparseAutoencoder.activate`."""
         return jnp.where(pre <= jnp.reshape(self.threshold[...], (1, -1)), 0, pre)  # NaN stays NaN
 
-    def after_step(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> None:
+    def after_step(self, x: TokensLike, weights: WeightsLike = None) -> None:
         """See `SparseAutoencoder.after_step`; also keeps θ >= 0."""
         super().after_step(x, weights)
         self.threshold[...] = jax.nn.relu(self.threshold[...])
@@ -300,7 +300,7 @@ class BatchTopK(_Dense):
         """See `SparseAutoencoder.activate`."""
         return jnp.where(pre <= jnp.reshape(self.threshold[...], (1, -1)), 0, pre)  # NaN stays NaN
 
-    def after_step(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> None:
+    def after_step(self, x: TokensLike, weights: WeightsLike = None) -> None:
         """See `SparseAutoencoder.after_step`; also moves the threshold."""
         super().after_step(x, weights)
         old, new = self.threshold[...], self.batch_threshold[...]

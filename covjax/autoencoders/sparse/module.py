@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from covjax.autoencoders.base import Metrics
 from covjax.autoencoders.sparse.codes import auxk, preactivations
@@ -17,6 +17,9 @@ from covjax.inputs import is_concrete
 from covjax.standardise import Statistic
 from covjax.tokens import (
     HIGHEST,
+    MatrixLike,
+    TokensLike,
+    WeightsLike,
     check_matrix,
     check_sequence,
     check_tokens,
@@ -27,9 +30,7 @@ from covjax.tokens import (
 )
 
 
-def geometric_median(
-    x: Float[Array, "tokens features"], *, tolerance: float = 1e-6, iterations: int = 200
-) -> Float[Array, "features"]:
+def geometric_median(x: TokensLike, *, tolerance: float = 1e-6, iterations: int = 200) -> Float[Array, "features"]:
     """The point with the least sum of distances to the tokens: outliers pull it no more than their number.
 
     Weiszfeld's iteration in the form of Vardi and Zhang (2000), which does not stop at a token; ends when a step is
@@ -58,13 +59,13 @@ def geometric_median(
     return jax.lax.while_loop(lambda c: c[1] & (c[2] < iterations), advance, (start, jnp.asarray(True), 0))[0]
 
 
-def norm_scale(x: Float[Array, "tokens features"]) -> Float[Array, ""]:
+def norm_scale(x: TokensLike) -> Float[Array, ""]:
     """√features / mean ‖x‖: the factor after which a token's mean norm is √features. Errors as `geometric_median`."""
     x = check_sample(x)
     return x.shape[1] ** 0.5 / jnp.mean(jnp.linalg.norm(jnp.asarray(x, jnp.float32), axis=1))
 
 
-def check_sample(x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+def check_sample(x: TokensLike) -> Float[Array | np.ndarray, "tokens features"]:
     """x as an array; TypeError or InputError unless (tokens, features), finite, and not the same in all tokens."""
     x = check_tokens(x)
     if is_concrete(x):
@@ -89,6 +90,8 @@ class Sums:
     `covjax.moments`, and with it the sums stay plain sums.
     """
 
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
+
     count: Float[Array, ""]
     error: Float[Array, ""]
     offset: Float[Array, "features"]
@@ -100,11 +103,11 @@ class Sums:
 
 
 def token_sums(
-    x: Float[Array, "tokens features"],
-    reconstruction: Float[Array, "tokens features"],
-    latents: Float[Array, "tokens latents"],
+    x: TokensLike,
+    reconstruction: MatrixLike,
+    latents: MatrixLike,
     shift: Float[Array, "features"],
-    weights: Float[Array, "tokens"] | None = None,
+    weights: WeightsLike = None,
 ) -> Sums:
     """Sums of one batch; rows of weight 0 may hold anything. Raises InputError for shapes that do not fit."""
     x, reconstruction, latents = (check_matrix(a, name) for a, name in zip((x, reconstruction, latents), _NAMES))
@@ -187,7 +190,7 @@ class Forward:
     reconstruction: Float[Array, "tokens features"]
     centred: Float[Array, "tokens features"]  # what the encoder sees
     pre: Float[Array, "tokens latents"]
-    active: Float[Array, "tokens"]  # number of active latents
+    active: Num[Array, "tokens"]  # number of active latents
     fired: Bool[Array, "latents"]  # in any token of the batch that counts
     penalty: Float[Array, ""] | float  # added to the loss
 
@@ -245,9 +248,7 @@ class SparseAutoencoder(nnx.Module):
         """Latents that have not fired for more than `dead_after` tokens."""
         return self.idle[...] > self.dead_after
 
-    def initialise(
-        self, batches: Sequence[tuple[Float[Array, "tokens features"], Float[Array, "tokens"] | None]]
-    ) -> None:
+    def initialise(self, batches: Sequence[tuple[TokensLike, WeightsLike]]) -> None:
         """Set the scale and the decoder's bias from batches (x, weights) of training tokens.
 
         Raises TypeError and InputError for tokens of the wrong type or width, with NaN or inf, or all equal.
@@ -270,12 +271,12 @@ class SparseAutoencoder(nnx.Module):
         """The activation function in use, after training."""
         raise NotImplementedError
 
-    def encode(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
+    def encode(self, x: TokensLike) -> Float[Array, "tokens latents"]:
         """Latents of tokens, with their zeros; errors as `loss`."""
         x, _ = self._check(x, None)
         return self.activate(self.preactivations(self._scaled(x)))
 
-    def decode(self, z: Float[Array, "tokens latents"]) -> Float[Array, "tokens features"]:
+    def decode(self, z: MatrixLike) -> Float[Array, "tokens features"]:
         """Tokens from latents."""
         z = check_matrix(z, "z")
         if z.shape[1] != self.latents:
@@ -291,9 +292,7 @@ class SparseAutoencoder(nnx.Module):
         """(s·x − b) Wᵉᵀ + bᵉ."""
         return preactivations(scaled - self.decoder_bias[...][None], self.encoder[...], self.encoder_bias[...])
 
-    def loss(
-        self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(self, x: TokensLike, weights: WeightsLike = None) -> tuple[Float[Array, ""], Metrics]:
         """Mean over the tokens that count; also notes which latents fired, for `after_step`.
 
         Metrics: fvu (of the batch), l0, dead (share of latents).
@@ -323,14 +322,14 @@ class SparseAutoencoder(nnx.Module):
         gradient[...] = gradient[...] - along[:, None] * rows
         return gradients
 
-    def after_step(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> None:
+    def after_step(self, x: TokensLike, weights: WeightsLike = None) -> None:
         """Give the decoder's rows their norm back and count the batch last seen by `loss` as idle or not."""
         rows = self.decoder[...]
         self.decoder[...] = rows * safe_ratio(self.decoder_norm[...], jnp.linalg.norm(rows, axis=1))[:, None]
         count = jnp.sum(token_weights(x, weights)[0])
         self.idle[...] = jnp.where(self.fired[...], 0, self.idle[...] + count)
 
-    def evaluate(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"] | None = None) -> Sums:
+    def evaluate(self, x: TokensLike, weights: WeightsLike = None) -> Sums:
         """Sums of a batch in use (after training), to be added over batches; errors as `loss`."""
         x, weights = self._check(x, weights)
         z = self.activate(self.preactivations(self._scaled(x)))
@@ -340,7 +339,7 @@ class SparseAutoencoder(nnx.Module):
         """fvu, l0, and dead: the share of latents active in none of the tokens."""
         return {"fvu": float(fvu(sums)), "l0": float(l0(sums)), "dead": float(dead_share(sums))}
 
-    def _scaled(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+    def _scaled(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array, "tokens features"]:
         return jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32)) * self.scale[...]
 
     def _check(self, x, weights):
