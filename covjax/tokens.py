@@ -15,6 +15,8 @@ _WEIGHT = 1e30  # below it sums of weights, and of weighted tokens, stay in floa
 # their own. So nothing else checks these types.
 TokensLike = Annotated[Any, Float[Array, "tokens features"]]
 WeightsLike = Annotated[Any, Float[Array, "tokens"] | None]
+BatchLike = Annotated[Any, Float[Array, "b tokens features"]]
+BatchWeightsLike = Annotated[Any, Float[Array, "b tokens"] | None]
 MatrixLike = Annotated[Any, Float[Array, "rows columns"]]
 
 HIGHEST = jax.lax.Precision.HIGHEST  # of a product: TPUs and recent GPUs round float32 factors otherwise
@@ -98,7 +100,7 @@ def check_weights(weights: Any, tokens: int) -> Shaped[Array | np.ndarray, "{tok
 
 def check_sequence(
     x: Any, weights: Any = None, name: str = "x"
-) -> tuple[Float[Array, "tokens features"], Float[Array, "tokens"] | None]:
+) -> tuple[Float[Array | np.ndarray, "tokens features"], Shaped[Array | np.ndarray, "tokens"] | None]:
     """`check_tokens` and `check_weights`; where the values are concrete, tokens that count must be finite too.
 
     Raises InputError, beside what those raise, for NaN, inf and numbers whose squares leave the type of the sums.
@@ -112,7 +114,7 @@ def check_sequence(
 
 def check_batch(
     x: Any, weights: Any = None, name: str = "x", squares: bool = True
-) -> tuple[Float[Array, "b tokens features"], Float[Array, "b tokens"] | None]:
+) -> tuple[Float[Array | np.ndarray, "b tokens features"], Shaped[Array | np.ndarray, "b tokens"] | None]:
     """`check_sequence` of equally long sequences; one of them may be masked whole.
 
     `squares` says that their squares must fit the type too. Raises InputError as `check_sequence`.

@@ -104,4 +104,4 @@ def test_bad_input_is_named(rng, tokens, options, match):
     with pytest.raises(InputError, match=match):
         token_contributions(probe, *tokens, **options)
     with pytest.raises(InputError, match="28 weights are for 7 features, x has 6"):
-        token_contributions(probe, tokens[0][:, :6])
+        token_contributions(probe, tokens[0][:, :6], *tokens[1:])

@@ -15,7 +15,7 @@ from covjax.autoencoders.solver import pca_basis
 from covjax.errors import InputError
 from covjax.projected import projected_moment
 from covjax.standardise import Batch, Statistic, feature_statistics
-from covjax.tokens import check_batch, check_sequence
+from covjax.tokens import BatchLike, BatchWeightsLike, check_batch, check_sequence
 from covjax.vectorize import vech
 
 
@@ -84,14 +84,12 @@ class SecondMomentAutoencoder(nnx.Module):
             if self.right is not None:
                 self.right[...] = basis
 
-    def loss(
-        self, x: Float[Array, "b t d"], weights: Float[Array, "b t"] | None = None
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(self, x: BatchLike, weights: BatchWeightsLike = None) -> tuple[Float[Array, ""], Metrics]:
         """Mean over the batch of ‖S − Ŝ‖² − ‖S‖²; the FVU needs ‖S‖² and belongs to `evaluate`."""
         x, weights = check_batch(x, weights)
         return jnp.mean(self._losses(x, weights)), {}
 
-    def evaluate(self, x: Float[Array, "b t d"], weights: Float[Array, "b t"] | None = None) -> dict[str, Array]:
+    def evaluate(self, x: BatchLike, weights: BatchWeightsLike = None) -> dict[str, Array]:
         """Σ (‖S − Ŝ‖² − ‖S‖²) and Σ ‖S‖² of a batch, at full rank (see `Evaluated`)."""
         x, weights = check_batch(x, weights)
         inputs = self._inputs(x)

@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -12,7 +12,9 @@ from covjax.errors import InputError, shown
 from covjax.inputs import VectorLike, check_whole, host_array, is_torch
 
 
-def resample_counts(groups: Sequence[str], resamples: int, seed: int) -> Int[np.ndarray, "resamples n"]:
+def resample_counts(
+    groups: Annotated[Any, Sequence[str]], resamples: Annotated[Any, int], seed: Annotated[Any, int]
+) -> Int[np.ndarray, "resamples n"]:
     """How often each example stands in each resample; whole groups are drawn with replacement (Efron 1979).
 
     Groups are texts or numbers. Raises InputError for fewer than two of them, one that is missing, both kinds in one
@@ -47,7 +49,7 @@ def _group_names(groups: Any) -> list:
     return names
 
 
-def interval(values: VectorLike, level: float = 0.95) -> tuple[float, float]:
+def interval(values: VectorLike, level: Annotated[Any, float] = 0.95) -> tuple[float, float]:
     """Percentile interval of the resampled values; undefined (NaN) resamples are left out.
 
     Raises InputError where fewer than half of the resamples are defined, and for infinite ones.
@@ -71,7 +73,7 @@ def _defined(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     return values, values[~np.isnan(values)]
 
 
-def bootstrap_p_value(differences: VectorLike, groups: int) -> float:
+def bootstrap_p_value(differences: VectorLike, groups: Annotated[Any, int]) -> float:
     """Two-sided p-value of a difference: twice the smaller share of resamples on one side of 0, at most 1.
 
     (1 + count)/(1 + resamples) keeps it above 0 (Davison, Hinkley 1997, §4.2): 1,000 resamples go down to 0.002. So do

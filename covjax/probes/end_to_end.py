@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError, shown
-from covjax.inputs import TableLike, check_finite, exact_mean, host_array
+from covjax.inputs import TableLike, VectorLike, check_finite, exact_mean, host_array
 from covjax.jobs.checkpoint import leaf_digests
 from covjax.probes.losses import ClassWeights, check_targets, check_varied, element_weights, log_odds, sample_loss
 from covjax.probes.minibatch import Budget, fit_minibatch
@@ -70,8 +70,8 @@ def fit_token_probes(
     pools: Sequence[nnx.Module],
     walk: Walk,
     targets: TableLike,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray,
+    train_rows: VectorLike,
+    validation_rows: VectorLike,
     task: str,
     weight_decays: Sequence[float] = (1e-4, 1e-2, 1.0),
     budget: Budget | None = None,

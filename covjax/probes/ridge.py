@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from covjax.errors import InputError
-from covjax.inputs import NumbersLike, TableLike, check_features, check_numbers, check_penalties, patterns
+from covjax.inputs import NumbersLike, TableLike, VectorLike, check_features, check_numbers, check_penalties, patterns
 from covjax.moments import Moments
 from covjax.probes.coordinates import LinearProbe, Probe, Space, check_eigenvalues, row_space
 
@@ -33,7 +33,7 @@ def fit_ridge_path(
 
 
 def ridge_path(
-    eigenvalues: Float[np.ndarray, "r"],
+    eigenvalues: VectorLike,
     coordinates: TableLike,
     targets: TableLike,
     penalties: NumbersLike,

@@ -284,7 +284,7 @@ class SparseAutoencoder(nnx.Module):
         z = jnp.matmul(z, self.decoder[...], precision=HIGHEST)
         return (z + self.decoder_bias[...][None]) / self.scale[...]
 
-    def __call__(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
+    def __call__(self, x: TokensLike) -> Float[Array, "tokens features"]:
         """Reconstructed tokens."""
         return self.decode(self.encode(x))
 
