@@ -98,9 +98,7 @@ def check_weights(weights: Any, tokens: int) -> Shaped[Array | np.ndarray, "{tok
     return weights
 
 
-def check_sequence(
-    x: Any, weights: Any = None, name: str = "x"
-) -> tuple[Float[Array | np.ndarray, "tokens features"], Shaped[Array | np.ndarray, "tokens"] | None]:
+def check_sequence(x: Any, weights: Any = None, name: str = "x") -> tuple[TokensLike, WeightsLike]:
     """`check_tokens` and `check_weights`; where the values are concrete, tokens that count must be finite too.
 
     Raises InputError, beside what those raise, for NaN, inf and numbers whose squares leave the type of the sums.
@@ -114,7 +112,7 @@ def check_sequence(
 
 def check_batch(
     x: Any, weights: Any = None, name: str = "x", squares: bool = True
-) -> tuple[Float[Array | np.ndarray, "b tokens features"], Shaped[Array | np.ndarray, "b tokens"] | None]:
+) -> tuple[BatchLike, BatchWeightsLike]:
     """`check_sequence` of equally long sequences; one of them may be masked whole.
 
     `squares` says that their squares must fit the type too. Raises InputError as `check_sequence`.

@@ -54,7 +54,7 @@ def interval(values: VectorLike, level: Annotated[Any, float] = 0.95) -> tuple[f
 
     Raises InputError where fewer than half of the resamples are defined, and for infinite ones.
     """
-    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+    if not isinstance(level, int | float | np.number) or not 0 < level < 1:
         raise InputError(f"level: {shown(level)} must be between 0 and 1")
     values, defined = _defined(values, "values")
     if not len(defined) or len(defined) < len(values) / 2:
