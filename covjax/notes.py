@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 # Control, format (marks of direction, zero width), surrogate, private, unassigned; line and paragraph separators.
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
@@ -78,4 +76,6 @@ def note(text: str) -> None:
 
 def progress(*items: Any, disable: bool | None = False, **options: Any) -> Any:
     """A progress bar, with the arguments of `tqdm.tqdm`."""
+    from tqdm import tqdm  # a benchmark of the core runs where few packages are
+
     return tqdm(*items, disable=True if _silent else disable, **options)

@@ -207,7 +207,7 @@ def safe_ratio(numerator: Array | np.ndarray | np.floating, denominator: Array |
     return jnp.where(nothing, 0, numerator / jnp.where(nothing, 1, denominator))
 
 
-def weighted_mean(values: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "features"]:
+def weighted_mean(values: TokensLike, w: WeightsLike) -> Float[Array, "features"]:
     """Σ w_i x_i / n, corrected by the mean of the deviations from it; rows of weight 0 must be finite.
 
     A rounded mean of equal numbers is often not that number; this one is, so that a constant does not vary.

@@ -20,10 +20,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Before covjax is imported: every call into these checks its annotations, and axes of one name are of one length within
-# a call. Not yet: commands, files and runs (`data`, `comparison`, `embedding`, `training`, `tasks`, …): nobody has gone
-# through their annotations of rows, options and paths. `eval`, `train` and subprocesses run as a user's do.
+# a call. Not yet: commands, files and runs (`data`, `comparison`, `embedding`, `training`, `tasks`, …), for nobody has
+# gone through their annotations of rows, options and paths, nor through all of `autoencoders.sparse`. `eval`, `train`
+# and subprocesses run as a user's do.
 CHECKED = (
-    "activations autoencoders controls encoders gram inputs metrics moments packed pooling probes projected sharding "
+    "autoencoders.second_moment autoencoders.solver controls gram inputs metrics moments packed pooling probes projected "
     "shrinkage sketch spectral standardise tokens vectorize"
 )
 install_import_hook([f"covjax.{name}" for name in CHECKED.split()], "tests.annotations.check")

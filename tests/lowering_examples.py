@@ -193,7 +193,7 @@ SHARDED = {
 }
 # Those of the others; those of encoders come from `encoder_case`.
 COMPILED = {
-    "activations.standardiser._batch_moments": [MOMENTS, BATCH, WEIGHTS],
+    "activations.tokens._batch_moments": [MOMENTS, BATCH, WEIGHTS],
     "extraction.shard._finite": [{0: BATCH}, shape(B, T, dtype=bool)],
     "moments._update": [MOMENTS, X, W],
     "whole._sum": [LOW, W],

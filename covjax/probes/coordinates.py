@@ -10,7 +10,7 @@ theorem): whole second moments enter through `covjax.gram` without a matrix of d
 
 import dataclasses
 import numbers
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ class RowSpace:
         return LinearProbe(raw, np.asarray(fitted.bias, np.float64) - self.mean @ raw)
 
 
-def row_space(features: TableLike, rank_tolerance: float | None = None) -> RowSpace:
+def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] = None) -> RowSpace:
     """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are left out.
 
     By default that is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16: a small column beside a large
@@ -189,7 +189,7 @@ class KernelSpace:
         return DualProbe(self.dual @ weights, np.asarray(fitted.bias, np.float64) + self.offset @ weights)
 
 
-def kernel_space(gram_train: TableLike, rank_tolerance: float | None = None) -> KernelSpace:
+def kernel_space(gram_train: TableLike, rank_tolerance: Annotated[Any, float | None] = None) -> KernelSpace:
     """Fit the coordinates from the raw (not centred) kernel of the n training samples with themselves.
 
     One float64 eigendecomposition of n × n; directions below `rank_tolerance` of the largest eigenvalue are left out.

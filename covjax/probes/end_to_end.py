@@ -217,7 +217,7 @@ def fit_token_probes(
     return probes
 
 
-def _rows(name: str, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _rows(name: str, rows: VectorLike, targets: np.ndarray) -> np.ndarray:
     given = host_array(rows, name)
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise InputError(f"{name}: {given.dtype} {given.shape} must be row numbers; of a mask: np.flatnonzero(mask)")
@@ -254,7 +254,7 @@ def _statistics(graph, parameters, constant, walk: Walk, train: np.ndarray) -> t
     return mean, live_deviation(std), digest
 
 
-def _selected(batches: Iterator[TokenBatch], train: np.ndarray, truth: np.ndarray, weights: np.ndarray):
+def _selected(batches: Iterable[TokenBatch], train: np.ndarray, truth: np.ndarray, weights: np.ndarray):
     """Batches with training rows: tokens, weights, targets, loss weights (0 on every other row), rows that count."""
     for index, tokens, w in batches:
         keep = np.isin(index, train)

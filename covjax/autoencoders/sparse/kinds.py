@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Num, Shaped
+from jaxtyping import Array, Float, Int, Num
 
 from covjax.autoencoders.base import register_autoencoder
 from covjax.autoencoders.sparse.codes import affine_at, decode_codes, dense_codes, preactivations, top_k
@@ -40,7 +40,7 @@ def batch_topk(
     return jnp.where(positive >= threshold, positive, 0), jax.lax.stop_gradient(smallest)
 
 
-def kth_largest(values: Float[Array, "*n"], k: Shaped[Array, ""] | int) -> Float[Array, ""]:
+def kth_largest(values: Float[Array, "*n"], k: Num[Array, ""] | int) -> Float[Array, ""]:
     """The k-th largest of numbers >= 0, by bisection over bit patterns, whose order is that of the numbers.
 
     One pass over the data per bit, where sorting or selecting k of them takes many times as long. 0 where there are
