@@ -24,8 +24,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # gone through their annotations of rows, options and paths, nor through all of `autoencoders.sparse`. `eval`, `train`
 # and subprocesses run as a user's do.
 CHECKED = (
-    "autoencoders.second_moment autoencoders.solver controls gram inputs metrics moments packed pooling probes projected "
-    "shrinkage sketch spectral standardise tokens vectorize"
+    "autoencoders.second_moment controls gram inputs metrics moments packed pooling probes projected shrinkage sketch "
+    "spectral standardise tokens vectorize"
 )
 install_import_hook([f"covjax.{name}" for name in CHECKED.split()], "tests.annotations.check")
 

@@ -118,7 +118,7 @@ def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] 
     return RowSpace(mean, np.asarray(scale), axes, values[keep])
 
 
-def _tolerance(given: float | None, default: float) -> float:
+def _tolerance(given: Annotated[Any, float | None], default: float) -> float:
     if given is None:
         return default
     if not isinstance(given, numbers.Real) or not 0 < given < 1:
