@@ -9,7 +9,6 @@ theorem): whole second moments enter through `covjax.gram` without a matrix of d
 """
 
 import dataclasses
-import numbers
 from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -121,7 +120,7 @@ def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] 
 def _tolerance(given: Annotated[Any, float | None], default: float) -> float:
     if given is None:
         return default
-    if not isinstance(given, numbers.Real) or not 0 < given < 1:
+    if not isinstance(given, int | float | np.number) or not 0 < given < 1:
         raise InputError(f"rank_tolerance: {shown(given)} must be None or a number between 0 and 1")
     return float(given)
 
