@@ -11,7 +11,7 @@ import numpy as np
 
 from covjax.comparison.model import Model, cells
 from covjax.data.dataset import tidy_sequences
-from covjax.data.letters import check_letters
+from covjax.data.letters import check_encoding, check_letters
 from covjax.data.sequences import read_sequences
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
@@ -185,11 +185,7 @@ def _check_encoding(data: str, ids: Sequence[str], sequences: Sequence[str], emb
     """Refuse what the encoder does not read, before hours of work, and name the sequence."""
     encoder = embedder.load_encoder()
     check_letters(data, sequences, encoder, force)
-    for name, sequence in zip(ids, sequences):
-        try:
-            encoder.encode(sequence)
-        except InputError as error:
-            raise InputError(f"{data}: {shown(name)}: {error}") from None
+    check_encoding(sequences, encoder, lambda i: f"{data}: {shown(ids[i])}")
 
 
 def write_vectors(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
-from covjax.moments import _moments
+from covjax.moments import prepared_moments
 from covjax.tokens import HIGHEST, TokensLike, check_sequence, prepare_tokens, safe_ratio
 from covjax.vectorize import vech
 
@@ -108,7 +108,7 @@ def _embedding(kernel: str, features: int, bandwidth: float, num_features: int, 
     else:
 
         def one(x, w):
-            return vech(getattr(_moments(x, w), kernel)())
+            return vech(getattr(prepared_moments(x, w), kernel)())
 
     return jax.jit(jax.vmap(lambda x, w: one(*prepare_tokens(x, w))))
 

@@ -81,10 +81,11 @@ def moments(x: TokensLike, weights: WeightsLike = None) -> Moments:
         InputError: wrong shapes; outside `jit` also negative, non-finite or all-zero weights. Inside `jit` a fully
             masked sequence yields `Moments.zeros`.
     """
-    return _moments(*prepare_tokens(x, weights))
+    return prepared_moments(*prepare_tokens(x, weights))
 
 
-def _moments(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Moments:
+def prepared_moments(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Moments:
+    """Moments of tokens that `prepare_tokens` has checked, of weights that are numbers; `moments` checks first."""
     count = jnp.sum(w)
     # Any shift gives the same statistics, so no gradient flows through it; it only has to be near the mean, and equal
     # to tokens that are all the same.
@@ -125,7 +126,7 @@ def psum_merge(m: Moments, axis_name) -> Moments:
 
 @jax.jit
 def _update(state: Moments, x, w) -> Moments:
-    return merge(state, _moments(*prepare_tokens(x, w, check_values=False)))
+    return merge(state, prepared_moments(*prepare_tokens(x, w, check_values=False)))
 
 
 def streaming_moments(chunks: Iterable) -> Moments:

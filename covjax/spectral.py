@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
-from covjax.moments import _moments
+from covjax.moments import prepared_moments
 from covjax.tokens import HIGHEST, MatrixLike, safe_ratio, weighted_mean
 from covjax.vectorize import check_square
 
@@ -249,7 +249,7 @@ def thin_spectral(
 @thin_spectral.defjvp
 def _thin_spectral_jvp(statistic, kind, floor, primals, tangents):
     def whole(x, w):
-        return psd_function(getattr(_moments(x, w), statistic)(), kind, floor, 0.5)
+        return psd_function(getattr(prepared_moments(x, w), statistic)(), kind, floor, 0.5)
 
     return jax.jvp(whole, primals, tangents)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from covjax import get_pooler, vech
-from covjax.moments import _moments
+from covjax.moments import prepared_moments
 from covjax.spectral import psd_function, thin_spectral
 
 T, D = 9, 24
@@ -65,7 +65,9 @@ def test_the_pooler_switches_and_keeps_its_gradient(tokens, name):
     with jax.enable_x64(True):
         x, w = map(jnp.asarray, tokens)
         whole = lambda x: vech(
-            psd_function(getattr(_moments(x, w), options["statistic"])(), options["spectral"], options["floor"], 0.5)
+            psd_function(
+                getattr(prepared_moments(x, w), options["statistic"])(), options["spectral"], options["floor"], 0.5
+            )
         )
         np.testing.assert_allclose(pooler(x, w), whole(x), atol=1e-9)
         upstream = jnp.cos(jnp.arange(D * (D + 1) // 2))

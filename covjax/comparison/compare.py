@@ -40,7 +40,7 @@ from covjax.comparison.results import NAME, label_name_notes, read_label_names, 
 from covjax.comparison.verdict import table, verdict
 from covjax.comparison.winner import keep_winner
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
-from covjax.data.letters import check_letters
+from covjax.data.letters import check_encoding, check_letters
 from covjax.encoders.base import layer_index
 from covjax.errors import InputError, shown
 from covjax.extras import need
@@ -124,7 +124,7 @@ def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder
     manifest = _manifest(config, data, encoder)
     same("data", manifest["data"]["fingerprint"])
     same("encoder", manifest["encoder"]["weights_digest"])
-    _check_letters(encoder, data)
+    check_encoding(data.sequences, encoder, lambda i: f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]})")
     decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
@@ -227,14 +227,6 @@ def _check_lengths(config: CompareConfig, data: Dataset) -> None:
                 f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]}): {len(sequence)} letters, more than "
                 f"max_length {config.max_length}; raise --max-length or shorten it (nothing is cropped silently)"
             )
-
-
-def _check_letters(encoder: Any, data: Dataset) -> None:
-    for i, sequence in enumerate(data.sequences):
-        try:
-            encoder.encode(sequence)
-        except InputError as error:
-            raise InputError(f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]}): {error}") from None
 
 
 def _manifest(config: CompareConfig, data: Dataset, encoder: Any) -> dict[str, Any]:

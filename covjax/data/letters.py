@@ -1,6 +1,6 @@
 """Alphabets of sequences: nucleotides, residues and what a sequence may hold."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from covjax.errors import InputError, shown
@@ -106,3 +106,15 @@ def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool
         f"{name}: {seen[kind]}, so this looks like {NAMES[kind]}, but the encoder {shown(encoder.name)} reads "
         f"{NAMES[reads]}; give --encoder {SUGGESTIONS[kind]}, or --force-letters to insist"
     )
+
+
+def check_encoding(sequences: Sequence[str], encoder: Any, place: Callable[[int], str]) -> None:
+    """Refuse a sequence that the encoder does not read, before hours of work.
+
+    `place` names the i-th sequence. Raises InputError with that name and what the encoder says.
+    """
+    for i, sequence in enumerate(sequences):
+        try:
+            encoder.encode(sequence)
+        except InputError as error:
+            raise InputError(f"{place(i)}: {error}") from None

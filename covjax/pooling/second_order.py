@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from covjax import sketch
 from covjax.errors import InputError
-from covjax.moments import Moments, _moments
+from covjax.moments import Moments, prepared_moments
 from covjax.pooling.base import FunctionPooler, Pooler, get_pooler, moment_function, register
 from covjax.projected import projected_moment
 from covjax.spectral import psd_function, thin_spectral
@@ -36,7 +36,7 @@ def check_spectral(spectral: str | None, ridge: float, eps: float) -> float:
 def _whole(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], statistic, spectral, floor):
     if spectral is not None and x.shape[0] < x.shape[1]:
         return vech(thin_spectral(x, w, statistic, spectral, floor))
-    return _of_moments(_moments(x, w), statistic, spectral, floor)
+    return _of_moments(prepared_moments(x, w), statistic, spectral, floor)
 
 
 def _of_moments(m: Moments, statistic, spectral, floor):
@@ -44,7 +44,7 @@ def _of_moments(m: Moments, statistic, spectral, floor):
 
 
 def _mean_outer(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]):
-    return _outer_of_moments(_moments(x, w))
+    return _outer_of_moments(prepared_moments(x, w))
 
 
 def _outer_of_moments(m: Moments):
@@ -162,7 +162,7 @@ def random_maclaurin(*, size: int = 1024, degree: int = 2, seed: int = 0) -> Fun
 
 def _random_projection(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], rank, seed):
     y = sketch.random_projection(x, rank, jax.random.key(seed))
-    return vech(_moments(y, w).covariance())
+    return vech(prepared_moments(y, w).covariance())
 
 
 @register("random_projection")
