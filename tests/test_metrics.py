@@ -1,5 +1,7 @@
 """Metrics against scikit-learn and SciPy where they define the value, resamples against repeated rows, edge cases."""
 
+import tracemalloc
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -241,3 +243,39 @@ def test_a_label_next_to_one_is_shown_in_full():
         metrics.auroc([0.9999999, 0, 1], [1.0, 2, 3])
     with pytest.raises(InputError, match="counts: 1.0000001 is not a whole number"):
         metrics.auroc([1, 0], [1.0, 2], [[1.0000001, 1]])
+
+
+def test_regression_on_resamples_that_lose_digits(rng):
+    """Against scikit-learn and SciPy on repeated rows: groups a million apart, a mean of 1e8, constant resamples."""
+    groups = np.repeat(np.arange(6), 5)
+    far = groups[:, None] * 1e6 + rng.normal(size=(30, 1))
+    large = 1e8 + rng.normal(size=(30, 1))
+    often_constant = (groups == 0)[:, None] * rng.normal(size=(30, 1))
+    truth = np.concatenate([far, large, often_constant], axis=1)
+    scores = truth + rng.normal(size=truth.shape)
+    counts = metrics.resample_counts([str(group) for group in groups], 200, seed=2)
+    counts[0] = (groups == 3) * 2  # one group alone
+    drawn = {name: getattr(metrics, name)(truth, scores, counts) for name in ("r2", "pearson", "spearman")}
+    constant = counts[:, groups == 0].max(1) == 0
+    assert 0 < constant.sum() < 200
+    for values in drawn.values():
+        np.testing.assert_array_equal(np.isnan(values), np.stack([0 * constant, 0 * constant, constant], 1))
+    for r, count in enumerate(counts):
+        index = np.repeat(np.arange(30), count)
+        for j in range(2 if constant[r] else 3):
+            y, p = truth[index, j], scores[index, j]
+            assert drawn["r2"][r, j] == pytest.approx(sk.r2_score(y, p), abs=1e-9)
+            assert drawn["pearson"][r, j] == pytest.approx(stats.pearsonr(y, p)[0], abs=1e-9)
+            assert drawn["spearman"][r, j] == pytest.approx(stats.spearmanr(y, p)[0], abs=1e-9)
+
+
+def test_regression_with_many_outputs_stays_small(rng):
+    """No (resamples, rows, outputs) array: that would be 200 times the counts here."""
+    truth = rng.normal(size=(500, 200))
+    counts = metrics.resample_counts([str(i) for i in range(500)], 400, seed=0).astype(np.float64)
+    for name in ("r2", "pearson", "spearman"):
+        tracemalloc.start()
+        getattr(metrics, name)(truth, truth + 1, counts)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 15 * counts.nbytes

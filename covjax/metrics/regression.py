@@ -1,19 +1,11 @@
 """R², Pearson and Spearman correlation of every output."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from covjax.inputs import TableLike, by_output, check_counts, check_numbers, check_scores
-
-
-def _centred(values, weights):
-    mean = (weights @ values) / weights.sum(1, keepdims=True)
-    return values[None] - mean[:, None]
-
-
-def _varies(values, weights):
-    """Whether the (resampled) values of every output differ, (R, k); their deviations from a rounded mean always do."""
-    present = weights[:, :, None] > 0
-    return np.where(present, values, -np.inf).max(1) > np.where(present, values, np.inf).min(1)
 
 
 def _exponents(values):
@@ -52,8 +44,43 @@ def _r2(truth, scores, w):
     size = _exponents(truth)
     truth, scores = np.ldexp(truth, -size), np.ldexp(scores, -size)
     residual = w @ (truth - scores) ** 2
-    total = np.einsum("rn,rnk->rk", w, _centred(truth, w) ** 2)
-    return 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=_varies(truth, w) & (total > 0))
+    total, varies = _products(truth, truth, w)
+    return 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=varies & (total > 0))
+
+
+CANCELS = 1e-3  # a sum of squares that is a smaller part of the uncentred one is computed again from deviations
+
+
+def _products(a, b, w):
+    """Σ w (a − ā)(b − b̄) of every resample and output, ā and b̄ the resample's means, and whether a varies: (R, k).
+
+    Matrix products of counts with values, squares and products: no (resamples, rows, outputs) array. Values are first
+    centred on all rows. Where a resample's own mean still takes digits, and where its values may all be equal, the sum
+    is taken again from that resample's deviations.
+    """
+    near_a, near_b = a - a.mean(0), b - b.mean(0)
+    rows = w.sum(1)[:, None]
+    sum_a, sum_b, raw_a, raw_b = w @ near_a, w @ near_b, w @ near_a**2, w @ near_b**2
+    total = w @ (near_a * near_b) - sum_a * sum_b / rows
+    varies = np.repeat(rows > 0, a.shape[1], axis=1)
+    doubtful = (raw_a - sum_a**2 / rows <= CANCELS * raw_a) | (raw_b - sum_b**2 / rows <= CANCELS * raw_b)
+    for j in np.flatnonzero(doubtful.any(0)):
+        resamples = np.flatnonzero(doubtful[:, j])
+        for chosen in np.split(resamples, range(BLOCK, len(resamples), BLOCK)):
+            part = w[chosen]
+            deviations = [values[:, j] - (part @ values[:, j] / part.sum(1))[:, None] for values in (a, b)]
+            total[chosen, j] = np.einsum("rn,rn,rn->r", part, *deviations)
+            varies[chosen, j] = _varies(a[:, j], part)
+    return total, varies
+
+
+BLOCK = 64  # resamples at a time where every row's number differs between resamples
+
+
+def _varies(values, weights):
+    """Whether the resampled values (n,) differ, (R,); their deviations from a rounded mean always do."""
+    present = weights > 0
+    return np.where(present, values, -np.inf).max(1) > np.where(present, values, np.inf).min(1)
 
 
 def pearson(
@@ -72,7 +99,13 @@ def pearson(
 
 def _pearson(truth, scores, w):
     truth, scores = (np.ldexp(values, -_exponents(values)) for values in (truth, scores))
-    return _correlation(_centred(truth, w), _centred(scores, w), w, _varies(truth, w), _varies(scores, w))
+    (truths, truth_varies), (predictions, prediction_varies) = (_products(x, x, w) for x in (truth, scores))
+    return _correlation(_products(truth, scores, w)[0], truths, predictions, truth_varies, prediction_varies)
+
+
+def _correlation(ab, aa, bb, a_varies, b_varies):
+    value = np.divide(ab, np.sqrt(aa * bb), out=np.zeros_like(ab), where=a_varies & b_varies & (aa * bb > 0))
+    return np.where(a_varies, value, np.nan)
 
 
 def spearman(
@@ -86,24 +119,31 @@ def spearman(
 
 
 def _spearman(truth, scores, w):
-    ranks = [np.stack([_mid_ranks(column, w) for column in table.T], -1) for table in (truth, scores)]
-    centred = [r - np.einsum("rn,rnk->rk", w, r)[:, None] / w.sum(1)[:, None, None] for r in ranks]
-    return _correlation(centred[0], centred[1], w, _varies(truth, w), _varies(scores, w))
+    orders = [[_order(column) for column in table.T] for table in (truth, scores)]
+    out = np.empty((len(w), truth.shape[1]))
+
+    def block(start: int) -> None:
+        weights = np.ascontiguousarray(w[start : start + BLOCK].T)  # (n, resamples): gathering moves whole rows
+        middle = (weights.sum(0) + 1) / 2  # the mean of all ranks; what is constant deviates by exactly 0 from it
+        for j, pair in enumerate(zip(*orders)):
+            a, b = (_mid_ranks(*each, weights) - middle for each in pair)
+            ab, aa, bb = (np.einsum("nr,nr,nr->r", weights, x, y) for x, y in ((a, b), (a, a), (b, b)))
+            out[start : start + BLOCK, j] = _correlation(ab, aa, bb, aa > 0, bb > 0)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(block, range(0, len(w), BLOCK)))
+    return out
 
 
-def _correlation(a, b, w, a_varies, b_varies):
-    ab = np.einsum("rn,rnk,rnk->rk", w, a, b)
-    aa = np.einsum("rn,rnk->rk", w, a**2)
-    bb = np.einsum("rn,rnk->rk", w, b**2)
-    value = np.divide(ab, np.sqrt(aa * bb), out=np.zeros_like(ab), where=a_varies & b_varies & (aa * bb > 0))
-    return np.where(a_varies, value, np.nan)
-
-
-def _mid_ranks(values, weights):
-    """Mean rank of each value among the resampled ones, (R, n); the rank of an absent example is not used."""
+def _order(values):
+    """The ascending order of values (n,), and for each where the run of its equals begins and ends in it."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    start = np.searchsorted(ordered, values, side="left")
-    end = np.searchsorted(ordered, values, side="right")
-    below = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights[:, order], axis=1)], axis=1)
-    return (below[:, start] + below[:, end] + 1) / 2
+    return order, np.searchsorted(ordered, values, side="left"), np.searchsorted(ordered, values, side="right")
+
+
+def _mid_ranks(order, start, end, weights):
+    """Mean rank of each value among the resampled ones, (n, R); the rank of an absent example is not used."""
+    below = np.zeros((len(weights) + 1, weights.shape[1]))
+    np.cumsum(weights[order], axis=0, out=below[1:])
+    return (below[start] + below[end] + 1) / 2
