@@ -126,7 +126,7 @@ def _spearman(truth, scores, w):
         weights = np.ascontiguousarray(w[start : start + BLOCK].T)  # (n, resamples): gathering moves whole rows
         middle = (weights.sum(0) + 1) / 2  # the mean of all ranks; what is constant deviates by exactly 0 from it
         for j, pair in enumerate(zip(*orders)):
-            a, b = (_mid_ranks(*each, weights) - middle for each in pair)
+            a, b = (_mid_ranks(each, weights) - middle for each in pair)
             ab, aa, bb = (np.einsum("nr,nr,nr->r", weights, x, y) for x, y in ((a, b), (a, a), (b, b)))
             out[start : start + BLOCK, j] = _correlation(ab, aa, bb, aa > 0, bb > 0)
 
@@ -142,8 +142,9 @@ def _order(values):
     return order, np.searchsorted(ordered, values, side="left"), np.searchsorted(ordered, values, side="right")
 
 
-def _mid_ranks(order, start, end, weights):
+def _mid_ranks(ordering, weights):
     """Mean rank of each value among the resampled ones, (n, R); the rank of an absent example is not used."""
+    order, start, end = ordering
     below = np.zeros((len(weights) + 1, weights.shape[1]))
     np.cumsum(weights[order], axis=0, out=below[1:])
     return (below[start] + below[end] + 1) / 2
