@@ -13,6 +13,7 @@ from covjax.activations import EncodedTokens
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model, cells, decide
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
+from covjax.comparison.results import Results
 from covjax.data import Dataset
 from covjax.embedder import Embedder
 from covjax.embedding.fitted import FittedRecipe, fit_recipe
@@ -84,7 +85,7 @@ def keep_winner(
     recipes: Sequence[Recipe],
     tables: Mapping[str, Table],
     probes: Probes,
-    results: Mapping[str, Any],
+    results: Results,
     identity: Mapping[str, Any],
     output: Path,
 ) -> None:
@@ -93,7 +94,7 @@ def keep_winner(
     In a job of several processes all call this together; process 0, which alone has probes and results, writes.
     """
     names = [recipe.name for recipe in recipes]
-    place = names.index(results["best_second_order"]) if is_first() else 0
+    place = names.index(results.best_second_order) if is_first() else 0
     name = names[int(agree(np.int64(place)))]
     kind = probe_names(config, data)[0]
     path = output / "model"
@@ -109,9 +110,7 @@ def keep_winner(
             size = model.save(path, digest)
             note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} new.fasta")
     if is_first():
-        write_predictions(
-            output / "predictions.csv", data, kind, probes[name][kind], probes[results["reference"]][kind]
-        )
+        write_predictions(output / "predictions.csv", data, kind, probes[name][kind], probes[results.reference][kind])
 
 
 def write_predictions(path: Path, data: Dataset, probe_name: str, chosen: FittedProbe, reference: FittedProbe) -> None:
