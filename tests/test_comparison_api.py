@@ -12,9 +12,8 @@ from covjax.activations import EncodedTokens
 from covjax.comparison import model
 from covjax.comparison.api import Comparison
 from covjax.comparison.config import CompareConfig, choose_recipes
-from covjax.comparison.model import Model
+from covjax.comparison.model import Model, fit_winner, make_model
 from covjax.comparison.probing import TASKS, FittedProbe, predictions
-from covjax.comparison.winner import fit_winner, make_model
 from covjax.data import assign_splits, read_table
 from covjax.embedder import Embedder
 from covjax.embedding import tables

@@ -34,12 +34,12 @@ from covjax.activations import EncodedTokens
 from covjax.comparison.config import CompareConfig, choose_recipes, small_note
 from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
+from covjax.comparison.model import keep_winner
 from covjax.comparison.probing import Probes, fit_probes, probe_names
 from covjax.comparison.report import write_report
 from covjax.comparison.results import Results, read_results
 from covjax.comparison.scoring import LOOKS, record_look, summarise
 from covjax.comparison.verdict import table, verdict
-from covjax.comparison.winner import keep_winner
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.data.dataset import label_name_notes, read_label_names
 from covjax.data.letters import check_encoding, check_lengths, check_letters

@@ -8,6 +8,7 @@ from covjax.tasks.records import ContrastRecord, R2Record, Summary, TaskRecord
 from covjax.tasks.summary import COMPACT, NOTE_PERCENT, PARTS
 
 AGAINST = {"gain": "{reference}", "over_control": "the best control", "over_composition": "composition"}
+UNKNOWN = "“(no interval)”: differences only; the task's results hold no paired resamples of that pair."
 WORDS = {"above": "above", "below": "below", "undecided": "not distinguishable from", "no interval": "not above"}
 
 
@@ -195,7 +196,7 @@ def _decomposition(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
             "Test gain of the whole matrix (diamond) and its parts; negative parts pile up to the left of zero.",
         ),
         table(["task", "metric", "W", "whole gain", *[PART_NAMES[name] for name in PARTS]], rows, "grid"),
-        *([note("“(no interval)”: differences only; the task's results hold no paired resamples.")] if partial else []),
+        *([note(UNKNOWN)] if partial else []),
     ]
 
 
