@@ -11,7 +11,7 @@ import numpy as np
 
 from covjax.comparison.model import Model, cells
 from covjax.data.dataset import tidy_sequences
-from covjax.data.letters import check_encoding, check_letters
+from covjax.data.letters import check_encoding, check_lengths, check_letters
 from covjax.data.sequences import read_sequences
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
@@ -168,12 +168,7 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
 def _read(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:
     """Ids and sequences, tidied as a comparison reads them; what was changed is said."""
     ids, sequences = read_sequences(data)
-    for name, sequence in zip(ids, sequences):
-        if len(sequence) > max_length:
-            raise InputError(
-                f"{data}: {shown(name)}: {len(sequence):,} letters, more than max_length {max_length}; raise "
-                "--max-length or shorten it (nothing is cropped silently)"
-            )
+    check_lengths(sequences, max_length, lambda i: f"{data}: {shown(ids[i])}")
     notes: list[str] = []
     tidy = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], "sequence", notes)
     for text in notes:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import html
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +13,6 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 def visible(text: object) -> str:
     """The text with every character that a reader would not see written as its escape, such as `\\u202e`."""
     return "".join(_escape(c) if unicodedata.category(c) in _HIDDEN else c for c in str(text))
-
-
-def page_text(text: object) -> str:
-    """The text for an HTML page, inside an element or a quoted attribute."""
-    return html.escape(visible(text), quote=True)
 
 
 def figure_text(text: object, most: int = 60) -> str:

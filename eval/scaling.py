@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from covjax.comparison.page import markdown_table
 from covjax.options import option
 from eval import tpu_compile
-from eval.benchmark._runner import table
 
 COMPILED, PAGE = Path("docs/tpu-compile.json"), Path("docs/scaling.md")
 
@@ -122,21 +122,26 @@ def page(compiled: dict[str, Any], a: Assumptions, source: str) -> str:
         "# Scaling on paper",
         "No TPU was at hand: nothing on this page is a measured time. `python -m eval.scaling` recomputes it from "
         f"docs/tpu-compile.json; rates: {source}.",
-        table(
+        markdown_table(
             ["job", "minutes", "chip-hours", "US dollars"],
             [[n, f"{60 * h:.1f}", f"{a.chips * h:.0f}", f"{a.price * a.chips * h:.0f}"] for n, h in hours.items()],
         ),
         "A step, or a window, takes the longer of its products and its memory traffic, then its collectives: nothing "
         "is overlapped with them. The merging of windows' moments, start, compilation, failures and tokenisation are "
         "left out.",
-        *(f"## {n}\n\n" + table(["", ""], [[k, _number(v)] for k, v in job.items()]) for n, job in jobs.items()),
+        *(
+            f"## {n}\n\n" + markdown_table(["", ""], [[k, _number(v)] for k, v in job.items()])
+            for n, job in jobs.items()
+        ),
         "## Assumptions\n\n"
-        + table(["", "value", "what it is"], [[k, _number(getattr(a, k)), TEXTS[k]] for k in TEXTS])
+        + markdown_table(["", "value", "what it is"], [[k, _number(getattr(a, k)), TEXTS[k]] for k in TEXTS])
         + "\n\nEach is an option of the command, `--matrix-use 0.5`.",
         f"## What the compiler counts\n\nOne device of {compiled['slice']}, XLA:TPU ({versions}), without a TPU: "
         "`python -m eval.tpu_compile`. Bodies of loops are counted once, and so are collectives in both branches "
         "of a condition (AuxK is one); the three largest collectives are shown.",
-        table(["program", "operations", "GB accessed", "GB of arguments", "GB at the peak", "collectives"], counted),
+        markdown_table(
+            ["program", "operations", "GB accessed", "GB of arguments", "GB at the peak", "collectives"], counted
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
 from covjax.activations.windows import Activations, EncodedActivations, hold, take
 from covjax.autoencoders import make_autoencoder
@@ -33,14 +33,15 @@ from covjax.autoencoders.stability import (
     random_cosines,
     share_above,
 )
+from covjax.comparison.figures import save_figure
+from covjax.comparison.page import escape, figure, page, table
 from covjax.comparison.probing import TASKS, macro
-from covjax.comparison.report import page_start
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.encoders import load
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.folder import RunFolder, claim, write_text
-from covjax.notes import page_text, silence
+from covjax.notes import silence
 from covjax.options import FEATURES, NOTHING, NUMBERS, check_options, decided_by, option
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
@@ -81,8 +82,6 @@ class StabilityConfig:
         (dataclasses.replace(self.train, data=self.table, store="") if self.table else self.train).check()
 
 
-matplotlib.use("Agg")
-
 CAPTIONS = {
     "matched_cosines": "Matched decoder rows of two seeds, sorted by cosine; dashed: random dictionaries.",
     "principal_angles": "Principal angles between the bases of two seeds, in degrees; dashed: random bases.",
@@ -92,7 +91,7 @@ CAPTIONS = {
 def write_report(results: dict[str, Any], folder: Path) -> None:
     """Write `stability.png` and `report.html`: no network, no scripts."""
     kind = next(kind for kind in CAPTIONS if kind in results)
-    _draw(kind, results[kind], folder / "stability.png")
+    svg = save_figure(_draw(kind, results[kind]), "stability", folder)
     rows = []
     if kind == "matched_cosines":
         header = ["seeds", "mean cosine", "above 0.7", "above 0.9", *(f"quantile {q}" for q in _quantiles(results))]
@@ -107,37 +106,29 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
             rows.append([name, f"{max(angles):.2e}", f"{np.median(angles):.2e}", shown])
     held = [[seed, *(f"{value:.4g}" for value in found.values())] for seed, found in results["held_out"].items()]
     parts = [
-        page_start(results["name"]),
-        f"<h1>{page_text(results['name'])}: what stays when the seed changes?</h1>",
-        _table(header, rows),
-        f"<figure><img src='stability.png' alt='{CAPTIONS[kind]}' style='width:100%'>",
-        f"<figcaption>{CAPTIONS[kind]}</figcaption></figure>",
+        f"<h1>{escape(results['name'])}: what stays when the seed changes?</h1>",
+        table(header, rows),
+        figure(svg, CAPTIONS[kind]),
         "<h2>Held-out tokens</h2>",
-        _table(["seed", *next(iter(results["held_out"].values()))], held),
+        table(["seed", *next(iter(results["held_out"].values()))], held),
     ]
     if "probe" in results:
         probe = results["probe"]
         scores = [[seed, f"{value:.4f}"] for seed, value in probe["scores"].items()]
         parts += [
             "<h2>Linear probe on the pooled embedding</h2>",
-            _table(["seed", f"test {probe['metric']}"], scores),
+            table(["seed", f"test {probe['metric']}"], scores),
             f"<p>mean {probe['mean']:.4f}, largest minus smallest {probe['spread']:.4f}</p>",
         ]
-    write_text(folder / "report.html", "\n".join([*parts, "</body></html>"]) + "\n")
+    write_text(folder / "report.html", page(results["name"], parts))
 
 
 def _quantiles(results: dict[str, Any]) -> list[str]:
     return list(next(iter(results["matched_cosines"].values()))["quantiles"])
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{page_text(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{page_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _draw(kind: str, found: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+def _draw(kind: str, found: dict[str, Any]) -> Figure:
+    drawing, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for name, values in found.items():
         y = np.asarray(values["sorted"])[::-1] if kind == "matched_cosines" else np.degrees(values)
         x = np.linspace(0, 1, len(y)) if kind == "matched_cosines" else np.arange(1, len(y) + 1)
@@ -150,8 +141,7 @@ def _draw(kind: str, found: dict[str, Any], path: Path) -> None:
     else:
         axes.set(xlabel="index", ylabel="principal angle, degrees", ylim=(-2, 92))
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return drawing
 
 
 COMMAND = "python -m eval.stability"

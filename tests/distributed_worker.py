@@ -153,7 +153,7 @@ def comparison(output: str, table: str, options: str = "{}", seconds: str = "0")
     features.pool_tokens = lambda *arguments: (time.sleep(float(seconds)), pool(*arguments))[1]
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(options).items()}
     results = compare.compare(CompareConfig(data=table, output=output, encoder="tiny", **given))
-    print("rows", len(results["rows"]))
+    print("rows", len(results.rows))
 
 
 def split_step(steps: str) -> None:

@@ -119,8 +119,8 @@ def lengths(files: dict[str, Path]) -> dict[str, int]:
 def journey(argv: Sequence[str]) -> list[str]:
     """Files of `covjax compare` in the order in which their functions are first called, imports left out.
 
-    A reader who follows the run reads each function once: files that stand next to each other in this list are one
-    stay.
+    A reader who follows the run reads each function once, with the comprehensions and lambdas that stand in it: files
+    that stand next to each other in this list are one stay.
     """
     from covjax.comparison import compare
 
@@ -130,7 +130,9 @@ def journey(argv: Sequence[str]) -> list[str]:
 
     def follow(frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(folder) and code.co_name != "<module>" and code not in known:
+        # <listcomp>, <genexpr>, <lambda>: a part of a function (and <module>: an import)
+        is_function = code.co_filename.startswith(folder) and not code.co_name.startswith("<")
+        if event == "call" and is_function and code not in known:
             known.add(code)
             entered.append(str(Path(code.co_filename).relative_to(ROOT)))
 

@@ -12,9 +12,8 @@ from covjax.activations import EncodedTokens
 from covjax.comparison import model
 from covjax.comparison.api import Comparison
 from covjax.comparison.config import CompareConfig, choose_recipes
-from covjax.comparison.model import Model
+from covjax.comparison.model import Model, fit_winner, make_model
 from covjax.comparison.probing import TASKS, FittedProbe, predictions
-from covjax.comparison.winner import fit_winner, make_model
 from covjax.data import assign_splits, read_table
 from covjax.embedder import Embedder
 from covjax.embedding import tables
@@ -69,21 +68,21 @@ def table_of(result, name):
 
 def probe_of(result, name, kind):
     empty = (DualProbe if table_of(result, name).is_kernel else LinearProbe)(np.empty(0), np.empty(0))
-    like = {each: {"probe": empty, "scores": 0} for each in result.results["probes"]}
+    like = {each: {"probe": empty, "scores": 0} for each in result.results.probes}
     state = checkpoint.load(result.folder / "probes" / name, like)[kind]
     return FittedProbe(**state, penalty=1.0, validation=[], converged=True)
 
 
 def check_predictions(result, atol=2e-5):
     """The model, read again, gives the scores of the comparison's own probe and the rows of `predictions.csv`."""
-    rows, task = read(result.folder / "predictions.csv"), result.results["task"]
+    rows, task = read(result.folder / "predictions.csv"), result.results.task
     data = read_table(result.folder.parent / "t.csv", task)
     assert [cell_text(row["id"]) for row in rows] == list(data.ids)
     assert {row["split"] for row in rows} == {"train", "validation", "test"}
-    kind = result.results["probes"][0]
+    kind = result.results.probes[0]
     best = result.best()
     scores = best.scores(list(data.sequences))
-    own = probe_of(result, result.results["best_second_order"], kind).scores
+    own = probe_of(result, result.results.best_second_order, kind).scores
     np.testing.assert_allclose(scores, predictions(TASKS[task], kind, own), atol=atol)
     cells = model.cells(best.decide(scores), task, data.target_names)
     if task == "regression":
@@ -97,12 +96,12 @@ def check_predictions(result, atol=2e-5):
 
 def check_every_row(result, atol):
     """Every row's model gives the scores that the comparison had: {row: whether it was compared through a kernel}."""
-    saved = result.results["manifest"]["config"]
+    saved = result.results.manifest["config"]
     settings = CompareConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     data = assign_splits(read_table(result.folder.parent / "t.csv", settings.task))
     tokens = EncodedTokens(UniRep(random_weights()), data.sequences, 1, settings.token_budget)
     recipes = choose_recipes(settings, 8, False)
-    identity = {key: result.results["manifest"][key] for key in ("data", "encoder")}
+    identity = {key: result.results.manifest[key] for key in ("data", "encoder")}
     every = {recipe.name: table_of(result, recipe.name) for recipe in recipes}
     rows = [recipe.name for recipe in recipes if recipe.name != "composition" and "seed" not in recipe.name]
     for name in rows:
@@ -177,13 +176,13 @@ def test_other_tasks_predict_what_their_table_says(tmp_path, task):
 def test_frame_and_records_have_a_row_for_every_recipe_and_probe(done):
     records = done.records()
     assert [(each["recipe"], each["probe"]) for each in records] == [
-        (row["label"], probe) for row in done.results["rows"] for probe in ("logistic", "ridge")
+        (row.label, probe) for row in done.results.rows for probe in ("logistic", "ridge")
     ]
-    first = done.results["rows"][2]["probes"]["logistic"]["test"]["mcc"]
-    assert records[4]["mcc"] == first["value"]
-    assert (records[4]["mcc_low"], records[4]["mcc_high"]) == tuple(first["interval"])
-    assert records[4]["mcc_minus_mean"] == first["difference"]
-    assert records[4]["mcc_minus_mean_low"] == first["difference_interval"][0]
+    first = done.results.rows[2].probes["logistic"].test["mcc"]
+    assert records[4]["mcc"] == first.value
+    assert (records[4]["mcc_low"], records[4]["mcc_high"]) == first.interval
+    assert records[4]["mcc_minus_mean"] == first.difference
+    assert records[4]["mcc_minus_mean_low"] == first.difference_interval[0]
     frame = done.frame()
     if isinstance(frame, list):  # no pandas here
         assert frame == records
@@ -251,7 +250,7 @@ def test_a_rerun_keeps_the_model_and_makes_a_damaged_one_again(copy, capsys):
 
 
 def _original(copy):
-    return copy.results["manifest"]["config"]["data"]
+    return copy.results.manifest["config"]["data"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from covjax.comparison.results import read_label_names
 from covjax.data import read_table
+from covjax.data.dataset import read_label_names
 from covjax.errors import InputError
 
 COUNT = 150  # mutations of every format

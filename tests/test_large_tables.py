@@ -62,5 +62,5 @@ def test_one_sequence_over_max_length_is_refused_at_once(tmp_path):
     command = [sys.executable, "-c", script, "--data", str(tmp_path / "t.csv"), "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr[-2000:]
-    assert "t.csv: line 2002 (row2002): 2000000 letters, more than max_length 2000" in done.stderr.splitlines()[-1]
+    assert "t.csv: line 2002 (row2002): 2,000,000 letters, more than max_length 2000" in done.stderr.splitlines()[-1]
     assert float(done.stdout.split()[-1]) < 200  # MiB beyond the imports

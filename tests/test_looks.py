@@ -6,7 +6,7 @@ import json
 import pytest
 
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.results import NAME, record_look
+from covjax.comparison.scoring import LOOKS, record_look
 from covjax.errors import InputError
 from covjax.options import FEATURES, NUMBERS, decided_by
 
@@ -39,13 +39,13 @@ def test_only_other_settings_are_another_look(tmp_path):
     assert look(tmp_path, changed("encoder", layer=2), "again") == 3
     assert look(tmp_path, changed("config", penalties=[1.0]), "fourth") == 4
     assert look(tmp_path, changed("data", fingerprint="another split"), "fifth") == 5
-    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / LOOKS).read_text().splitlines()]
     assert [line["command"] for line in lines] == ["first", "second", "third", "fourth", "fifth"]
 
 
 def test_a_record_that_was_changed_is_refused(tmp_path):
     look(tmp_path, MANIFEST, "first")
     for content in ('{"time": "now"', '{"time": 1}\n', "[]\n"):
-        (tmp_path / NAME).write_text(content)
+        (tmp_path / LOOKS).write_text(content)
         with pytest.raises(InputError, match="test-looks.jsonl is damaged"):
             look(tmp_path, MANIFEST, "first")

@@ -13,9 +13,10 @@ from covjax.errors import InputError
 from covjax.jobs.disk import sealed
 from covjax.tasks import report as suite_report
 from covjax.tasks import run as suite
-from covjax.tasks.report import relative_line, write_suite
+from covjax.tasks.report import write_suite
 from covjax.tasks.run import run_suite, task_names
-from tests.suite_examples import example
+from covjax.tasks.sections import relative_line
+from tests.suite_examples import changed, example
 from tests.test_suite_summary import LOSES, WINS
 
 
@@ -41,7 +42,7 @@ class Machine:
         status, text = self.failures.get(folder.name, (0, "done"))
         stdout.write(text)
         if status == 0:
-            (folder / "results.json").write_text(sealed(self.results[folder.name]))
+            (folder / "results.json").write_text(sealed(self.results[folder.name].dump()))
         return subprocess.CompletedProcess(command, status)
 
 
@@ -174,9 +175,10 @@ class Page(HTMLParser):
 
 def test_the_page_holds_every_section_and_figure(tmp_path):
     tracks = example("tracks", WINS | {"pca_sqrt_covariance_2": (0.1, 0.3)}, task="regression")
-    tracks["rows"][2]["probes"]["ridge"]["test"]["r2"]["seeds"] = [0.61, 0.63]
-    tasks = {"wins": example("A <b> & c", WINS), "loses": example("loses", LOSES), "tracks": tracks}
-    tasks["wins"]["warnings"] = ["mean, ridge: penalty 1e-06 is at the edge of the grid", "6 groups & few"]
+    tracks = changed(tracks, "rows", 2, "probes", "ridge", "test", "r2", "seeds", value=[0.61, 0.63])
+    warnings = ["mean, ridge: penalty 1e-06 is at the edge of the grid", "6 groups & few"]
+    wins = example("A <b> & c", WINS, warnings=warnings)
+    tasks = {"wins": wins, "loses": example("loses", LOSES), "tracks": tracks}
     runs = [
         {"task": key, "status": "complete", "reason": "", "reused": False, "seconds": 12.0, "command": ""}
         for key in tasks

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from covjax.comparison.results import contrasts, planned_pairs
+from covjax.comparison.scoring import contrasts, planned_pairs
 from covjax.metrics import bootstrap_p_value
 from covjax.tasks.summary import (
     average_ranks,
@@ -18,7 +18,7 @@ from covjax.tasks.summary import (
     relative_r2,
     summarise_suite,
 )
-from tests.suite_examples import example
+from tests.suite_examples import changed, example
 
 WINS = {
     "mean": (0.50, 0.40),
@@ -37,7 +37,7 @@ LOSES = {"mean": (0.5, 0.5), "sqrt_covariance": (0.6, 0.45), "mean_outer": (0.55
 
 
 def test_choices_are_made_on_validation_and_the_parts_form_a_chain():
-    rows = example("wins", WINS)["rows"]
+    rows = example("wins", WINS).rows
     assert planned_pairs(rows, "mean", "ridge") == {
         "gain": ("sqrt_covariance", "mean"),  # covariance Σ is higher on the test set
         "over_baseline": ("sqrt_covariance", "mean_std"),
@@ -58,7 +58,7 @@ def test_decomposition_by_hand_adds_up():
     assert entry["co_occurrence"]["value"] == pytest.approx(0.13)
     parts = sum(entry[name]["value"] for name in ("quadratic", "marginal", "co_occurrence"))
     assert parts == pytest.approx(entry["whole_gain"]["value"], abs=1e-12)
-    assert entry["whole_gain"]["interval"] == pytest.approx([0.18, 0.22])
+    assert entry["whole_gain"]["interval"] == pytest.approx((0.18, 0.22))
     assert entry["co_occurrence"]["interval"] is None  # no resamples, and not against the reference
 
 
@@ -66,7 +66,7 @@ def test_a_control_that_does_not_help_on_validation_takes_no_part():
     scores = WINS | {"mean_outer": (0.50, 0.9), "mean+mean_outer": (0.4, 0.9), "shuffled_sqrt_covariance": (0.3, 0.9)}
     (entry,) = decomposition({"t": example("t", scores)})
     for name in ("quadratic", "marginal"):
-        assert (entry[name]["value"], entry[name]["interval"], entry[name]["p_value"]) == (0, [0, 0], 1)
+        assert (entry[name]["value"], entry[name]["interval"], entry[name]["p_value"]) == (0, (0, 0), 1)
     assert entry["co_occurrence"]["other"] == "mean"  # a tie with the mean goes to the mean
     assert entry["co_occurrence"]["value"] == pytest.approx(entry["whole_gain"]["value"])
 
@@ -82,15 +82,15 @@ def test_no_decomposition_without_a_twin_or_a_quadratic_control():
 
 
 def test_paired_draws_give_intervals_and_p_values(rng):
-    rows = example("wins", WINS)["rows"]
+    rows = example("wins", WINS).rows
     common = rng.normal(size=999)  # the pairing: what all rows share cancels
     draws = {label: common + test + 0.001 * rng.normal(size=999) for label, (_, test) in WINS.items()}
     found = contrasts(rows, "mean", "ridge", "mcc", draws, 99)
-    low, high = found["over_control"]["interval"]
+    low, high = found["over_control"].interval
     assert low < 0.13 < high < low + 0.01
-    assert found["over_control"]["p_value"] == pytest.approx(2 / 1000)
+    assert found["over_control"].p_value == pytest.approx(2 / 1000)
     np.testing.assert_allclose(
-        found["marginal"]["interval"],
+        found["marginal"].interval,
         np.quantile(draws["shuffled_sqrt_covariance"] - draws["mean_outer"], [0.025, 0.975]),
     )
 
@@ -110,7 +110,7 @@ def test_p_values_of_no_effect_are_uniform(rng):
 
 def test_planned_comparisons_are_corrected_over_tasks_that_have_a_p_value():
     tasks = {"a": example("a", WINS), "b": example("b", LOSES), "c": example("c", WINS)}
-    del tasks["c"]["rows"][3]["probes"]["ridge"]["test"]["mcc"]["p_value"]  # sqrt Σ of c
+    tasks["c"] = changed(tasks["c"], "contrasts", "gain", "p_value", value=None)
     found = {entry["task"]: entry for entry in planned(tasks)["gain"]}
     assert [found[key]["p_value"] for key in "abc"] == [0.01, 0.01, None]
     assert [found[key]["p_holm"] for key in "abc"] == [0.02, 0.02, None]
@@ -175,9 +175,7 @@ def test_relative_r2_is_in_percent_of_the_mean():
 
 
 def lost_to_composition():
-    found = contrasts(example("b", LOSES)["rows"], "mean", "ridge", "mcc")
-    found["over_composition"]["interval"] = [-0.2, -0.1]
-    return found
+    return changed(example("b", LOSES), "contrasts", "over_composition", "interval", value=[-0.2, -0.1])
 
 
 def test_losses_name_what_is_not_above_and_only_facts_the_numbers_support():
@@ -194,23 +192,21 @@ def test_losses_name_what_is_not_above_and_only_facts_the_numbers_support():
     assert "36 features on 30 training sequences" in facts
     assert "at most 7 tokens for 8 features" in facts
     assert "edge" not in facts
-    (entry,) = losses({"b": example("b", LOSES, contrasts=lost_to_composition(), manifest={"config": {}})})
+    (entry,) = losses({"b": lost_to_composition()})
     assert entry["facts"][0].startswith("k-mer content decides: composition")
     assert "wide" not in facts  # the interval excludes zero: its width explains nothing
 
 
 def test_an_undecided_gain_states_what_its_interval_rests_on():
     undecided = LOSES | {"sqrt_covariance": (0.6, 0.51)}
-    for fields, units in (({}, "40 test sequences"), ({"groups": {"test": 7}}, "7 test groups")):
-        (entry,) = losses({"t": example("t", undecided, **fields)})
-        assert entry["not_above"][0]["verdict"] == "undecided"
-        assert f"{units} leave an interval 0.040 wide" in entry["facts"]
+    (entry,) = losses({"t": example("t", undecided, groups={"test": 7})})
+    assert entry["not_above"][0]["verdict"] == "undecided"
+    assert "7 test groups leave an interval 0.040 wide" in entry["facts"]
 
 
 def test_losses_against_a_control_alone_are_not_called_co_occurrence():
     scores = WINS | {"shuffled_sqrt_covariance": (0.75, 0.61)}
-    result = example("t", scores)
-    result["rows"][3]["probes"]["ridge"]["at_edge"] = True
+    result = changed(example("t", scores), "rows", 3, "probes", "ridge", "at_edge", value=True)
     (entry,) = losses({"t": result})
     assert [each["name"] for each in entry["not_above"]] == ["over_control"]
     assert "not shown to be co-occurrence: shuffled_sqrt_covariance" in entry["facts"][0]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from covjax.comparison.results import label_name_notes, read_label_names
 from covjax.data import read_table
+from covjax.data.dataset import label_name_notes, read_label_names
 from covjax.errors import InputError
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"

@@ -2,25 +2,43 @@
 
 import pytest
 
-from covjax.comparison.verdict import EVIDENCE, evidence, number, signed, table, verdict
+from covjax.comparison.page import number, signed
+from covjax.comparison.results import Results, load
+from covjax.comparison.verdict import EVIDENCE, evidence, table, verdict
+
+SIZE = {"num_features": 51360}
+FIELDS = {
+    **{"name": "made up", "task": "multiclass", "reference": "mean", "primary": "mcc", "primary_name": "MCC"},
+    **{"metrics": {"mcc": "MCC"}, "probes": ["logistic"], "sizes": {}, "groups": {}, "num_targets": 2},
+    **{"encoder_features": 8, "matched_rank": 3, "composition_unit": "letter", "terms": [], "test_looks": 1},
+    **{"grouping": "", "one_family": False, "warnings": [], "manifest": {}, "best_second_order": "log_covariance"},
+}
 
 
 def row(name, role, value, difference, low, high, validation=0.5):
     score = {"value": value, "interval": [value, value], "difference": difference, "difference_interval": [low, high]}
-    probes = {"logistic": {"validation": validation, "penalty": 1.0, "test": {"mcc": score}}}
-    return {"label": name, "title": name, "role": role, "num_features": 51360, "rank": None, "probes": probes}
+    fit = {"validation": validation, "penalty": 1.0, "test": {"mcc": score}, "per_term": {}, "validation_path": []}
+    probes = {"logistic": fit | {"at_edge": False, "converged": True}}
+    return {"label": name, "title": name, "role": role, "family": "", "rank": None, "probes": probes} | SIZE
 
 
-def make(gain=(0.1, 0.05, 0.15), baseline=("max", 0.1, 0.05, 0.15), control=("mean_outer", 0.1, 0.05, 0.15), **more):
+def make(
+    gain=(0.1, 0.05, 0.15),
+    baseline=("max", 0.1, 0.05, 0.15),
+    control=("mean_outer", 0.1, 0.05, 0.15),
+    others=(),
+    **more,
+):
     rows = [row("mean", "baseline", 0.5, 0.0, 0.0, 0.0), row("max", "baseline", 0.4, -0.1, -0.2, 0.1)]
     rows += [row("log_covariance", "second order", 0.6, *gain), row("mean_outer", "control", 0.5, 0.0, -0.1, 0.1)]
     planned = {"gain": {"other": "mean", "value": gain[0], "interval": list(gain[1:])}}
+    rows += others
     for name, contrast in (("over_baseline", baseline), ("over_control", control)):
         if contrast:
             other, value, *interval = contrast
             planned[name] = {"other": other, "value": value, "interval": interval or None}
-    results = {"rows": rows, "contrasts": planned, "primary": "mcc", "primary_name": "MCC", "reference": "mean"}
-    return results | {"best_second_order": "log_covariance", "probes": ["logistic"]} | more
+    planned = {name: {"row": "log_covariance", "p_value": None} | each for name, each in planned.items()}
+    return load(Results, FIELDS | {"rows": rows, "contrasts": planned} | more, "made up")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +76,7 @@ def test_the_whole_sentence():
 
 
 def test_results_without_contrasts_are_answered_from_their_rows():
-    results = make() | {"contrasts": {}}
+    results = make(contrasts={})
     assert evidence(results) == "none"
     assert verdict(results).startswith("Validation chose log_covariance: test MCC 0.600, +0.100 [+0.050, +0.150] over")
 
@@ -83,8 +101,7 @@ def test_numbers_take_few_columns_and_keep_their_sign(value):
 @pytest.mark.parametrize("size", [1.0, 1234567.0])
 def test_the_table_has_ten_rows_and_80_columns(size):
     names = [f"log_covariance_{1024 + i}_components" for i in range(30)]
-    results = make()
-    results["rows"] += [row(name, "second order", -size, -size, -size, size, validation=0.4) for name in names]
+    results = make(others=[row(name, "second order", -size, -size, -size, size, validation=0.4) for name in names])
     lines = table(results).splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) == 2 + 10 + 1

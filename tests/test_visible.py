@@ -7,8 +7,9 @@ import pytest
 
 from covjax.comparison import compare, figures
 from covjax.comparison.figures import save_figure
-from covjax.notes import figure_text, page_text, visible
-from tests.suite_examples import example
+from covjax.comparison.page import escape
+from covjax.notes import figure_text, visible
+from tests.suite_examples import changed, example
 from tests.test_suite_summary import WINS
 
 LABELS = {
@@ -47,7 +48,7 @@ def test_plain_labels_stay_as_they_are():
     assert figure_text("GO:0005515 protein binding, β-sheet") == "GO:0005515 protein binding, β-sheet"
     assert figure_text("a\x00b\u202e") == "a\\x00b\\u202e"
     assert figure_text("x" * 50 + "y" * 50, 34).count("y") == 11
-    assert page_text("<b>'\x00") == "&lt;b&gt;&#x27;\\x00"
+    assert escape("<b>'\x00") == "&lt;b&gt;&#x27;\\x00"
 
 
 class Page(HTMLParser):
@@ -60,14 +61,12 @@ class Page(HTMLParser):
 
 
 def test_pages_and_figures_of_a_comparison_with_such_labels(tmp_path):
-    groups = {"train": 100, "validation": 30, "test": 40}
-    results = example("<script>$\x00\ud800", WINS, best_second_order="sqrt_covariance", groups=groups, contrasts={})
     names = [*LABELS.values()]
-    results["terms"] = [{"label": n, "name": n, "positives": {"train": 3, "test": 3}} for n in names]
-    for row in results["rows"]:
-        for fit in row["probes"].values():
-            fit["per_term"] = {results["primary"]: [0.5] * len(names)}
-    results["warnings"] = names
+    terms = [{"label": n, "name": n, "positives": {"train": 3, "test": 3}} for n in names]
+    results = example("<script>$\x00\ud800", WINS, contrasts={}, terms=terms, warnings=names)
+    for place in range(len(WINS)):
+        per_term = {"mcc": [0.5] * len(names)}
+        results = changed(results, "rows", place, "probes", "ridge", "per_term", value=per_term)
     svgs = figures.draw_figures(results, tmp_path / "figures")
     compare.write_report(results, svgs, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

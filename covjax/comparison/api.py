@@ -12,6 +12,7 @@ import numpy as np
 
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model
+from covjax.comparison.results import Results
 from covjax.comparison.verdict import evidence, verdict
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import new_text
@@ -19,9 +20,9 @@ from covjax.jobs.disk import new_text
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison: `results` is what stands in `results.json` of `folder`."""
+    """The result of a comparison: `results` is what stands in `results.json` of `folder`, typed."""
 
-    results: dict[str, Any]
+    results: Results
     folder: Path
 
     @property
@@ -37,18 +38,18 @@ class Comparison:
     def records(self) -> list[dict[str, Any]]:
         """One flat record for every recipe and probe: its names, numbers, scores and intervals on the test set."""
         out = []
-        for row in self.results["rows"]:
-            for probe, fit in row["probes"].items():
+        for row in self.results.rows:
+            for probe, fit in row.probes.items():
                 record = {
-                    "recipe": row["label"],
-                    **{key: row[key] for key in ("title", "role", "rank", "num_features")},
+                    "recipe": row.label,
+                    **{key: getattr(row, key) for key in ("title", "role", "rank", "num_features")},
                 }
-                record |= {"probe": probe, "penalty": fit["penalty"], "validation": fit["validation"]}
-                for metric, score in fit["test"].items():
-                    record[metric] = score["value"]
-                    record[f"{metric}_low"], record[f"{metric}_high"] = score["interval"]
-                    record[f"{metric}_minus_mean"] = score["difference"]
-                    low, high = score["difference_interval"]
+                record |= {"probe": probe, "penalty": fit.penalty, "validation": fit.validation}
+                for metric, score in fit.test.items():
+                    record[metric] = score.value
+                    record[f"{metric}_low"], record[f"{metric}_high"] = score.interval
+                    record[f"{metric}_minus_mean"] = score.difference
+                    low, high = score.difference_interval
                     record[f"{metric}_minus_mean_low"], record[f"{metric}_minus_mean_high"] = low, high
                 out.append(record)
         return out

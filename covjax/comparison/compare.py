@@ -34,18 +34,19 @@ from covjax.activations import EncodedTokens
 from covjax.comparison.config import CompareConfig, choose_recipes, small_note
 from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
+from covjax.comparison.model import keep_winner
 from covjax.comparison.probing import Probes, fit_probes, probe_names
 from covjax.comparison.report import write_report
-from covjax.comparison.results import NAME, label_name_notes, read_label_names, record_look, summarise
+from covjax.comparison.results import Results, read_results
+from covjax.comparison.scoring import LOOKS, record_look, summarise
 from covjax.comparison.verdict import table, verdict
-from covjax.comparison.winner import keep_winner
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
-from covjax.data.letters import check_encoding, check_letters
+from covjax.data.dataset import label_name_notes, read_label_names
+from covjax.data.letters import check_encoding, check_lengths, check_letters
 from covjax.encoders.base import layer_index
 from covjax.errors import InputError, shown
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.disk import Damaged, read_sealed
 from covjax.jobs.distributed import check_folder, is_first, job, same, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, silence, visible
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> 
             compare(config, force=flags.force, every=flags.all, command=f"{command} {shlex.join(argv)}")
 
 
-def compare(config: CompareConfig, force: bool = False, command: str = "", every: bool = False) -> dict[str, Any]:
+def compare(config: CompareConfig, force: bool = False, command: str = "", every: bool = False) -> Results:
     """Run or finish a comparison; returns the results that also stand in `results.json`.
 
     In a job of several processes, which call this together, each encodes and pools its own sequences and fits its share
@@ -108,23 +109,27 @@ def compare(config: CompareConfig, force: bool = False, command: str = "", every
         return _compare(config, force, command, folder, every)
 
 
-def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder, every: bool) -> dict[str, Any]:
+def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder, every: bool) -> Results:
     start, output = time.monotonic(), folder.path
     check_folder(output)
     data = read_table(config.data or _source_table(config, output), config.task, **config.table_options)
     label_names = read_label_names(config.label_names)  # bad names are said before hours of work, not after
     _tell("note", data, [*data.notes, *label_name_notes(label_names, data, config.label_names)])
-    _check_lengths(config, data)  # before anything whose size grows with the longest sequence
+
+    def place(row: int) -> str:
+        return f"{data.name}: {data.place(row)} ({shown(data.ids[row])[1:-1]})"
+
+    check_lengths(data.sequences, config.max_length, place)  # before what grows with the longest sequence
     encoder = encoders.load(config.encoder)
     check_letters(data.name, data.sequences, encoder, config.force_letters)
     data = drop_rare(assign_splits(data, config.shares, config.seed), config.min_positives)
     check_splits(data)
     _tell("note", data, [data.grouping] if data.grouping else [])
     _tell("warning", data, data.warnings)
-    manifest = _manifest(config, data, encoder)
+    manifest = _manifest(config, data, encoder, label_names)
     same("data", manifest["data"]["fingerprint"])
     same("encoder", manifest["encoder"]["weights_digest"])
-    check_encoding(data.sequences, encoder, lambda i: f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]})")
+    check_encoding(data.sequences, encoder, place)
     decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
@@ -139,8 +144,11 @@ def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder
     folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
     tables = make_features(config, data, tokens, rows, output, features)
     probes = fit_probes(config, data, tables, output, manifest)
-    results = _score(config, data, tokens, rows, tables, probes, manifest, command, output) if is_first() else {}
+    if is_first():
+        results = _score(config, data, tokens, rows, tables, probes, manifest, label_names, command, output)
     wait()  # while process 0 scores the test set
+    if not is_first():
+        results = read_results(output / "results.json")
     keep_winner(config, data, tokens, rows, tables, probes, results, features, output)
     if is_first():
         svgs = draw_figures(results, output / "figures")
@@ -149,7 +157,7 @@ def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder
         note(f"report: {output / 'report.html'}   model: {output / 'model'}   ({seconds:.0f} s)")
         _answer(results, every)
     wait()
-    return results or read_sealed(output / "results.json")
+    return results
 
 
 def _score(
@@ -160,27 +168,29 @@ def _score(
     tables: Tables,
     probes: Probes,
     manifest: dict[str, Any],
+    label_names: dict[str, str],
     command: str,
     output: Path,
-) -> dict[str, Any]:
+) -> Results:
     """The results of an earlier run that is the same, or those of a look at the test set, written at once."""
     results = _complete_results(output / "results.json", manifest)
     looks = record_look(output, decided_by(config, FEATURES, NUMBERS), manifest, command)
     if results is not None:
-        if looks < results["test_looks"]:
-            print(f"note: {output / NAME}: {results['test_looks'] - looks} looks are missing", file=sys.stderr)
+        if looks < results.test_looks:
+            print(f"note: {output / LOOKS}: {results.test_looks - looks} looks are missing", file=sys.stderr)
         note(f"results: complete in {output / 'results.json'}, reused")
         return results
-    results = summarise(config, data, tokens, recipes, tables, probes, manifest | {"command": command}, looks)
-    write_sealed(output / "results.json", results)  # before figures and pages, which take longer and may fail
-    return read_sealed(output / "results.json")
+    manifest = manifest | {"command": command}
+    results = summarise(config, data, tokens, recipes, tables, probes, manifest, looks, label_names)
+    write_sealed(output / "results.json", results.dump())  # before figures and pages, which take longer and may fail
+    return results
 
 
-def _answer(results: dict[str, Any], every: bool) -> None:
+def _answer(results: Results, every: bool) -> None:
     """The last lines of a run: warnings, a table of a screen, the verdict."""
-    for warning in results["warnings"]:
+    for warning in results.warnings:
         note(f"warning: {visible(warning)}")
-    print(f"\n{visible(results['name'])}: test {results['primary_name']}, {results['sizes']['test']} test sequences")
+    print(f"\n{visible(results.name)}: test {results.primary_name}, {results.sizes['test']} test sequences")
     print(table(results, every))
     print(f"\n{textwrap.fill(visible(verdict(results)), 79, break_on_hyphens=False)}")
 
@@ -207,30 +217,21 @@ def _source_table(config: CompareConfig, output: Path) -> Path:
     return path
 
 
-def _complete_results(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+def _complete_results(path: Path, manifest: dict[str, Any]) -> Results | None:
     """Results of an earlier run under the same manifest; None where there are none or anything differs."""
     try:
-        results = read_sealed(path)
+        results = read_results(path)
     except FileNotFoundError:
         return None
-    except Damaged as error:
-        print(f"note: {error}, or of another version; made again from the checkpoints", file=sys.stderr)
+    except InputError as error:
+        print(f"note: {error}; made again from the checkpoints", file=sys.stderr)
         return None
-    unchanged = {key: value for key, value in results["manifest"].items() if key != "command"} == manifest
+    unchanged = {key: value for key, value in results.manifest.items() if key != "command"} == manifest
     return results if unchanged else None
 
 
-def _check_lengths(config: CompareConfig, data: Dataset) -> None:
-    for i, sequence in enumerate(data.sequences):
-        if len(sequence) > config.max_length:
-            raise InputError(
-                f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]}): {len(sequence)} letters, more than "
-                f"max_length {config.max_length}; raise --max-length or shorten it (nothing is cropped silently)"
-            )
-
-
-def _manifest(config: CompareConfig, data: Dataset, encoder: Any) -> dict[str, Any]:
-    names = repr(sorted(read_label_names(config.label_names).items()))
+def _manifest(config: CompareConfig, data: Dataset, encoder: Any, label_names: dict[str, str]) -> dict[str, Any]:
+    names = repr(sorted(label_names.items()))
     return {
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "label_names": hashlib.sha256(names.encode()).hexdigest(),

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from covjax.comparison.results import Results
 from covjax.notes import figure_text
 from covjax.recipes.standard import FAMILIES
 
@@ -25,13 +26,13 @@ plt.rcParams.update(
 )
 
 
-def draw_figures(results: dict[str, Any], folder: Path) -> dict[str, str]:
+def draw_figures(results: Results, folder: Path) -> dict[str, str]:
     """Write `differences.png`, `rank.png` and, for per-term tasks, `terms.png`; return {name: SVG}."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"differences": _differences(results)}
-    if any(row["rank"] for row in results["rows"]):
+    if any(row.rank for row in results.rows):
         figures["rank"] = _rank(results)
-    if results["terms"]:
+    if results.terms:
         figures["terms"] = _terms(results)
     svgs = {}
     for name, figure in figures.items():
@@ -62,27 +63,24 @@ def _embeddable(svg: str, prefix: str) -> str:
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", svg)
 
 
-def _primary(row: dict[str, Any], results: dict[str, Any], probe: str) -> dict[str, Any]:
-    return row["probes"][probe]["test"][results["primary"]]
-
-
-def _differences(results: dict[str, Any]) -> Figure:
-    rows = [row for row in results["rows"] if row["label"] != results["reference"]][::-1]
+def _differences(results: Results) -> Figure:
+    rows = [row for row in results.rows if row.label != results.reference][::-1]
     figure, axes = plt.subplots(figsize=(6.5, 0.32 * len(rows) + 1.2))
-    probes = results["probes"]
+    probes = results.probes
     height = 0.8 / len(probes)
     for p, probe in enumerate(probes):
+        scores = results.scores(probe=probe)
         for y, row in enumerate(rows):
-            score = _primary(row, results, probe)
-            low, high = score["difference_interval"]
+            score = scores[row.label]
+            low, high = score.difference_interval
             position = y + (p - (len(probes) - 1) / 2) * height
-            axes.barh(position, score["difference"], height * 0.9, color=COLOURS[row["role"]], alpha=(0.9, 0.5)[p])
+            axes.barh(position, score.difference, height * 0.9, color=COLOURS[row.role], alpha=(0.9, 0.5)[p])
             axes.plot([low, high], [position] * 2, color="black", linewidth=1)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [row["title"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row.title for row in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel(f"test {results['primary_name']} minus {results['reference']} (95 % paired bootstrap interval)")
-    roles = list(dict.fromkeys(row["role"] for row in rows[::-1]))
+    axes.set_xlabel(f"test {results.primary_name} minus {results.reference} (95 % paired bootstrap interval)")
+    roles = list(dict.fromkeys(row.role for row in rows[::-1]))
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[role], label=role) for role in roles]
     handles += [
         plt.Rectangle((0, 0), 1, 1, color="#777777", alpha=(0.9, 0.5)[p], label=f"{probe} probe")
@@ -103,59 +101,59 @@ FAMILY_COLOURS = {
 }
 
 
-def _rank(results: dict[str, Any]) -> Figure:
+def _rank(results: Results) -> Figure:
     figure, axes = plt.subplots(figsize=(6.5, 3.4))
-    rows = {row["label"]: row for row in results["rows"]}
-    width = results["encoder_features"]
+    rows = results.by_label
+    width = results.encoder_features
     ranks: set[int] = set()
     for family, whole in FAMILIES.items():
         colour = FAMILY_COLOURS[family]
-        shown = {row["rank"]: row for row in rows.values() if row["family"] == family}
-        title = next((row["title"].partition(" rank ")[0] for row in shown.values()), family)
+        shown = {row.rank: row for row in rows.values() if row.rank and row.family == family}
+        title = next((row.title.partition(" rank ")[0] for row in shown.values()), family)
         if shown and whole in rows:
             shown[width] = rows[whole]
         ranks |= set(shown)
-        for probe in results["probes"] if shown else ():
-            scores = [_primary(row, results, probe) for row in shown.values()]
+        for probe in results.probes if shown else ():
+            scores = [results.scores(probe=probe)[row.label] for row in shown.values()]
             style = MARKERS[probe] + LINES[probe]
             name = f"{title}, {probe}"
-            axes.plot(list(shown), [s["value"] for s in scores], style, color=colour, label=name)
-            lows, highs = np.array([s["interval"] for s in scores]).T
+            axes.plot(list(shown), [score.value for score in scores], style, color=colour, label=name)
+            lows, highs = np.array([score.interval for score in scores]).T
             axes.fill_between(list(shown), lows, highs, color=colour, alpha=0.08, linewidth=0)
-    for probe in results["probes"]:
-        mean = _primary(rows[results["reference"]], results, probe)["value"]
-        axes.axhline(mean, color="#555555", linestyle=LINES[probe], label=f"{results['reference']}, {probe}")
+    for probe in results.probes:
+        mean = results.scores(probe=probe)[results.reference].value
+        axes.axhline(mean, color="#555555", linestyle=LINES[probe], label=f"{results.reference}, {probe}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ranks), [f"{rank}\n(whole)" if rank == width else str(rank) for rank in sorted(ranks)])
     axes.minorticks_off()
     axes.set_xlabel("rank of the truncated covariance")
-    axes.set_ylabel(f"test {results['primary_name']}")
+    axes.set_ylabel(f"test {results.primary_name}")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     return figure
 
 
-def _terms(results: dict[str, Any]) -> Figure:
-    probe = results["probes"][0]
-    metric = results["primary"]
-    rows = {row["label"]: row for row in results["rows"]}
-    best = results["best_second_order"]
-    shown = rows[best]["title"]
-    x = rows[results["reference"]]["probes"][probe]["per_term"][metric]
-    y = rows[best]["probes"][probe]["per_term"][metric]
+def _terms(results: Results) -> Figure:
+    probe = results.probes[0]
+    metric = results.primary
+    rows = results.by_label
+    best = results.best_second_order
+    shown = rows[best].title
+    x = rows[results.reference].probes[probe].per_term[metric]
+    y = rows[best].probes[probe].per_term[metric]
     figure, axes = plt.subplots(figsize=(4.8, 4.8))
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
-    sizes = [term["positives"]["test"] for term in results["terms"]]
+    sizes = [term.positives["test"] for term in results.terms]
     axes.scatter(x, y, s=[8 + 0.6 * n for n in sizes], color="#0072B2", alpha=0.7, linewidth=0)
     gaps = sorted(range(len(x)), key=lambda j: abs(y[j] - x[j]), reverse=True)
     for place, j in enumerate(sorted(gaps[:4], key=lambda j: y[j])):
-        name = figure_text(results["terms"][j]["name"], 34)
+        name = figure_text(results.terms[j].name, 34)
         arrow = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
         # Names stand in a column of the empty lower right half, in the order of their points: no two overlap.
         axes.annotate(name, (x[j], y[j]), (0.48, 0.06 + 0.06 * place), fontsize=7, arrowprops=arrow)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    name = results["primary_name"].removeprefix("macro ")
-    axes.set_xlabel(f"test {name} of each label, {results['reference']}")
+    name = results.primary_name.removeprefix("macro ")
+    axes.set_xlabel(f"test {name} of each label, {results.reference}")
     axes.set_ylabel(f"test {name} of each label, {shown}")
     axes.set_title(f"above the line: {shown} is better ({probe} probe; area ~ test positives)", fontsize=8)
     figure.tight_layout()

@@ -1,19 +1,31 @@
 """The winner of a comparison to take away: embedder and probe as one object that predicts for new sequences."""
 
+import csv
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from covjax.comparison.probing import TASKS, predictions
+from covjax.activations import EncodedTokens
+from covjax.comparison.config import CompareConfig
+from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
+from covjax.comparison.results import Results
+from covjax.data import Dataset
 from covjax.embedder import Embedder
+from covjax.embedding.fitted import FittedRecipe, fit_recipe
+from covjax.embedding.tables import Table, primal
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
+from covjax.jobs.disk import new_text, text_cell
+from covjax.jobs.distributed import agree, is_first
+from covjax.notes import note
 from covjax.probes import LinearProbe
+from covjax.recipes import Recipe, parts_of
 
 FORMAT = 1
 HALF = 500 * 2**20  # bytes of weights above which they are kept in half precision
@@ -124,3 +136,114 @@ def cells(decisions: np.ndarray, task: str, labels: tuple[str, ...]) -> list[str
         present: Bool[np.ndarray, "n k"] = decisions
         return [";".join(name for name, there in zip(labels, row) if there) for row in present]
     return [";".join(f"{value:.7g}" for value in np.atleast_1d(row)) for row in decisions]
+
+
+def fit_winner(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: EncodedTokens,
+    recipes: Sequence[Recipe],
+    name: str,
+    folder: Path,
+    identity: Mapping[str, Any],
+) -> FittedRecipe:
+    """Fit the recipe of one row again on the training tokens, which gives the state that the comparison had.
+
+    `folder` holds the trained pools and autoencoders of the comparison, made under `identity`.
+    """
+    by_name = {recipe.name: recipe for recipe in recipes}
+    parts = [by_name[part] for part in parts_of(by_name[name])]
+    seeds = [recipe for recipe in recipes if getattr(recipe, "replica_of", "") == name]
+    made_under = {key: identity[key] for key in ("data", "encoder")}
+    train = data.rows("train")
+    return fit_recipe([*parts, by_name[name]], tokens, train, config.seed, folder, made_under, data, seeds)
+
+
+def make_model(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: EncodedTokens,
+    fitted: FittedRecipe,
+    fitted_probe: FittedProbe,
+    probe_name: str,
+    tables: Mapping[str, Table],
+    training: np.ndarray | None,
+) -> Model:
+    """The model of one row of the comparison.
+
+    The probe of a wide row, which was compared through a kernel, gets its weights from the `training` vectors.
+    """
+    probe: Any = fitted_probe.probe
+    if training is not None:
+        # A sum of the parts' kernels is of blocks as they are; that of one matrix is of its centred and scaled rows.
+        is_sum = any(tables[part].is_kernel for part in parts_of(fitted.recipe))
+        probe = primal(probe, tables[fitted.recipe.name], training, is_raw=not is_sum)
+    embedder = Embedder(
+        config.encoder,
+        fitted.recipe.name,
+        layer=config.layer,
+        eps=config.eps,
+        ridge=config.ridge,
+        token_budget=config.token_budget,
+        max_memory_gib=config.max_memory_gib,
+        seed=config.seed,
+    )
+    embedder.adopt(fitted, tokens.encoder.weights_digest, tokens.layer)
+    return Model(embedder, probe, probe_name, data.task, data.target_names)
+
+
+def keep_winner(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: EncodedTokens,
+    recipes: Sequence[Recipe],
+    tables: Mapping[str, Table],
+    probes: Probes,
+    results: Results,
+    identity: Mapping[str, Any],
+    output: Path,
+) -> None:
+    """Write `model/` of the second-order row that validation chose, and `predictions.csv`; a model that is there stays.
+
+    In a job of several processes all call this together; process 0, which alone has probes and results, writes.
+    """
+    names = [recipe.name for recipe in recipes]
+    place = names.index(results.best_second_order) if is_first() else 0
+    name = names[int(agree(np.int64(place)))]
+    kind = probe_names(config, data)[0]
+    path = output / "model"
+    made_of = dict(identity) | {"row": repr(recipes[names.index(name)]), "penalties": list(config.penalties)}
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    done = is_first() and Model.made_of(path) == digest
+    if not agree(np.int64(done)):
+        note(f"model: {name}, {kind} probe")
+        fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity)
+        training = fitted.transform(tokens)[data.rows("train")] if tables[name].is_kernel else None
+        if is_first():
+            model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, training)
+            size = model.save(path, digest)
+            note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} new.fasta")
+    if is_first():
+        write_predictions(output / "predictions.csv", data, kind, probes[name][kind], probes[results.reference][kind])
+
+
+def write_predictions(path: Path, data: Dataset, probe_name: str, chosen: FittedProbe, reference: FittedProbe) -> None:
+    """One line a sequence: id, split, truth, and what the chosen row and the mean predict for it.
+
+    Sequences of the training and validation split are there too; their predictions are not a test of anything.
+    """
+    task = TASKS[data.task]
+    truth = data.targets
+    if data.task == "multiclass":
+        truth = np.array(data.target_names, dtype=object)[data.targets.argmax(1)]
+    elif data.targets.shape[1] == 1:
+        truth = data.targets[:, 0]
+    columns = [cells(truth, data.task, data.target_names)]
+    for fit in (chosen, reference):
+        scores = predictions(task, probe_name, fit.scores)
+        columns.append(cells(decide(scores, data.task, data.target_names), data.task, data.target_names))
+    assert data.splits is not None
+    with new_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "split", "truth", "prediction", "prediction_of_mean"])
+        writer.writerows(map(text_cell, map(str, row)) for row in zip(data.ids, data.splits, *columns, strict=True))

@@ -11,7 +11,7 @@ import numpy as np
 
 from covjax.data.letters import NUCLEOTIDES
 from covjax.data.spreadsheets import SUFFIXES
-from covjax.data.text import Row
+from covjax.data.text import Row, read_delimited
 from covjax.errors import InputError, shown
 
 ANSWERS = ("label", "labels", "targets")
@@ -281,3 +281,54 @@ class Dataset:
 def unit(path: Path) -> str:
     """What the numbers of a file's rows count: "line", or "row" in a file without lines."""
     return "row" if path.suffix.lower() in SUFFIXES else "line"
+
+
+def read_label_names(path: str) -> dict[str, str]:
+    """What the report calls each label, from a table with the columns label and name; nothing for no path.
+
+    Raises InputError, naming the line, where there is no such file, it is damaged, its columns are others, or a label
+    is empty or stands in it twice, or none does.
+    """
+    if not path:
+        return {}
+    try:
+        table = read_delimited(path)
+    except InputError as error:
+        raise InputError(f"label_names: {error}") from None
+    header = [cell.strip().casefold() for cell in table.header.cells]
+    if header.count("label") != 1 or header.count("name") != 1:
+        columns = shown(", ".join(table.header.cells))
+        raise InputError(f"label_names: {path}: columns {columns}; label and name are needed, each once")
+    if not table.rows:
+        raise InputError(f"label_names: {path}: a header but no rows")
+    names, lines = dict[str, str](), dict[str, int]()
+    for row in table.rows:
+        label, name = row.cells[header.index("label")].strip(), row.cells[header.index("name")].strip()
+        if not label:
+            raise InputError(f"label_names: {path}: line {row.line}: the label is empty")
+        if label in names:
+            raise InputError(
+                f"label_names: {path}: line {row.line}: label {shown(label)} stands already in line {lines[label]}"
+            )
+        names[label], lines[label] = name or label, row.line
+    return names
+
+
+def label_name_notes(names: dict[str, str], data: Dataset, path: str) -> list[str]:
+    """A line for labels of the data without a name, and one for names of other labels.
+
+    Raises InputError where the names are of other labels altogether.
+    """
+    unnamed = [label for label in data.target_names if label not in names]
+    unknown = sorted(set(names) - set(data.target_names))
+    if names and len(unnamed) == len(data.target_names):
+        raise InputError(
+            f"label_names: {path}: none of its labels ({shown(unknown[0], 60)}, …) stands in {data.name} "
+            f"({shown(unnamed[0], 60)}, …)"
+        )
+    notes = [(unnamed, "labels have no name"), (unknown, "labels do not stand in the data")]
+    return [
+        f"{path}: {len(labels)} {what} ({', '.join(shown(label, 40) for label in labels[:3])})"
+        for labels, what in notes
+        if names and labels
+    ]

@@ -108,6 +108,16 @@ def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool
     )
 
 
+def check_lengths(sequences: Sequence[str], most: int, place: Callable[[int], str]) -> None:
+    """Refuse a sequence of more than `most` letters; `place` names the i-th sequence in the InputError."""
+    for i, sequence in enumerate(sequences):
+        if len(sequence) > most:
+            raise InputError(
+                f"{place(i)}: {len(sequence):,} letters, more than max_length {most}; raise --max-length or shorten it "
+                "(nothing is cropped silently)"
+            )
+
+
 def check_encoding(sequences: Sequence[str], encoder: Any, place: Callable[[int], str]) -> None:
     """Refuse a sequence that the encoder does not read, before hours of work.
 

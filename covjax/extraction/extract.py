@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax.data.letters import check_letters
+from covjax.data.letters import check_lengths, check_letters
 from covjax.data.sequences import read_sequences
 from covjax.data.store import FORMAT, read_run, read_shard, shard_fault, shard_path, token_path
 from covjax.encoders import load
@@ -70,9 +70,7 @@ def extract(config: ExtractConfig, force: bool = False) -> Path:
 def _extract(config: ExtractConfig, force: bool, folder: RunFolder) -> Path:
     output = folder.path
     ids, sequences = read_sequences(config.data, config.genome)
-    for name, sequence in zip(ids, sequences):
-        if len(sequence) > config.max_length:
-            raise InputError(f"{name}: {len(sequence)} letters, more than max_length {config.max_length}")
+    check_lengths(sequences, config.max_length, lambda i: ids[i])
     encoder = load(config.encoder, config.dtype)
     check_letters(Path(config.data).name, sequences, encoder, config.force_letters)
     cuts = cut_sequences(config, encoder, ids, sequences)

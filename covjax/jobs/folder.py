@@ -215,8 +215,8 @@ def claim(path: str | Path, command: str, owns: tuple[str, ...] = ()) -> Iterato
         yield folder
         folder.check()
         failed = False
-    except Exception:
-        folder.check()  # what failed then failed for this
+    except (OSError, InputError):  # what reading and writing raise; a folder that is gone is why they did
+        folder.check()
         raise
     finally:
         folder.release(failed)

@@ -1,9 +1,8 @@
-"""Figures of the suite, mean ranks over tasks, and its page in Markdown."""
+"""Figures of the suite: planned comparisons, mean ranks, curves over the rank, decomposition."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,69 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from covjax.comparison.figures import COLOURS, FAMILY_COLOURS, save_figure, svg_text
 from covjax.notes import figure_text
+from covjax.tasks.records import CurvesRecord, Summary
 from covjax.tasks.summary import PARTS, PLANNED
-
-AGAINST = {"gain": "{reference}", "over_control": "the best control", "over_composition": "composition"}
-
-
-def interval_text(interval: Sequence[float] | None) -> str:
-    """Both ends with their sign; says so where there is none."""
-    return "(no interval)" if interval is None else f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
-
-
-def p_text(value: float | None) -> str:
-    """Three decimals; a dash where there is none."""
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def markdown(suite: dict[str, Any]) -> str:
-    """The suite as Markdown: the planned comparisons, tasks × poolers, the incomplete tasks."""
-    lines = [f"Command: `{suite['command']}`", ""]
-    missing = [run for run in suite["runs"] if run["status"] != "complete"]
-    if missing:
-        lines += ["Not complete:", "", *[f"- {run['task']}: {run['reason']}" for run in missing], ""]
-    if not suite["summary"]:
-        return "\n".join(lines)
-    summary = suite["summary"]
-    tasks, reference = summary["headline"], summary["headline"][0]["reference"]
-    columns = [f"minus {text.format(reference=reference)} [95 %]" for text in AGAINST.values()]
-    lines += _row(["task", "metric", reference, "chosen on validation", "value", *columns, f"Holm p vs {reference}"])
-    lines += _row(["---"] * (6 + len(columns)))
-    planned = {name: {e["task"]: e for e in entries} for name, entries in summary["planned"].items()}
-    for task in tasks:
-        cells = [task["task"], task["metric"], f"{task['cells'][reference]['value']:.3f}", task["chosen"] or "–"]
-        found = [planned[name].get(task["task"]) for name in AGAINST]
-        cells.append(f"{task['cells'][reference]['value'] + found[0]['value']:.3f}" if found[0] else "–")
-        cells += [f"{e['value']:+.3f} {interval_text(e['interval'])}" if e else "–" for e in found]
-        cells.append(p_text(found[0]["p_holm"] if found[0] else None))
-        lines += _row(cells)
-    lines += [
-        "",
-        *_row(["pooler", *[f"{t['task']} ({t['metric']})" for t in tasks]]),
-        *_row(["---"] * (len(tasks) + 1)),
-    ]
-    for label in dict.fromkeys(label for task in tasks for label in task["cells"]):
-        lines += _row([label, *[_markdown_cell(task, label) for task in tasks]])
-    if summary["warnings"]:
-        lines += ["", "Warnings:", ""]
-        lines += [f"- {task}: {'; '.join(texts)}" for task, texts in summary["warnings"].items()]
-    return "\n".join([*lines, ""])
-
-
-def _row(cells: Sequence[str]) -> list[str]:
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"]
-
-
-def _markdown_cell(task: Mapping[str, Any], label: str) -> str:
-    if (cell := task["cells"].get(label)) is None:
-        return "–"
-    value = f"**{cell['value']:.3f}**" if label == task["best"] else f"{cell['value']:.3f}"
-    return (
-        value
-        if label == task["reference"]
-        else f"{value} ({cell['difference']:+.3f} {interval_text(cell['interval'])})"
-    )
-
 
 TITLES = {"gain": "minus {reference}", "over_control": "minus control", "over_composition": "minus composition"}
 VERDICTS = {"above": "#00614a", "below": "#a33c00", "undecided": "#777777", "no interval": "#777777"}
@@ -85,14 +23,14 @@ PART_NAMES = {"quadratic": "quadratic features of the mean", "marginal": "margin
 FAMILIES = {family: (colour, marker) for (family, colour), marker in zip(FAMILY_COLOURS.items(), "os^vDP")}
 
 
-def draw_suite(summary: dict[str, Any], folder: Path) -> dict[str, str]:
+def draw_suite(summary: Summary, folder: Path) -> dict[str, str]:
     """Write `planned`, `mean_ranks`, `rank` and `decomposition` as PNG, those that have data; return {name: SVG}.
 
     The rank panels come back one SVG a task, `rank-TASK`, so that the page can set them in as many columns as fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
     svgs = {}
-    drawings: dict[str, Callable[[dict[str, Any]], Figure]] = {"planned": _planned}
+    drawings: dict[str, Callable[[Summary], Figure]] = {"planned": _planned}
     if "missing" not in summary["mean_ranks"]:
         drawings["mean_ranks"] = _mean_ranks
     if summary["decomposition"]:
@@ -111,7 +49,7 @@ def draw_suite(summary: dict[str, Any], folder: Path) -> dict[str, str]:
     return svgs
 
 
-def _planned(summary: dict[str, Any]) -> Figure:
+def _planned(summary: Summary) -> Figure:
     tasks = [entry["task"] for entry in summary["headline"]][::-1]
     reference = summary["headline"][0]["reference"]
     figure, panels = plt.subplots(1, 3, figsize=(8.5, 0.34 * len(tasks) + 1.1), sharey=True)
@@ -134,13 +72,13 @@ def _planned(summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def _mean_ranks(summary: dict[str, Any]) -> Figure:
+def _mean_ranks(summary: Summary) -> Figure:
     """Demšar's diagram: methods on an axis of mean ranks, bars over those that the test does not tell apart."""
-    found = summary["mean_ranks"]
-    labels, ranks = list(found["ranks"]), list(found["ranks"].values())
-    k, cd = len(labels), found["critical_difference"]
+    test = summary["mean_ranks"]
+    labels, ranks = list(test["ranks"]), list(test["ranks"].values())
+    k, cd = len(labels), test["critical_difference"]
     roles = {label: cell["role"] for entry in summary["headline"] for label, cell in entry["cells"].items()}
-    bars, step = found["cliques"], 0.26
+    bars, step = test["cliques"], 0.26
     left = labels[: (k + 1) // 2]
     start = 0.35 + 0.16 * len(bars)
     # The axis covers the ranks that occur and has room for the critical difference.
@@ -174,7 +112,7 @@ def _mean_ranks(summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def _decomposition(summary: dict[str, Any]) -> Figure:
+def _decomposition(summary: Summary) -> Figure:
     entries = summary["decomposition"][::-1]
     names = [f"{figure_text(entry['task'])}: {entry['whole_gain']['row']} ({entry['metric']})" for entry in entries]
     figure, axes = plt.subplots(figsize=(8.5, 0.4 * len(entries) + 1.3))
@@ -198,7 +136,7 @@ def _decomposition(summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def _rank_panels(entries: list[dict[str, Any]]) -> Figure:
+def _rank_panels(entries: list[CurvesRecord]) -> Figure:
     columns = min(3, len(entries))
     rows = -(-len(entries) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.6 * rows), squeeze=False)
@@ -210,7 +148,7 @@ def _rank_panels(entries: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _rank_panel(axes: Axes, entry: dict[str, Any]) -> None:
+def _rank_panel(axes: Axes, entry: CurvesRecord) -> None:
     ranks: set[int] = set()
     for family, points in entry["curves"].items():
         colour, marker = FAMILIES.get(family, ("#009E73", "^"))

@@ -18,9 +18,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from covjax.comparison.config import CompareConfig
+from covjax.comparison.results import read_results
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import Damaged, read_sealed
@@ -28,6 +28,7 @@ from covjax.jobs.folder import claim, write_sealed
 from covjax.jobs.parser import CommandParser
 from covjax.notes import note, silence
 from covjax.tasks.configs import TASK_CONFIGS
+from covjax.tasks.records import RunRecord
 from covjax.tasks.report import write_suite
 
 COMMAND = "covjax compare"
@@ -101,8 +102,8 @@ def _run_suite(
         runs.append(run)
         if run["status"] == "complete":
             try:
-                tasks[name] = read_sealed(output / name / "results.json")
-            except (Damaged, FileNotFoundError) as error:
+                tasks[name] = read_results(output / name / "results.json")
+            except (InputError, FileNotFoundError) as error:
                 run |= {"status": "failed", "reason": f"{error}; the same command makes it again"}
         took = "reused" if run["reused"] else f"{run['seconds']:.0f} s"
         note(f"[{place + 1}/{len(names)}] {name}: {run['status']} ({took}) {run['reason']}".rstrip())
@@ -114,8 +115,8 @@ def _run_suite(
     return 1 if failed else 0
 
 
-def run_task(name: str, configs: Path | None, output: Path, overrides: Sequence[str], force: bool) -> dict[str, Any]:
-    """Run one task; its record: task, status (`complete` or `failed`), reason, seconds, reused, command.
+def run_task(name: str, configs: Path | None, output: Path, overrides: Sequence[str], force: bool) -> RunRecord:
+    """Run one task; its record.
 
     `seconds` are those of the process that made the results: a reused task keeps them from `run.json` beside its
     results, and has None where the suite did not make it.
@@ -143,18 +144,23 @@ def run_task(name: str, configs: Path | None, output: Path, overrides: Sequence[
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
-    seconds: float | None = time.monotonic() - start
-    record = {"task": name, "status": "complete" if status == 0 else "failed", "reason": "", "reused": False}
-    record["command"] = f"{COMMAND} {shlex.join(options)}"
+    record: RunRecord = {
+        "task": name,
+        "status": "complete" if status == 0 else "failed",
+        "reason": "",
+        "reused": False,
+        "command": f"{COMMAND} {shlex.join(options)}",
+        "seconds": time.monotonic() - start,
+    }
     after = _digest(folder / "results.json")
     if status:
         record["reason"] = _reason(status, folder / "log.txt")
     elif after == before and not force:
         record["reused"] = True
-        seconds = _earlier_seconds(folder / "run.json", after)
+        record["seconds"] = _earlier_seconds(folder / "run.json", after)
     else:
-        write_sealed(folder / "run.json", {"seconds": seconds, "results": after})
-    return record | {"seconds": seconds}
+        write_sealed(folder / "run.json", {"seconds": record["seconds"], "results": after})
+    return record
 
 
 def _reason(status: int, log: Path) -> str:

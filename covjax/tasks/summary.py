@@ -1,32 +1,47 @@
-"""From the results of many comparisons to the suite's numbers: pure functions of {task: its results.json}."""
+"""From the results of many comparisons to the suite's numbers: pure functions of {task: its results}."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from covjax.comparison.results import contrasts
+from covjax.comparison.results import Contrast, Results, RowResult, Score, side
 from covjax.errors import InputError
 from covjax.metrics import holm
 from covjax.recipes.base import COMPOSITION, SECOND_ORDER
 from covjax.recipes.standard import FAMILIES, TWINS
+from covjax.tasks.records import (
+    CellRecord,
+    CompactRecord,
+    ContrastRecord,
+    CurvesRecord,
+    GainRecord,
+    LossRecord,
+    PartsRecord,
+    PercentRecord,
+    PointRecord,
+    R2Record,
+    RanksRecord,
+    Summary,
+    TaskRecord,
+)
 
-Results = Mapping[str, dict[str, Any]]
+Tasks = Mapping[str, Results]
 
 COMPACT = 4096
 WHOLE = ("second_moment", *TWINS, "mean+sqrt_covariance", "mean+log_covariance")
 PLANNED = ("gain", "over_control", "over_composition")
-PARTS = ("quadratic", "marginal", "co_occurrence")
+PARTS: tuple[Literal["quadratic", "marginal", "co_occurrence"], ...] = ("quadratic", "marginal", "co_occurrence")
 # Genomic tracks: R² of covariance pooling over mean pooling, in percent of the mean's (Dooms, Wang, Pearce 2026).
 NOTE_PERCENT = 52.9
 
 
-def summarise_suite(tasks: Results) -> dict[str, Any]:
-    """Every number of the suite's report, as plain JSON data. Tasks may lack rows, probes or planned contrasts."""
+def summarise_suite(tasks: Tasks) -> Summary:
+    """Every number of the suite's report. Tasks may lack rows, probes or planned contrasts."""
     return {
         "headline": headline(tasks),
         "planned": planned(tasks),
@@ -36,73 +51,57 @@ def summarise_suite(tasks: Results) -> dict[str, Any]:
         "losses": losses(tasks),
         "compactness": compactness(tasks),
         "relative_r2": relative_r2(tasks),
-        "warnings": {key: results["warnings"] for key, results in tasks.items() if results.get("warnings")},
+        "warnings": {key: results.warnings for key, results in tasks.items() if results.warnings},
     }
 
 
-def probe_of(results: dict[str, Any]) -> str:
-    """The probe the suite compares by: the task's first (logistic where there is one, else ridge)."""
-    return results["probes"][0]
+def _chosen(results: Results) -> str | None:
+    """The second-order row that validation chose; None where the task has none."""
+    return results.contrasts["gain"].row if "gain" in results.contrasts else None
 
 
-def scores(results: dict[str, Any], metric: str | None = None) -> dict[str, dict[str, Any]]:
-    """{label: test score of `metric` (default the primary) under `probe_of`} of the rows that have that probe."""
-    probe = probe_of(results)
+def _record(contrast: Contrast) -> ContrastRecord:
     return {
-        row["label"]: row["probes"][probe]["test"][metric or results["primary"]]
-        for row in results["rows"]
-        if probe in row["probes"]
+        "row": contrast.row,
+        "other": contrast.other,
+        "value": contrast.value,
+        "interval": contrast.interval,
+        "p_value": contrast.p_value,
     }
 
 
-def task_contrasts(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The planned contrasts of one task; without paired intervals where its results carry none."""
-    if "contrasts" in results:
-        return results["contrasts"]
-    return contrasts(results["rows"], results["reference"], probe_of(results), results["primary"])
-
-
-def verdict(entry: dict[str, Any]) -> str:
-    """`above`, `below`, `undecided` (the interval holds 0) or `no interval` of a difference."""
-    if entry["interval"] is None:
-        return "no interval"
-    low, high = entry["interval"]
-    return "above" if low > 0 else "below" if high < 0 else "undecided"
-
-
-def headline(tasks: Results) -> list[dict[str, Any]]:
+def headline(tasks: Tasks) -> list[TaskRecord]:
     """Per task: the primary metric of every row, its difference to the reference, the best and the chosen row.
 
     Of the truncated rows only the chosen one stands here; all of them are in `rank_curves`.
     """
-    out = []
+    out: list[TaskRecord] = []
     for key, results in tasks.items():
-        cells = {}
-        by_label = scores(results)
-        chosen = task_contrasts(results).get("gain", {}).get("row")
-        for row in results["rows"]:
-            if row["label"] not in by_label or (row["rank"] and row["label"] != chosen):
+        cells: dict[str, CellRecord] = {}
+        scores, chosen = results.scores(), _chosen(results)
+        for row in results.rows:
+            if row.label not in scores or (row.rank and row.label != chosen):
                 continue
-            score = by_label[row["label"]]
-            cells[row["label"]] = {
-                "role": row["role"],
-                "num_features": row["num_features"],
-                "value": score["value"],
-                "difference": score["difference"],
-                "interval": score["difference_interval"],
-                "p_value": score.get("p_value"),
-                "seeds": score.get("seeds"),
+            score = scores[row.label]
+            cells[row.label] = {
+                "role": row.role,
+                "num_features": row.num_features,
+                "value": score.value,
+                "difference": score.difference,
+                "interval": score.difference_interval,
+                "p_value": score.p_value,
+                "seeds": score.seeds,
             }
         out.append(
             {
                 "task": key,
-                "name": results["name"],
-                "metric": results["primary_name"],
-                "probe": probe_of(results),
-                "reference": results["reference"],
-                "sizes": results["sizes"],
-                "encoder": results["manifest"]["encoder"]["name"],
-                "encoder_features": results["encoder_features"],
+                "name": results.name,
+                "metric": results.primary_name,
+                "probe": results.probes[0],
+                "reference": results.reference,
+                "sizes": results.sizes,
+                "encoder": results.manifest["encoder"]["name"],
+                "encoder_features": results.encoder_features,
                 "chosen": chosen,
                 "best": max(cells, key=lambda label: cells[label]["value"]),
                 "cells": cells,
@@ -111,39 +110,40 @@ def headline(tasks: Results) -> list[dict[str, Any]]:
     return out
 
 
-def planned(tasks: Results) -> dict[str, list[dict[str, Any]]]:
+def planned(tasks: Tasks) -> dict[str, list[ContrastRecord]]:
     """Per pre-declared comparison, its contrast in every task that has it, with Holm's p over those tasks.
 
     A task whose results carry no p-value has `p_holm` None and is not counted among the tests.
     """
-    out: dict[str, list[dict[str, Any]]] = {}
+    out: dict[str, list[ContrastRecord]] = {}
     for name in PLANNED:
-        found = [
-            {"task": key, **entry, "p_holm": None, "resamples": results["manifest"]["config"]["resamples"]}
-            for key, results in tasks.items()
-            if (entry := task_contrasts(results).get(name))
-        ]
-        tested = [entry for entry in found if entry["p_value"] is not None]
-        if tested:
-            for entry, p in zip(tested, holm([entry["p_value"] for entry in tested])):
-                entry["p_holm"] = float(p)
-        out[name] = [entry | {"verdict": verdict(entry)} for entry in found]
+        entries: list[ContrastRecord] = []
+        for key, results in tasks.items():
+            if contrast := results.contrasts.get(name):
+                entry: ContrastRecord = {"task": key, **_record(contrast), "p_holm": None}
+                entry["resamples"] = results.manifest["config"]["resamples"]
+                entry["verdict"] = side(contrast.interval)
+                entries.append(entry)
+        tested = [entry for entry in entries if entry["p_value"] is not None]
+        for entry, p in zip(tested, holm([entry["p_value"] for entry in tested]) if tested else ()):
+            entry["p_holm"] = float(p)
+        out[name] = entries
     return out
 
 
-def average_ranks(tasks: Results) -> dict[str, Any]:
+def average_ranks(tasks: Tasks) -> RanksRecord:
     """Mean rank over the tasks of every row that all of them have, Friedman's test, Nemenyi's critical difference.
 
     Truncated rows are left out: every further row widens the critical difference, and theirs is a figure of its own.
     `{"missing": reason}` with fewer than two tasks or two common rows.
     """
-    tables = {key: scores(results) for key, results in tasks.items()}
-    truncated = {row["label"] for results in tasks.values() for row in results["rows"] if row["rank"]}
+    tables = {key: results.scores() for key, results in tasks.items()}
+    truncated = {row.label for results in tasks.values() for row in results.rows if row.rank}
     first = next(iter(tables.values()), {})
     labels = [label for label in first if all(label in table for table in tables.values()) and label not in truncated]
     if len(tables) < 2 or len(labels) < 2:
         return {"missing": f"{len(tables)} tasks with {len(labels)} rows in common; needs two of each"}
-    found = mean_ranks(np.array([[table[label]["value"] for label in labels] for table in tables.values()]))
+    found = mean_ranks(np.array([[table[label].value for label in labels] for table in tables.values()]))
     return {
         "tasks": len(tables),
         "ranks": dict(sorted(zip(labels, found.ranks.tolist()), key=lambda pair: pair[1])),
@@ -156,175 +156,178 @@ def average_ranks(tasks: Results) -> dict[str, Any]:
     }
 
 
-def rank_curves(tasks: Results) -> list[dict[str, Any]]:
+def rank_curves(tasks: Tasks) -> list[CurvesRecord]:
     """Per task: the metric along the rank of each truncated family, the whole matrix last, the reference's value."""
-    out = []
+    out: list[CurvesRecord] = []
     for key, results in tasks.items():
-        by_label = scores(results)
-        curves: dict[str, list[dict[str, Any]]] = {}
-        for row in results["rows"]:
-            if row["rank"] and row["label"] in by_label:
-                family = row["family"]
-                curves.setdefault(family, []).append(_point(row["rank"], by_label[row["label"]], whole=False))
+        scores = results.scores()
+        curves: dict[str, list[PointRecord]] = {}
+        for row in results.rows:
+            if row.rank and row.label in scores:
+                curves.setdefault(row.family, []).append(_point(row.rank, scores[row.label], whole=False))
         for family, whole in FAMILIES.items():
-            if family in curves and whole in by_label:
-                curves[family].append(_point(results["encoder_features"], by_label[whole], whole=True))
+            if family in curves and whole in scores:
+                curves[family].append(_point(results.encoder_features, scores[whole], whole=True))
         if curves:
             for points in curves.values():
                 points.sort(key=lambda point: (point["rank"], point["whole"]))
-            reference = by_label[results["reference"]]["value"]
-            out.append({"task": key, "metric": results["primary_name"], "curves": curves, "reference": reference})
+            reference = scores[results.reference].value
+            out.append({"task": key, "metric": results.primary_name, "curves": curves, "reference": reference})
     return out
 
 
-def _point(rank: int, score: dict[str, Any], whole: bool) -> dict[str, Any]:
-    return {"rank": rank, "value": score["value"], "interval": score["interval"], "whole": whole}
+def _point(rank: int, score: Score, whole: bool) -> PointRecord:
+    return {"rank": rank, "value": score.value, "interval": score.interval, "whole": whole}
 
 
-def decomposition(tasks: Results) -> list[dict[str, Any]]:
+def decomposition(tasks: Tasks) -> list[PartsRecord]:
     """Per task that has the controls: the gain of a whole matrix and its three parts (see `contrasts`)."""
-    out = []
-    for key, results in tasks.items():
-        found = task_contrasts(results)
-        if "whole_gain" in found:
-            parts = {name: found[name] for name in ("whole_gain", *PARTS)}
-            out.append({"task": key, "metric": results["primary_name"], **parts})
-    return out
+    return [
+        {
+            "task": key,
+            "metric": results.primary_name,
+            "whole_gain": _record(results.contrasts["whole_gain"]),
+            "quadratic": _record(results.contrasts["quadratic"]),
+            "marginal": _record(results.contrasts["marginal"]),
+            "co_occurrence": _record(results.contrasts["co_occurrence"]),
+        }
+        for key, results in tasks.items()
+        if "whole_gain" in results.contrasts
+    ]
 
 
-def compactness(tasks: Results, limit: int = COMPACT) -> list[dict[str, Any]]:
+def compactness(tasks: Tasks, limit: int = COMPACT) -> list[CompactRecord]:
     """Per task: the best second-order row of at most `limit` numbers and the best whole matrix, both by validation.
 
     `share` is the quotient of the two gains over the reference; None where the whole matrix's interval does not lie
     above zero, since there is no gain to keep.
     """
-    out = []
+    out: list[CompactRecord] = []
     for key, results in tasks.items():
-        probe, by_label = probe_of(results), scores(results)
-        rows = [row for row in results["rows"] if row["role"] == SECOND_ORDER and row["label"] in by_label]
-        small = [row for row in rows if row["num_features"] <= limit]
-        whole = [row for row in rows if row["label"] in WHOLE]
-        if not small or not whole:
-            continue
-        entry: dict[str, Any] = {"task": key, "metric": results["primary_name"]}
-        for name, group in (("compact", small), ("whole", whole)):
-            row = max(group, key=lambda row: row["probes"][probe]["validation"])
-            score = by_label[row["label"]]
-            entry[name] = {
-                "row": row["label"],
-                "num_features": row["num_features"],
-                "value": score["value"],
-                "gain": score["difference"],
-                "interval": score["difference_interval"],
-            }
-        gained = entry["whole"]["interval"][0] > 0
-        out.append(entry | {"share": entry["compact"]["gain"] / entry["whole"]["gain"] if gained else None})
+        scores = results.scores()
+        rows = [row for row in results.rows if row.role == SECOND_ORDER and row.label in scores]
+        small = [row for row in rows if row.num_features <= limit]
+        matrices = [row for row in rows if row.label in WHOLE]
+        if small and matrices:
+            compact, whole = _best_gain(results, small), _best_gain(results, matrices)
+            share = compact["gain"] / whole["gain"] if side(whole["interval"]) == "above" else None
+            metric = results.primary_name
+            out.append({"task": key, "metric": metric, "compact": compact, "whole": whole, "share": share})
     return out
 
 
-def relative_r2(tasks: Results) -> list[dict[str, Any]]:
+def _best_gain(results: Results, rows: Sequence[RowResult]) -> GainRecord:
+    """The best of the rows on validation."""
+    row = max(rows, key=lambda row: row.probes[results.probes[0]].validation)
+    score = results.scores()[row.label]
+    return {
+        "row": row.label,
+        "num_features": row.num_features,
+        "value": score.value,
+        "gain": score.difference,
+        "interval": score.difference_interval,
+    }
+
+
+def relative_r2(tasks: Tasks) -> list[R2Record]:
     """Per regression task and second-order row: R² minus the reference's, in percent of the reference's R².
 
     `percent` is None where the reference's R² is not positive: a percentage of it means nothing.
     """
-    out = []
+    out: list[R2Record] = []
     for key, results in tasks.items():
-        if results["task"] != "regression":
+        if results.task != "regression":
             continue
-        by_label = scores(results, "r2")
-        base = by_label[results["reference"]]["value"]
-        rows = {
-            row["label"]: {
-                "r2": by_label[row["label"]]["value"],
-                "percent": 100 * by_label[row["label"]]["difference"] / base if base > 0 else None,
+        scores, chosen = results.scores("r2"), _chosen(results)
+        base = scores[results.reference].value
+        rows: dict[str, PercentRecord] = {
+            row.label: {
+                "r2": scores[row.label].value,
+                "percent": 100 * scores[row.label].difference / base if base > 0 else None,
             }
-            for row in results["rows"]
-            if row["role"] == SECOND_ORDER and row["label"] in by_label
+            for row in results.rows
+            if row.role == SECOND_ORDER and row.label in scores
         }
-        chosen = task_contrasts(results).get("gain", {}).get("row")
-        found: dict[str, Any] = {"task": key, "targets": results["num_targets"], "reference_r2": base, "rows": rows}
-        if base > 0 and chosen is not None and chosen in rows:
-            ends = by_label[chosen]["difference_interval"]
-            found["chosen"] = {"row": chosen, "interval": [100 * end / base for end in ends]}
-        out.append(found)
+        entry: R2Record = {"task": key, "targets": results.num_targets, "reference_r2": base, "rows": rows}
+        if base > 0 and chosen in rows:
+            low, high = scores[chosen].difference_interval
+            entry["chosen"] = {"row": chosen, "interval": (100 * low / base, 100 * high / base)}
+        out.append(entry)
     return out
 
 
-def losses(tasks: Results) -> list[dict[str, Any]]:
+def losses(tasks: Tasks) -> list[LossRecord]:
     """The tasks where the chosen second-order row is not above the reference, control or composition, and the facts.
 
     `not_above` are the planned contrasts whose interval is not above zero (without an interval: whose value is not);
     `facts` are sentences, each of which is there only if the task's numbers say so.
     """
-    out = []
+    out: list[LossRecord] = []
     for key, results in tasks.items():
-        found = {name: entry for name, entry in task_contrasts(results).items() if name in PLANNED}
-        not_above = [name for name, entry in found.items() if not _shown_above(entry)]
-        if not_above:
-            entries = [{"name": name, **found[name], "verdict": verdict(found[name])} for name in not_above]
-            out.append({"task": key, "metric": results["primary_name"], "not_above": entries, "facts": _facts(results)})
+        lost = {name: each for name, each in results.contrasts.items() if name in PLANNED and not _is_above(each)}
+        if lost:
+            not_above: list[ContrastRecord] = [
+                {"name": name, **_record(each), "verdict": side(each.interval)} for name, each in lost.items()
+            ]
+            metric, facts = results.primary_name, _facts(results)
+            out.append({"task": key, "metric": metric, "not_above": not_above, "facts": facts})
     return out
 
 
-def _shown_above(entry: dict[str, Any]) -> bool:
-    return entry["value"] > 0 if entry["interval"] is None else entry["interval"][0] > 0
+def _is_above(contrast: Contrast) -> bool:
+    return contrast.value > 0 if contrast.interval is None else contrast.interval[0] > 0
 
 
-def _facts(results: dict[str, Any]) -> list[str]:
-    probe, reference = probe_of(results), results["reference"]
-    rows = {row["label"]: row for row in results["rows"]}
-    by_label = scores(results)
-    found = task_contrasts(results)
-    chosen = rows[found["gain"]["row"]]
-    fit = chosen["probes"][probe]
-    value, sizes, d = by_label[chosen["label"]]["value"], results["sizes"], results["encoder_features"]
+def _facts(results: Results) -> list[str]:
+    probe, reference = results.probes[0], results.reference
+    rows, scores, contrasts = results.by_label, results.scores(), results.contrasts
+    gain, d = contrasts["gain"], results.encoder_features
+    chosen = rows[gain.row]
+    fit, value, sizes = chosen.probes[probe], scores[chosen.label].value, results.sizes
     facts = []
 
-    composition = found.get("over_composition")
-    if composition and composition["value"] < 0:
-        other, first = by_label[composition["other"]]["value"], by_label[reference]["value"]
-        text = f"{results['composition_unit']} content decides: " if verdict(composition) == "below" else ""
-        text += f"{composition['other']}, which never sees the encoder, reaches {other:.3f}"
+    composition = contrasts.get("over_composition")
+    if composition and composition.value < 0:
+        other, first = scores[composition.other].value, scores[reference].value
+        text = f"{results.composition_unit} content decides: " if side(composition.interval) == "below" else ""
+        text += f"{composition.other}, which never sees the encoder, reaches {other:.3f}"
         facts.append(text + (f", and {reference} {first:.3f}" if other > first else ""))
-    control = found.get("over_control")
-    if control and _shown_above(found["gain"]) and not _shown_above(control):
+    control = contrasts.get("over_control")
+    if control and _is_above(gain) and not _is_above(control):
         facts.append(
-            f"the gain over {reference} is not shown to be co-occurrence: {control['other']}, which has none, reaches "
-            f"{by_label[control['other']]['value']:.3f}"
+            f"the gain over {reference} is not shown to be co-occurrence: {control.other}, which has none, reaches "
+            f"{scores[control.other].value:.3f}"
         )
     roles = (SECOND_ORDER, COMPOSITION)
     above = {
-        label: score["value"]
-        for label, score in by_label.items()
-        if rows[label]["role"] not in roles and label != reference and score["value"] > value
+        label: score.value
+        for label, score in scores.items()
+        if rows[label].role not in roles and label != reference and score.value > value
     }
     if above:
         best = max(above, key=lambda label: above[label])
-        facts.append(f"{best}, a {rows[best]['role']}, reaches {above[best]:.3f} on the test set")
-    before = fit["validation"] - rows[reference]["probes"][probe]["validation"]
-    if before > 0 and found["gain"]["value"] <= 0:
+        facts.append(f"{best}, a {rows[best].role}, reaches {above[best]:.3f} on the test set")
+    before = fit.validation - rows[reference].probes[probe].validation
+    if before > 0 and gain.value <= 0:
         facts.append(f"its advantage on validation ({before:+.3f} over {reference}) did not carry over to the test set")
     elif before <= 0:
-        too = ", too," if found["gain"]["value"] <= 0 else ""
+        too = ", too," if gain.value <= 0 else ""
         facts.append(f"on validation{too} it was not above {reference} ({before:+.3f})")
-    if fit["at_edge"]:
-        facts.append(f"its penalty, {fit['penalty']:g}, stands at the edge of the grid")
-    if not fit["converged"]:
+    if fit.at_edge:
+        facts.append(f"its penalty, {fit.penalty:g}, stands at the edge of the grid")
+    if not fit.converged:
         facts.append("its probe stopped before its tolerance")
-    if chosen["num_features"] > sizes["train"]:
-        facts.append(f"{chosen['num_features']:,} features on {sizes['train']:,} training sequences")
+    if chosen.num_features > sizes["train"]:
+        facts.append(f"{chosen.num_features:,} features on {sizes['train']:,} training sequences")
     length = sizes["median_tokens"]
     if length <= d:
         facts.append(
             f"half of the sequences have at most {length:g} tokens for {d} features a token: their covariance has "
             f"rank below {length:g}"
         )
-    if verdict(found["gain"]) == "undecided":
-        low, high = found["gain"]["interval"]
-        units = (
-            f"{results['groups']['test']:,} test groups" if "groups" in results else f"{sizes['test']:,} test sequences"
-        )
-        facts.append(f"{units} leave an interval {high - low:.3f} wide")
+    if gain.interval is not None and side(gain.interval) == "undecided":
+        low, high = gain.interval
+        facts.append(f"{results.groups['test']:,} test groups leave an interval {high - low:.3f} wide")
     return facts
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from covjax import chunked_projected_moment, projected_moment
+from covjax.comparison.page import markdown_table
 
 Times = dict[str, list[float]]
 
@@ -163,12 +164,6 @@ def show(name: str, times: Times, ratios: dict[str, float]) -> None:
         print(f"  {key:50s} {value:6.2f}")
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def versions() -> str:
     """Machine, cores and the versions of what is compared."""
     try:
@@ -182,7 +177,7 @@ def versions() -> str:
 
 def times_table(times: dict[str, Times]) -> str:
     """Median milliseconds, one column a shape."""
-    return table(
+    return markdown_table(
         ["", *times],
         [
             [name, *(f"{milliseconds(t, name):.1f}" if name in t else "" for t in times.values())]
@@ -206,7 +201,7 @@ def write(folder: Path, targets, ratios, times: dict[str, Times], memory: dict[s
     body = [
         f"`{_COMMAND}`; {versions()}.",
         "Medians over interleaved rounds; ratios above 1 mean faster. Shapes are (sequences, tokens, features, rank).",
-        table(
+        markdown_table(
             ["ratio", "realistic", "aim", *shapes],
             [
                 [
@@ -221,9 +216,9 @@ def write(folder: Path, targets, ratios, times: dict[str, Times], memory: dict[s
         ),
         "Median milliseconds:",
         times_table(times),
-        table(["memory", "measured"], [list(item) for item in memory.items()]),
+        markdown_table(["memory", "measured"], [list(item) for item in memory.items()]),
         "Projected moment of one sequence, 384 features, rank 32, milliseconds by tokens:",
-        table(
+        markdown_table(
             ["tokens", *next(iter(rows.values()))],
             [[f"{t:,}", *(f"{v:.2f}" for v in r.values())] for t, r in rows.items()],
         ),

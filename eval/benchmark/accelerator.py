@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from covjax.comparison.page import markdown_table
 from eval.benchmark import _runner
 from eval.benchmark._accelerator_cases import BANDWIDTH, PEAK, Case, Sizes, make_cases
 from eval.benchmark._runner import Timed, Times, interleave_queued, median_ratio, milliseconds
@@ -104,12 +105,12 @@ def page(report: dict[str, Any]) -> str:
             "# Accelerator benchmark",
             *([f"**{SMOKE}.**"] if report["smoke"] else []),
             f"`{report['command']}`; {report['device']}; {report['versions']}.",
-            _runner.table(header + [f"PyTorch {form} ÷ covjax" for form in FORMS], rows),
+            markdown_table(header + [f"PyTorch {form} ÷ covjax" for form in FORMS], rows),
             "Medians over interleaved rounds. A share counts the tokens' bytes once, or the products that cannot be "
             "avoided, against a copy or a bfloat16 product of the same rounds; for the TopK step that is the encoder's "
             "product alone, in float32.",
             "Targets on one H200-class GPU:",
-            _runner.table(["case", "what", "at least", "value", ""], wanted),
+            markdown_table(["case", "what", "at least", "value", ""], wanted),
         ]
     )
 

@@ -17,6 +17,7 @@ from flax import nnx
 
 from covjax.activations.windows import EncodedActivations, HeldActivations, hold, join
 from covjax.autoencoders import Solution, evaluate_fvu, make_autoencoder, pca_basis, solve_tucker
+from covjax.comparison.page import markdown_table
 from covjax.encoders import load
 from covjax.standardise import feature_statistics
 from covjax.training.batches import SequenceBatches, iterate
@@ -137,6 +138,8 @@ def write(options: argparse.Namespace, rows: dict[int, dict[str, str]], tokens: 
         f"better of the rates {', '.join(f'{rate:g}' for rate in RATES)} on the held-out proteins, {options.steps} "
         "steps of 16 proteins, tied, from a random orthonormal start. CP keeps rank numbers a protein, the others "
         "rank(rank + 1)/2.",
-        _runner.table(["rank", *next(iter(rows.values()))], [[str(rank), *row.values()] for rank, row in rows.items()]),
+        markdown_table(
+            ["rank", *next(iter(rows.values()))], [[str(rank), *row.values()] for rank, row in rows.items()]
+        ),
     ]
     _runner.write_page(options.output / PAGE, "Quality of second-moment autoencoders", body)

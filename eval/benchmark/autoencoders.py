@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from covjax.autoencoders import tucker_loss
+from covjax.comparison.page import markdown_table
 from eval.benchmark import _runner
 from eval.benchmark._runner import Times, interleave, median_ratio, milliseconds
 
@@ -107,14 +108,14 @@ def main(argv: list[str]) -> int:
         "One step: value, gradient, Adam's update of A and B. Medians over interleaved rounds; shape is (tokens, "
         "features, rank). The Gram form is the loss from tokens × tokens matrices, in JAX with autodiff, with or "
         "without the constant ‖S‖², which ours leaves out.",
-        _runner.table(
+        markdown_table(
             ["ratio", "asked", "aim", str(shape)],
             [[k, *TARGETS.get(k, ("", "")), f"**{v:.1f}**"] for k, v in ratios.items()],
         ),
         "Median milliseconds:",
         _runner.times_table({str(shape): times}),
         "Milliseconds of a step by tokens; per 1,024 tokens in brackets, constant where the cost is linear:",
-        _runner.table(
+        markdown_table(
             ["tokens", *next(iter(rows.values()))],
             [[f"{t:,}", *(f"{v:.2f} ({v * 1024 / t:.2f})" for v in r.values())] for t, r in rows.items()],
         ),

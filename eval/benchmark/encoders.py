@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from covjax import projected_moment
+from covjax.comparison.page import markdown_table
 from covjax.encoders import embed, load
 from covjax.encoders.embed import bucket_edges, plan_rows
 from eval.benchmark import _runner
@@ -212,7 +213,7 @@ def _write(page: Path, model: str, times: dict[str, Times], ratios: dict[str, di
         "Medians over interleaved rounds; ratios above 1: covjax is faster or smaller. Shapes are sequences × tokens "
         f"of a batch. Equal lengths are timed over {BATCHES} batches: ours through `embed`, which runs two at once on "
         "a CPU, PyTorch's one after the other on all cores.",
-        _runner.table(
+        markdown_table(
             ["ratio", "target", *ratios],
             [
                 [name, f"{TARGETS[name]:.2g}" if name in TARGETS else "", *_cells(ratios, name)]
@@ -222,7 +223,7 @@ def _write(page: Path, model: str, times: dict[str, Times], ratios: dict[str, di
         ),
         "Median milliseconds:",
         _runner.times_table(times),
-        _runner.table(["fact", "measured"], [list(item) for item in facts.items()]),
+        markdown_table(["fact", "measured"], [list(item) for item in facts.items()]),
     ]
     _runner.write_page(page, "Encoder benchmark", body)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covjax.comparison.page import markdown_table
 from covjax.metrics import auroc, average_precision
 from eval.benchmark import _runner
 from eval.benchmark._runner import interleave, median_ratio
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
         f"`python -m eval.benchmark metrics`; {_runner.versions()}.",
         f"{name}, scores in {options.dtype}; medians over {options.rounds} interleaved rounds; largest difference of a "
         f"value {gap:.1e}.",
-        _runner.table(["ratio", "target", "measured"], rows),
+        markdown_table(["ratio", "target", "measured"], rows),
         "Median milliseconds:",
         _runner.times_table({name: times}),
     ]

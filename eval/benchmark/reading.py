@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from covjax.activations.windows import StoredActivations, hold
+from covjax.comparison.page import markdown_table
 from covjax.extraction.extract import extract
 from covjax.extraction.plan import ExtractConfig
 from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
@@ -103,7 +104,7 @@ def main(argv: list[str]) -> int:
         f"{tokens:,} tokens of {options.proteins:,} proteins, {features} features, batches of {size:,}, one after the "
         f"other. FVU: a TopK of {options.latents:,} latents, k 32, after {options.steps:,} steps; a tenth of the "
         "proteins is held out.",
-        _runner.table(["", "order", "tokens a second", "held-out FVU of every seed", "mean"], table),
+        markdown_table(["", "order", "tokens a second", "held-out FVU of every seed", "mean"], table),
     ]
     _runner.write_page(options.output / "benchmark-reading.md", "Reading tokens from a store", body)
     return 0

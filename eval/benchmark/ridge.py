@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from covjax import moments, vech
+from covjax.comparison.page import markdown_table
 from covjax.probes.ridge_blocks import (
     FeatureBlock,
     block_gram,
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
         f"{shape}. The automatic route at this size is {choose_route(n, p)!r}; the Cholesky route was measured. "
         f"Penalties {PENALTIES[0]:g} to {PENALTIES[-1]:g}. The whole matrix of features would be "
         f"{n * p * 4 / 2**30:.1f} GiB.",
-        _runner.table(
+        markdown_table(
             ["stage", "seconds", "CPU seconds, all cores"],
             [[name, *(f"{value:.1f}" for value in pair)] for name, pair in seconds.items()],
         ),

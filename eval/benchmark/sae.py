@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from covjax.autoencoders.sparse import TopK
 from covjax.autoencoders.sparse.module import Sums, dead_share, fvu, l0, token_sums
+from covjax.comparison.page import markdown_table
 from covjax.encoders import embed, load
 from covjax.errors import InputError
 from covjax.training.state import Step, TrainState
@@ -160,7 +161,7 @@ def main(argv: list[str]) -> int:
     }
     for size in times:
         _runner.show(f"a step, {size}", times[size], ratios[size])
-    quality = _runner.table(
+    quality = markdown_table(
         ["held-out tokens", "FVU", "L0", "dead"],
         [[n, f"{fvu(s):.4f}", f"{l0(s):.2f}", f"{dead_share(s):.1%}"] for n, s in sums.items()],
     )
@@ -173,7 +174,7 @@ def main(argv: list[str]) -> int:
         f"Adam {LEARNING_RATE:g}; AuxK with {options.aux_k} latents. Dead: active in none of the held-out tokens.",
         quality,
         f"Step time, medians over interleaved rounds; aim ≤ {AIM:g}:",
-        _runner.table(
+        markdown_table(
             ["ratio", *ratios],
             [[name, *(f"**{r[name]:.2f}**" for r in ratios.values())] for name in next(iter(ratios.values()))],
         ),

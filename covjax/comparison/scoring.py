@@ -1,0 +1,274 @@
+"""The test set scored once: values, intervals, contrasts between rows, and how often it was looked at."""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from covjax.activations import ArrayTokens
+from covjax.comparison.config import CompareConfig
+from covjax.comparison.features import Tables
+from covjax.comparison.probing import TASKS, Probes, macro, predictions, probe_names
+from covjax.comparison.results import Contrast, Interval, ProbeResult, Results, RowResult, Score, Term
+from covjax.data import Dataset
+from covjax.data.splits import SPLITS
+from covjax.errors import InputError
+from covjax.jobs.disk import read_line, sealed_line
+from covjax.jobs.folder import write_text
+from covjax.metrics import bootstrap_p_value, interval, resample_counts
+from covjax.notes import progress
+from covjax.recipes import Recipe
+from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER
+from covjax.recipes.standard import QUADRATIC, TWINS, matched_rank
+
+
+def planned_pairs(rows: Sequence[RowResult], reference: str, probe: str) -> dict[str, tuple[str, str]]:
+    """Which row is compared with which: {name: (row, other row)}, every choice made on validation alone.
+
+    `gain`, `over_baseline`, `over_control`, `over_composition`: the best second-order row minus the reference, the best
+    other row of first order, the best control, the best composition row. The other four take the gain of a whole matrix
+    W apart, W being the best row that has a shuffled twin:
+
+        whole_gain    W − mean                           = quadratic + marginal + co_occurrence
+        quadratic     first − mean,    first  = the best of mean, mean_outer, mean+mean_outer
+        marginal      second − first,  second = the best of first and shuffled W
+        co_occurrence W − second
+
+    The three parts are a chain, so they add up exactly. A control that does not help on validation takes no part
+    (its step is zero); a plain sum of (μμᵀ − mean), (shuffled W − mean) and a remainder would credit co-occurrence
+    with what shuffled W loses because, unlike the mean, it is centred. Ties go to the simpler row, which stands
+    first. Pairs whose rows are absent are left out.
+    """
+    validation = {row.label: row.probes[probe].validation for row in rows if probe in row.probes}
+    roles = {row.label: row.role for row in rows}
+
+    def best(labels: Sequence[str]) -> str:
+        return max(labels, key=lambda label: validation[label])
+
+    pairs = {}
+    by_role = {role: [label for label in validation if roles[label] == role and label != reference] for role in ROLES}
+    if by_role[SECOND_ORDER]:
+        chosen = best(by_role[SECOND_ORDER])
+        pairs["gain"] = (chosen, reference)
+        if by_role[BASELINE]:
+            pairs["over_baseline"] = (chosen, best(by_role[BASELINE]))
+        if by_role[CONTROL]:
+            pairs["over_control"] = (chosen, best(by_role[CONTROL]))
+        if by_role[COMPOSITION]:
+            pairs["over_composition"] = (chosen, best(by_role[COMPOSITION]))
+    quadratic = [label for label in QUADRATIC if label in validation]
+    wholes = [label for label, twin in TWINS.items() if label in validation and twin in validation]
+    if wholes and quadratic:
+        whole = best(wholes)
+        first = best([reference, *quadratic])
+        second = best([first, TWINS[whole]])
+        pairs["whole_gain"] = (whole, reference)
+        pairs["quadratic"] = (first, reference)
+        pairs["marginal"] = (second, first)
+        pairs["co_occurrence"] = (whole, second)
+    return pairs
+
+
+def contrasts(
+    rows: Sequence[RowResult],
+    reference: str,
+    probe: str,
+    metric: str,
+    draws: Mapping[str, Float[np.ndarray, "resamples"]] | None = None,
+    groups: int = 0,
+) -> dict[str, Contrast]:
+    """The planned differences on the test set, by name.
+
+    `draws` are the bootstrapped metric of every row by label, on the same resamples (paired) of `groups` test groups.
+    Without them the interval and p-value are known only against the reference, where the rows carry them; elsewhere
+    they are None.
+    """
+    tests = {row.label: row.probes[probe].test[metric] for row in rows if probe in row.probes}
+    out = {}
+    for name, (label, other) in planned_pairs(rows, reference, probe).items():
+        ends: Interval | None = None
+        p_value: float | None = None
+        if label == other:
+            ends, p_value = (0.0, 0.0), 1.0
+        elif draws is not None:
+            difference = np.asarray(draws[label]) - np.asarray(draws[other])
+            ends, p_value = interval(difference), bootstrap_p_value(difference, groups)
+        elif other == reference:
+            ends, p_value = tests[label].difference_interval, tests[label].p_value
+        out[name] = Contrast(label, other, tests[label].value - tests[other].value, ends, p_value)
+    return out
+
+
+REFERENCE = "mean"
+FEW_GROUPS = 20
+
+
+def summarise(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: ArrayTokens,
+    recipes: tuple[Recipe, ...],
+    tables: Tables,
+    probes: Probes,
+    manifest: dict[str, Any],
+    looks: int,
+    label_names: Mapping[str, str],
+) -> Results:
+    """Score the test rows once per pooler and probe.
+
+    Intervals: percentiles of `config.resamples` bootstrap resamples of whole groups, the same ones for every pooler,
+    so that differences to the reference are paired. A pool trained with several seeds counts with the mean of its
+    metrics over the seeds, in every resample too. `looks`: under how many settings the test set was scored, these
+    included (`record_look`). `label_names`: what reports call the labels (`covjax.data.read_label_names`).
+    """
+    task, names = TASKS[data.task], probe_names(config, data)
+    test = data.rows("test")
+    truth = data.targets[test]
+    groups = {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS}
+    terms = _terms(data, label_names) if data.task == "multilabel" else ()
+    counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
+    edges = min(config.penalties), max(config.penalties)
+    rows: list[RowResult] = []
+    reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
+    shown_rows = [recipe for recipe in recipes if not getattr(recipe, "replica_of", "")]
+    for recipe in progress(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
+        labels = [each.name for each in recipes if recipe.name in (each.name, getattr(each, "replica_of", ""))]
+        by_probe = {}
+        for name in names:
+            fits = [probes[label][name] for label in labels]
+            shown = next((fit for fit in fits if fit.penalty in edges), fits[0])  # of the seeds
+            scores = [predictions(task, name, fit.scores[test]) for fit in fits]
+            test_scores, per_term = {}, {}
+            for key, (_, metric) in task.metrics.items():
+                values = np.mean([np.atleast_1d(metric(truth, each)) for each in scores], axis=0)
+                draws = np.mean([_macro_draws(metric(truth, each, counts)) for each in scores], axis=0)
+                value = float(macro(values))
+                if (name, key) == (names[0], task.primary):
+                    planned[recipe.name] = draws
+                base, base_draws = reference.setdefault((name, key), (value, draws))  # the first row is the reference
+                seeds = None
+                if len(scores) > 1:
+                    seeds = tuple(float(macro(np.atleast_1d(metric(truth, each)))) for each in scores)
+                test_scores[key] = Score(
+                    value,
+                    interval(draws),
+                    value - base,
+                    interval(draws - base_draws),
+                    bootstrap_p_value(draws - base_draws, groups["test"]),
+                    seeds,
+                )
+                if terms or len(values) > 1:
+                    per_term[key] = tuple(values.tolist())
+            by_probe[name] = ProbeResult(
+                penalty=shown.penalty,
+                at_edge=shown.penalty in edges,
+                validation=float(np.mean([max(fit.validation) for fit in fits])),
+                validation_path=tuple(shown.validation),
+                converged=all(fit.converged for fit in fits),
+                test=test_scores,
+                per_term=per_term,
+            )
+        size = tables[recipe.name].num_features
+        rows.append(RowResult(recipe.name, recipe.title, recipe.role, recipe.family, recipe.rank, by_probe, size))
+    second_order = [row for row in rows if row.role == SECOND_ORDER]
+    return Results(
+        name=config.name,
+        task=data.task,
+        reference=REFERENCE,
+        primary=task.primary,
+        primary_name=task.metrics[task.primary][0],
+        metrics={key: name for key, (name, _) in task.metrics.items()},
+        probes=names,
+        sizes={split: len(data.rows(split)) for split in SPLITS} | {"median_tokens": tokens.median_tokens()},
+        groups=groups,
+        num_targets=len(data.target_names),
+        encoder_features=tokens.features,
+        matched_rank=matched_rank(tokens.features),
+        composition_unit="word" if data.is_text else "letter" if config.composition_k == 1 else "k-mer",
+        best_second_order=max(second_order, key=lambda row: row.probes[names[0]].validation).label,
+        contrasts=contrasts(rows, REFERENCE, names[0], task.primary, planned, groups["test"]),
+        rows=tuple(rows),
+        terms=terms,
+        test_looks=looks,
+        grouping=data.grouping,
+        one_family=data.one_family,
+        warnings=tuple(_warnings(rows, tables, data, groups["test"], looks)),
+        manifest=manifest,
+    )
+
+
+def _macro_draws(draws: np.ndarray) -> np.ndarray:
+    return macro(draws) if draws.ndim == 2 else draws
+
+
+def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: int, looks: int) -> list[str]:
+    texts = []
+    if looks > 1:
+        texts.append(
+            f"the test set was scored under {looks} settings from this folder (test-looks.jsonl): to choose between "
+            "them by these numbers is selection on test"
+        )
+    texts += data.warnings
+    if groups < FEW_GROUPS:
+        texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
+    for row in rows:
+        values = tables[row.label].values[data.rows("train")]
+        if (values == values[:1]).all():
+            texts.append(f"{row.label}: equal for all training sequences; its probe predicts a constant")
+    for row in rows:
+        for name, fit in row.probes.items():
+            if fit.at_edge:
+                texts.append(f"{row.label}, {name}: penalty {fit.penalty:g} is at the edge of the grid")
+            if not fit.converged:
+                texts.append(f"{row.label}, {name}: L-BFGS stopped before its tolerance")
+    return texts
+
+
+def _terms(data: Dataset, names: Mapping[str, str]) -> tuple[Term, ...]:
+    counts = {split: data.targets[data.rows(split)].sum(0) for split in SPLITS}
+    return tuple(
+        Term(label, names.get(label, label), {split: int(counts[split][j]) for split in counts})
+        for j, label in enumerate(data.target_names)
+    )
+
+
+LOOKS = "test-looks.jsonl"
+
+
+def record_look(folder: Path, settings: dict[str, Any], manifest: dict[str, Any], command: str) -> int:
+    """Note that the test set is scored under these settings; how many settings were scored from this folder.
+
+    `settings` are the fields that decide numbers (`covjax.options.decided_by`).
+
+    The same config, data and encoder again, which give the same numbers, are no new look; neither names and places
+    nor the machine count. Other data do, such as another split of the same. --force removes all but this record.
+
+    Raises InputError for a record that cannot be read.
+    """
+    data, encoder = manifest["data"]["fingerprint"], manifest["encoder"]
+    text = json.dumps([data, encoder["weights_digest"], encoder["layer"], settings], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path = folder / LOOKS
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() else []
+        looks = [look for line in lines if (look := read_line(line)) is not None]
+    except (OSError, ValueError):
+        lines, looks = [""], []
+    if len(looks) < len(lines):
+        raise InputError(
+            f"output: {path} is damaged, was changed, or is of another version of covjax; it records every look at the "
+            "test set: put it back, or use --output OTHER"
+        )
+    known = {look["settings"] for look in looks}
+    if digest not in known:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        look = {"time": now, "data": data, "settings": digest, "command": command}
+        write_text(path, "".join(sealed_line(each) + "\n" for each in [*looks, look]))
+        known.add(digest)
+    return len(known)
