@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ THRESHOLD = 0.5
 class Model:
     """A fitted recipe with its encoder, and a linear probe on its vectors.
 
-    `labels` are the targets' names; `probe_name` is logistic or ridge, `task` multilabel, multiclass or regression.
+    `labels` are the targets' names; `probe_name` is logistic or ridge, `task` multilabel, multiclass or regression. A
+    model of given activations has none but these to predict for; `reading` says which layer and how many special tokens
+    at both ends the comparison took (arguments of `covjax.activations.read_activations`).
     """
 
     embedder: Embedder
@@ -32,6 +35,7 @@ class Model:
     probe_name: str
     task: str
     labels: tuple[str, ...]
+    reading: Mapping[str, int] | None = None
 
     def scores(self, X: Any) -> Float[np.ndarray, "n k"]:
         """What the metrics of the comparison see, of sequences or activations: probabilities, or ridge's scores."""
@@ -63,7 +67,7 @@ class Model:
         weights = np.asarray(self.probe.weights, np.float32)
         dtype = np.float16 if weights.nbytes > HALF else np.float32
         manifest = {"format": FORMAT, "probe": self.probe_name, "task": self.task, "labels": list(self.labels)}
-        manifest |= {"made_of": made_of, "embedder": _digest(path / "embedder")}
+        manifest |= {"reading": self.reading, "made_of": made_of, "embedder": _digest(path / "embedder")}
         # One scale a label: half precision has few exponents.
         scale = np.maximum(np.abs(weights).max(0, initial=0), np.finfo(np.float32).tiny)
         state = {"weights": (weights / scale).astype(dtype), "scale": scale, "bias": np.asarray(self.probe.bias)}
@@ -99,7 +103,8 @@ class Model:
         if _digest(path / "embedder") != manifest["embedder"]:
             raise InputError(f"{path}: its embedder/ and probe/ are of two models; the same comparison makes it again")
         labels = tuple(manifest["labels"])
-        return cls(embedder, probe, manifest["probe"], manifest["task"], labels), manifest["made_of"]
+        reading = manifest.get("reading")  # older ones lack it: they have an encoder
+        return cls(embedder, probe, manifest["probe"], manifest["task"], labels, reading), manifest["made_of"]
 
 
 def _digest(path: Path) -> str:

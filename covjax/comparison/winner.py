@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from covjax.activations import EncodedTokens
+from covjax.activations import ArrayTokens, GivenTokens
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model, cells, decide
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
 from covjax.data import Dataset
-from covjax.embedder import Embedder
+from covjax.embedder import Embedder, origin
 from covjax.embedding.fitted import FittedRecipe, fit_recipe
 from covjax.embedding.tables import Table, primal
 from covjax.jobs.disk import new_text, text_cell
@@ -26,7 +26,7 @@ from covjax.recipes import Recipe, parts_of
 def fit_winner(
     config: CompareConfig,
     data: Dataset,
-    tokens: EncodedTokens,
+    tokens: ArrayTokens,
     recipes: Sequence[Recipe],
     name: str,
     folder: Path,
@@ -47,14 +47,14 @@ def fit_winner(
 def make_model(
     config: CompareConfig,
     data: Dataset,
-    tokens: EncodedTokens,
+    tokens: ArrayTokens,
     fitted: FittedRecipe,
     fitted_probe: FittedProbe,
     probe_name: str,
     tables: Mapping[str, Table],
     training: np.ndarray | None,
 ) -> Model:
-    """The model of one row of the comparison.
+    """The model of one row of the comparison; of given activations it predicts for such alone.
 
     The probe of a wide row, which was compared through a kernel, gets its weights from the `training` vectors.
     """
@@ -73,14 +73,18 @@ def make_model(
         max_memory_gib=config.max_memory_gib,
         seed=config.seed,
     )
-    embedder.adopt(fitted, tokens.encoder.weights_digest, tokens.layer)
-    return Model(embedder, probe, probe_name, data.task, data.target_names)
+    embedder.adopt(fitted, *origin(tokens))
+    reading = None
+    if isinstance(tokens, GivenTokens):
+        layer = config.layer if tokens.given.layer is None else tokens.given.layer
+        reading = {"layer": layer, "drop_first": config.drop_first, "drop_last": config.drop_last}
+    return Model(embedder, probe, probe_name, data.task, data.target_names, reading)
 
 
 def keep_winner(
     config: CompareConfig,
     data: Dataset,
-    tokens: EncodedTokens,
+    tokens: ArrayTokens,
     recipes: Sequence[Recipe],
     tables: Mapping[str, Table],
     probes: Probes,
@@ -107,7 +111,8 @@ def keep_winner(
         if is_first():
             model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, training)
             size = model.save(path, digest)
-            note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} new.fasta")
+            new = "new.fasta" if model.reading is None else "--activations NEW"
+            note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} {new}")
     if is_first():
         write_predictions(
             output / "predictions.csv", data, kind, probes[name][kind], probes[results["reference"]][kind]
