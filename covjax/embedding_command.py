@@ -179,7 +179,9 @@ def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.nd
 def _activation_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     """Of all activations of the file, in its order; read as the comparison read its own."""
     if config.data or not config.activations:
-        raise InputError(f"activations: {config.model} predicts from activations alone; {config.model} --activations NEW")
+        raise InputError(
+            f"activations: {config.model} predicts from activations alone; {config.model} --activations NEW"
+        )
     given = read_activations(config.activations, **dict(model.reading or {}), max_gib=model.embedder.max_memory_gib)
     return given.ids, model.scores(given)
 

@@ -255,7 +255,9 @@ def _esm_layer(file: Path, layer: int) -> int | None:
 def _representation(file: Path, values: Mapping[str, Any], layer: int) -> StoredTensor:
     layers = values["representations"]
     if layer not in layers or not isinstance(layers[layer], StoredTensor):
-        raise InputError(f"layer: {layer} is not in {file}, which holds {', '.join(map(str, sorted(layers))) or 'none'}")
+        raise InputError(
+            f"layer: {layer} is not in {file}, which holds {', '.join(map(str, sorted(layers))) or 'none'}"
+        )
     return layers[layer]
 
 

@@ -94,15 +94,16 @@ class GivenActivations:
         return what | {"dtype": self.dtype, "features": self.features, "source": "activations"}
 
     def _checked(self, row: int) -> np.ndarray:
-        x, name = self._arrays.read(self._places[row]), f"activations: {self.name}: id {shown(self.ids[row], 60)}"
+        x = self._arrays.read(self._places[row])
+        name = f"activations: {self.name}: id {shown(self.ids[row], 60)}"
         if x.ndim != 2 or not x.shape[1]:
             raise InputError(f"{name} has shape {x.shape}, expected (tokens, features)")
         if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
             raise InputError(f"{name} is {x.dtype}, expected floating point")
         self.features = self.features or x.shape[1]
         if x.shape[1] != self.features:
-            first = shown(self.ids[0], 60)
-            raise InputError(f"{name} has {x.shape[1]} features a token, but {first} has {self.features}")
+            other = shown(self.ids[0], 60)
+            raise InputError(f"{name} has {x.shape[1]} features a token, but {other} has {self.features}")
         first, last = self._drop
         if len(x) <= first + last:
             why = f", of which --drop-first {first} and --drop-last {last} leave none" if first + last else ""
@@ -139,7 +140,7 @@ class GivenTokens(ArrayTokens):
         self.given, self.name, self.features, self.fits = given, given.name, given.features, given.fits
         self._kept = _Kept(given, self._rows)  # type: ignore[assignment]
         self._special = np.zeros((len(self._rows), 0), np.float32)
-        self._plan(self._counts(np.arange(len(self._rows))), token_budget, mesh)
+        self._plan(self._counts(np.arange(len(self._rows))).tolist(), token_budget, mesh)
 
     def collect(self) -> None:
         """Nothing to bring: every process reads what it needs."""

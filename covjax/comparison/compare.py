@@ -137,7 +137,12 @@ def _compare(
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}
     del features["label_names"]
-    inputs = {"data": config.data, "encoder": config.encoder, "activations": config.activations, "label_names": config.label_names}
+    inputs = {
+        "data": config.data,
+        "encoder": config.encoder,
+        "activations": config.activations,
+        "label_names": config.label_names,
+    }
     folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
     tables = make_features(config, data, tokens, rows, output, features)
     probes = fit_probes(config, data, tables, output, manifest)

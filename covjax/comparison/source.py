@@ -19,9 +19,11 @@ from covjax.errors import InputError, shown
 
 
 class Source(Protocol):
-    """Tokens for the rows of a table; `notes` say in a line each what was found."""
+    """Tokens for the rows of a table."""
 
-    notes: tuple[str, ...]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user is told, a line each."""
 
     def describe(self, data: Dataset) -> dict[str, Any]:
         """The entry `encoder` of a manifest: name, layer, digest, type."""
@@ -89,9 +91,7 @@ class EncoderSource:
     def tokens(self, data: Dataset, mesh: Mesh | None) -> EncodedTokens:
         """See `Source`."""
         config = self.config
-        return EncodedTokens(
-            self.encoder, data.sequences, self.layer, config.token_budget, config.max_memory_gib, mesh
-        )
+        return EncodedTokens(self.encoder, data.sequences, self.layer, config.token_budget, config.max_memory_gib, mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,9 @@ def _match(config: CompareConfig, data: Dataset, arrays: Arrays) -> tuple[Datase
     rows = [i for i, name in enumerate(data.ids) if name in place]
     absent = [name for name in data.ids if name not in place]
     extra = sorted(place.keys() - set(data.ids))
-    notes = [f"activations: {len(extra):,} of {len(place):,} have no row in the table ({_first(extra)})"] if extra else []
+    notes = (
+        [f"activations: {len(extra):,} of {len(place):,} have no row in the table ({_first(extra)})"] if extra else []
+    )
     if absent:
         what = f"{len(absent):,} of {len(data):,} rows have no activations in {arrays.name} ({_first(absent)})"
         if not rows:

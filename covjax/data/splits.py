@@ -34,7 +34,9 @@ def assign_splits(data: Dataset, shares: tuple[float, float, float] = (0.7, 0.15
     if data.splits is not None:
         return data
     groups = _numbered(data.groups)
-    if data.has_group_column and data.sequences:  # of sequences that stand in several of the file's groups, these go to one side
+    if (
+        data.has_group_column and data.sequences
+    ):  # of sequences that stand in several of the file's groups, these go to one side
         groups = _joined(groups, _numbered(data.sequences))
     count = int(groups.max()) + 1
     if count < len(SPLITS):
