@@ -51,7 +51,10 @@ class CompareConfig(RecipeSettings):
         "", "optional CSV with the columns label, name: what the report calls each label", NOTHING
     )
     output: str = option("runs/my-comparison", "folder for results, report, figures and checkpoints", NOTHING)
-    encoder: str = option("unirep-64", "name, folder or hub id of the encoder; see docs/encoders.md", NOTHING)
+    encoder: str = option(
+        "unirep-64", "name, folder or hub id of the encoder, or torch:NAME for PyTorch; see docs/encoders.md", NOTHING
+    )
+    trust_remote_code: bool = option(False, "run code that comes with the model of --encoder torch:NAME", NOTHING)
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last", NOTHING)
     activations: str = option(
         "",

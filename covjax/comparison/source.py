@@ -46,7 +46,7 @@ def open_source(config: CompareConfig, data: Dataset, activations: Any = None) -
     if config.drop_first or config.drop_last:
         raise InputError("drop_first, drop_last: only with activations; an encoder's special tokens are not pooled")
     check_lengths(config, data)  # before anything whose size grows with the longest sequence
-    encoder = encoders.load(config.encoder)
+    encoder = encoders.load(config.encoder, trust_remote_code=config.trust_remote_code)
     check_letters(data.name, data.sequences, encoder, config.force_letters)
     return data, EncoderSource(config, encoder)
 
