@@ -20,6 +20,7 @@ from covjax.notes import note
 
 # Learned positions, as the models of transformers call them: a longer sequence has none.
 POSITIONS = ("position_embeddings", "embed_positions", "wpe")
+POOLER = "pooler."  # after the hidden states; where a model comes without it, transformers fills it with noise
 EXTRA = "parity"
 
 
@@ -48,7 +49,8 @@ def load_torch(name: str, dtype: Any = jnp.float32, trust_remote_code: bool = Fa
 
     The model goes to a GPU where PyTorch sees one. `trust_remote_code` runs code that comes with the model, and warns.
 
-    Raises InputError where torch is not installed, the model cannot be loaded, or needs code that is not trusted.
+    Raises InputError where torch is not installed, the model cannot be loaded, lacks weights, or needs code that is not
+    trusted.
     """
     torch = need("torch", EXTRA, f"encoder: torch:{name}")
     import transformers
@@ -61,7 +63,9 @@ def load_torch(name: str, dtype: Any = jnp.float32, trust_remote_code: bool = Fa
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(settings.folder, **options)
         kind = getattr(torch, jnp.dtype(dtype).name)
-        model = transformers.AutoModel.from_pretrained(settings.folder, dtype=kind, **options)
+        model, loaded = transformers.AutoModel.from_pretrained(
+            settings.folder, dtype=kind, output_loading_info=True, **options
+        )
     except Exception as error:  # transformers raises whatever a damaged or foreign folder leads to
         if "trust_remote_code" in str(error):
             raise InputError(
@@ -70,6 +74,8 @@ def load_torch(name: str, dtype: Any = jnp.float32, trust_remote_code: bool = Fa
             ) from None
         what = f"{type(error).__name__}: {shown(str(error), 150)[1:-1]}"
         raise InputError(f"encoder: transformers cannot load {name}: {what}") from None
+    if absent := sorted(each for each in loaded["missing_keys"] if not each.startswith(POOLER)):
+        raise InputError(f"encoder: the weights of {name} lack {absent[0]}, which transformers would fill with noise")
     if torch.cuda.is_available():
         model = model.to("cuda")
     return TorchEncoder(model, tokenizer, None, f"torch:{name}", settings)
@@ -198,6 +204,8 @@ class TorchEncoder:
 
     def _bytes(self) -> Iterator[tuple[str, memoryview]]:
         for name, tensor in sorted(self._model.state_dict().items()):
+            if name.startswith(POOLER):
+                continue
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             yield f"{name}{tensor.dtype}{tuple(tensor.shape)}", flat.view(self._torch.uint8).numpy().data
 
