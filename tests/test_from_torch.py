@@ -12,9 +12,8 @@ from covjax.comparison.config import CompareConfig
 from covjax.comparison.source import open_source
 from covjax.data import read_table
 from covjax.encoders import embed, tokenize
-from tests.test_bert import RESIDUES, SPECIAL, TEXTS
+from tests.test_bert import RESIDUES, SPECIAL, TEXTS, real_folder
 from tests.test_bert import peer_folder as bert_folder
-from tests.test_bert import real_folder
 from tests.test_esm import SEQUENCES, VARIANTS
 from tests.test_esm import peer_folder as esm_folder
 
