@@ -17,6 +17,7 @@ from covjax import encoders
 from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens
 from covjax.embedding.fitted import FittedRecipe, fit_recipe, load_fitted
 from covjax.encoders.base import layer_index
+from covjax.encoders.loading import TORCH
 from covjax.errors import InputError, shown
 from covjax.inputs import host_array
 from covjax.notes import note
@@ -132,8 +133,11 @@ class Embedder:
         if self.encoder_digest_ is not None:
             if not isinstance(self.encoder, str | os.PathLike):
                 name = self.encoder.name
-            elif os.path.exists(name := os.fspath(self.encoder)):  # found from wherever the state is read
-                name = os.path.abspath(name)
+            else:
+                name = os.fspath(self.encoder)
+                start = TORCH if name.startswith(TORCH) else ""
+                if os.path.exists(folder := name.removeprefix(start)):  # found from wherever the state is read
+                    name = start + os.path.abspath(folder)
         record = {"embedder": more, "encoder": name, "encoder_digest": self.encoder_digest_, "layer": self.layer_}
         fitted.save(path, record)
 

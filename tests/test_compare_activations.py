@@ -201,6 +201,8 @@ def test_lengths_are_compared_with_the_sequences(made):
 def test_what_only_one_kind_of_source_has_is_refused(made):
     folder, given = made
     refused(folder, "drop_first, drop_last: only with activations", "", encoder="given-unirep", drop_first=1)
+    refused(folder, "encoder: 'given-unirep' beside activations", folder / "x.npz", encoder="given-unirep")
+    refused(folder, "layer: 2, but activations in memory are of one layer", given, layer=2)
     refused(folder, "activations: .*absent.h5: no such file or folder", folder / "absent.h5")
     refused(folder, "layer: 3, but .*x.npz does not say which layers it holds", folder / "x.npz", layer=3)
     refused(folder, "id 'P4' has 7 features a token, but 'P0' has 8", given | {"P4": given["P4"][:, :7]})

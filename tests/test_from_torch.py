@@ -247,6 +247,16 @@ def test_without_torch_the_package_is_named(tmp_path, monkeypatch):
         encoders.load("torch:some/model")
 
 
+def test_a_saved_embedder_finds_its_folder_from_anywhere(tmp_path, monkeypatch):
+    tiny(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    embedder = Embedder("torch:m", "mean").fit(TEXTS)
+    embedder.save("state")
+    monkeypatch.chdir("/")
+    again = Embedder.load(tmp_path / "state")
+    np.testing.assert_array_equal(again.transform(TEXTS), embedder.set_params(encoder=again.encoder).transform(TEXTS))
+
+
 def test_a_comparison_takes_it_by_name(tmp_path):
     tiny(tmp_path / "m")
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f'"what is {w} ?",{i % 2}\n' for i, w in enumerate(WORDS)))

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from covjax import encoders
 from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens
-from covjax.activations.files import Arrays, given_arrays, open_arrays
+from covjax.activations.files import LAST, Arrays, given_arrays, open_arrays
 from covjax.comparison.config import CompareConfig
 from covjax.data import Dataset
 from covjax.data.letters import check_encoding, check_letters
@@ -124,9 +124,14 @@ def open_given(config: CompareConfig, data: Dataset, activations: Any = None) ->
     Where the table has sequences, every array has as many tokens as its sequence has letters, text apart. Where it has
     none, rows with equal activations share a group, unless the table has groups.
 
-    Raises InputError for rows without activations (`missing="drop"` leaves them out), arrays in order that are not as
-    many as the rows, activations of another length than the sequence, and as `open_arrays` and `GivenActivations`.
+    Raises InputError for an encoder beside them, rows without activations (`missing="drop"` leaves them out), arrays in
+    order that are not as many as the rows, activations of another length than the sequence, and as `open_arrays` and
+    `GivenActivations`.
     """
+    if config.encoder != CompareConfig.encoder:
+        raise InputError(f"encoder: {shown(config.encoder, 60)} beside activations, which take its place; give one")
+    if activations is not None and config.layer != LAST:
+        raise InputError(f"layer: {config.layer}, but activations in memory are of one layer; leave it out")
     arrays = open_arrays(config.activations, config.layer) if activations is None else given_arrays(activations)
     data, places, matching = _match(config, data, arrays)
     given = GivenActivations(arrays, places, config.drop_first, config.drop_last, config.max_memory_gib)
