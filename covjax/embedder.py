@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from covjax import encoders
-from covjax.activations import ArrayTokens, EncodedTokens
+from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens
 from covjax.embedding.fitted import FittedRecipe, fit_recipe, load_fitted
 from covjax.encoders.base import layer_index
+from covjax.encoders.loading import TORCH
 from covjax.errors import InputError, shown
 from covjax.inputs import host_array
 from covjax.notes import note
@@ -75,7 +76,7 @@ class Embedder:
         Args:
             X: sequences (texts in a list, tuple, array, pandas Series or generator); or activations: arrays
                 (tokens, features) of any lengths, one array (n, tokens, features), from NumPy, JAX or PyTorch, a
-                `TokenStore`, or a generator of arrays.
+                `TokenStore`, a generator of arrays, or what `covjax.activations.read_activations` gave.
             y: ignored.
             mask: for one array (n, tokens, features): true on the tokens that count.
 
@@ -90,7 +91,7 @@ class Embedder:
             raise InputError(f"X: all {len(tokens)} vectors are equal, so {self.recipe!r} has no components of them")
         if isinstance(recipes[-1], Components) and fitted.width < recipes[-1].count:
             note(f"note: {self.recipe}: {fitted.width} components, all that {len(tokens):,} sequences have")
-        return self.adopt(fitted, *_origin(tokens))
+        return self.adopt(fitted, *origin(tokens))
 
     def transform(self, X: Any, *, mask: Any = None) -> Float[np.ndarray, "n k"]:
         """Embed sequences or activations: one vector each, float32, in the order given; arguments as in `fit`.
@@ -99,8 +100,10 @@ class Embedder:
         """
         fitted = self._fitted()
         tokens = self._tokens(X, mask)
-        digest, layer = _origin(tokens)
-        if digest and self.encoder_digest_ and digest != self.encoder_digest_:
+        digest, layer = origin(tokens)
+        if digest and self.encoder_digest_ is None:
+            raise InputError("X: texts, but the recipe was fitted on activations; give activations of the same model")
+        if digest and digest != self.encoder_digest_:
             raise InputError(
                 f"encoder: the weights of {tokens.name} are not those that were fitted on; give the encoder of then, "
                 "or fit again"
@@ -130,8 +133,11 @@ class Embedder:
         if self.encoder_digest_ is not None:
             if not isinstance(self.encoder, str | os.PathLike):
                 name = self.encoder.name
-            elif os.path.exists(name := os.fspath(self.encoder)):  # found from wherever the state is read
-                name = os.path.abspath(name)
+            else:
+                name = os.fspath(self.encoder)
+                start = TORCH if name.startswith(TORCH) else ""
+                if os.path.exists(folder := name.removeprefix(start)):  # found from wherever the state is read
+                    name = start + os.path.abspath(folder)
         record = {"embedder": more, "encoder": name, "encoder_digest": self.encoder_digest_, "layer": self.layer_}
         fitted.save(path, record)
 
@@ -212,6 +218,8 @@ class Embedder:
             return X
         local = jax.local_devices()
         mesh = Mesh(np.array(local), ("sequences",)) if len(local) > 1 else None
+        if isinstance(X, GivenActivations):
+            return GivenTokens(X, None, self.token_budget, mesh)
         given = _listed(X)
         if isinstance(given, list) and any(isinstance(each, str) for each in given):
             if odd := [i for i, each in enumerate(given) if not isinstance(each, str)]:
@@ -257,7 +265,7 @@ class _Options:
     seed: int = option(0, "", allowed=lambda seed: 0 <= seed < 2**32, rule="0 to 4,294,967,295")
 
 
-def _origin(tokens: ArrayTokens) -> tuple[str | None, int | None]:
+def origin(tokens: ArrayTokens) -> tuple[str | None, int | None]:
     """Digest of the encoder's weights and the layer; None of activations that were given."""
     if isinstance(tokens, EncodedTokens):
         return tokens.encoder.weights_digest, tokens.layer

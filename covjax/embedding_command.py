@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from covjax.activations import read_activations
 from covjax.comparison.model import Model, cells
 from covjax.data.dataset import tidy_sequences
 from covjax.data.letters import check_encoding, check_lengths, check_letters
@@ -43,6 +44,7 @@ two files compare only under one state: --fitted applies that of an earlier run.
 PREDICT = """Predictions of a comparison's model for new sequences.
 
     covjax predict runs/mine/model new.fasta --to predictions.csv
+    covjax predict runs/mine/model --activations new.npz
 """
 
 
@@ -77,6 +79,9 @@ class PredictConfig:
     data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text", NOTHING)
     to: str = option("predictions.csv", "CSV to write: id, prediction, and a score for every label", NOTHING)
     encoder: str = option("", "where the encoder lies now, if not where the comparison had it", NOTHING)
+    activations: str = option(
+        "", "in place of sequences, for a model of activations: a file or folder as covjax compare takes it", NOTHING
+    )
     max_length: int = LENGTH
     force_letters: bool = option(False, LETTERS_HELP, NOTHING)
 
@@ -139,18 +144,16 @@ def _embedder(config: EmbedConfig) -> Embedder:
 def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
     """Predict for a file's sequences with a comparison's model; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        main = ("model", "data", "to", "encoder")
+        main = ("model", "data", "to", "encoder", "activations")
         config, flags = parse(command, PREDICT, PredictConfig, argv, main, files=("model", "data"), force=FORCE)
         check_options(config)
         path = _writable(config.to, (".csv",), flags.force)
-        if not (config.model and config.data):
+        if not (config.model and (config.data or config.activations)):
             absent = "data" if config.model else "model"
             raise InputError(f"{absent}: none is named; {command} runs/mine/model new.fasta")
         with silence(flags.quiet):
             model = Model.load(config.model, config.encoder or None)
-            ids, sequences = _read(config.data, config.max_length)
-            _check_encoding(config.data, ids, sequences, model.embedder, config.force_letters)
-            scores = model.scores(sequences)
+            ids, scores = _activation_scores(model, config) if model.reading is not None else _scores(model, config)
         decisions = cells(model.decide(scores), model.task, model.labels)
         labels = () if model.task == "regression" else model.labels
         with new_text(path) as file:
@@ -163,6 +166,24 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
         more = f", {kind} of {len(labels)} labels" if labels else ""
         print(f"{len(ids):,} predictions{more} in {path}")
     return 0
+
+
+def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    if config.activations:
+        raise InputError(f"activations: {config.model} has an encoder of its own; give sequences")
+    ids, sequences = _read(config.data, config.max_length)
+    _check_encoding(config.data, ids, sequences, model.embedder, config.force_letters)
+    return ids, model.scores(sequences)
+
+
+def _activation_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    """Of all activations of the file, in its order; read as the comparison read its own."""
+    if config.data or not config.activations:
+        raise InputError(
+            f"activations: {config.model} predicts from activations alone; {config.model} --activations NEW"
+        )
+    given = read_activations(config.activations, **dict(model.reading or {}), max_gib=model.embedder.max_memory_gib)
+    return given.ids, model.scores(given)
 
 
 def _read(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:

@@ -16,6 +16,7 @@ EXTRAS = {
     "excel": ("openpyxl",),
     "keras": ("h5py",),
     "parity": ("torch",),
+    "sentence": ("torch", "sentence_transformers"),
 }
 
 

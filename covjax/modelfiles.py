@@ -159,9 +159,22 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def read_torch(file: Path) -> dict[str, StoredTensor]:
     """Read what tensors a PyTorch state dict holds, by name; no code of the file is run.
 
-    The zip format (since PyTorch 1.6) is read without PyTorch, the older one by PyTorch. Raises InputError for anything
-    else than a dictionary of tensors and for a damaged file; reading a tensor that is larger than what the file stores
-    of it (a repeating view) is refused then.
+    Raises InputError for anything else than a dictionary of tensors, and as `read_torch_values`.
+    """
+    state, broken = read_torch_values(file), f"{file}: not a state dict of tensors: "
+    if not isinstance(state, dict) or not all(isinstance(tensor, StoredTensor) for tensor in state.values()):
+        raise InputError(f"{broken}it holds something else than tensors")
+    if not all(isinstance(name, str) for name in state):
+        raise InputError(f"{broken}a tensor has no name")
+    return dict(state)
+
+
+def read_torch_values(file: Path) -> Any:
+    """Read what `torch.save` wrote: dictionaries, lists, texts, numbers and tensors; no code of the file is run.
+
+    The zip format (since PyTorch 1.6) is read without PyTorch, the older one by PyTorch. Raises InputError for a
+    damaged file and for objects of other kinds; reading a tensor that is larger than what the file stores of it (a
+    repeating view) is refused then.
     """
     try:
         if not zipfile.is_zipfile(file):
@@ -173,12 +186,7 @@ def read_torch(file: Path) -> dict[str, StoredTensor]:
             order = pickled.removesuffix("data.pkl") + "byteorder"
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise ValueError("its numbers are big-endian; load and save it on a machine of today")
-            state = _Unpickler(file, archive, pickled.removesuffix("data.pkl")).load()
-        if not isinstance(state, dict) or not all(isinstance(tensor, StoredTensor) for tensor in state.values()):
-            raise ValueError("it holds something else than tensors")
-        if not all(isinstance(name, str) for name in state):
-            raise ValueError("a tensor has no name")
-        return dict(state)
+            return _Unpickler(file, archive, pickled.removesuffix("data.pkl")).load()
     except InputError:
         raise
     except Exception as error:  # a damaged or foreign pickle: zipfile and pickle raise many types
@@ -246,15 +254,19 @@ def check_view(file: Path, shape: tuple[int, ...], size: int) -> None:
         raise InputError(f"{file}: a tensor of shape {tuple(shape)} repeats the {size} numbers that are stored of it")
 
 
-def _read_legacy(file: Path) -> dict[str, StoredTensor]:
+def _read_legacy(file: Path) -> Any:
     torch = need("torch", "parity", f"{file}: this format of PyTorch")
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    tensors = {}
-    for name, tensor in state.items():
-        dtype = np.dtype(ml_dtypes.bfloat16 if tensor.dtype == torch.bfloat16 else str(tensor.dtype).split(".")[-1])
-        tensor = tensor.detach()
-        tensors[name] = StoredTensor(tuple(tensor.shape), dtype, functools.partial(_from_torch, file, tensor, dtype))
-    return tensors
+    return _stored(file, torch, torch.load(file, map_location="cpu", weights_only=True))
+
+
+def _stored(file: Path, torch: Any, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _stored(file, torch, each) for name, each in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    dtype = np.dtype(ml_dtypes.bfloat16 if value.dtype == torch.bfloat16 else str(value.dtype).split(".")[-1])
+    tensor = value.detach()
+    return StoredTensor(tuple(tensor.shape), dtype, functools.partial(_from_torch, file, tensor, dtype))
 
 
 def _from_torch(file: Path, tensor: Any, dtype: np.dtype) -> np.ndarray:
@@ -298,16 +310,26 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as arrays:
             for entry in entries:
                 with arrays.zip.open(entry) as stream:
-                    _check_npy(entry, stream)
+                    _check_npy(entry.filename, entry.file_size, stream)
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # a damaged archive: NumPy and zipfile raise many types
         what = shown(str(error), 150)[1:-1]
         raise InputError(f"{file}: cannot be read: {type(error).__name__}: {what}") from None
 
 
-def _check_npy(entry: zipfile.ZipInfo, stream: Any) -> None:
+def parse_npy(content: bytes) -> np.ndarray:
+    """Parse the bytes of an .npy file; ValueError for a damaged one, and for Python objects, which would run code."""
+    stream = io.BytesIO(content)
+    _check_npy("the array", len(content), stream)
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _check_npy(name: str, size: int, stream: Any) -> None:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
-        raise ValueError(f"{entry.filename} is larger than what is stored of it")
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects, which are not read; save one plain array")
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"{name} is larger than what is stored of it")

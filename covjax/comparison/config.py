@@ -5,7 +5,7 @@ import dataclasses
 from covjax.errors import InputError
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
-from covjax.recipes.base import SECOND_ORDER, SpecialToken, Trained, unknown_recipe
+from covjax.recipes.base import SECOND_ORDER, Composition, SpecialToken, Trained, unknown_recipe
 
 ALL = ("all",)  # as `rows`: every recipe
 TABLE_OPTIONS = (
@@ -51,8 +51,22 @@ class CompareConfig(RecipeSettings):
         "", "optional CSV with the columns label, name: what the report calls each label", NOTHING
     )
     output: str = option("runs/my-comparison", "folder for results, report, figures and checkpoints", NOTHING)
-    encoder: str = option("unirep-64", "name, folder or hub id of the encoder; see docs/encoders.md", NOTHING)
+    encoder: str = option(
+        "unirep-64", "name, folder or hub id of the encoder, or torch:NAME for PyTorch; see docs/encoders.md", NOTHING
+    )
+    trust_remote_code: bool = option(False, "run code that comes with the model of --encoder torch:NAME", NOTHING)
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last", NOTHING)
+    activations: str = option(
+        "",
+        "token activations in place of an encoder, found by the table's ids: a store, a folder of ID.npy, ID.pt or "
+        "ID.safetensors, or .npz, .npy, .safetensors, .h5, .pt, .parquet, .arrow",
+        NOTHING,
+    )
+    drop_first: int = option(0, "tokens left out at the start of all activations", NOTHING, **at_least(0))
+    drop_last: int = option(0, "tokens left out at the end of all activations", NOTHING, **at_least(0))
+    force_lengths: bool = option(
+        False, "go on where activations have another number of tokens than their sequence has letters", NOTHING
+    )
     max_length: int = option(
         2000,
         "longest sequence allowed, in letters; longer ones are refused, never cropped",
@@ -128,18 +142,24 @@ ROWLESS = ("eps", "ridge", "composition_k")  # settings that change numbers of r
 
 
 def choose_recipes(
-    config: CompareConfig, features: int, has_special: bool, test: int | None = None
+    config: CompareConfig, features: int, has_special: bool, test: int | None = None, has_sequences: bool = True
 ) -> tuple[Recipe, ...]:
     """The recipes of `config.rows` for an encoder of `features` numbers a token, in the order of a report.
 
     Where `config.rows` is empty: all, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences (`test`) and no setting
-    that asks for rows. `has_special`: whether the model has a special token before the sequence.
+    that asks for rows. `has_special`: whether the model has a special token before the sequence. Without sequences
+    (`has_sequences`) there are no counted letters.
 
-    Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, and one whose parts
-    are not there.
+    Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
+    not there, and one that counts letters of sequences that are not there.
     """
     every = all_recipes(config, features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
+    if not has_sequences:
+        lettered = [recipe for recipe in every if isinstance(recipe, Composition)]
+        if asked := [recipe.name for recipe in lettered if recipe.name in config.rows]:
+            raise InputError(f"rows: {asked[0]!r} counts letters, and the table has no column 'sequence'")
+        every = tuple(recipe for recipe in every if recipe not in lettered)
     if config.rows == ALL or (not config.rows and not _is_small(config, test)):
         return every
     if not config.rows:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from covjax.activations import EncodedTokens
+from covjax.activations import ArrayTokens, GivenTokens
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
 from covjax.comparison.results import Results
 from covjax.data import Dataset
-from covjax.embedder import Embedder
+from covjax.embedder import Embedder, origin
 from covjax.embedding.fitted import FittedRecipe, fit_recipe
 from covjax.embedding.tables import Table, primal
 from covjax.errors import InputError
@@ -36,7 +36,9 @@ THRESHOLD = 0.5
 class Model:
     """A fitted recipe with its encoder, and a linear probe on its vectors.
 
-    `labels` are the targets' names; `probe_name` is logistic or ridge, `task` multilabel, multiclass or regression.
+    `labels` are the targets' names; `probe_name` is logistic or ridge, `task` multilabel, multiclass or regression. A
+    model of given activations has none but these to predict for; `reading` says which layer and how many special tokens
+    at both ends the comparison took (arguments of `covjax.activations.read_activations`).
     """
 
     embedder: Embedder
@@ -44,6 +46,7 @@ class Model:
     probe_name: str
     task: str
     labels: tuple[str, ...]
+    reading: Mapping[str, int] | None = None
 
     def scores(self, X: Any) -> Float[np.ndarray, "n k"]:
         """What the metrics of the comparison see, of sequences or activations: probabilities, or ridge's scores."""
@@ -75,7 +78,7 @@ class Model:
         weights = np.asarray(self.probe.weights, np.float32)
         dtype = np.float16 if weights.nbytes > HALF else np.float32
         manifest = {"format": FORMAT, "probe": self.probe_name, "task": self.task, "labels": list(self.labels)}
-        manifest |= {"made_of": made_of, "embedder": _digest(path / "embedder")}
+        manifest |= {"reading": self.reading, "made_of": made_of, "embedder": _digest(path / "embedder")}
         # One scale a label: half precision has few exponents.
         scale = np.maximum(np.abs(weights).max(0, initial=0), np.finfo(np.float32).tiny)
         state = {"weights": (weights / scale).astype(dtype), "scale": scale, "bias": np.asarray(self.probe.bias)}
@@ -111,7 +114,8 @@ class Model:
         if _digest(path / "embedder") != manifest["embedder"]:
             raise InputError(f"{path}: its embedder/ and probe/ are of two models; the same comparison makes it again")
         labels = tuple(manifest["labels"])
-        return cls(embedder, probe, manifest["probe"], manifest["task"], labels), manifest["made_of"]
+        reading = manifest.get("reading")  # older ones lack it: they have an encoder
+        return cls(embedder, probe, manifest["probe"], manifest["task"], labels, reading), manifest["made_of"]
 
 
 def _digest(path: Path) -> str:
@@ -141,7 +145,7 @@ def cells(decisions: np.ndarray, task: str, labels: tuple[str, ...]) -> list[str
 def fit_winner(
     config: CompareConfig,
     data: Dataset,
-    tokens: EncodedTokens,
+    tokens: ArrayTokens,
     recipes: Sequence[Recipe],
     name: str,
     folder: Path,
@@ -162,14 +166,14 @@ def fit_winner(
 def make_model(
     config: CompareConfig,
     data: Dataset,
-    tokens: EncodedTokens,
+    tokens: ArrayTokens,
     fitted: FittedRecipe,
     fitted_probe: FittedProbe,
     probe_name: str,
     tables: Mapping[str, Table],
     training: np.ndarray | None,
 ) -> Model:
-    """The model of one row of the comparison.
+    """The model of one row of the comparison; of given activations it predicts for such alone.
 
     The probe of a wide row, which was compared through a kernel, gets its weights from the `training` vectors.
     """
@@ -188,14 +192,18 @@ def make_model(
         max_memory_gib=config.max_memory_gib,
         seed=config.seed,
     )
-    embedder.adopt(fitted, tokens.encoder.weights_digest, tokens.layer)
-    return Model(embedder, probe, probe_name, data.task, data.target_names)
+    embedder.adopt(fitted, *origin(tokens))
+    reading = None
+    if isinstance(tokens, GivenTokens):
+        layer = config.layer if tokens.given.layer is None else tokens.given.layer
+        reading = {"layer": layer, "drop_first": config.drop_first, "drop_last": config.drop_last}
+    return Model(embedder, probe, probe_name, data.task, data.target_names, reading)
 
 
 def keep_winner(
     config: CompareConfig,
     data: Dataset,
-    tokens: EncodedTokens,
+    tokens: ArrayTokens,
     recipes: Sequence[Recipe],
     tables: Mapping[str, Table],
     probes: Probes,
@@ -222,7 +230,8 @@ def keep_winner(
         if is_first():
             model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, training)
             size = model.save(path, digest)
-            note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} new.fasta")
+            new = "new.fasta" if model.reading is None else "--activations NEW"
+            note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} {new}")
     if is_first():
         write_predictions(output / "predictions.csv", data, kind, probes[name][kind], probes[results.reference][kind])
 

@@ -61,11 +61,16 @@ def _setting(results: Results) -> str:
     if results.grouping:
         grouped += f" ({results.grouping})"
     unit = "target" if results.task == "regression" else "label"
+    source = f"frozen encoder {encoder['name']}"
+    if encoder.get("source") == "activations":
+        source = f"activations of {encoder['name']}"
+    if encoder["layer"] is not None:
+        source += f", layer {encoder['layer']}"
     return (
         f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}; "
-        f"{results.num_targets} {unit if results.num_targets == 1 else unit + 's'}; frozen encoder "
-        f"{encoder['name']}, layer {encoder['layer']}, {results.encoder_features} features "
-        "a token, standardised by the training tokens; the penalty of each probe chosen on validation from one grid."
+        f"{results.num_targets} {unit if results.num_targets == 1 else unit + 's'}; {source}, "
+        f"{results.encoder_features} features a token, standardised by the training tokens; the penalty of each "
+        "probe chosen on validation from one grid."
     )
 
 

@@ -225,7 +225,7 @@ def _wrapped(sequences: Sequence[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Sequences with their targets.
+    """Sequences with their targets; `sequences` is empty where a table of activations has none.
 
     `targets` is (n, k): booleans for `multilabel` and `multiclass` (one-hot), float64 for `regression`.
     `splits` is None until `assign_splits` or the file has given one of train, validation, test to every row. `lines`
@@ -249,7 +249,7 @@ class Dataset:
     one_family: bool = False  # over half of the sequences are near copies of each other, and none are grouped
 
     def __len__(self) -> int:
-        return len(self.sequences)
+        return len(self.ids)
 
     @property
     def is_text(self) -> bool:
@@ -271,7 +271,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over every id, sequence, target, group and split: the identity of the data in a manifest."""
         digest = hashlib.sha256(repr((self.task, self.target_names)).encode())
-        for row in zip(self.ids, self.sequences, self.groups):
+        columns = (self.ids, self.sequences, self.groups) if self.sequences else (self.ids, self.groups)
+        for row in zip(*columns, strict=True):
             digest.update(repr(row).encode())
         digest.update(np.ascontiguousarray(self.targets).tobytes())
         digest.update(repr(None if self.splits is None else self.splits.tolist()).encode())

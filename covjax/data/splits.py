@@ -34,7 +34,9 @@ def assign_splits(data: Dataset, shares: tuple[float, float, float] = (0.7, 0.15
     if data.splits is not None:
         return data
     groups = _numbered(data.groups)
-    if data.has_group_column:  # of sequences that stand in several of the file's groups, these go to one side
+    if (
+        data.has_group_column and data.sequences
+    ):  # of sequences that stand in several of the file's groups, these go to one side
         groups = _joined(groups, _numbered(data.sequences))
     count = int(groups.max()) + 1
     if count < len(SPLITS):
@@ -53,7 +55,7 @@ def group_near_copies(data: Dataset) -> Dataset:
     and the dataset is marked `one_family`. Where the file's own splits part near copies, the rows of each side are a
     group, and a note says how many.
     """
-    if data.has_group_column or data.grouping:
+    if data.has_group_column or data.grouping or not data.sequences:
         return data
     # The marks of text decide over the whole table, as they do for the letters' case.
     copies = near_copies(data.sequences, "text" if data.is_text else "")
@@ -131,7 +133,7 @@ def drop_rare(data: Dataset, minimum: int | None = None) -> Dataset:
         note += f", with {len(data) - len(rows):,} rows"
     note += f" (--min-positives {minimum}): {_some(names)}"
     data = dataclasses.replace(
-        _take(data, rows),
+        take_rows(data, rows),
         targets=data.targets[rows][:, ~rare],
         target_names=tuple(name for name, gone in zip(data.target_names, rare) if not gone),
         warnings=(*data.warnings, note),
@@ -190,7 +192,8 @@ def _joined(groups: np.ndarray, copies: np.ndarray) -> np.ndarray:
     return connected_components(links, directed=False)[1][groups]
 
 
-def _take(data: Dataset, rows: np.ndarray) -> Dataset:
+def take_rows(data: Dataset, rows: np.ndarray) -> Dataset:
+    """Some rows of the dataset, in the order given."""
     columns: dict[str, Any] = {"targets": data.targets[rows]}
     for name in ("ids", "sequences", "groups", "lines"):
         if column := getattr(data, name, ()):

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ def read_table(
     group_column: str = "",
     missing: str = "refuse",
     label_regex: str = "",
+    needs_sequence: bool = True,
 ) -> Dataset:
     """Read labelled sequences: columns sequence, one of label, labels, targets, and optionally id, split and group.
 
@@ -53,6 +54,9 @@ def read_table(
     have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are classes however
     they are written. Every other `label` column is multiclass, unless most of more than ten different cells are numbers
     in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
+
+    With `needs_sequence=False` (for activations that stand elsewhere) a table without that column is a dataset without
+    sequences, whose groups are the ids where there is no group column.
 
     Cells that say that there is no value (`covjax.data.targets.MISSING`: empty, NA, nan, None, - and so on) are never a
     class, a number or a sequence: they are refused, or with `missing="drop"` their rows are left out and counted, and
@@ -77,13 +81,17 @@ def read_table(
     names = {"sequence": sequence_column, "label": label_column, "id": id_column}
     names |= {"split": split_column, "group": group_column}
     notes: list[str] = []
-    table = _read_rows(path, names, label_regex, notes)
-    columns = match_columns(path, table.header, names)
+    first, others = ("sequence", "label"), ("id", "split", "group")
+    roles = (first, others) if needs_sequence else (first[1:], (*first[:1], *others))
+    table = _read_rows(path, names, label_regex, notes, lambda header: match_columns(path, header, names, *roles))
+    columns = match_columns(path, table.header, names, *roles)
     kind = next(role for role in columns if role in ANSWERS)
     if not table.rows:
         raise InputError(f"{path}: a header but no rows")
     titles = {role: table.header.cells[index].strip() for role, index in columns.items()}
-    rows = _with_sequence(path, table.rows, titles["sequence"], columns["sequence"], missing, notes)
+    rows = table.rows
+    if "sequence" in columns:
+        rows = _with_sequence(path, rows, titles["sequence"], columns["sequence"], missing, notes)
 
     def cells(role: str) -> list[str]:
         return [row.cells[columns[role]] for row in rows]
@@ -114,12 +122,15 @@ def read_table(
     )
     targets = read_targets(answers, task, missing, notes)
     rows, places = [rows[i] for i in targets.rows], [places[i] for i in targets.rows]
-    sequences = tidy_sequences(cells("sequence"), places, titles["sequence"], notes)
-    groups = _groups(cells("group"), places, titles["group"]) if "group" in columns else sequences
+    ids = _ids(rows, cells("id") if "id" in columns else None, places)
+    sequences: tuple[str, ...] = ()
+    if "sequence" in columns:
+        sequences = tidy_sequences(cells("sequence"), places, titles["sequence"], notes)
+    groups = _groups(cells("group"), places, titles["group"]) if "group" in columns else sequences or ids
     return Dataset(
         name=path.name,
         task=targets.task,
-        ids=_ids(rows, cells("id") if "id" in columns else None, places),
+        ids=ids,
         sequences=sequences,
         targets=targets.values,
         target_names=targets.names,
@@ -131,7 +142,13 @@ def read_table(
     )
 
 
-def _read_rows(path: Path, names: dict[str, str], label_regex: str, notes: list[str]) -> Table:
+def _read_rows(
+    path: Path,
+    names: dict[str, str],
+    label_regex: str,
+    notes: list[str],
+    match: Callable[[Row], Mapping[str, int]],
+) -> Table:
     if not os.path.isfile(path):  # of a path too long Path.is_file raises
         raise InputError(f"{path if len(str(path)) <= 300 else shown(str(path), 200)}: no such file")
     suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
@@ -142,7 +159,7 @@ def _read_rows(path: Path, names: dict[str, str], label_regex: str, notes: list[
     if label_regex:
         raise InputError(f"label_regex: {shown(label_regex)} is for FASTA, and {path} is named {suffix or 'otherwise'}")
     if path.suffix.lower() in SUFFIXES:
-        return read_spreadsheet(path, lambda header: match_columns(path, header, names).values(), notes)
+        return read_spreadsheet(path, lambda header: match(header).values(), notes)
     table = read_delimited(path)
     rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows if any(map(str.strip, row.cells))]
     if empty := len(table.rows) - len(rows):  # as spreadsheets write behind the last row; of a workbook the same

@@ -5,6 +5,7 @@ from covjax.encoders.checks import check_padding_invariance, norm_report
 from covjax.encoders.custom import from_arrays, from_function
 from covjax.encoders.embed import embed, replicate, windowed_moments, windows
 from covjax.encoders.loading import load
+from covjax.encoders.pytorch import from_torch
 
 __all__ = [
     "Encoder",
@@ -12,6 +13,7 @@ __all__ = [
     "embed",
     "from_arrays",
     "from_function",
+    "from_torch",
     "load",
     "norm_report",
     "register_encoder",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from covjax.encoders import bert, unirep  # noqa: F401  (they register the models that packages bring)
 from covjax.encoders.base import LOADERS, REQUIREMENTS, Encoder, Requirement
+from covjax.encoders.sentence import read_settings
 from covjax.errors import InputError, shown
 from covjax.modelfiles import read_json
 
@@ -19,6 +20,7 @@ FAMILIES = {
     "ntv3": ("covjax.encoders.ntv3", "NTv3"),
 }
 FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", ".h5")}  # models of one file
+TORCH = "torch:"
 DTYPES = ("float32", "bfloat16")
 
 
@@ -27,11 +29,13 @@ def requirements() -> dict[str, Requirement]:
     return dict(sorted(REQUIREMENTS.items()))
 
 
-def load(name: str | Path, dtype: Any = jnp.float32) -> Encoder:
+def load(name: str | Path, dtype: Any = jnp.float32, trust_remote_code: bool = False) -> Encoder:
     """Return a frozen encoder: a registered name, a file, a folder in the Hugging Face layout or a model id of the hub.
 
     A file is a model of SpliceAI or OpenSpliceAI (.h5, .pt). A folder's `model_type` (config.json) decides the family.
     A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by huggingface_hub into its cache and then read like any folder.
+    "torch:NAME" is a folder or hub id that PyTorch and transformers run (`covjax.encoders.pytorch.load_torch`), with
+    code that comes with it where `trust_remote_code` is set.
     `dtype`, float32 or bfloat16, is the type of the parameters, of the computation and of the activations; layer norm
     and softmax are computed in float32, and matrix products add up in it.
     Raises InputError for an unknown name, an unsupported model_type, option or dtype, and damaged or missing files.
@@ -42,6 +46,11 @@ def load(name: str | Path, dtype: Any = jnp.float32) -> Encoder:
         raise InputError(f"dtype: {dtype!r} is no type; allowed: {' and '.join(DTYPES)}") from None
     if dtype.name not in DTYPES:
         raise InputError(f"dtype: {dtype.name} is not supported; allowed: {' and '.join(DTYPES)}")
+    if isinstance(name, str) and name.startswith(TORCH):
+        pytorch = importlib.import_module("covjax.encoders.pytorch")  # which fetches by this module
+        return pytorch.load_torch(name.removeprefix(TORCH), dtype, trust_remote_code)
+    if trust_remote_code:
+        raise InputError(f"trust_remote_code: only for {TORCH}NAME; covjax runs no code of {shown(str(name))}")
     if isinstance(name, str) and name in LOADERS:
         return LOADERS[name](dtype)
     if not isinstance(name, str | os.PathLike):
@@ -53,7 +62,7 @@ def load(name: str | Path, dtype: Any = jnp.float32) -> Encoder:
             raise InputError(f"encoder: there is no file {shown(name, 300)[1:-1]}")
         module, family = FILES[Path(name).suffix]
         return getattr(importlib.import_module(module), family)(Path(name).stem, Path(name), dtype)
-    folder = Path(name) if is_folder else _fetch(name)
+    folder = read_settings(Path(name) if is_folder else fetch(name)).folder
     if not (folder / "config.json").is_file():
         raise InputError(f"encoder: {name}: no config.json in the folder")
     kind = read_json(folder / "config.json").get("model_type")
@@ -64,7 +73,8 @@ def load(name: str | Path, dtype: Any = jnp.float32) -> Encoder:
     return getattr(importlib.import_module(module), family)(folder.name if is_folder else name, folder, dtype)
 
 
-def _fetch(name: str) -> Path:
+def fetch(name: str, *more: str) -> Path:
+    """The folder of a model of the hub, fetched where it is not there; `more` are patterns of further files."""
     if name.count("/") != 1:
         raise InputError(
             f"encoder: {shown(name)} is not known; allowed: {', '.join(sorted(LOADERS))}, "
@@ -73,7 +83,7 @@ def _fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", *more]))
         if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
             # Older models (DNABERT, ESM-2 15B) have PyTorch's format alone, the largest in parts.
             snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*.bin"])

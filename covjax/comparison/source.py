@@ -1,0 +1,203 @@
+"""Where the tokens of a comparison come from: a frozen encoder, or activations that were made elsewhere."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jax.sharding import Mesh
+
+from covjax import encoders
+from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens
+from covjax.activations.files import LAST, Arrays, given_arrays, open_arrays
+from covjax.comparison.config import CompareConfig
+from covjax.data import Dataset
+from covjax.data.letters import check_encoding, check_lengths, check_letters
+from covjax.data.splits import take_rows
+from covjax.encoders.base import layer_index
+from covjax.errors import InputError, shown
+
+
+class Source(Protocol):
+    """Tokens for the rows of a table."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user is told, a line each."""
+
+    def describe(self, data: Dataset) -> dict[str, Any]:
+        """The entry `encoder` of a manifest: name, layer, digest, type."""
+
+    def check(self, data: Dataset) -> None:
+        """Raise InputError for a sequence that cannot be read."""
+
+    def tokens(self, data: Dataset, mesh: Mesh | None) -> ArrayTokens:
+        """The tokens of every row."""
+
+
+def open_source(config: CompareConfig, data: Dataset, activations: Any = None) -> tuple[Dataset, Source]:
+    """The source that a comparison names, and the table as it goes with it; `activations` are those in memory.
+
+    Raises InputError for an encoder that cannot be loaded or reads other letters, sequences over `max_length`, and as
+    `open_given`.
+    """
+    if activations is not None or config.activations:
+        return open_given(config, data, activations)
+    if config.drop_first or config.drop_last:
+        raise InputError("drop_first, drop_last: only with activations; an encoder's special tokens are not pooled")
+    check_lengths(
+        data.sequences, config.max_length, _place(data)
+    )  # before anything whose size grows with the longest sequence
+    encoder = encoders.load(config.encoder, trust_remote_code=config.trust_remote_code)
+    check_letters(data.name, data.sequences, encoder, config.force_letters)
+    return data, EncoderSource(config, encoder)
+
+
+def _place(data: Dataset) -> Callable[[int], str]:
+    """What a message calls the i-th sequence."""
+    return lambda i: f"{data.name}: {data.place(i)} ({shown(data.ids[i])[1:-1]})"
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSource:
+    """A frozen encoder over the table's sequences."""
+
+    config: CompareConfig
+    encoder: encoders.Encoder
+    notes: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> int:
+        """The layer counted from 0."""
+        return layer_index(self.config.layer, self.encoder.num_layers)
+
+    def describe(self, data: Dataset) -> dict[str, Any]:
+        """See `Source`."""
+        return {
+            "name": self.encoder.name,
+            "layer": self.layer,
+            "weights_digest": self.encoder.weights_digest,
+            "dtype": "float32",
+        }
+
+    def check(self, data: Dataset) -> None:
+        """See `Source`."""
+        check_encoding(data.sequences, self.encoder, _place(data))
+
+    def tokens(self, data: Dataset, mesh: Mesh | None) -> EncodedTokens:
+        """See `Source`."""
+        config = self.config
+        return EncodedTokens(self.encoder, data.sequences, self.layer, config.token_budget, config.max_memory_gib, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenSource:
+    """Activations from files or memory, found by the table's ids."""
+
+    config: CompareConfig
+    given: GivenActivations
+    row: dict[str, int]  # of every id among the activations
+    notes: tuple[str, ...]
+
+    def _rows(self, data: Dataset) -> list[int]:
+        return [self.row[name] for name in data.ids]
+
+    def describe(self, data: Dataset) -> dict[str, Any]:
+        """See `Source`; the digest is that of the activations."""
+        return self.given.describe(self._rows(data))
+
+    def check(self, data: Dataset) -> None:
+        """Nothing is left to check: all were read when they were opened."""
+
+    def tokens(self, data: Dataset, mesh: Mesh | None) -> GivenTokens:
+        """See `Source`."""
+        return GivenTokens(self.given, self._rows(data), self.config.token_budget, mesh)
+
+
+def open_given(config: CompareConfig, data: Dataset, activations: Any = None) -> tuple[Dataset, GivenSource]:
+    """Read the activations of a table's rows, and return the table without rows that have none.
+
+    Where the table has sequences, every array has as many tokens as its sequence has letters, text apart. Where it has
+    none, rows with equal activations share a group, unless the table has groups.
+
+    Raises InputError for an encoder beside them, rows without activations (`missing="drop"` leaves them out), arrays in
+    order that are not as many as the rows, activations of another length than the sequence, and as `open_arrays` and
+    `GivenActivations`.
+    """
+    if config.encoder != CompareConfig.encoder:
+        raise InputError(f"encoder: {shown(config.encoder, 60)} beside activations, which take its place; give one")
+    if activations is not None and config.layer != LAST:
+        raise InputError(f"layer: {config.layer}, but activations in memory are of one layer; leave it out")
+    arrays = open_arrays(config.activations, config.layer) if activations is None else given_arrays(activations)
+    data, places, matching = _match(config, data, arrays)
+    given = GivenActivations(arrays, places, config.drop_first, config.drop_last, config.max_memory_gib)
+    notes = [*matching, f"activations: {len(given):,} of {given.name}, {given.features} features, {given.dtype}"]
+    if given.layer is not None:
+        notes[-1] += f", layer {given.layer}"
+    if data.sequences:
+        notes += _compare_lengths(config, data, given)
+    elif not data.has_group_column:
+        groups = tuple(f"activations {digest[:16]}" for digest in given.digests)
+        warning = (
+            "the table has neither sequences nor a column 'group': near copies cannot be found and may stand on both "
+            "sides of the split; give --group-column, or a column 'sequence'"
+        )
+        grouping = "no column 'group' and no sequences: only rows with equal activations share a group"
+        data = dataclasses.replace(data, groups=groups, grouping=grouping, warnings=(*data.warnings, warning))
+    return data, GivenSource(config, given, {name: row for row, name in enumerate(data.ids)}, tuple(notes))
+
+
+def _match(config: CompareConfig, data: Dataset, arrays: Arrays) -> tuple[Dataset, list[int], list[str]]:
+    """The rows that have activations, the place of each among these, and notes."""
+    if arrays.ids is None:
+        if arrays.count != len(data):
+            raise InputError(
+                f"activations: {arrays.count:,} arrays in {arrays.name}, in the table's order, but {data.name} has "
+                f"{len(data):,} rows; give them under ids"
+            )
+        note = f"activations: those of {arrays.name} have no ids and are taken in the table's order"
+        return data, list(range(arrays.count)), [note]
+    place = {name: number for number, name in enumerate(arrays.ids)}
+    rows = [i for i, name in enumerate(data.ids) if name in place]
+    absent = [name for name in data.ids if name not in place]
+    extra = sorted(place.keys() - set(data.ids))
+    notes = (
+        [f"activations: {len(extra):,} of {len(place):,} have no row in the table ({_first(extra)})"] if extra else []
+    )
+    if absent:
+        what = f"{len(absent):,} of {len(data):,} rows have no activations in {arrays.name} ({_first(absent)})"
+        if not rows:
+            raise InputError(
+                f"activations: {what}; its ids are others ({_first(list(arrays.ids))}); name the column by --id-column"
+            )
+        if config.missing != "drop":
+            raise InputError(f"activations: {what}; --missing drop leaves such rows out")
+        notes.append(f"activations: {what} and are left out")
+        data = take_rows(data, np.array(rows))
+    return data, [place[name] for name in data.ids], notes
+
+
+def _compare_lengths(config: CompareConfig, data: Dataset, given: GivenActivations) -> list[str]:
+    """Notes on activations that are longer or shorter than their sequences; InputError unless that is allowed."""
+    if data.is_text:
+        return ["activations: the sequences are text, whose tokens are not its letters, so lengths are not compared"]
+    more = given.lengths - np.array([len(sequence) for sequence in data.sequences])
+    other = np.flatnonzero(more)
+    if not len(other):
+        return []
+    i = int(other[0])
+    what = (
+        f"{len(other):,} of {len(data):,} have another number of tokens than their sequence has letters (first: "
+        f"{shown(data.ids[i], 60)}, {given.lengths[i]} tokens, {len(data.sequences[i])} letters"
+        + (f"; {abs(more[i])} too {'many' if more[i] > 0 else 'few'} in each)" if len(set(more)) == 1 else ")")
+    )
+    if not config.force_lengths:
+        raise InputError(
+            f"activations: {what}; special tokens are left out by --drop-first N and --drop-last N; where a token is "
+            "not a letter (k-mers, sub-words) --force-lengths goes on"
+        )
+    return [f"activations: {what}"]
+
+
+def _first(names: Sequence[str]) -> str:
+    return "first " + ", ".join(shown(name, 60) for name in names[:3])
