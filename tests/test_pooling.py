@@ -25,7 +25,11 @@ OPTIONS: dict[str, list[dict]] = {
         {"features": D, "rank": 3, "spectral": "sqrt"},
         {"features": D, "rank": 3, "tied": False, "center": None},
     ],
-    "attention": [{"features": D, "heads": 2}, {"features": D, "heads": 3, "position_bias": True}],
+    "attention": [
+        {"features": D, "heads": 2},
+        {"features": D, "heads": 3, "position_bias": True},
+        {"features": D, "heads": 2, "queries": 3},
+    ],
     "light_attention": [{"features": D, "kernel_size": 3}],
     "attention_covariance": [{"features": D, "rank": 3, "heads": 2}],
     "tensor_sketch": [{"size": 16}, {"size": 8, "degree": 3}],
@@ -286,6 +290,9 @@ def test_attention_values_against_numpy(rng):
     alpha = np.exp(logits) / np.exp(logits).sum(0)
     values = x @ np.asarray(pool.values[...])
     close(pool(x), np.concatenate([alpha[:, 0] @ values[:, :3], alpha[:, 1] @ values[:, 3:]]))
+    pool = get_pooler("attention", features=D, heads=1, queries=2)
+    logits, values = x @ np.asarray(pool.queries[...]), x @ np.asarray(pool.values[...])
+    close(pool(x), ((np.exp(logits) / np.exp(logits).sum(0)).T @ values).reshape(-1))
     pool = get_pooler("attention_covariance", features=D, rank=3)
     logits = x @ np.asarray(pool.queries[...])[:, 0]
     alpha = np.exp(logits) / np.exp(logits).sum()

@@ -75,9 +75,9 @@ def _standardised_moments(x: Tokens, w: Weights, orders):
 
 @register("standardised_moments")
 def standardised_moments(*, orders: Sequence[int] = (3, 4)) -> FunctionPooler:
-    """Σ w_i z_i^k / n, z = (x − μ)/σ, for every order k: skewness, kurtosis; 0 for constant features; size len(orders)·d.
+    """Σ w_i z_i^k / n, z = (x − μ)/σ, for every order k: skewness, kurtosis; size len(orders)·d.
 
-    Rouvier et al. 2021 put them beside mean and deviation.
+    0 for constant features. Rouvier et al. 2021 put them beside mean and deviation.
     """
     if isinstance(orders, int) or not orders or any(not (isinstance(k, int) and k >= 3) for k in orders):
         raise InputError(f"orders must be a non-empty list of whole numbers >= 3, got {orders!r}")
