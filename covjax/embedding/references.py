@@ -96,17 +96,17 @@ def _smallest(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return keys[order], rows[order]
 
 
-Reference = Callable[..., Arrays]
-_REFERENCES: dict[str, Reference] = {}
+Fitter = Callable[..., Arrays]
+_REFERENCES: dict[str, Fitter] = {}
 
 
-def reference(name: str) -> Callable[[Reference], Reference]:
+def reference(name: str) -> Callable[[Fitter], Fitter]:
     """Register `function(training, **fitting) -> {option of the pooler: array}` under the name that recipes give.
 
     Raises InputError for a name that is taken.
     """
 
-    def enter(function: Reference) -> Reference:
+    def enter(function: Fitter) -> Fitter:
         if name in _REFERENCES:
             raise InputError(f"reference {name!r} is already registered")
         _REFERENCES[name] = function

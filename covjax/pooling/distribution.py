@@ -15,7 +15,7 @@ from covjax.inputs import host_array
 from covjax.moments import Moments
 from covjax.pooling.base import FunctionPooler, register
 from covjax.pooling.fitted import FittedPooler
-from covjax.pooling.learned import check_sizes, projection
+from covjax.pooling.learned import check_features, check_sizes, projection
 from covjax.tokens import HIGHEST, MatrixLike, TokensLike, WeightsLike, prepare_tokens, safe_ratio, weighted_mean
 
 Tokens = Float[Array, "tokens features"]
@@ -120,8 +120,7 @@ class SlicedWasserstein(nnx.Module):
     def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         x, w = prepare_tokens(x, weights)
-        if x.shape[1] != self.directions.shape[0]:
-            raise InputError(f"x must have {self.directions.shape[0]} features, got {x.shape[1]}")
+        check_features(x, self.directions.shape[0])
         return _sliced(x, w, self.directions[...], self.points)
 
 
@@ -193,9 +192,13 @@ def vlad(*, centres: MatrixLike) -> FittedPooler:
 
 def responsibilities(x: Tokens, shares, means, variances) -> Float[Array, "tokens components"]:
     """Probability of every component of a Gaussian mixture with diagonal covariances, given each token."""
-    deviations = (x[:, None] - means[None]) ** 2 / variances[None]  # the square written out would lose digits
-    log = jnp.log(shares) - 0.5 * (jnp.sum(deviations, axis=2) + jnp.sum(jnp.log(variances), axis=1))
-    return jax.nn.softmax(log, axis=1)
+
+    def log(component):  # one after the other: side by side each would hold the tokens
+        share, mean, variance = component
+        square = jnp.sum((x - mean[None]) ** 2 / variance[None], axis=1)  # written out it would lose digits
+        return jnp.log(share) - 0.5 * (square + jnp.sum(jnp.log(variance)))
+
+    return jax.nn.softmax(jax.lax.map(log, (shares, means, variances)).T, axis=1)
 
 
 def _fisher_vector(x: Tokens, w: Weights, shares, means, variances):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from covjax.errors import InputError
 from covjax.moments import Moments
+from covjax.pooling.learned import check_features
 from covjax.tokens import TokensLike, WeightsLike, prepare_tokens
 
 
@@ -45,8 +45,8 @@ class FittedPooler(nnx.Module):
     def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`); InputError for another number of features."""
         x, w = prepare_tokens(x, weights)
-        if self.features is not None and x.shape[1] != self.features:
-            raise InputError(f"x must have {self.features} features, got {x.shape[1]}")
+        if self.features is not None:
+            check_features(x, self.features)
         return self.function(x, w, **self._given())
 
     @property

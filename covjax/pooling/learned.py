@@ -39,7 +39,8 @@ def check_sizes(**sizes: int) -> None:
             raise InputError(f"{name} must be an integer >= 1, got {size!r}")
 
 
-def _check_features(x: Float[Array, "tokens features"], features: int) -> None:
+def check_features(x: Float[Array, "tokens features"], features: int) -> None:
+    """Raise InputError for tokens of another number of features."""
     if x.shape[1] != features:
         raise InputError(f"x must have {features} features, got {x.shape[1]}")
 
@@ -64,7 +65,7 @@ class AttentionPool(nnx.Module):
     def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         x, w = prepare_tokens(x, weights)
-        _check_features(x, self.queries.shape[0])
+        check_features(x, self.queries.shape[0])
         logits = jnp.matmul(x, self.queries[...], precision=HIGHEST)
         if self.position is not None:
             rank = jnp.cumsum(w > 0) - 1  # counts kept tokens only: padding moves nobody
@@ -89,7 +90,7 @@ class LightAttentionPool(nnx.Module):
     def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`); masked tokens enter the convolutions as zeros."""
         x, w = prepare_tokens(x, weights)
-        _check_features(x, self.values.in_features)
+        check_features(x, self.values.in_features)
         values = self.values(x)
         pooled = jnp.sum(attention_weights(self.logits(x), w) * values, axis=0)
         top = jnp.max(jnp.where(w[:, None] > 0, values, -jnp.inf), axis=0)

@@ -33,7 +33,7 @@ def _gaussian_of(m: Moments, ridge):
 def gaussian(*, ridge: float = 1e-6) -> FunctionPooler:
     """vech of ([[M, μ], [μᵀ, 1]] + ridge·I)^½: the Gaussian of the tokens as one matrix; size (d+1)(d+2)/2.
 
-    Li et al. 2017 (G²DeNet).
+    Wang, Li and Zhang 2017 (G²DeNet).
     """
     options = (("ridge", check_spectral("sqrt", ridge, 1.0)),)
     return FunctionPooler("gaussian", _gaussian, options=options, from_moments=_gaussian_of)
