@@ -4,7 +4,9 @@ import pytest
 
 from tests import structure
 
-MOST_FILES = 165  # reached when the house was rebuilt; a new file is a new idea, and raises this with a reason
+# 165 were reached when the house was rebuilt; a new file is a new idea, and raises this with a reason: 7 of rivals
+# (order, distribution, geometry, what is fitted for them, means of matrices, recipes).
+MOST_FILES = 172
 MOST_LINES = 400
 # `python -m eval.compare --suite` is an old spelling of `covjax tasks`.
 ONE_UPWARD = ["covjax.comparison.compare → covjax.tasks.run"]
