@@ -20,6 +20,7 @@ from covjax.moments import moments
 from covjax.notes import note
 from covjax.spectral import psd_log
 from covjax.standardise import standardise
+from covjax.tokens import HIGHEST
 
 SAMPLE = 20_000  # tokens that centres and mixtures are fitted on: seconds
 PAIRED = 1_000  # tokens whose distances the median is of
@@ -72,10 +73,8 @@ class TrainingTokens:
         """`function(x, w)` of `AVERAGED` training sequences, spread evenly, or of all where there are fewer."""
         rows = self.train[:: -(-len(self.train) // AVERAGED)]
         apply = jax.jit(jax.vmap(lambda x, w: function(standardise(x, w, *self.fit), w)))
-        numbers, values = (
-            [np.empty(0, np.int64)],
-            [np.empty((0, *_result(function, self.tokens.features).shape), np.float32)],
-        )
+        numbers = [np.empty(0, np.int64)]
+        values = [np.empty((0, *_result(function, self.tokens.features).shape), np.float32)]
         for batch in self.tokens.walk(stage):
             wanted = np.isin(batch.rows, rows)
             if wanted.any():
@@ -160,7 +159,11 @@ def _frechet(training: TrainingTokens, eps: float, rank: int) -> Arrays:
     """V G^{-½}: the affine-invariant mean of Σ + εI on the `rank` leading components V of the mean covariance."""
     basis = np.linalg.eigh(mean_covariance(training))[1][:, ::-1][:, : min(rank, training.tokens.features)]
     basis = agree(basis.astype(np.float32))
-    matrices = training.each(lambda x, w: moments(x @ basis, w).covariance(), "Fréchet mean")
+
+    def covariance(x, w):
+        return moments(jnp.matmul(x, basis, precision=HIGHEST), w).covariance()
+
+    matrices = training.each(covariance, "Fréchet mean")
     mean, residual = frechet_mean(matrices, ridge=eps)
     note(f"Fréchet mean of {len(matrices):,} covariances, {basis.shape[1]} components: residual {residual:.2g}")
     return {"whitening": basis @ inverse_root(mean)}
