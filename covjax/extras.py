@@ -15,6 +15,7 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "excel": ("openpyxl",),
     "keras": ("h5py",),
+    "clusters": ("sklearn",),
     "parity": ("torch",),
     "sentence": ("torch", "sentence_transformers"),
 }

@@ -120,7 +120,9 @@ HOST |= {"CPAutoencoder", "TuckerAutoencoder"}  # in the registry
 # an option of a new name without a default.
 SMALL = {"features": D, "latents": 16, "k": 3, "rank": 3, "prefixes": (4, 16), "aux_k": 3, "size": 8, "heads": 2}
 SMALL |= {"kernel_size": 3, "basis": np.eye(D, 3, dtype=np.float32), "pairs": np.array([[0, 0], [1, 3]])}
-SMALL |= {"parts": ["mean", "sqrt_covariance"], "units": 4}
+SMALL |= {"parts": ["mean", "sqrt_covariance"], "units": 4, "bandwidth": 2.0, "frequencies": 4}
+SMALL |= {"centres": np.ones((3, D)), "shares": np.ones(3), "means": np.ones((3, D)), "variances": np.ones((3, D))}
+SMALL |= {"center": np.ones(D), "whitening": np.eye(D, 3)}
 
 
 def small(options, **given):
@@ -207,6 +209,7 @@ COMPILED = {
     "autoencoders.solver._mean_moment": [WIDE_BATCH],
     "autoencoders.solver._part": [WIDE_BATCH, shape(D, R, dtype=jnp.float64)],
     "autoencoders.solver._squared_norms": [WIDE_BATCH],
+    "frechet._frechet": [shape(B, D, D), S, 1e-4, 9],
     "probes.logistic._path": [
         *(X, shape(T, 3), shape(T, 3), shape(3), shape(D), shape(2), shape()),
         *("multilabel", 1e-4, 9),

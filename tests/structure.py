@@ -21,7 +21,7 @@ FLOORS = (
     (
         *("covjax.tokens", "covjax.moments", "covjax.projected", "covjax.packed", "covjax.vectorize", "covjax.sketch"),
         *("covjax.spectral", "covjax.shrinkage", "covjax.gram", "covjax.standardise", "covjax.controls"),
-        "covjax.sharding",
+        *("covjax.sharding", "covjax.frechet"),
     ),
     ("covjax.metrics", "covjax.data", "covjax.recipes"),
     ("covjax.encoders", "covjax.autoencoders", "covjax.sources"),

@@ -75,8 +75,7 @@ def run(made):
 
 def numbers(result):
     """Validation and test values by row; programs of other shapes differ in the last digits."""
-    rows = result["rows"] if isinstance(result, dict) else result.results["rows"]
-    return {row["label"]: [*row["probes"]["logistic"]["validation_path"]] for row in rows}
+    return {row.label: [*row.probes["logistic"].validation_path] for row in result.results.rows}
 
 
 def test_activations_of_an_encoder_give_its_comparison(made):
@@ -92,8 +91,8 @@ def test_activations_of_an_encoder_give_its_comparison(made):
         )
         for row, values in numbers(result).items():
             np.testing.assert_allclose(values, expected[row], atol=1e-6, err_msg=f"{name}, {row}")
-        assert result.results["encoder_features"] == 8
-        source = result.results["manifest"]["encoder"]
+        assert result.results.encoder_features == 8
+        source = result.results.manifest["encoder"]
         assert (source["source"], source["layer"], source["dtype"]) == ("activations", None, "float32")
     assert "activations of x.npz, 8 features" in (folder / "file" / "report.html").read_text()
 

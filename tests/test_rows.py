@@ -6,7 +6,7 @@ import pytest
 
 from covjax import InputError, get_pooler
 from covjax.comparison.config import SMALL_ROWS, CompareConfig, choose_recipes, small_note
-from covjax.recipes import get_recipe, parts_of, recipe_names
+from covjax.recipes import all_recipes, get_recipe, parts_of, recipe_names
 from covjax.recipes.base import Pooled, Trained
 from covjax.recipes.standard import matched_rank
 
@@ -50,6 +50,11 @@ def test_choose_recipes(features, has_special):
 def test_a_small_test_set_gets_few_rows_unless_more_are_asked_for():
     names = lambda config, test: {row.name for row in choose_recipes(config, 32, False, test)}
     every = names(CompareConfig(), None)
+    optional = {recipe.name for recipe in all_recipes(CompareConfig(), 32) if recipe.optional}
+    assert {"regional_mean", "power_means"} <= every
+    assert {"tangent_space", "vlad", "lagged_covariance"} <= optional
+    assert not every & optional
+    assert names(CompareConfig(rows=("mean", "vlad", "tangent_space")), 5) == {"mean", "vlad", "tangent_space"}
     assert names(CompareConfig(), 199) == set(SMALL_ROWS)
     assert len(SMALL_ROWS) <= 10
     assert names(CompareConfig(), 200) == names(CompareConfig(rows=("all",)), 5) == every
@@ -97,6 +102,12 @@ def test_rows_chooses_by_label_and_keeps_the_order():
 def test_rows_that_cannot_be_made_are_named(rows, message):
     with pytest.raises(InputError, match=message):
         choose_recipes(CompareConfig(rows=rows), 32, False)
+
+
+def test_a_trained_pool_that_rows_names_is_trained():
+    config = CompareConfig(rows=("mean", "covariance", "attention_4_queries"), trained=(), seeds=(0, 3))
+    names = [recipe.name for recipe in choose_recipes(config, 32, False)]
+    assert names == ["mean", "attention_4_queries", "attention_4_queries_seed_3", "covariance"]
 
 
 def test_bases_and_a_sparse_autoencoder_add_their_rows():

@@ -51,6 +51,8 @@ def make(
         (make(baseline=("max", 0.1, -0.05, 0.15)), "marginals"),
         (make(baseline=("first", 0.1, -0.05, 0.15)), "position"),
         (make(baseline=("cls", -0.1, -0.2, -0.15)), "position"),
+        (make(baseline=("regional_mean", 0.1, -0.05, 0.15)), "position"),
+        (make(baseline=("kernel_mean", 0.1, -0.05, 0.15)), "distribution"),
         (make(control=("mean_outer", 0.1, -0.05, 0.15)), "quadratic"),
         (make(control=("shuffled_log_covariance", 0.1, 0.0, 0.15)), "marginals"),
         (make(control=None), "open"),

@@ -5,9 +5,9 @@ import dataclasses
 from covjax.errors import InputError
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
-from covjax.recipes.base import SECOND_ORDER, Composition, SpecialToken, Trained, unknown_recipe
+from covjax.recipes.base import SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
 
-ALL = ("all",)  # as `rows`: every recipe
+ALL = ("all",)  # as `rows`: every recipe that is not optional
 TABLE_OPTIONS = (
     *("sequence_column", "label_column", "id_column", "split_column", "group_column"),
     *("label_regex", "missing"),
@@ -76,8 +76,8 @@ class CompareConfig(RecipeSettings):
     )
     rows: tuple[str, ...] = option(
         (),
-        "recipes to compare, mean among them, as `covjax info` lists them, or all; empty: all, or ten where the test "
-        "set has fewer than 200 sequences",
+        "recipes to compare, mean among them, as `covjax info` lists them; all: every one that is not optional; empty: "
+        "the same, or ten where the test set has fewer than 200 sequences",
         allowed=lambda rows: rows in ((), ALL) or "mean" in rows,
         rule="recipes with mean, the reference, among them, or all",
     )
@@ -146,14 +146,15 @@ def choose_recipes(
 ) -> tuple[Recipe, ...]:
     """The recipes of `config.rows` for an encoder of `features` numbers a token, in the order of a report.
 
-    Where `config.rows` is empty: all, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences (`test`) and no setting
-    that asks for rows. `has_special`: whether the model has a special token before the sequence. Without sequences
-    (`has_sequences`) there are no counted letters.
+    Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
+    (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
+    Without sequences (`has_sequences`) there are no counted letters.
 
     Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
     not there, and one that counts letters of sequences that are not there.
     """
-    every = all_recipes(config, features)
+    named = [name for name in config.rows if name in TRAINABLE and name not in config.trained]
+    every = all_recipes(dataclasses.replace(config, trained=(*config.trained, *named)), features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
     if not has_sequences:
         lettered = [recipe for recipe in every if isinstance(recipe, Composition)]
@@ -161,7 +162,7 @@ def choose_recipes(
             raise InputError(f"rows: {asked[0]!r} counts letters, and the table has no column 'sequence'")
         every = tuple(recipe for recipe in every if recipe not in lettered)
     if config.rows == ALL or (not config.rows and not _is_small(config, test)):
-        return every
+        return tuple(recipe for recipe in every if not recipe.optional)
     if not config.rows:
         return tuple(recipe for recipe in every if recipe.name in SMALL_ROWS)
     by_name = {recipe.name: recipe for recipe in every}

@@ -20,6 +20,7 @@ from covjax.recipes.base import (
     Components,
     Composition,
     Pooled,
+    Referenced,
     SideBySide,
     SparsePooled,
     SpecialToken,
@@ -27,7 +28,7 @@ from covjax.recipes.base import (
     Truncated,
 )
 
-KINDS = (Pooled, Truncated, SparsePooled, Trained, SpecialToken, SideBySide, Components)
+KINDS = (Pooled, Truncated, Referenced, SparsePooled, Trained, SpecialToken, SideBySide, Components)
 FORMAT = 1
 
 

@@ -10,14 +10,14 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from covjax.activations import ArrayTokens
-from covjax.activations.tokens import Fit, train_weights
+from covjax.activations.tokens import Fit
 from covjax.activations.windows import HeldActivations
 from covjax.autoencoders import solve_tucker
 from covjax.autoencoders.saved import agree_module
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
 from covjax.data import Dataset
-from covjax.jobs.distributed import agree, gather, is_first, wait
-from covjax.moments import moments
+from covjax.embedding.references import TrainingTokens, mean_covariance
+from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.pooling import Pooler, get_pooler
 from covjax.probes.end_to_end import TokenBatch, fit_token_probes
@@ -36,10 +36,11 @@ def make_bases(
     covariances that `covjax.autoencoders.solve_tucker` reaches from there; tokens must fit in memory. random: of a
     Gaussian.
     """
+    training = TrainingTokens(tokens, fit, train, seed)
     ranks = {kind: sorted({rank for basis, rank in wanted if basis == kind}) for kind in BASES}
     bases: dict[tuple[str, int], np.ndarray] = {}
     if ranks["pca"]:
-        every = _pca(tokens, fit, train)
+        every = np.linalg.eigh(mean_covariance(training, "PCA basis"))[1][:, ::-1].astype(np.float32)
         bases |= {("pca", rank): every[:, :rank] for rank in ranks["pca"]}
     if ranks["tucker"]:
         found = _tucker(tokens, fit, train, ranks["tucker"], token_budget)
@@ -48,18 +49,6 @@ def make_bases(
         gaussian = np.random.default_rng(seed).standard_normal((tokens.features, tokens.features))
         bases |= {("random", rank): np.linalg.qr(gaussian[:, :rank])[0].astype(np.float32) for rank in ranks["random"]}
     return agree(bases)  # an eigenvector's sign may depend on the machine
-
-
-def _pca(tokens: ArrayTokens, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
-    @jax.jit
-    def summed(x, w):
-        return jax.vmap(lambda x, w: moments(standardise(x, w, *fit), w).covariance())(x, w).sum(0)
-
-    total = np.zeros((tokens.features, tokens.features))
-    for batch in tokens.walk("PCA basis"):
-        total = total + np.asarray(summed(batch.tokens, train_weights(batch, train)), np.float64)
-    total = gather(total[None]).sum(0)  # of all processes
-    return np.linalg.eigh(total / len(train))[1][:, ::-1].astype(np.float32)
 
 
 def _tucker(

@@ -1,6 +1,7 @@
 """What recipes fit on the training tokens, and the pass that pools every sequence with all of them."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +20,12 @@ from covjax.autoencoders.saved import from_arrays, to_arrays
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.embedding.learned import make_bases, sparse_options, sparse_pools, train_pools
+from covjax.embedding.references import Arrays, TrainingTokens, fit_reference
 from covjax.encoders.embed import overlap
 from covjax.errors import InputError
 from covjax.jobs.distributed import gather
-from covjax.pooling import Pooler, get_pooler
-from covjax.recipes.base import Options, Pooled, Recipe, SparsePooled, SpecialToken, Trained, Truncated
+from covjax.pooling import Pooler, get_pooler, pooler_options
+from covjax.recipes.base import Options, Pooled, Recipe, Referenced, SparsePooled, SpecialToken, Trained, Truncated
 from covjax.standardise import standardise
 from covjax.tokens import HIGHEST
 
@@ -61,15 +63,13 @@ def restored(recipe: Recipe, features: int, arrays: Mapping[str, np.ndarray]) ->
         return FittedPool(recipe, None)
     assert isinstance(recipe, Pooled)
     options: dict[str, Any] = dict(recipe.options)
-    if isinstance(recipe, Truncated):
-        options["basis"] = np.zeros((features, recipe.rank or 0), np.float32)
-    elif isinstance(recipe, SparsePooled):
-        options["autoencoder"] = make_autoencoder("topk", features, **sparse_options(recipe))
-        if "pairs" in options:
-            pairs = next((array for name, array in arrays.items() if "pairs" in name), np.zeros((1, 2), np.int32))
-            options["pairs"] = np.zeros_like(pairs)
-    elif isinstance(recipe, Trained):
+    if isinstance(recipe, Trained):
         options |= {"features": recipe.width or features, "seed": recipe.seed}
+    else:  # a fitted option is a variable of its own name
+        named = {name[1]: array for leaf, array in arrays.items() if (name := re.match(r"\['(\w+)'\]", leaf))}
+        options |= {name: named[name] for name in pooler_options(recipe.pooler) if name in named}
+    if isinstance(recipe, SparsePooled):
+        options["autoencoder"] = make_autoencoder("topk", features, **sparse_options(recipe))
     pooler = get_pooler(recipe.pooler, **options)
     if isinstance(pooler, nnx.Module):
         state = nnx.state(pooler)
@@ -125,10 +125,19 @@ def fit_pools(
     if large := [rank for _, rank in wanted if rank > tokens.features]:
         raise InputError(f"rank: {large[0]} is more than the {tokens.features} features of a token")
     bases = make_bases(tokens, fit, train, wanted, seed, tokens.token_budget)
+    training = TrainingTokens(tokens, fit, train, seed)
+    references: dict[tuple[str, Options], Arrays] = {}
     pools: dict[str, FittedPool] = {}
     for recipe in pooled:
         if isinstance(recipe, SpecialToken):
             pools[recipe.name] = FittedPool(recipe, None)
+        elif isinstance(recipe, Referenced):
+            key = recipe.reference, recipe.fitting
+            if key not in references:
+                references[key] = fit_reference(recipe.reference, training, dict(recipe.fitting))
+            pools[recipe.name] = FittedPool(
+                recipe, get_pooler(recipe.pooler, **dict(recipe.options), **references[key])
+            )
         elif isinstance(recipe, Truncated):
             basis = bases[recipe.basis, recipe.rank or 0]
             pools[recipe.name] = FittedPool(recipe, get_pooler(recipe.pooler, basis=basis, **dict(recipe.options)))

@@ -1,6 +1,7 @@
 """Poolers by name: `get_pooler("covariance")(tokens, weights)` is one vector for one sequence."""
 
-from covjax.pooling import first_order, learned, second_order, sparse  # noqa: F401  (each registers its poolers)
+# Each of these registers its poolers.
+from covjax.pooling import distribution, first_order, learned, order, riemannian, second_order, sparse  # noqa: F401
 from covjax.pooling.base import (
     FunctionPooler,
     Pooler,

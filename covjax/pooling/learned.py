@@ -39,7 +39,8 @@ def check_sizes(**sizes: int) -> None:
             raise InputError(f"{name} must be an integer >= 1, got {size!r}")
 
 
-def _check_features(x: Float[Array, "tokens features"], features: int) -> None:
+def check_features(x: Float[Array, "tokens features"], features: int) -> None:
+    """Raise InputError for tokens of another number of features."""
     if x.shape[1] != features:
         raise InputError(f"x must have {features} features, got {x.shape[1]}")
 
@@ -50,21 +51,21 @@ def projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param:
 
 
 class AttentionPool(nnx.Module):
-    """Head h pools its slice of the values xV with α_h = softmax(x q_h + position bias); size d."""
+    """Head h pools its slice of the values xV with α_h = softmax(x q_h + position bias), for every query; queries·d."""
 
     name = "attention"
 
-    def __init__(self, features: int, heads: int, position_bias: bool, rngs: nnx.Rngs):
+    def __init__(self, features: int, heads: int, position_bias: bool, queries: int, rngs: nnx.Rngs):
         self.heads = heads
         self.permutation_invariant = not position_bias
-        self.queries = projection(rngs, features, heads)
+        self.queries = projection(rngs, features, queries * heads)
         self.values = projection(rngs, features, features)
-        self.position = nnx.Param(jnp.zeros((2, heads))) if position_bias else None
+        self.position = nnx.Param(jnp.zeros((2, queries * heads))) if position_bias else None
 
-    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "features"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`)."""
         x, w = prepare_tokens(x, weights)
-        _check_features(x, self.queries.shape[0])
+        check_features(x, self.queries.shape[0])
         logits = jnp.matmul(x, self.queries[...], precision=HIGHEST)
         if self.position is not None:
             rank = jnp.cumsum(w > 0) - 1  # counts kept tokens only: padding moves nobody
@@ -72,7 +73,8 @@ class AttentionPool(nnx.Module):
             logits = logits + jnp.matmul(jnp.log1p(ends), self.position[...], precision=HIGHEST)
         alpha = attention_weights(logits, w)
         values = jnp.matmul(x, self.values[...], precision=HIGHEST).reshape(x.shape[0], self.heads, -1)
-        return jnp.einsum("th,thk->hk", alpha, values, precision=HIGHEST).reshape(-1)
+        alpha = alpha.reshape(x.shape[0], -1, self.heads)
+        return jnp.einsum("tqh,thk->qhk", alpha, values, precision=HIGHEST).reshape(-1)
 
 
 class LightAttentionPool(nnx.Module):
@@ -88,7 +90,7 @@ class LightAttentionPool(nnx.Module):
     def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `covjax.pooling.Pooler`); masked tokens enter the convolutions as zeros."""
         x, w = prepare_tokens(x, weights)
-        _check_features(x, self.values.in_features)
+        check_features(x, self.values.in_features)
         values = self.values(x)
         pooled = jnp.sum(attention_weights(self.logits(x), w) * values, axis=0)
         top = jnp.max(jnp.where(w[:, None] > 0, values, -jnp.inf), axis=0)
@@ -160,12 +162,17 @@ def attention_covariance_matrices(
 
 
 @register("attention")
-def attention(*, features: int, heads: int = 4, position_bias: bool = False, seed: int = 0) -> AttentionPool:
-    """Multi-head attention pool; `position_bias` adds a learned slope on the log distance from both ends; size d."""
-    check_sizes(features=features, heads=heads)
+def attention(
+    *, features: int, heads: int = 4, position_bias: bool = False, queries: int = 1, seed: int = 0
+) -> AttentionPool:
+    """Multi-head attention pool by every query; size queries·d.
+
+    `position_bias` adds a learned slope on the log distance from both ends.
+    """
+    check_sizes(features=features, heads=heads, queries=queries)
     if features % heads:
         raise InputError(f"heads must divide features {features}, got {heads}")
-    return AttentionPool(features, heads, position_bias, nnx.Rngs(seed))
+    return AttentionPool(features, heads, position_bias, queries, nnx.Rngs(seed))
 
 
 @register("light_attention")

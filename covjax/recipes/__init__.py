@@ -9,7 +9,7 @@ import re
 from covjax.recipes import standard  # noqa: F401
 from covjax.recipes.base import (
     BASES,
-    TRAINED,
+    TRAINABLE,
     Recipe,
     RecipeSettings,
     all_recipes,
@@ -54,4 +54,6 @@ def get_recipe(name: str, settings: RecipeSettings | None = None) -> tuple[Recip
 
 
 def _everything(settings: RecipeSettings) -> RecipeSettings:
-    return dataclasses.replace(settings, bases=tuple(BASES), trained=TRAINED, sae_latents=settings.sae_latents or 1024)
+    return dataclasses.replace(
+        settings, bases=tuple(BASES), trained=TRAINABLE, sae_latents=settings.sae_latents or 1024
+    )

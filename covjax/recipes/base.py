@@ -12,6 +12,7 @@ BASELINE, SECOND_ORDER, CONTROL, COMPOSITION = "baseline", "second order", "cont
 ROLES = (BASELINE, SECOND_ORDER, CONTROL, COMPOSITION)
 BASES = {"pca": "PCA", "tucker": "Tucker", "random": "random"}  # name: what a report calls it
 TRAINED = ("attention", "light_attention", "projected")
+TRAINABLE = (*TRAINED, "attention_4_queries", "attention_16_queries", "learned_sliced_wasserstein")
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -58,8 +59,8 @@ class RecipeSettings:
     trained: tuple[str, ...] = option(
         TRAINED,
         "pools trained on the task, then frozen and probed like the rest",
-        allowed=lambda names: set(names) <= set(TRAINED),
-        rule=f"names among {', '.join(TRAINED)}",
+        allowed=lambda names: set(names) <= set(TRAINABLE),
+        rule=f"names among {', '.join(TRAINABLE)}",
     )
     sae_latents: int = option(
         0,
@@ -103,7 +104,8 @@ class RecipeSettings:
 class Recipe:
     """One way to embed a sequence: a name that is the same everywhere, and what it is for in a comparison.
 
-    `name` is ASCII; `title` is what a report shows. `family` names rows that differ in `rank` alone.
+    `name` is ASCII; `title` is what a report shows. `family` names rows that differ in `rank` alone. An `optional` one
+    is compared only where `--rows` names it.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Recipe:
     role: str
     family: str = ""
     rank: int | None = None
+    optional: bool = dataclasses.field(default=False, repr=False)  # decides no number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,17 @@ class Truncated(Pooled):
     """A pooler of the tokens' projections on `rank` columns of a basis: pca, tucker or random."""
 
     basis: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Referenced(Pooled):
+    """A pooler some of whose options are arrays, fitted without labels on the training tokens.
+
+    `reference` is the name of what is fitted (`covjax.embedding.references`), `fitting` its options.
+    """
+
+    reference: str
+    fitting: Options = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

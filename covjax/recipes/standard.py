@@ -119,7 +119,7 @@ LIGHT_WIDTH = 64  # a convolution over more channels costs more than all other r
 
 @recipes
 def trained(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Attention, light attention and a learned projection, each with every seed."""
+    """Attention, light attention, a learned projection and, where `trained` names them, others; with every seed."""
     training = (
         ("steps", settings.steps),
         ("learning_rates", settings.learning_rates),
@@ -127,19 +127,25 @@ def trained(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
     )
     light = None if features is not None and features <= LIGHT_WIDTH else LIGHT_WIDTH
     rank = 32 if features is None else min(32, features)
-    learned = {
-        "attention": ("attention", BASELINE, (("heads", 1),), None),
-        "light_attention": ("light attention", BASELINE, (("kernel_size", 9),), light),
-        "projected": ("projected (learned)", SECOND_ORDER, (("rank", rank),), None),
+    slices = (("slices", 64), ("points", 8))
+    learned: dict[str, tuple[str, str, str, Options, int | None]] = {
+        "attention": ("attention", "attention", BASELINE, (("heads", 1),), None),
+        "light_attention": ("light_attention", "light attention", BASELINE, (("kernel_size", 9),), light),
+        "projected": ("projected", "projected (learned)", SECOND_ORDER, (("rank", rank),), None),
+        "learned_sliced_wasserstein": ("sliced_wasserstein", "sliced Wasserstein (learned)", BASELINE, slices, None),
     }
+    for queries in (4, 16):
+        several = (("heads", 1), ("queries", queries))
+        title = f"attention, {queries} queries"
+        learned[f"attention_{queries}_queries"] = ("attention", title, BASELINE, several, None)
     for name in settings.trained:
-        title, role, options, width = learned[name]
+        pooler, title, role, options, width = learned[name]
         first, *others = settings.seeds
         recipe = Trained(
             name=name,
             title=title,
             role=role,
-            pooler=name,
+            pooler=pooler,
             options=options,
             training=training,
             seed=first,

@@ -1,0 +1,89 @@
+"""What second order is compared with beyond the standard rows: order, the distribution, and other second-order pools.
+
+Regional means and power means are rows of every comparison; the others are compared where `--rows` names them.
+"""
+
+from collections.abc import Iterator
+
+from covjax.recipes.base import BASELINE, SECOND_ORDER, Options, Pooled, Recipe, RecipeSettings, Referenced, recipes
+
+BINS = 4
+TANGENT_RANK = 64  # the affine-invariant mean iterates over as many matrices as it is of: few components
+
+
+@recipes
+def order(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
+    """Pools that know where a token stands: a gain that they have too is position."""
+    bins: Options = (("bins", BINS),)
+    root: Options = (("pool", "sqrt_covariance"), ("options", (("ridge", settings.ridge),)))
+    yield Pooled(name="regional_mean", title="regional mean", role=BASELINE, pooler="regional", options=bins)
+    yield Pooled(name="dct", title="DCT", role=BASELINE, pooler="dct", options=(("k", BINS),), optional=True)
+    for name, title, pooler, options in (
+        ("regional_sqrt_covariance", "regional sqrt Σ", "regional", (*bins, *root)),
+        ("lagged_covariance", "lag-1 covariance", "lagged_covariance", (("lags", (1,)),)),
+    ):
+        yield Pooled(name=name, title=title, role=SECOND_ORDER, pooler=pooler, options=options, optional=True)
+
+
+@recipes
+def distribution(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
+    """Pools of the distribution of the tokens, about as wide as the covariance of 64 features where that can be."""
+    yield Pooled(name="power_means", title="power means", role=BASELINE, pooler="power_means")
+    both: Options = (("parts", ("mean_std", "standardised_moments")),)
+    slices: Options = (("slices", 128), ("points", 16))
+    for name, title, pooler, options in (
+        ("standardised_moments", "moments of order 1 to 4", "hybrid", both),
+        ("sliced_wasserstein", "sliced Wasserstein", "sliced_wasserstein", slices),
+    ):
+        yield Pooled(name=name, title=title, role=BASELINE, pooler=pooler, options=options, optional=True)
+    for name, title, options, reference, fitting in (
+        ("kernel_mean", "kernel mean", (("frequencies", 1024),), "median_distance", ()),
+        ("vlad", "VLAD", (), "kmeans", (("count", 32),)),
+        ("fisher_vector", "Fisher vector", (), "gaussian_mixture", (("count", 16),)),
+        ("whitened_mean", "whitened mean", (), "token_covariance", (("ridge", settings.eps),)),
+    ):
+        yield Referenced(
+            name=name,
+            title=title,
+            role=BASELINE,
+            pooler=name,
+            options=options,
+            reference=reference,
+            fitting=fitting,
+            optional=True,
+        )
+
+
+@recipes
+def second_order(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
+    """Other normalisations of a second moment."""
+    ridge: Options = (("ridge", settings.ridge),)
+    eps: Options = (("eps", settings.eps),)
+    for name, title, options in (
+        ("gaussian", "Gaussian", ridge),
+        ("signed_sqrt", "bilinear, signed sqrt", ()),
+        ("isqrt_covariance", "iSQRT-COV", ridge),
+    ):
+        yield Pooled(name=name, title=title, role=SECOND_ORDER, pooler=name, options=options, optional=True)
+    for name, title, pooler, options, reference, fitting in (
+        ("whitened_covariance", "whitened Σ", "whitened_covariance", (), "mean_covariance", (("ridge", settings.eps),)),
+        ("tangent_space", "tangent space", "tangent_space", eps, "log_euclidean_mean", eps),
+        (
+            "affine_tangent_space",
+            "tangent space, affine-invariant",
+            "tangent_space",
+            eps,
+            "frechet_mean",
+            (*eps, ("rank", TANGENT_RANK)),
+        ),
+    ):
+        yield Referenced(
+            name=name,
+            title=title,
+            role=SECOND_ORDER,
+            pooler=pooler,
+            options=options,
+            reference=reference,
+            fitting=fitting,
+            optional=True,
+        )
