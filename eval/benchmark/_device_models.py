@@ -17,6 +17,7 @@ from covjax import get_pooler, psd_log, psd_sqrt
 from covjax.autoencoders import make_autoencoder
 from covjax.encoders import embed, esm, ntv3, tokenize
 from covjax.pooling import pooler_names, pooler_options
+from covjax.spectral import by_eigh
 from eval.benchmark._device_cases import PEAK, Case, Sizes, relative_error, wide
 from eval.benchmark.encoders import proteins
 from eval.tpu_compile import NTV3_650M
@@ -126,6 +127,7 @@ def spectral(kind: str, number: int, sizes: Sizes, peer) -> Case:
         error=relative_error(function(a)[:2], np.einsum("nij,nj,nkj->nik", v, values, v)),
         tolerance=1e-4,
         items=(count, "matrices"),
+        forms={"our eigh": functools.partial(jax.jit(jax.vmap(lambda a: by_eigh(a, kind, floor, 0.5))), a)},
         peers={} if peer is None else {"eager": peer.spectral(kind, a, floor)},
     )
 
