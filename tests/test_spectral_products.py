@@ -42,9 +42,9 @@ def test_values(rng, case, condition):
     exact = np.einsum("nij,nj,nkj->nik", v, function(s), v)
     values, errors = jax.jit(jax.vmap(lambda a: function_by_products(a, kind, 0.0, power)))(a)
     final = jax.jit(jax.vmap(lambda a: by_products(a, kind, 0.0, power)))(a)
-    by_eigh = jax.jit(jax.vmap(lambda a: by_eigh(a, kind, 0.0, power)))(a)
+    usual = jax.jit(jax.vmap(lambda a: by_eigh(a, kind, 0.0, power)))(a)
     for i in range(len(a)):
-        limit = 1e-4 if condition <= LIMITS.get(case, 1e3) else 2 * relative(by_eigh[i], exact[i])
+        limit = 1e-4 if condition <= LIMITS.get(case, 1e3) else 2 * relative(usual[i], exact[i])
         assert relative(final[i], exact[i]) <= limit
         error = relative(values[i], exact[i])
         assert error <= 3 * errors[i] + 2e-5  # what decides the fall-back is no underestimate
