@@ -1,4 +1,7 @@
-"""Functions of positive semidefinite matrices: √, powers and log, from the matrix, its tokens or products alone."""
+"""Functions of positive semidefinite matrices: √, powers and log, from the matrix, its tokens or products alone.
+
+The iterations by products alone stand in `covjax.spectral_products`; here is where they are taken.
+"""
 
 from functools import partial
 
@@ -10,8 +13,19 @@ from jaxtyping import Array, Float
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.moments import prepared_moments
+from covjax.spectral_products import (
+    any_of_batch,
+    function_by_products,
+    log_slope_by_products,
+    minus_square,
+)
 from covjax.tokens import HIGHEST, MatrixLike, safe_ratio, weighted_mean
 from covjax.vectorize import check_square
+
+# From this size on functions are taken by products where the program is not for a CPU: below it GPUs have an `eigh` of
+# whole batches. Not measured.
+SMALLEST = 33
+TOLERANCE = 1e-3  # of the estimated relative error; a float32 `eigh` is about ten times worse where products have that
 
 
 @jax.custom_batching.custom_vmap
@@ -102,30 +116,6 @@ def _sandwich(left, middle, right):
     return jnp.matmul(jnp.matmul(left, middle, precision=HIGHEST), right, precision=HIGHEST)
 
 
-def _minus_square(a: Float[Array, "d d"], root: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """A − R², R symmetric, as if R² had been formed with 32 bits: what is left of A is as small as A's rounding.
-
-    R is cut into fixed-point slices of 8 bits, whose products add up without rounding (Ozaki et al. 2012); the largest
-    is subtracted first.
-    """
-    unit = jnp.ldexp(jnp.ones((), root.dtype), jnp.frexp(jnp.max(jnp.abs(root)))[1] - 8)  # a power of two, exactly
-    slices, rest = [], root
-    for scale in (unit, unit / 256):
-        slices.append(jnp.round(rest / scale) * scale)
-        rest = rest - slices[-1]
-    first, second = slices
-
-    def both(x, y):
-        product = jnp.matmul(x, y, precision=HIGHEST)
-        return product + product.T
-
-    def square(x):
-        return jnp.matmul(x, x, precision=HIGHEST)
-
-    small = both(first + second, rest) + square(second) + square(rest)
-    return a - square(first) - both(first, second) - small
-
-
 def _root_and_solver(a, ridge):
     """√A and X ↦ the solution of √A X + X √A = G, each with one step of residual correction.
 
@@ -146,7 +136,7 @@ def _root_and_solver(a, ridge):
     root = jnp.matmul(v * jnp.sqrt(s)[None], v.T, precision=HIGHEST)
     root = (root + root.T) / 2
     shifted = (a + a.T) / 2 + ridge * jnp.eye(len(s), dtype=a.dtype)
-    root = root + solve(_minus_square(shifted, root), only_known=True)
+    root = root + solve(minus_square(shifted, root), only_known=True)
 
     def corrected(g):
         x = solve(g)
@@ -157,8 +147,8 @@ def _root_and_solver(a, ridge):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def psd_function(a, kind: str, ridge: float, power: float):
-    """V f(s) Vᵀ of the symmetric part of `a` with eigenvalues max(s, 0) + ridge; no checks (see the public names).
+def by_eigh(a, kind: str, ridge: float, power: float):
+    """V f(s) Vᵀ of the symmetric part of `a` with eigenvalues max(s, 0) + ridge.
 
     The root under a derivative has its residual corrected, which the derivative needs and the root alone does not.
     """
@@ -166,8 +156,8 @@ def psd_function(a, kind: str, ridge: float, power: float):
     return jnp.matmul(v * _FUNCTIONS[kind][0](s, power)[None], v.T, precision=HIGHEST)
 
 
-@psd_function.defjvp
-def _psd_function_jvp(kind, ridge, power, primals, tangents):
+@by_eigh.defjvp
+def _by_eigh_jvp(kind, ridge, power, primals, tangents):
     (a,), (da,) = primals, tangents
     da = (da + da.T) / 2
     if kind == "sqrt":
@@ -177,6 +167,42 @@ def _psd_function_jvp(kind, ridge, power, primals, tangents):
     function, divided = _FUNCTIONS[kind]
     tangent = _sandwich(v, divided(s, power) * _sandwich(v.T, da, v), v.T)
     return jnp.matmul(v * function(s, power)[None], v.T, precision=HIGHEST), tangent
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def by_products(a, kind: str, ridge: float, power: float):
+    """The same by products alone, or by `eigh` where their error may be above `TOLERANCE`.
+
+    In a batch one such matrix sends the whole batch to `eigh`: a choice for every matrix would compute both for all.
+    """
+    value, error = function_by_products(a, kind, ridge, power)
+    failed = any_of_batch(~(error <= TOLERANCE))
+    return jax.lax.cond(failed, lambda a, _: by_eigh(a, kind, ridge, power), lambda _, value: value, a, value)
+
+
+@by_products.defjvp
+def _by_products_jvp(kind, ridge, power, primals, tangents):
+    _, error = function_by_products(primals[0], kind, ridge, power)
+    failed = any_of_batch(~(error <= TOLERANCE))  # derivatives through iterations that failed would be NaN
+
+    def tangent(function):
+        return lambda a, da: jax.jvp(function, (a,), (da,))
+
+    reference = tangent(lambda a: by_eigh(a, kind, ridge, power))
+    products = tangent(lambda a: function_by_products(a, kind, ridge, power)[0])
+    return jax.lax.cond(failed, reference, products, *primals, *tangents)
+
+
+def psd_function(a, kind: str, ridge: float, power: float):
+    """f of the symmetric part of `a` with eigenvalues max(s, 0) + ridge; no checks (see the public names).
+
+    By `eigh` on a CPU, in float64, for small matrices and for powers beyond ±1, else by products.
+    """
+    reference = partial(by_eigh, kind=kind, ridge=ridge, power=power)
+    if a.shape[0] < SMALLEST or a.dtype != jnp.float32 or abs(power) > 1:
+        return reference(a)
+    default = partial(by_products, kind=kind, ridge=ridge, power=power)
+    return jax.lax.platform_dependent(a, cpu=reference, default=default)
 
 
 def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"]:
@@ -231,19 +257,40 @@ def thin_spectral(
     n = jnp.sum(w)
     center = weighted_mean(x, w) if statistic == "covariance" else 0
     y = (x - jnp.reshape(center, (1, -1))) * jnp.sqrt(safe_ratio(w, n))[:, None]
-    s, u = eigh(jnp.matmul(y, y.T, precision=HIGHEST))
+    gram = jnp.matmul(y, y.T, precision=HIGHEST)
+    reference = partial(_thin_by_eigh, kind=kind, floor=floor)
+    if kind == "log" and x.shape[0] >= SMALLEST and x.dtype == jnp.float32:
+        thin = jax.lax.platform_dependent(gram, y, cpu=reference, default=partial(_thin_log_by_products, floor=floor))
+    else:
+        thin = reference(gram, y)
+    at_zero = floor**0.5 if kind == "sqrt" else jnp.log(floor)
+    return thin + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
+
+
+def _thin_by_eigh(gram, y, kind, floor):
+    """Yᵀ U g(s) Uᵀ Y of `thin_spectral`."""
+    s, u = eigh(gram)
     s = jnp.maximum(s, 0)
     if kind == "sqrt":
         total = jnp.sqrt(s + floor) + floor**0.5
-        at_zero, slope = floor**0.5, jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+        slope = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
     else:
         ratio = s / floor
         # log1p(r)/r → 1 − r/2: below 1e-4 the next term is lost in float32
         small = ratio < 1e-4
         slope = jnp.where(small, 1 - ratio / 2, jnp.log1p(ratio) / jnp.where(small, 1, ratio)) / floor
-        at_zero = jnp.log(floor)
     b = jnp.matmul(y.T, u, precision=HIGHEST)
-    return jnp.matmul(b * slope[None], b.T, precision=HIGHEST) + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
+    return jnp.matmul(b * slope[None], b.T, precision=HIGHEST)
+
+
+def _thin_log_by_products(gram, y, floor):
+    slope, error = log_slope_by_products(gram, floor)
+    return jax.lax.cond(
+        any_of_batch(~(error <= TOLERANCE)),
+        lambda gram, y, _: _thin_by_eigh(gram, y, "log", floor),
+        lambda _, y, slope: _sandwich(y.T, slope, y),
+        *(gram, y, slope),
+    )
 
 
 @thin_spectral.defjvp

@@ -1,7 +1,7 @@
 """Time and cost of two large jobs on a slice of TPUs, on paper: `python -m eval.scaling` rewrites docs/scaling.md.
 
 Work, memory and collectives are those of the programs that XLA:TPU compiled (`python -m eval.tpu_compile`); the rates
-are those that `python -m eval.benchmark accelerator` measured (`--measured accelerator.json`) or, without such a file,
+are those that `python -m eval.benchmark device` measured (`--measured device.json`) or, without such a file,
 published peaks times assumed utilisations.
 """
 
@@ -50,8 +50,8 @@ MEASURED = {"matrix_rate": "matrix_operations_per_second", "memory_rate": "copy_
 
 
 def with_measured(assumptions: Assumptions, report: dict[str, Any]) -> Assumptions:
-    """The rates of a report of the accelerator benchmark in place of published ones; its shares are already in them."""
-    rates = {field: max(case[key] for case in report["cases"]) for field, key in MEASURED.items()}
+    """The rates of a report of the device benchmark in place of published ones; its shares are already in them."""
+    rates = {field: max(case.get(key, 0) for case in report["cases"]) for field, key in MEASURED.items()}
     return dataclasses.replace(assumptions, **rates, matrix_use=1.0, memory_use=1.0)
 
 
@@ -158,7 +158,7 @@ def main(argv: list[str]) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(prog="python -m eval.scaling", description=__doc__)
     parser.add_argument("--compiled", type=Path, default=COMPILED, help="written by eval.tpu_compile")
-    parser.add_argument("--measured", type=Path, help="accelerator.json of eval.benchmark accelerator")
+    parser.add_argument("--measured", type=Path, help="device.json of eval.benchmark device")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page")
     for field in dataclasses.fields(Assumptions):
         option = "--" + field.name.replace("_", "-")
@@ -170,6 +170,10 @@ def main(argv: list[str]) -> int:
         report = json.loads(options.measured.read_text())
         if report["smoke"]:
             parser.error(f"--measured: {options.measured} is a CPU smoke test, not a measurement of an accelerator")
+        if not all(any(key in case for case in report["cases"]) for key in MEASURED.values()):
+            parser.error(
+                f"--measured: {options.measured} has no rates: its cases against a copy and a product are needed"
+            )
         assumptions, source = with_measured(assumptions, report), f"measured on one {report['device']}"
     options.output.write_text(page(json.loads(options.compiled.read_text()), assumptions, source))
     return 0

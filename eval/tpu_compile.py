@@ -36,7 +36,7 @@ TOKENS, FEATURES, RANK = 1 << 20, 1536, 64
 SEQUENCES, LENGTH = 64, 2048  # of a Tucker step
 BATCH, LATENTS, K = 8192, 65_536, 32  # of a TopK step
 WINDOW = 131_072  # bases of one window of NTv3
-NTV3_650M = {
+NTV3_650M: dict[str, Any] = {
     **{"model_type": "ntv3", "alphabet_size": 11, "token_embed_dim": 16, "conv_init_embed_dim": 1536},
     **{"embed_dim": 1536, "ffn_embed_dim": 6144, "num_layers": 12, "num_downsamples": 7, "attention_heads": 24},
     **{"key_size": 64, "deconv_upsample_type": "conv_transpose", "layer_norm_eps": 1e-5},
@@ -163,6 +163,12 @@ class _Zeros:
 
     def __contains__(self, name: str) -> bool:
         return False
+
+    def __iter__(self):
+        return (f"core.conv_tower_blocks.{i}" for i in range(NTV3_650M["num_downsamples"]))
+
+    def check(self, name: str, *shape: int) -> None:
+        pass
 
     def take(self, name: str, *shape: int, dtype: Any = None) -> np.ndarray:
         return np.zeros(shape, dtype or self.dtype)

@@ -55,6 +55,7 @@ LEDOIT_WOLF = lambda s, x, w: covjax.shrink(s, x=x, weights=w)
 OAS = lambda s: covjax.shrink(s, "oas", count=9.0)
 SEQUENCE_CENTRE = functools.partial(covjax.projected_moment, center="sequence")
 CHUNKED = functools.partial(covjax.chunked_projected_moment, center="sequence", chunk_size=3)
+WIDER = shape(B, 40, 40)  # from 33 on other devices than a CPU take products
 SPECTRAL = {
     "psd_sqrt": [covjax.psd_sqrt, lambda s: covjax.psd_sqrt(s, 1e-3)],
     "psd_log": [lambda s: covjax.psd_log(s, 0.1)],
@@ -85,7 +86,7 @@ PUBLIC = {
     ],
     **{
         name: [(f(function), [S]) for function in functions for f in (jax.jit, gradient)]
-        + [(jax.vmap(functions[-1]), [shape(B, D, D)])]
+        + [(jax.vmap(functions[-1]), [shape(B, D, D)]), (gradient(jax.vmap(functions[-1])), [WIDER])]
         for name, functions in SPECTRAL.items()
     },
     "shrink": [(covjax.shrink, [S, shape()]), (OAS, [S]), (LEDOIT_WOLF, [S, X, W]), (gradient(OAS), [S])],
@@ -137,6 +138,11 @@ def pooler_case(name):
     given = {"autoencoder": make_autoencoder("topk", D, **small(autoencoder_options("topk")))}
     pool = jax.vmap(covjax.get_pooler(name, **small(options, **given)))
     return [(pool, [BATCH, WEIGHTS]), (gradient(pool), [BATCH, WEIGHTS])]
+
+
+def thin_log_case():
+    """Fewer tokens than features, and enough of them for products."""
+    return [(jax.vmap(covjax.get_pooler("log_covariance")), [shape(B, 40, 60), shape(B, 40)])]
 
 
 def autoencoder_case(kind):

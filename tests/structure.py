@@ -20,8 +20,8 @@ FLOORS = (
     ("covjax.inputs", "covjax.options", "covjax.notes", "covjax.extras", "covjax.modelfiles", "covjax.jobs"),
     (
         *("covjax.tokens", "covjax.moments", "covjax.projected", "covjax.packed", "covjax.vectorize", "covjax.sketch"),
-        *("covjax.spectral", "covjax.shrinkage", "covjax.gram", "covjax.standardise", "covjax.controls"),
-        *("covjax.sharding", "covjax.frechet"),
+        *("covjax.spectral", "covjax.spectral_products", "covjax.shrinkage", "covjax.gram", "covjax.standardise"),
+        *("covjax.controls", "covjax.sharding", "covjax.frechet"),
     ),
     ("covjax.metrics", "covjax.data", "covjax.recipes"),
     ("covjax.encoders", "covjax.autoencoders", "covjax.sources"),

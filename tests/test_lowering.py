@@ -66,6 +66,10 @@ def test_poolers(name):
     lower_all(examples.pooler_case(name))
 
 
+def test_log_of_few_tokens():
+    lower_all(examples.thin_log_case())
+
+
 @pytest.mark.parametrize("kind", autoencoder_kinds())
 def test_training_step_and_evaluation_of_autoencoders(kind):
     lower_all(examples.autoencoder_case(kind))

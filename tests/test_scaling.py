@@ -60,8 +60,12 @@ def test_jobs_by_hand():
 
 def test_measured_rates_replace_published_ones_and_a_smoke_test_is_refused(tmp_path, capsys):
     case = {"matrix_operations_per_second": 7e14, "copy_bytes_per_second": 4e12}
-    report = {"smoke": False, "device": "card X", "cases": [case, {name: value / 2 for name, value in case.items()}]}
-    file, page = tmp_path / "accelerator.json", tmp_path / "page.md"
+    report = {
+        "smoke": False,
+        "device": "card X",
+        "cases": [case, {name: value / 2 for name, value in case.items()}, {}],
+    }
+    file, page = tmp_path / "device.json", tmp_path / "page.md"
     options = [f"--compiled={ROOT / scaling.COMPILED}", f"--measured={file}", f"--output={page}"]
     file.write_text(json.dumps(report))
     assert scaling.main(options) == 0

@@ -1,4 +1,4 @@
-"""The same computations in PyTorch: pooling, a sparse autoencoder, and the peer of the accelerator benchmark.
+"""The same computations in PyTorch: pooling, a sparse autoencoder, and the peer of the device benchmark.
 
 z = TopK(relu((x − b) Wᵉ + bᵉ)) as a dense matrix, x̂ = z W + b, mean squared error summed over features, Adam; the rows
 of W are kept at norm 1, with their gradient projected. No auxiliary loss.
@@ -100,6 +100,64 @@ def second_moment(x, mask):
     return (x * mask[..., None]).transpose(1, 2) @ x / mask.sum(1)[:, None, None]
 
 
+def spectral(kind, matrices, floor):
+    """V f(s + floor) Vᵀ of every matrix."""
+    s, v = torch.linalg.eigh(matrices)
+    values = getattr(torch, kind)(s.clamp(min=0) + floor)
+    return (v * values[:, None]) @ v.transpose(1, 2)
+
+
+class Esm:
+    """ESM-2 of transformers in bfloat16 with scaled dot-product attention."""
+
+    def __init__(self, config: dict, weights: dict, where: torch.device):
+        from transformers import EsmConfig, EsmModel
+
+        options = {name: value for name, value in config.items() if name != "model_type"}
+        options["attn_implementation"] = "sdpa"
+        with where:  # what it draws first is replaced: quicker there
+            model = EsmModel(EsmConfig(**options), add_pooling_layer=False)
+        tensors = {name: torch.from_numpy(array.astype("float32")) for name, array in weights.items()}
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+        missing = [name for name in missing if not any(part in name for part in ("inv_freq", "position", "contact"))]
+        if unexpected or missing:
+            raise ValueError(f"transformers has other tensors: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        frequencies = {name: value.clone() for name, value in model.named_buffers() if "inv_freq" in name}
+        self.model, self.where = model.eval().to(where, torch.bfloat16), where
+        for name, value in frequencies.items():  # bfloat16 would turn them by whole circles
+            module, buffer = name.rpartition(".")[::2]
+            setattr(model.get_submodule(module), buffer, value.to(where))
+
+    @torch.no_grad()
+    def states(self, tokens, mask):
+        """The last layer of padded rows, as NumPy."""
+        ids, seen = (torch.from_numpy(array.astype("int64")).to(self.where) for array in (tokens, mask))
+        return self.model(ids, attention_mask=seen).last_hidden_state.float().cpu().numpy()
+
+    @torch.no_grad()
+    def run(self, rows, token_budget: int | None) -> list[torch.Tensor]:
+        """Every batch padded to its longest row: as many rows as the budget allows, or 16."""
+        results = []
+        for batch in _batches(rows, token_budget):
+            ids = torch.ones(len(batch), max(map(len, batch)), dtype=torch.int64)
+            for i, row in enumerate(batch):
+                ids[i, : len(row)] = torch.from_numpy(row.astype("int64"))
+            ids = ids.to(self.where)
+            results.append(self.model(ids, attention_mask=(ids != 1).long()).last_hidden_state)
+        return results
+
+
+def _batches(rows, token_budget: int | None):
+    batch: list = []
+    for row in rows:
+        longest = max([len(row), *map(len, batch)])
+        if batch and (len(batch) == 16 if token_budget is None else (len(batch) + 1) * longest > token_budget):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
 Forms = dict[str, Callable[[], torch.Tensor]]
 
 
@@ -189,6 +247,14 @@ class Peer:
             adam = torch.optim.Adam(model.parameters(), lr=1e-3)
             steps[form] = functools.partial(train_step, wrap(model), adam, tokens)
         return steps
+
+    def spectral(self, kind: str, matrices: jax.Array, floor: float) -> Callable[[], torch.Tensor]:
+        """log or sqrt of A + floor·I by `torch.linalg.eigh`."""
+        return functools.partial(spectral, kind, self._tensor(matrices), floor)
+
+    def esm(self, config: dict, weights: dict) -> "Esm":
+        """ESM-2 of transformers with the same weights."""
+        return Esm(config, weights, self.where)
 
     def _wraps(self) -> dict[str, Callable]:
         return {"eager": lambda f: f} | ({"torch.compile": torch.compile} if self.compiles else {})

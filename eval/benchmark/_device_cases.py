@@ -1,8 +1,8 @@
-"""What the accelerator benchmark times: each case with its work, its error against float64 and its PyTorch peer."""
+"""What the device benchmark times of the core: each case with its work, its error against float64, its PyTorch peer."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ BANDWIDTH, PEAK = "copy bandwidth", "matrix peak"
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Shapes of all cases."""
+    """Shapes of all cases; `TINY` is for a CPU."""
 
     tokens: int = 1_048_576
     features: int = 1536
@@ -32,41 +32,56 @@ class Sizes:
     latents: int = 65_536
     k: int = 32
     matmul: int = 8192
+    copy_mebibytes: int = 1024
+    proteins: int = 384
+    token_budget: int = 16_384
+    short: int = 512  # tokens of a row that is shorter than the encoder is wide
+    long: int = 2048
+    bases: int = 131_072
+    matrices: tuple[tuple[int, int], ...] = ((64, 384), (8, 1280))  # how many, and their size
+    encoder: tuple[int, ...] = (33, 1280, 20, 5120)  # ESM-2 650M: blocks, width, heads, width inside the MLP
+
+
+TINY = Sizes(
+    **{"tokens": 64, "features": 16, "rank": 4, "sequences": 3, "batch": 16, "latents": 32, "k": 4, "matmul": 32},
+    **{"copy_mebibytes": 1, "proteins": 6, "token_budget": 128, "short": 32, "long": 64, "bases": 256},
+    matrices=((3, 8), (2, 12)),
+    encoder=(2, 48, 2, 64),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One thing to time.
+    """One thing to check and, unless `run` is None, to time.
 
     read: bytes that must be read at least once. products: multiplications and additions of the matrix products that
-    cannot be avoided. bound: which of the two the time is compared with. error: against float64, relative, over
-    `tolerance` is a failure. peers: PyTorch's callables, "eager" and "torch.compile".
+    cannot be avoided. bound: which of the two the time is compared with; None where neither is. items: what one run
+    goes through, such as tokens. error: against a better computation, relative, over `tolerance` is a failure; None
+    where nothing is there to compare with. forms: other ways of ours, peers: PyTorch's, each timed beside `run`.
     """
 
     name: str
     shape: str
-    run: Callable[[], object]
-    read: int
-    products: int
-    bound: str
-    error: float
+    run: Callable[[], object] | None
+    error: float | None
     tolerance: float
-    peers: dict[str, Callable[[], object]]
+    read: int = 0
+    products: int = 0
+    bound: str | None = None
+    items: tuple[int, str] | None = None
+    forms: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    peers: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
 
-def make_cases(sizes: Sizes, peer) -> Iterator[Case]:
-    """The cases one after the other, for each holds gigabytes; `peer` is a `_torch.Peer` or None."""
-    for make in (_projected, _whole, _masked_whole, _packed, _tucker, _sparse):
-        yield make(sizes, peer)
-
-
-def _projected(sizes: Sizes, peer) -> Case:
+def projected(sizes: Sizes, peer) -> Case:
+    """(XA)ᵀ(XA)/n of one long sequence."""
     t, d, r = sizes.tokens, sizes.features, sizes.rank
     left, function = _basis(d, r), jax.jit(lambda x, w, a: projected_moment(x, a, None, w))
     x, w = _tokens(t, d), _weights(t)
     few, some = x[:CHECKED], _weights(min(t, CHECKED))
-    y = _wide(few) @ _wide(left.astype(jnp.bfloat16))
-    error = _error(function(few, some, left), (y * _wide(some)[:, None]).T @ y / _wide(some).sum())
+    y = wide(few) @ wide(left.astype(jnp.bfloat16))
+    error = relative_error(function(few, some, left), (y * wide(some)[:, None]).T @ y / wide(some).sum())
     return Case(
         "projected moment",
         f"{t:,} × {d}, rank {r}",
@@ -80,7 +95,8 @@ def _projected(sizes: Sizes, peer) -> Case:
     )
 
 
-def _whole(sizes: Sizes, peer) -> Case:
+def whole(sizes: Sizes, peer) -> Case:
+    """XᵀX/n of one long sequence."""
     t, d, function = sizes.tokens, sizes.features, jax.jit(second_moment)
     x = _tokens(t, d)
     few = x[:CHECKED]
@@ -91,17 +107,18 @@ def _whole(sizes: Sizes, peer) -> Case:
         read=x.nbytes,
         products=2 * t * d * d,
         bound=PEAK,
-        error=_error(function(few), _wide(few).T @ _wide(few) / len(few)),
+        error=relative_error(function(few), wide(few).T @ wide(few) / len(few)),
         tolerance=1e-3,
         peers={} if peer is None else peer.statistic("whole_second_moment", x),
     )
 
 
-def _masked_whole(sizes: Sizes, peer) -> Case:
+def masked_whole(sizes: Sizes, peer) -> Case:
+    """The same with weights."""
     t, d, function = sizes.tokens, sizes.features, jax.jit(second_moment)
     x, w = _tokens(t, d), _weights(t)
     few, some = x[:CHECKED], _weights(min(t, CHECKED))
-    exact = (_wide(few) * _wide(some)[:, None]).T @ _wide(few) / _wide(some).sum()
+    exact = (wide(few) * wide(some)[:, None]).T @ wide(few) / wide(some).sum()
     return Case(
         "whole moment, masked tokens",
         f"{t:,} × {d}",
@@ -109,23 +126,24 @@ def _masked_whole(sizes: Sizes, peer) -> Case:
         read=x.nbytes,
         products=2 * t * d * d,
         bound=PEAK,
-        error=_error(function(few, some), exact),
+        error=relative_error(function(few, some), exact),
         tolerance=1e-3,
         peers={} if peer is None else peer.statistic("masked_second_moment", x, w),
     )
 
 
-def _packed(sizes: Sizes, peer) -> Case:
+def packed(sizes: Sizes, peer) -> Case:
+    """(XA)ᵀ(XA)/n of every sequence of a packed array; PyTorch pads."""
     d, r, count = sizes.features, sizes.rank, sizes.sequences
     rng = np.random.default_rng(0)
     lengths = np.minimum(np.exp(rng.normal(np.log(350), 0.8, count)).astype(int) + 1, 5000)
     _, segments, weights = map(jnp.asarray, pack_blocks([np.zeros((n, 1), np.float32) for n in lengths], BLOCK))
     x, left, total = _tokens(len(weights), d), _basis(d, r), int(lengths.sum())
     function = jax.jit(lambda x, s, w, a: packed_projected_moment(x, s, count, a, None, w))
-    found, start, error = function(x, segments, weights, left), 0, 0.0
+    moments, start, error = function(x, segments, weights, left), 0, 0.0
     for i, n in enumerate(lengths[:8]):
-        y = _wide(x[start : start + n]) @ _wide(left.astype(jnp.bfloat16))
-        error = max(error, _error(found[i], y.T @ y / n))
+        y = wide(x[start : start + n]) @ wide(left.astype(jnp.bfloat16))
+        error = max(error, relative_error(moments[i], y.T @ y / n))
         start += -(-n // BLOCK) * BLOCK
     peers = {}
     if peer is not None:
@@ -145,7 +163,8 @@ def _packed(sizes: Sizes, peer) -> Case:
     )
 
 
-def _tucker(sizes: Sizes, peer) -> Case:
+def tucker(sizes: Sizes, peer) -> Case:
+    """Loss, gradient and Adam on a basis."""
     d, r, t = sizes.features, sizes.rank, -(-sizes.tokens // BATCH)
     left, x, adam = _basis(d, r), _tokens(BATCH * t, d).reshape(BATCH, t, d), optax.adam(1e-3)
 
@@ -159,13 +178,14 @@ def _tucker(sizes: Sizes, peer) -> Case:
         return optax.apply_updates(left, updates), state, value
 
     few = x[:2, :CHECKED]
-    exact = [_tucker_in_float64(_wide(left), _wide(one)) for one in few]
+    exact = [_tucker_in_float64(wide(left), wide(one)) for one in few]
     value, gradient = jax.jit(jax.value_and_grad(loss))(left, few)
-    error = _error(value, np.mean([v for v, _ in exact])), _error(gradient, np.mean([g for _, g in exact], axis=0))
-    held = [jnp.array(left), adam.init(left)]
+    values, gradients = (np.mean(each, axis=0) for each in zip(*exact, strict=True))
+    error = max(relative_error(value, values), relative_error(gradient, gradients))
+    state: list = [jnp.array(left), adam.init(left)]
 
     def run():
-        held[0], held[1], value = step(*held, x)
+        state[0], state[1], value = step(*state, x)
         return value
 
     return Case(
@@ -175,7 +195,7 @@ def _tucker(sizes: Sizes, peer) -> Case:
         read=x.nbytes,
         products=4 * BATCH * t * d * r,
         bound=BANDWIDTH,
-        error=max(error),
+        error=error,
         tolerance=2e-2,  # the projections are rounded to the tokens' bfloat16
         peers={} if peer is None else peer.tucker(left, x),
     )
@@ -189,30 +209,31 @@ def _tucker_in_float64(left, x):
     return value, 2 * s @ left @ (2 * p @ c @ p - 4 * c) + 4 * left @ c @ p @ c
 
 
-def _sparse(sizes: Sizes, peer) -> Case:
-    b, d, latents, k = sizes.batch, sizes.features, sizes.latents, sizes.k
+def sparse(features: int, sizes: Sizes, peer) -> Case:
+    """A TopK step at so many features, float32 throughout, as PyTorch computes by default."""
+    b, d, latents, k = sizes.batch, features, sizes.latents, sizes.k
     module, x = TopK(d, latents=latents, k=k, aux_weight=0), _tokens(b, d)
     rows, few = module.decoder[...], x[:64]
-    pre = _wide(few) @ _wide(rows).T
+    pre = wide(few) @ wide(rows).T
     pre[pre < np.partition(pre, -k, axis=1)[:, -k, None]] = 0
-    residual = _wide(few) - np.maximum(pre, 0) @ _wide(rows)
-    error = _error(nnx.jit(lambda module, x: module.loss(x)[0])(module, few), np.mean(np.sum(residual**2, axis=1)))
+    residual = wide(few) - np.maximum(pre, 0) @ wide(rows)
+    loss = nnx.jit(lambda module, x: module.loss(x)[0])(module, few)
     peers = {} if peer is None else peer.sparse(rows, k, x)
     graph, state = nnx.split(TrainState(module, optax.adam(1e-3)))
-    held, step = [state], Step(graph, None)
+    current, step = [state], Step(graph, None)
 
     def run():
-        held[0], metrics = step(held[0], x, None)
+        current[0], metrics = step(current[0], x, None)
         return metrics["loss"]
 
     return Case(
-        "TopK step",
-        f"{b:,} tokens × {d}, {latents:,} latents, k {k}, float32",
+        f"TopK step, {d} features",
+        f"{b:,} tokens, {latents:,} latents, k {k}, float32",
         run,
         read=6 * rows.nbytes,  # two matrices and their moments in Adam
         products=2 * b * d * latents,
         bound=PEAK,
-        error=error,
+        error=relative_error(loss, np.mean(np.sum(residual**2, axis=1))),
         tolerance=1e-4,
         peers=peers,
     )
@@ -231,9 +252,11 @@ def _basis(features: int, rank: int) -> jax.Array:
     return jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(features, rank)))[0], jnp.float32)
 
 
-def _wide(array) -> np.ndarray:
+def wide(array) -> np.ndarray:
+    """In float64, on the host."""
     return np.asarray(array).astype(np.float64)
 
 
-def _error(found, exact) -> float:
-    return float(np.linalg.norm(_wide(found) - exact) / np.linalg.norm(exact))
+def relative_error(result, exact) -> float:
+    """‖result − exact‖ / ‖exact‖."""
+    return float(np.linalg.norm(wide(result) - exact) / np.linalg.norm(exact))
