@@ -12,11 +12,16 @@ from covjax.encoders.base import LOADERS, REQUIREMENTS, Encoder, Requirement
 from covjax.errors import InputError, shown
 from covjax.modelfiles import read_json
 
-# model_type of config.json: the module and the class, called with (name, folder, dtype).
+# model_type of config.json: the module and its loader, called with (name, folder, dtype).
 FAMILIES = {
-    "bert": ("covjax.encoders.bert", "Bert"),
+    "bert": ("covjax.encoders.bert", "bert"),
+    "camembert": ("covjax.encoders.bert", "roberta"),
+    "distilbert": ("covjax.encoders.distilbert", "distilbert"),
     "esm": ("covjax.encoders.esm", "Esm"),
+    "mpnet": ("covjax.encoders.mpnet", "mpnet"),
     "ntv3": ("covjax.encoders.ntv3", "NTv3"),
+    "roberta": ("covjax.encoders.bert", "roberta"),
+    "xlm-roberta": ("covjax.encoders.bert", "roberta"),
 }
 FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", ".h5")}  # models of one file
 DTYPES = ("float32", "bfloat16")

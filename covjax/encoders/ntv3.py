@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
-from covjax.encoders.transformer import Dense, Frequencies, LayerNorm, attention, places, rotate, split_heads
+from covjax.encoders.layers import Dense, Frequencies, LayerNorm, attended, attention, places, rotate, split_heads
 from covjax.encoders.weights import Tensors, check_options, read_json
 from covjax.errors import InputError, shown
 
@@ -113,7 +113,7 @@ class TransformerBlock(nnx.Module):
         """One block; masked bins are attended by none."""
         q, k, v = split_heads(self.qkv(self.norm_attention(x)), self.heads)
         q, k = (rotate(part, self.frequencies[...], places(mask)) for part in (q, k))
-        x = x + self.out(attention(q, k, v, mask))
+        x = x + self.out(attention(q, k, v, attended(mask)))
         gate, value = jnp.split(self.up(self.norm_mlp(x)), 2, -1)
         return x + self.down(jax.nn.silu(gate) * value)
 

@@ -202,6 +202,34 @@ def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:
     return Vocabulary(split, ids, ("[CLS]",), ("[SEP]",), special, "[PAD]", unknown, max_tokens)
 
 
+def subword_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabulary:
+    """The tokenizer that transformers makes of a folder: its splitting, its special tokens, their places.
+
+    What frames a sequence (BOS, EOS, CLS, …) is what that tokenizer adds. No special token is pooled; the unknown one
+    is a word like any other. Where there is no padding token the one that ends or begins a text fills up. Nothing is
+    truncated. Raises InputError where the folder has no tokenizer.json and nothing to make one of, for a frame in the
+    middle of a sequence, and for tokens without an embedding.
+    """
+    tokenizer = _from_folder("AutoTokenizer", folder, {})
+    split, ids = _Words(tokenizer), tokenizer.get_vocab()
+    if max(ids.values()) >= size:
+        raise InputError(f"{folder}: {max(ids.values()) + 1} tokens, but config.json says vocab_size {size}")
+    whole, inner = tokenizer("A", padding=False, truncation=False).input_ids, [ids[token] for token in split("A")]
+    ends = [i for i in range(len(whole) - len(inner) + 1) if whole[i : i + len(inner)] == inner]
+    if not inner or not ends:
+        raise InputError(f"{folder}: its tokenizer makes {shown(whole)} of 'A', which has not {shown(inner)} in it")
+    frame = tokenizer.convert_ids_to_tokens(whole)
+    pad = tokenizer.pad_token or tokenizer.eos_token or tokenizer.bos_token
+    if pad not in ids:
+        raise InputError(f"{folder}: its tokenizer has no padding token, and none that ends or begins a text")
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    first, last = tuple(frame[: ends[0]]), tuple(frame[ends[0] + len(inner) :])
+    special = (added | {*tokenizer.all_special_tokens, pad, *first, *last}) & set(ids)
+    framing = {pad, tokenizer.bos_token, tokenizer.eos_token, *first, *last}
+    special -= {tokenizer.unk_token} - framing
+    return Vocabulary(split, ids, first, last, frozenset(special), pad, tokenizer.unk_token, max_tokens)
+
+
 def _letters(sequence: str) -> list[str]:
     return ["[MASK]" if letter == "_" else letter for letter in sequence]
 

@@ -1,0 +1,191 @@
+"""Every family against transformers' PyTorch class on random small models: layers, attention, padding, bfloat16."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from covjax import encoders
+from covjax.encoders import tokenize
+from covjax.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn about themselves
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["the", "cat", "sat", "on", "mat", "dog", "ran", "far", "off", "A"]
+TEXTS = ["the cat sat on the mat the dog ran far off", "the dog ran"]
+# Special tokens in the order of their numbers, and what stands around a text.
+FRAMES = {
+    "bert": (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "[CLS] $A [SEP]"),
+    "roberta": (["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "<s> $A </s>"),
+    "eos": (["<pad>", "</s>", "<unk>"], "$A </s>"),
+    "bos": (["<pad>", "<eos>", "<bos>", "<unk>"], "<bos> $A"),
+    "plain": (["<|endoftext|>"], "$A"),
+}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24}
+SIZES |= {"max_position_embeddings": 40}
+# Name: class, frame, options of its config.
+VARIANTS = {
+    "roberta": ("Roberta", "roberta", {}),
+    "roberta gelu_new": ("Roberta", "roberta", {"hidden_act": "gelu_new", "type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRoberta", "roberta", {}),
+    "camembert": ("Camembert", "roberta", {}),
+    "distilbert": ("DistilBert", "bert", {"dim": 16, "n_layers": 3, "n_heads": 4, "hidden_dim": 24}),
+    "distilbert relu": (
+        "DistilBert",
+        "bert",
+        {"dim": 16, "n_layers": 1, "n_heads": 4, "hidden_dim": 24, "activation": "relu"},
+    ),
+    "mpnet": ("MPNet", "roberta", {}),
+}
+
+
+PACKED = ("roberta", "mpnet", "t5", "gpt2", "qwen3", "gemma3", "modernbert")
+
+
+def write_tokenizer(folder, frame):
+    """A tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    special, template = FRAMES[frame]
+    ids = {word: number for number, word in enumerate([*special, *WORDS])}
+    unknown = next((token for token in special if "unk" in token.lower()), special[0])
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if template != "$A":
+        around = [(token, ids[token]) for token in template.split() if token != "$A"]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=around)
+    parts = {
+        "unk": unknown.lower(),
+        "pad": "pad",
+        "bos": "bos <s>",
+        "eos": "eos </s> endoftext",
+        "cls": "cls",
+        "sep": "sep",
+    }
+    roles = {}
+    for role, names in {**parts, "mask": "mask"}.items():
+        for token in special:
+            if any(name in token.lower() for name in names.split()):
+                roles[f"{role}_token"] = token
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+    if frame == "bert":
+        (folder / "vocab.txt").write_text("\n".join(ids))
+    return ids
+
+
+def peer_folder(folder, variant, **more):
+    family, frame, options = VARIANTS[variant]
+    ids = write_tokenizer(folder, frame)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")
+    pads = {"pad_token_id": next((ids[token] for token in ids if "pad" in token.lower()), None)}
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    sizes = {"max_position_embeddings": 40} if "dim" in options else SIZES
+    config = config(**{**pads, **ends, **sizes, **options, **more, "vocab_size": len(ids)})
+    kind = {"T5": "T5EncoderModel", "Gemma3Text": "Gemma3TextModel"}.get(family, f"{family}Model")
+    model = getattr(transformers, kind)._from_config(config, attn_implementation="eager").eval()
+    for parameter in model.parameters():  # biases and norms start at 0 and 1; a swap of two would not show
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return model
+
+
+@functools.cache
+def cached(variant, root):
+    """Folder, peer, ours, tokens, mask, and all layers of ours."""
+    folder = root / variant.replace(" ", "-")
+    folder.mkdir()
+    model = peer_folder(folder, variant)
+    ours = encoders.load(folder)
+    tokens, mask, pool = tokenize(ours, TEXTS, 16)
+    assert pool.sum(1).tolist() == [len(text.split()) for text in TEXTS]
+    return folder, model, ours, tokens, mask, ours.apply(tokens, mask, tuple(range(ours.num_layers)))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+def assert_near(found, expected, tolerance=2e-5, message=""):
+    """Within the tolerance, in standard deviations of what is expected."""
+    scale = expected.std()
+    np.testing.assert_allclose(np.asarray(found) / scale, expected / scale, atol=tolerance, err_msg=message)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_layer_and_map_equals_transformers(variant, root):
+    _, model, ours, tokens, mask, layers = cached(variant, root)
+    with torch.no_grad():
+        inputs = {"input_ids": torch.tensor(tokens).long(), "attention_mask": torch.tensor(mask).long()}
+        peer = model(**inputs, output_hidden_states=True, output_attentions=True)
+    assert ours.num_layers == len(peer.hidden_states) == len(peer.attentions) + 1
+    for i, expected in enumerate(peer.hidden_states):
+        assert_near(layers[i][mask], expected.numpy()[mask], message=f"layer {i}")
+    numbers = tuple(range(1, ours.num_layers))
+    states, maps = ours.apply(tokens, mask, numbers, attention=True)
+    for i, expected in enumerate(peer.attentions, start=1):
+        np.testing.assert_array_equal(states[i], layers[i])
+        for row, own in enumerate(mask):
+            np.testing.assert_allclose(maps[i][row][:, own], expected.numpy()[row][:, own], atol=2e-5)
+            assert not np.asarray(maps[i])[row][:, ~own].any()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_left_padding_gives_the_same(variant, root):
+    _, _, ours, tokens, mask, layers = cached(variant, root)
+    order = np.argsort(mask, axis=1, kind="stable")
+    own = np.take_along_axis(mask, order, 1)
+    left = ours.apply(np.take_along_axis(tokens, order, 1), own, tuple(layers))
+    for layer, expected in layers.items():
+        assert_near(left[layer][own], expected[mask])
+
+
+@pytest.mark.parametrize("variant", [name for name in PACKED if name in VARIANTS])
+def test_packed_sequences_give_the_same(variant, root):
+    _, _, ours, tokens, mask, layers = cached(variant, root)
+    short, last = int(mask[1].sum()), ours.num_layers - 1
+    row = np.concatenate([tokens[1, :short], tokens[1, :short], tokens[1, short : 16 - short]])[None]
+    packed = ours.apply(row, np.repeat([1, 2, 0], [short, short, 16 - 2 * short])[None], (last,))[last][0]
+    for part in (packed[:short], packed[short : 2 * short]):
+        assert_near(part, layers[last][1, :short])
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if " " not in name])
+def test_bfloat16_is_near(variant, root):
+    folder, _, ours, tokens, mask, layers = cached(variant, root)
+    last = ours.num_layers - 1
+    half = encoders.load(folder, dtype="bfloat16").apply(tokens, mask, (last,))[last]
+    assert half.dtype.name == "bfloat16"
+    error = np.asarray(half, np.float32)[mask] - layers[last][mask]
+    assert np.sqrt(np.mean(error**2)) <= 0.1 * layers[last][mask].std()  # 8 bits of mantissa, through all blocks
+
+
+REFUSED = {
+    "roberta": {"hidden_act": "relu", "is_decoder": True, "position_embedding_type": "relative_key"},
+    "distilbert": {"activation": "tanh", "dim": 15, "n_heads": 0},
+    "mpnet": {"relative_attention_num_buckets": 16, "pad_token_id": 0, "hidden_act": "mish"},
+}
+
+
+@pytest.mark.parametrize(("variant", "option"), [(v, o) for v, options in REFUSED.items() for o in options])
+def test_a_value_that_is_not_known_is_refused_by_name(variant, option, root):
+    folder, *_ = cached(variant, root)
+    file, value = folder / "config.json", REFUSED[variant][option]
+    text = file.read_text()
+    file.write_text(json.dumps(json.loads(text) | {option: value}))
+    try:
+        with pytest.raises(InputError, match=option) as error:
+            encoders.load(folder)
+        assert str(file) in str(error.value)
+    finally:
+        file.write_text(text)
+
+
+def test_the_embedding_has_no_attention(root):
+    _, _, ours, tokens, mask, _ = cached("roberta", root)
+    with pytest.raises(InputError, match="layer 0 is the embedding"):
+        ours.apply(tokens, mask, (0, 1), attention=True)
