@@ -11,7 +11,7 @@ from typing import Any
 
 from covjax.encoders.base import register_encoder
 from covjax.encoders.layers import GELUS
-from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer
+from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
 from covjax.encoders.vocabulary import Vocabulary, bert_vocabulary, subword_vocabulary
 from covjax.encoders.weights import Tensors, read_config
 from covjax.errors import InputError
@@ -49,14 +49,14 @@ NAMES = Names(
 )
 
 
-def bert_options(config: dict[str, Any], **more: Any) -> Options:
+def bert_options(config: dict[str, Any], tensors: Tensors, names: Names, **more: Any) -> Options:
     """The options of a post-norm Transformer that its config.json gives, by BERT's names."""
     return Options(
         vocabulary=config["vocab_size"],
         width=config["hidden_size"],
         heads=config["num_attention_heads"],
         inner=config["intermediate_size"],
-        blocks=(BlockOptions(),) * config["num_hidden_layers"],
+        blocks=uniform(tensors, names, config["num_hidden_layers"], BlockOptions()),
         eps=config["layer_norm_eps"],
         activation=config["hidden_act"],
         positions=config["max_position_embeddings"],
@@ -70,7 +70,7 @@ def bert(name: str, folder: Path, dtype: Any, file: Path | None = None) -> Trans
     tensors = Tensors(folder, dtype, "bert", PARTS)
     positions = config["max_position_embeddings"]
     vocabulary = bert_vocabulary(file or folder / "vocab.txt", config["vocab_size"], positions)
-    options = bert_options(config, types=config["type_vocab_size"])
+    options = bert_options(config, tensors, NAMES, types=config["type_vocab_size"])
     return Transformer(name, tensors, NAMES, options, vocabulary, BUFFERS)
 
 
@@ -79,7 +79,7 @@ def roberta(name: str, folder: Path, dtype: Any) -> Transformer:
     config = read_config(folder, {**DEFAULTS, "pad_token_id": 1}, ALLOWED)
     tensors = Tensors(folder, dtype, "roberta", PARTS)
     first = config["pad_token_id"] + 1
-    options = bert_options(config, types=config["type_vocab_size"], first_position=first)
+    options = bert_options(config, tensors, NAMES, types=config["type_vocab_size"], first_position=first)
     vocabulary = subword_vocabulary(folder, config["vocab_size"], config["max_position_embeddings"] - first)
     return Transformer(name, tensors, NAMES, options, counted_from_pad(folder, config, vocabulary), BUFFERS)
 

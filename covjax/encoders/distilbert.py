@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer
+from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
 from covjax.encoders.vocabulary import bert_vocabulary
 from covjax.encoders.weights import Tensors, check_multiple, read_options
 
@@ -35,16 +35,16 @@ def distilbert(name: str, folder: Path, dtype: Any) -> Transformer:
     config = read_options(folder, {"activation": "gelu", "max_position_embeddings": 512}, ALLOWED, SIZES, None)
     check_multiple(folder, config, "dim", "n_heads")
     positions = config["max_position_embeddings"]
+    tensors = Tensors(folder, dtype, "distilbert", PARTS)
     options = Options(
         vocabulary=config["vocab_size"],
         width=config["dim"],
         heads=config["n_heads"],
         inner=config["hidden_dim"],
-        blocks=(BlockOptions(),) * config["n_layers"],
+        blocks=uniform(tensors, NAMES, config["n_layers"], BlockOptions()),
         eps=EPS,
         activation=config["activation"],
         positions=positions,
     )
-    tensors = Tensors(folder, dtype, "distilbert", PARTS)
     vocabulary = bert_vocabulary(folder / "vocab.txt", config["vocab_size"], positions)
     return Transformer(name, tensors, NAMES, options, vocabulary, BUFFERS)

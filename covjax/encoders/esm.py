@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from covjax.encoders.bert import counted_from_pad
 from covjax.encoders.layers import Dense, LayerNorm, Mask, attended, gelu, places
 from covjax.encoders.rotary import Rotary
-from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer
+from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
 from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.encoders.weights import Tensors, is_token, read_config
 from covjax.errors import InputError, shown
@@ -76,7 +76,7 @@ NAMES = Names(
 )
 
 
-def _options(config: dict[str, Any]) -> Options:
+def _options(config: dict[str, Any], tensors: Tensors) -> Options:
     gated, rotary = not config["add_bias_fnn"], config["position_embedding_type"] == "rotary"
     head = config["hidden_size"] // config["num_attention_heads"]
     turns = Rotary(tuple((10000.0 ** (-np.arange(0, head, 2) / head)).tolist())) if rotary else None
@@ -85,7 +85,7 @@ def _options(config: dict[str, Any]) -> Options:
         width=config["hidden_size"],
         heads=config["num_attention_heads"],
         inner=config["intermediate_size"],
-        blocks=(BlockOptions(rotary=turns),) * config["num_hidden_layers"],
+        blocks=uniform(tensors, NAMES, config["num_hidden_layers"], BlockOptions(rotary=turns)),
         eps=config["layer_norm_eps"],
         activation="silu" if gated else "gelu",
         order="before",
@@ -128,7 +128,7 @@ class Esm(Transformer):
                 f"{folder}/config.json: mask_token_id is {mask}; token_dropout needs the mask token's number"
             )
         tensors = Tensors(folder, dtype, "esm", PARTS)
-        options = _options(config)
+        options = _options(config, tensors)
         most = None if options.positions is None else options.positions - options.first_position
         vocabulary = esm_vocabulary(folder, config["vocab_size"], max_tokens=most)
         if options.positions is not None:

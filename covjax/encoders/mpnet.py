@@ -32,7 +32,7 @@ NAMES = Names(
 def mpnet(name: str, folder: Path, dtype: Any) -> Transformer:
     """The frozen encoder of a folder."""
     config = read_config(folder, DEFAULTS, {**ALLOWED, **OWN})
-    options = bert_options(config, first_position=2, buckets=32)
     tensors = Tensors(folder, dtype, "mpnet", PARTS)
+    options = bert_options(config, tensors, NAMES, first_position=2, buckets=32)
     vocabulary = subword_vocabulary(folder, config["vocab_size"], config["max_position_embeddings"] - 2)
     return Transformer(name, tensors, NAMES, options, counted_from_pad(folder, config, vocabulary), BUFFERS)

@@ -69,7 +69,7 @@ def read_rotary(
     if kind in ("llama3", "yarn"):
         numbers.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
     for key in ("rope_theta", "partial_rotary_factor", *NEEDED[kind]):
-        value = numbers.get(key)
+        value: Any = numbers.get(key)
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise InputError(f"{file}: {key} of the rotary positions is {shown(value)}, expected a positive number")
     width = int(head * numbers["partial_rotary_factor"])

@@ -47,6 +47,7 @@ class Options:
     order: Literal["after", "before", "parallel"] = "after"
     norm: Literal["layer", "rms", "rms1"] = "layer"  # rms1: the scale is 1 + the weight
     norm_bias: bool = True
+    norm_last_bias: bool | None = None  # of the last norm; None: as the others
     head_norm: Literal["", "head", "whole"] = ""  # queries and keys normalised, each head alone or all heads as one
     key_heads: int | None = None  # of keys and values; None: as many as of queries
     head_width: int | None = None  # None: width / heads
@@ -103,6 +104,12 @@ class Names:
     buckets: str = ""
     norm_first: str | None = None  # of the embedding
     norm_last: str | None = None
+
+
+def uniform(tensors: Tensors, names: Names, count: int, block: BlockOptions) -> tuple[BlockOptions, ...]:
+    """Options of `count` blocks that do not differ; raises InputError where the weights do not have them all."""
+    tensors.check_blocks(names.block, count)
+    return (block,) * count
 
 
 def norm(tensors: Tensors, name: str | None, width: int, o: Options, bias: bool | None = None) -> Any:
@@ -230,7 +237,7 @@ class Transformer(nnx.Module):
         o = options
         self.name, self.vocabulary, self.width, self.num_layers = name, vocabulary, o.width, len(o.blocks) + 1
         self.causal, self.first_position, self.words_scale = o.causal, o.first_position, o.words_scale
-        self.buckets, self.farthest = o.buckets, o.farthest
+        self.farthest = o.farthest
         self.words = nnx.Param(jnp.asarray(tensors.take(f"{names.words}.weight", o.vocabulary, o.width)))
         tables = {names.positions: o.positions, names.types: o.types}
         rows = {name: tensors.take(f"{name}.weight", size, o.width) for name, size in tables.items() if size}
@@ -240,7 +247,7 @@ class Transformer(nnx.Module):
         self.blocks = nnx.List(Block(tensors, names, i, o) for i in range(len(o.blocks)))
         table = tensors.take(f"{names.buckets}.weight", o.buckets, o.heads) if o.buckets else None
         self.bias: Any = None if table is None else nnx.Param(jnp.asarray(table))
-        self.norm_last = norm(tensors, names.norm_last, o.width, o)
+        self.norm_last = norm(tensors, names.norm_last, o.width, o, o.norm_last_bias)
         # Before what else a family takes, on which no activation depends: with a head or without, the encoder is one.
         self.weights_digest = tensors.finish(unused) if finish else tensors.digest
 
@@ -268,7 +275,7 @@ class Transformer(nnx.Module):
         yield x, None
         bias = None
         if self.bias is not None:
-            buckets = relative_buckets(tokens.shape[1], self.buckets, self.farthest)
+            buckets = relative_buckets(tokens.shape[1], len(self.bias[...]), self.farthest)
             bias = self.bias[...].astype(jnp.float32)[buckets].transpose(2, 0, 1)
         seen = {reach: attended(mask, self.causal, reach) for reach in {block.reach for block in self.blocks}}
         for i, block in enumerate(self.blocks, start=1):
@@ -351,7 +358,7 @@ def _apply(
     asked = {i: each for i, each in zip(range(max(layers) + 1), states) if i in layers}
     own = jnp.asarray(mask) > 0
     real = functools.partial(jnp.where, own[..., None])
-    return {
-        i: (real(x, 0), jnp.where(own[:, None, :, None], shares, 0)) if maps else (real(x, 0),)
-        for i, (x, shares) in asked.items()
-    }
+    parts: dict[int, tuple[Array, ...]] = {}
+    for i, (x, shares) in asked.items():
+        parts[i] = (real(x, 0),) if shares is None else (real(x, 0), jnp.where(own[:, None, :, None], shares, 0))
+    return parts

@@ -141,6 +141,13 @@ class Tensors:
         if tensor.dtype.kind in "iub":
             raise InputError(f"{self.folder}: tensor {_text(name)} is {tensor.dtype}, expected floating point")
 
+    def check_blocks(self, block: str, count: int) -> None:
+        """Raise InputError where one of `count` blocks has no tensor; `block` is their prefix, {} the number."""
+        for number in range(count):
+            name = f"{block.format(number)}."
+            if not any(each.startswith(name) for each in self._tensors):
+                raise InputError(f"{self.folder}: tensor {name}* is missing")
+
     def take(self, name: str, *shape: int, again: bool = False, dtype: Any = None) -> np.ndarray:
         """The tensor in the model's type, or in `dtype`.
 

@@ -26,6 +26,17 @@ FRAMES = {
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24}
 SIZES |= {"max_position_embeddings": 40}
+T5 = {"d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 40}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 20}
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 20}
+WINDOW = {"sliding_window": 4, "max_window_layers": 1}
+GEMMA = {"num_key_value_heads": 2, "head_dim": 6, "sliding_window": 4, "query_pre_attn_scalar": 9}
+GEMMA |= {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+BOTH = {"full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}}
+BOTH |= {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}
+OWN_SIZES = ("dim", "d_model", "n_embd")  # families that name their sizes otherwise
 # Name: class, frame, options of its config.
 VARIANTS = {
     "roberta": ("Roberta", "roberta", {}),
@@ -39,6 +50,30 @@ VARIANTS = {
         {"dim": 16, "n_layers": 1, "n_heads": 4, "hidden_dim": 24, "activation": "relu"},
     ),
     "mpnet": ("MPNet", "roberta", {}),
+    "t5": ("T5", "eos", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "t5 plain": ("T5", "eos", {**T5, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 8}),
+    "gpt2": ("GPT2", "plain", GPT2),
+    "gpt2 scaled by layer": ("GPT2", "bos", {**GPT2, "scale_attn_by_inverse_layer_idx": True, "n_inner": 24}),
+    "gpt_neox": ("GPTNeoX", "plain", {"hidden_size": 32, "rotary_pct": 0.5}),
+    "gpt_neox serial": (
+        "GPTNeoX",
+        "plain",
+        {"use_parallel_residual": False, "attention_bias": False, "rotary_pct": 1.0},
+    ),
+    "llama": ("Llama", "bos", {"num_key_value_heads": 2}),
+    "llama 3": ("Llama", "bos", {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True, "head_dim": 6}),
+    "llama linear": ("Llama", "bos", {"rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}}),
+    "llama yarn": ("Llama", "bos", {"rope_parameters": YARN, "head_dim": 16}),
+    "mistral": ("Mistral", "bos", {"sliding_window": 3, "num_key_value_heads": 1}),
+    "qwen2": ("Qwen2", "plain", {"num_key_value_heads": 2}),
+    "qwen2 window": ("Qwen2", "plain", {"num_key_value_heads": 2, "use_sliding_window": True, **WINDOW}),
+    "qwen3": ("Qwen3", "plain", {"num_key_value_heads": 2, "head_dim": 8, "use_sliding_window": True, **WINDOW}),
+    "gemma2": ("Gemma2", "bos", {**GEMMA, "attn_logit_softcapping": 2.0}),
+    "gemma3": ("Gemma3Text", "bos", {**GEMMA, "rope_parameters": BOTH}),
+    "gemma3 both ways": ("Gemma3Text", "bos", {**GEMMA, "use_bidirectional_attention": True}),
+    "modernbert": ("ModernBert", "bert", {"local_attention": 4, "num_hidden_layers": 4}),
+    "modernbert biased": ("ModernBert", "bert", {"norm_bias": True, "attention_bias": True, "mlp_bias": True}),
+    "esmc": ("Esmc", "roberta", {}),
 }
 
 
@@ -83,7 +118,7 @@ def peer_folder(folder, variant, **more):
     config = getattr(transformers, f"{family}Config")
     pads = {"pad_token_id": next((ids[token] for token in ids if "pad" in token.lower()), None)}
     ends = {"bos_token_id": 0, "eos_token_id": 0}
-    sizes = {"max_position_embeddings": 40} if "dim" in options else SIZES
+    sizes = {"max_position_embeddings": 40} if any(name in options for name in OWN_SIZES) else SIZES
     config = config(**{**pads, **ends, **sizes, **options, **more, "vocab_size": len(ids)})
     kind = {"T5": "T5EncoderModel", "Gemma3Text": "Gemma3TextModel"}.get(family, f"{family}Model")
     model = getattr(transformers, kind)._from_config(config, attn_implementation="eager").eval()
