@@ -229,6 +229,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = {"use_skip_connection": True, "deconv_phase": "odd", "layer_norm_eps": 1e-5, **read_json(file)}
     # Both spellings of the enumeration's members are in use, with and without its name.
     config["deconv_upsample_type"] = str(config.get("deconv_upsample_type")).split(".")[-1].lower()
+    width, heads = config.get("embed_dim"), config.get("attention_heads")
+    if config.get("key_size") is None and type(width) is type(heads) is int and heads > 0:
+        config["key_size"] = width // heads  # what null means
     check_options(file, config, {**ALLOWED, "deconv_upsample_type": tuple(UPSAMPLING)}, list(SIZES))
     if config["key_size"] * config["attention_heads"] != config["embed_dim"] or config["key_size"] % 2:
         size = shown(config["key_size"])

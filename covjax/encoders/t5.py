@@ -13,7 +13,7 @@ from covjax.encoders.vocabulary import subword_vocabulary
 from covjax.encoders.weights import Tensors, read_options
 
 PARTS = ("shared.", "encoder.")
-SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size")
+SIZES: tuple[str, ...] = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size")
 SIZES += ("relative_attention_num_buckets", "relative_attention_max_distance")
 DEFAULTS = {"feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6}
 DEFAULTS |= {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}

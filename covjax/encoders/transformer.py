@@ -357,8 +357,9 @@ def _apply(
     states = nnx.merge(graph, state).hidden_states(tokens, mask, maps)
     asked = {i: each for i, each in zip(range(max(layers) + 1), states) if i in layers}
     own = jnp.asarray(mask) > 0
-    real = functools.partial(jnp.where, own[..., None])
     parts: dict[int, tuple[Array, ...]] = {}
     for i, (x, shares) in asked.items():
-        parts[i] = (real(x, 0),) if shares is None else (real(x, 0), jnp.where(own[:, None, :, None], shares, 0))
+        parts[i] = (jnp.where(own[..., None], x, 0),)
+        if shares is not None:
+            parts[i] = (*parts[i], jnp.where(own[:, None, :, None], shares, 0))
     return parts

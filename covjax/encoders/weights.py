@@ -64,8 +64,8 @@ def is_token(number: Any, vocabulary: int) -> bool:
 def check_multiple(folder: Path, config: Mapping[str, Any], size: str, heads: str) -> None:
     """Raise InputError where a size is no multiple of another."""
     if config[size] % config[heads]:
-        named = "heads" if "heads" in heads else heads
-        raise InputError(f"{folder}/config.json: {size} {config[size]} is not a multiple of {config[heads]} {named}")
+        of = f"{config[heads]} heads" if heads == "num_attention_heads" else f"{heads} {config[heads]}"
+        raise InputError(f"{folder}/config.json: {size} {config[size]} is not a multiple of {of}")
 
 
 def check_options(
