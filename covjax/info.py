@@ -240,7 +240,7 @@ def _measure(encoder: Any) -> dict[str, Any]:
     from covjax.errors import InputError
 
     leaves = jax.tree.leaves(nnx.state(encoder)) if isinstance(encoder, nnx.Module) else []
-    facts: dict[str, Any] = {"memory_mib": round(sum(leaf.nbytes for leaf in leaves) / 2**20, 1) if leaves else None}
+    facts: dict[str, Any] = {"memory_mib": round(sum(leaf.nbytes for leaf in leaves) / 2**20, 3) if leaves else None}
     sample = SAMPLES[getattr(encoder, "letters", None) or "text"]
     while sample:
         try:

@@ -259,9 +259,9 @@ def test_stored_rotary_frequencies_are_read(tmp_path, rng):
 
 def test_a_key_size_of_null_is_embed_dim_over_heads(tmp_path, rng):
     name, _ = write(tmp_path, rng)
-    said = encoders.load(name)
+    said = load(name)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"key_size": None}))
-    unsaid = encoders.load(name)
+    unsaid = load(name)
     tokens, mask, _ = tokenize(said, SEQUENCES[:1])
     np.testing.assert_array_equal(unsaid.apply(tokens, mask, (-1,))[-1], said.apply(tokens, mask, (-1,))[-1])
