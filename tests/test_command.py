@@ -169,6 +169,9 @@ def test_info_describes_an_encoder(capsys, tmp_path, rng):
     assert main(["info", "--json", "--encoder", str(tmp_path)]) == 0
     encoder = json.loads(capsys.readouterr().out)["encoder"]
     assert (encoder["name"], encoder["layers"], encoder["features"]) == (tmp_path.name, 3, "16")
+    assert encoder["memory_mib"] > 0
+    assert encoder["tokens_a_second"] > 0
+    assert 2 < encoder["tokens_each"] <= 40
     assert main(["info", "--encoder", str(tmp_path)]) == 0
     assert encoder["weights_digest"] in capsys.readouterr().out
 

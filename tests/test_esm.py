@@ -112,7 +112,7 @@ def test_damaged_folders_are_named(tmp_path):
     refused("hidden_act 'relu' is not supported", hidden_act="relu")
     refused("33 tokens, but config.json says vocab_size 32", vocab_size=32, mask_token_id=31)
     refused(r"word_embeddings.weight has shape \(33, 24\), expected \(34, 24\)", vocab_size=34)
-    refused("model_type 't5' is not supported; allowed: bert, esm", model_type="t5")
+    refused("model_type 'xlnet' is not supported; allowed: bert, camembert", model_type="xlnet")
     (tmp_path / "config.json").write_text(json.dumps(config))
     raw = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(raw[: len(raw) // 2])

@@ -255,3 +255,13 @@ def test_stored_rotary_frequencies_are_read(tmp_path, rng):
     names = [f"core.transformer_blocks.{i}.sa_layer.rotary_embedding.inv_freq" for i in range(2)]
     model = load(write(tmp_path / "model", rng, dict.fromkeys(names, frequencies))[0])
     np.testing.assert_array_equal(model.blocks[1].frequencies[...], frequencies)
+
+
+def test_a_key_size_of_null_is_embed_dim_over_heads(tmp_path, rng):
+    name, _ = write(tmp_path, rng)
+    said = load(name)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"key_size": None}))
+    unsaid = load(name)
+    tokens, mask, _ = tokenize(said, SEQUENCES[:1])
+    np.testing.assert_array_equal(unsaid.apply(tokens, mask, (-1,))[-1], said.apply(tokens, mask, (-1,))[-1])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtr
 
-from covjax.encoders.transformer import attention, gelu, rotate
+from covjax.encoders.layers import attended, attention, gelu, rotate
 
 
 def test_gelu(rng):
@@ -32,6 +32,7 @@ def test_attention_of_masked_and_numbered_rows(rng):
         with np.errstate(invalid="ignore"):  # padding sees nothing
             shares = np.exp(scores - scores.max(-1, keepdims=True))
         expected = np.einsum("bhqk,bkhc->bqhc", shares / shares.sum(-1, keepdims=True), v).reshape(2, 6, 8)
-        found = jax.jit(attention)(*(jnp.asarray(part, jnp.float32) for part in (q, k, v)), jnp.asarray(mask))
+        parts = (jnp.asarray(part, jnp.float32) for part in (q, k, v))
+        found = jax.jit(attention)(*parts, attended(jnp.asarray(mask)))
         assert np.isfinite(found).all()
         np.testing.assert_allclose(np.asarray(found)[mask > 0], expected[mask > 0], atol=2e-5)

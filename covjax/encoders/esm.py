@@ -6,8 +6,8 @@ layer norm after the embedding, and the gated MLP without biases of the Nucleoti
 final layer norm.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.transformer import (
-    Dense,
-    Frequencies,
-    LayerNorm,
-    Mask,
-    Transformer,
-    attended,
-    attention,
-    gelu,
-    places,
-    rotate,
-    split_heads,
-)
+from covjax.encoders.bert import counted_from_pad
+from covjax.encoders.layers import Dense, LayerNorm, Mask, attended, gelu, places
+from covjax.encoders.rotary import Rotary
+from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
 from covjax.encoders.vocabulary import esm_vocabulary
-from covjax.encoders.weights import Tensors, read_config
+from covjax.encoders.weights import Tensors, is_token, read_config
 from covjax.errors import InputError, shown
 
 # Where the encoder's tensors stand; transformers 5 keeps the frequencies of all layers in a buffer of the model.
@@ -64,53 +55,45 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
-
-    The MLP has the exact (erf) GELU, or is gated: silu(first half of up(x)) ∘ second half, then down, no biases.
-    """
-
-    def __init__(self, tensors: Tensors, name: str, config: dict[str, Any]):
-        d, inner, eps = config["hidden_size"], config["intermediate_size"], config["layer_norm_eps"]
-        self.heads, self.gated = config["num_attention_heads"], not config["add_bias_fnn"]
-        rotary = config["position_embedding_type"] == "rotary"
-        self.frequencies = Frequencies(_frequencies(tensors, name, d // self.heads)) if rotary else None
-        self.norm_attention = LayerNorm(tensors, f"{name}.attention.LayerNorm", d, eps)
-        self.qkv = Dense(tensors, [f"{name}.attention.self.{part}" for part in ("query", "key", "value")], d, d)
-        self.out = Dense(tensors, [f"{name}.attention.output.dense"], d, d)
-        self.norm_mlp = LayerNorm(tensors, f"{name}.LayerNorm", d, eps)
-        self.up = Dense(tensors, [f"{name}.intermediate.dense"], d, inner * (1 + self.gated), bias=not self.gated)
-        self.down = Dense(tensors, [f"{name}.output.dense"], inner, d, bias=not self.gated)
-
-    def __call__(self, x: Float[Array, "b t d"], mask: Mask) -> Float[Array, "b t d"]:
-        """One block; masked tokens are attended by none."""
-        q, k, v = split_heads(self.qkv(self.norm_attention(x)), self.heads)
-        if self.frequencies is not None:
-            place = places(mask)
-            q, k = (rotate(part, self.frequencies[...], place) for part in (q, k))
-        x = x + self.out(attention(q, k, v, mask))
-        hidden = self.up(self.norm_mlp(x))
-        if self.gated:
-            gate, value = jnp.split(hidden, 2, -1)
-            return x + self.down(jax.nn.silu(gate) * value)
-        return x + self.down(gelu(hidden))
+# The checkpoint's own frequencies count where it has them: ESM-2's are rounded to half precision, as in its training.
+# Computed from base 10000 they differ by up to 1e-3 relative, which moves activations by 1e-4. transformers 5 keeps one
+# buffer for all layers, and saves it under a name with a literal asterisk.
+INNER = "attention.self.rotary_embeddings.inv_freq"
+NAMES = Names(
+    words="embeddings.word_embeddings",
+    positions="embeddings.position_embeddings",
+    norm_first="embeddings.layer_norm",
+    block="encoder.layer.{}",
+    frequencies=INNER,
+    frequencies_all=(f"encoder.layer.*.{INNER}", "rotary_embeddings.inv_freq"),
+    norm_attention="attention.LayerNorm",
+    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    out="attention.output.dense",
+    norm_mlp="LayerNorm",
+    up=("intermediate.dense",),
+    down="output.dense",
+    norm_last="encoder.emb_layer_norm_after",
+)
 
 
-def _is_token(number: Any, vocabulary: int) -> bool:
-    return type(number) is int and 0 <= number < vocabulary
-
-
-def _frequencies(tensors: Tensors, name: str, width: int) -> np.ndarray:
-    """The checkpoint's own frequencies where it has them: ESM-2's are rounded to half precision, as in its training.
-
-    Computed from base 10000 they differ by up to 1e-3 relative, which moves activations by 1e-4. transformers 5 keeps
-    one buffer for all layers, and saves it under a name with a literal asterisk.
-    """
-    inner = "attention.self.rotary_embeddings.inv_freq"
-    for stored in (f"{name}.{inner}", f"encoder.layer.*.{inner}", "rotary_embeddings.inv_freq"):
-        if stored in tensors:
-            return tensors.take(stored, width // 2, again=True, dtype=np.float32)
-    return (10000.0 ** (-np.arange(0, width, 2) / width)).astype(np.float32)
+def _options(config: dict[str, Any], tensors: Tensors) -> Options:
+    gated, rotary = not config["add_bias_fnn"], config["position_embedding_type"] == "rotary"
+    head = config["hidden_size"] // config["num_attention_heads"]
+    turns = Rotary(tuple((10000.0 ** (-np.arange(0, head, 2) / head)).tolist())) if rotary else None
+    return Options(
+        vocabulary=config["vocab_size"],
+        width=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        inner=config["intermediate_size"],
+        blocks=uniform(tensors, NAMES, config["num_hidden_layers"], BlockOptions(rotary=turns)),
+        eps=config["layer_norm_eps"],
+        activation="silu" if gated else "gelu",
+        order="before",
+        gated=gated,
+        mlp_bias=not gated,
+        positions=None if rotary else config["max_position_embeddings"],
+        first_position=config["pad_token_id"] + 1,
+    )
 
 
 class Head(nnx.Module):
@@ -139,64 +122,37 @@ class Esm(Transformer):
 
     def __init__(self, name: str, folder: Path, dtype: Any):
         config = read_config(folder, DEFAULTS, ALLOWED)
-        if config["token_dropout"] and not _is_token(config.get("mask_token_id"), config["vocab_size"]):
+        if config["token_dropout"] and not is_token(config.get("mask_token_id"), config["vocab_size"]):
             mask = shown(config.get("mask_token_id"))
             raise InputError(
                 f"{folder}/config.json: mask_token_id is {mask}; token_dropout needs the mask token's number"
             )
         tensors = Tensors(folder, dtype, "esm", PARTS)
-        d, eps = config["hidden_size"], config["layer_norm_eps"]
-        rotary = config["position_embedding_type"] == "rotary"
-        positions = config["max_position_embeddings"]
-        self.name, self.width = name, d
-        self.pad_id: int = config["pad_token_id"]
+        options = _options(config, tensors)
+        most = None if options.positions is None else options.positions - options.first_position
+        vocabulary = esm_vocabulary(folder, config["vocab_size"], max_tokens=most)
+        if options.positions is not None:
+            counted_from_pad(folder, config, vocabulary)
+        names = NAMES if config["emb_layer_norm_before"] else dataclasses.replace(NAMES, norm_first=None)
         self.mask_id: Any = config.get("mask_token_id")
         self.token_dropout = bool(config["token_dropout"])
-        self.num_layers = config["num_hidden_layers"] + 1
-        self.vocabulary = esm_vocabulary(
-            folder, config["vocab_size"], max_tokens=None if rotary else positions - self.pad_id - 1
-        )
-        own_pad = self.vocabulary.ids[self.vocabulary.pad]
-        if not rotary and own_pad != self.pad_id:
-            raise InputError(
-                f"{folder}/config.json: pad_token_id is {self.pad_id}, but {self.vocabulary.pad} is token {own_pad}; "
-                "learned positions are counted from it"
-            )
-        self.embedding = nnx.Param(
-            jnp.asarray(tensors.take("embeddings.word_embeddings.weight", config["vocab_size"], d))
-        )
-        table = "embeddings.position_embeddings.weight"
-        self.positions: Any = None if rotary else nnx.Param(jnp.asarray(tensors.take(table, positions, d)))
-        before = config["emb_layer_norm_before"]
-        self.norm_before = LayerNorm(tensors, "embeddings.layer_norm", d, eps) if before else None
-        self.blocks = nnx.List(Block(tensors, f"encoder.layer.{i}", config) for i in range(config["num_hidden_layers"]))
-        self.norm_after = LayerNorm(tensors, "encoder.emb_layer_norm_after", d, eps)
-        # Before the head, on which no activation depends: with it or without, a folder is the same encoder.
-        self.weights_digest = tensors.digest
-        headed = _is_token(self.mask_id, config["vocab_size"]) and all(n in tensors for n in Head.NEEDED)
-        self.head: Any = Head(tensors, config["vocab_size"], d, eps) if headed else None
+        super().__init__(name, tensors, names, options, vocabulary, finish=False)
+        headed = is_token(self.mask_id, options.vocabulary) and all(n in tensors for n in Head.NEEDED)
+        self.head: Any = Head(tensors, options.vocabulary, self.width, options.eps) if headed else None
         # Rotary checkpoints converted from older code carry a position table that nothing reads.
+        rotary = options.positions is None
         tensors.finish((*BUFFERS, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
 
-    def hidden_states(self, tokens: Int[Array, "b t"], mask: Mask) -> Iterator[Float[Array, "b t d"]]:
-        """The embedding, the blocks, the last one after the final layer norm."""
-        x = self.embedding[...][tokens]
-        if self.token_dropout:
-            hidden = tokens == self.mask_id
-            own = attended(mask)
-            observed = (own & hidden[:, None]).sum(-1) / jnp.maximum(own.sum(-1), 1)
-            scale = ((1 - TRAIN_MASK_RATIO) / (1 - observed))[..., None]
-            x = (jnp.where(hidden[..., None], 0, x) * scale).astype(x.dtype)
-        if self.positions is not None:
-            # Positions are counted over real tokens only, from pad + 1 on (RoBERTa's convention).
-            x = x + self.positions[...][jnp.where(mask > 0, places(mask) + self.pad_id + 1, self.pad_id)]
-        if self.norm_before is not None:
-            x = self.norm_before(x)
-        x = jnp.where(mask[..., None] > 0, x, 0)
-        yield x
-        for i, block in enumerate(self.blocks, start=1):
-            x = block(x, mask)
-            yield x if i < len(self.blocks) else self.norm_after(x)
+    def embedded(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t d"]:
+        """Embeddings of the tokens, rescaled for those that are masked where the model was trained so."""
+        x = super().embedded(tokens, mask)
+        if not self.token_dropout:
+            return x
+        hidden = tokens == self.mask_id
+        own = attended(mask)
+        observed = (own & hidden[:, None]).sum(-1) / jnp.maximum(own.sum(-1), 1)
+        scale = ((1 - TRAIN_MASK_RATIO) / (1 - observed))[..., None]
+        return (jnp.where(hidden[..., None], 0, x) * scale).astype(x.dtype)
 
     @property
     def has_head(self) -> bool:
@@ -225,8 +181,7 @@ class Esm(Transformer):
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _logits(graph: Any, state: Any, activations: Array, mask: Array, layer: int) -> Array:
     model = nnx.merge(graph, state)
-    embedding = model.embedding[...]
-    x = activations.astype(embedding.dtype)
+    x = activations.astype(model.words[...].dtype)
     for block in model.blocks[layer:]:
-        x = block(x, mask)
-    return model.head(x if layer == len(model.blocks) else model.norm_after(x), embedding)
+        x, _ = block(x, attended(mask), places(mask), None)
+    return model.head(x if layer == len(model.blocks) else model.norm_last(x), model.words[...])

@@ -13,11 +13,27 @@ from covjax.encoders.sentence import read_settings
 from covjax.errors import InputError, shown
 from covjax.modelfiles import read_json
 
-# model_type of config.json: the module and the class, called with (name, folder, dtype).
+# model_type of config.json: the module and its loader, called with (name, folder, dtype).
 FAMILIES = {
-    "bert": ("covjax.encoders.bert", "Bert"),
+    "bert": ("covjax.encoders.bert", "bert"),
+    "camembert": ("covjax.encoders.bert", "roberta"),
+    "distilbert": ("covjax.encoders.distilbert", "distilbert"),
     "esm": ("covjax.encoders.esm", "Esm"),
+    "esmc": ("covjax.encoders.esmc", "esmc"),
+    "gemma2": ("covjax.encoders.gemma", "gemma2"),
+    "gemma3_text": ("covjax.encoders.gemma", "gemma3"),
+    "gpt2": ("covjax.encoders.gpt2", "gpt2"),
+    "gpt_neox": ("covjax.encoders.gpt_neox", "gpt_neox"),
+    "llama": ("covjax.encoders.llama", "llama"),
+    "mistral": ("covjax.encoders.llama", "mistral"),
+    "modernbert": ("covjax.encoders.modernbert", "modernbert"),
+    "mpnet": ("covjax.encoders.mpnet", "mpnet"),
     "ntv3": ("covjax.encoders.ntv3", "NTv3"),
+    "qwen2": ("covjax.encoders.llama", "qwen2"),
+    "qwen3": ("covjax.encoders.llama", "qwen3"),
+    "roberta": ("covjax.encoders.bert", "roberta"),
+    "t5": ("covjax.encoders.t5", "t5"),
+    "xlm-roberta": ("covjax.encoders.bert", "roberta"),
 }
 FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", ".h5")}  # models of one file
 TORCH = "torch:"
@@ -83,7 +99,8 @@ def fetch(name: str, *more: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", *more]))
+        patterns = ["*.json", "*.txt", "*.safetensors", "spiece.model", *more]
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
         if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
             # Older models (DNABERT, ESM-2 15B) have PyTorch's format alone, the largest in parts.
             snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*.bin"])

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
-from covjax.encoders.transformer import Dense, Frequencies, LayerNorm, attention, places, rotate, split_heads
+from covjax.encoders.layers import Dense, Frequencies, LayerNorm, attended, attention, places, rotate, split_heads
 from covjax.encoders.weights import Tensors, check_options, read_json
 from covjax.errors import InputError, shown
 
@@ -113,7 +113,7 @@ class TransformerBlock(nnx.Module):
         """One block; masked bins are attended by none."""
         q, k, v = split_heads(self.qkv(self.norm_attention(x)), self.heads)
         q, k = (rotate(part, self.frequencies[...], places(mask)) for part in (q, k))
-        x = x + self.out(attention(q, k, v, mask))
+        x = x + self.out(attention(q, k, v, attended(mask)))
         gate, value = jnp.split(self.up(self.norm_mlp(x)), 2, -1)
         return x + self.down(jax.nn.silu(gate) * value)
 
@@ -229,6 +229,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = {"use_skip_connection": True, "deconv_phase": "odd", "layer_norm_eps": 1e-5, **read_json(file)}
     # Both spellings of the enumeration's members are in use, with and without its name.
     config["deconv_upsample_type"] = str(config.get("deconv_upsample_type")).split(".")[-1].lower()
+    width, heads = config.get("embed_dim"), config.get("attention_heads")
+    if config.get("key_size") is None and type(width) is type(heads) is int and heads > 0:
+        config["key_size"] = width // heads  # what null means
     check_options(file, config, {**ALLOWED, "deconv_upsample_type": tuple(UPSAMPLING)}, list(SIZES))
     if config["key_size"] * config["attention_heads"] != config["embed_dim"] or config["key_size"] % 2:
         size = shown(config["key_size"])

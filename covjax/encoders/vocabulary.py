@@ -73,7 +73,7 @@ def read_vocabulary(path: Path, size: int) -> dict[str, int]:
     ids = {token: number for number, token in enumerate(lines or ())}
     source, file = path, path.parent / "tokenizer.json"
     if file.is_file():
-        stored = _json_tokens(file)
+        stored = json_tokens(file)
         for token, number in stored.items():
             if lines is not None and number < len(lines) and lines[number] != token:
                 raise InputError(
@@ -83,9 +83,7 @@ def read_vocabulary(path: Path, size: int) -> dict[str, int]:
         ids, source = {**ids, **stored}, path if lines is not None else file
     elif lines is None:
         raise InputError(f"{path.parent}: no file {path.name}, and no tokenizer.json")
-    added = path.parent / "added_tokens.json"
-    if added.is_file():
-        ids |= _numbers(added, read_json(added))
+    ids |= added_tokens(path.parent)
     if not ids or max(ids.values()) >= size:
         most = max(ids.values(), default=-1) + 1
         raise InputError(f"{source}: {most} tokens, but config.json says vocab_size {size}: too few embeddings")
@@ -103,7 +101,7 @@ def _lines(path: Path) -> list[str]:
     return [token.strip(" \t") for token in text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")]
 
 
-def _json_tokens(file: Path) -> dict[str, int]:
+def json_tokens(file: Path) -> dict[str, int]:
     """Vocabulary and added tokens of a tokenizer.json; a model of pieces with scores numbers them in order."""
     content = read_json(file)
     model, added = content.get("model"), content.get("added_tokens") or []
@@ -117,6 +115,12 @@ def _json_tokens(file: Path) -> dict[str, int]:
     if not isinstance(vocabulary, dict):
         raise InputError(f"{file}: not a tokenizer: no vocabulary in `model`")
     return _numbers(file, {**vocabulary, **ids})
+
+
+def added_tokens(folder: Path) -> dict[str, int]:
+    """The tokens of added_tokens.json with their numbers; none where the folder has no such file."""
+    file = folder / "added_tokens.json"
+    return _numbers(file, read_json(file)) if file.is_file() else {}
 
 
 def _numbers(file: Path, tokens: Mapping[Any, Any]) -> dict[str, int]:
@@ -200,6 +204,39 @@ def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:
     if unknown is None:
         ids = {token: number for token, number in ids.items() if token != "[UNK]"}
     return Vocabulary(split, ids, ("[CLS]",), ("[SEP]",), special, "[PAD]", unknown, max_tokens)
+
+
+def subword_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabulary:
+    """The tokenizer that transformers makes of a folder: its splitting, its special tokens, their places.
+
+    What frames a sequence (BOS, EOS, CLS, …) is what that tokenizer adds. No special token is pooled; the unknown one
+    is a word like any other. Where there is no padding token the one that ends or begins a text fills up. Nothing is
+    truncated. Raises InputError where the folder has no tokenizer.json and nothing to make one of, for a frame in the
+    middle of a sequence, and for tokens without an embedding.
+    """
+    if not (folder / "tokenizer.json").is_file() and (models := sorted(folder.glob("*.model"))):
+        raise InputError(
+            f"{folder}: {models[0].name} without tokenizer.json; write that with transformers, where the package "
+            "sentencepiece is installed: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    tokenizer = _from_folder("AutoTokenizer", folder, {})
+    split, ids = _Words(tokenizer), tokenizer.get_vocab()
+    if max(ids.values()) >= size:
+        raise InputError(f"{folder}: {max(ids.values()) + 1} tokens, but config.json says vocab_size {size}")
+    whole, inner = tokenizer("A", padding=False, truncation=False).input_ids, [ids[token] for token in split("A")]
+    ends = [i for i in range(len(whole) - len(inner) + 1) if whole[i : i + len(inner)] == inner]
+    if not inner or not ends:
+        raise InputError(f"{folder}: its tokenizer makes {shown(whole)} of 'A', which has not {shown(inner)} in it")
+    frame = tokenizer.convert_ids_to_tokens(whole)
+    pad = tokenizer.pad_token or tokenizer.eos_token or tokenizer.bos_token
+    if pad not in ids:
+        raise InputError(f"{folder}: its tokenizer has no padding token, and none that ends or begins a text")
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    first, last = tuple(frame[: ends[0]]), tuple(frame[ends[0] + len(inner) :])
+    special = (added | {*tokenizer.all_special_tokens, pad, *first, *last}) & set(ids)
+    framing = {pad, tokenizer.bos_token, tokenizer.eos_token, *first, *last}
+    special -= {tokenizer.unk_token} - framing
+    return Vocabulary(split, ids, first, last, frozenset(special), pad, tokenizer.unk_token, max_tokens)
 
 
 def _letters(sequence: str) -> list[str]:

@@ -8,7 +8,7 @@ published ones are known by, which the family declares too.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,63 @@ import numpy as np
 from covjax.errors import InputError, shown
 from covjax.modelfiles import StoredTensor, memory, read_index, read_json, read_safetensors, read_torch
 
-__all__ = ["SIZES", "check_options", "read_config", "read_json"]
+__all__ = ["SIZES", "check_options", "read_config", "read_json", "read_options"]
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
 
 def read_config(folder: Path, defaults: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """Read the options that decide, over the family's defaults.
+    """Read the options that decide, over the family's defaults, by the names of BERT and of most families.
 
     `allowed` names the values of every option that changes the computation. Raises InputError for another value and for
     a size, an epsilon or a token number that is missing or impossible.
     """
-    file = folder / "config.json"
-    config = {**defaults, **read_json(file)}
     sizes = [*SIZES, "max_position_embeddings"] + ["type_vocab_size"] * ("type_vocab_size" in defaults)
-    check_options(file, config, allowed, sizes)
-    if config["hidden_size"] % config["num_attention_heads"]:
-        heads = config["num_attention_heads"]
-        raise InputError(f"{file}: hidden_size {config['hidden_size']} is not a multiple of {heads} heads")
+    config = read_options(folder, defaults, allowed, sizes, "layer_norm_eps")
+    check_multiple(folder, config, "hidden_size", "num_attention_heads")
     pad = config.get("pad_token_id")
-    if type(pad) is not int or not 0 <= pad < config["vocab_size"]:
-        raise InputError(f"{file}: pad_token_id is {shown(pad)}, expected a number from 0 to vocab_size − 1")
+    if not is_token(pad, config["vocab_size"]):
+        raise InputError(
+            f"{folder}/config.json: pad_token_id is {shown(pad)}, expected a number from 0 to vocab_size − 1"
+        )
     return config
 
 
+def read_options(
+    folder: Path,
+    defaults: Mapping[str, Any],
+    allowed: Mapping[str, tuple[Any, ...]],
+    sizes: Sequence[str],
+    eps: str | None,
+) -> dict[str, Any]:
+    """config.json over the family's defaults, by the family's own names of its options, its sizes and its epsilon.
+
+    Raises InputError as `check_options`.
+    """
+    file = folder / "config.json"
+    config = {**defaults, **read_json(file)}
+    check_options(file, config, allowed, sizes, eps)
+    return config
+
+
+def is_token(number: Any, vocabulary: int) -> bool:
+    """Whether a value is the number of a token."""
+    return type(number) is int and 0 <= number < vocabulary
+
+
+def check_multiple(folder: Path, config: Mapping[str, Any], size: str, heads: str) -> None:
+    """Raise InputError where a size is no multiple of another."""
+    if config[size] % config[heads]:
+        of = f"{config[heads]} heads" if heads == "num_attention_heads" else f"{heads} {config[heads]}"
+        raise InputError(f"{folder}/config.json: {size} {config[size]} is not a multiple of {of}")
+
+
 def check_options(
-    file: Path, config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], sizes: list[str]
+    file: Path,
+    config: Mapping[str, Any],
+    allowed: Mapping[str, tuple[Any, ...]],
+    sizes: Sequence[str],
+    eps: str | None = "layer_norm_eps",
 ) -> None:
     """Raise InputError for an option outside `allowed`, a size that is no positive integer, an impossible epsilon."""
     for option, values in allowed.items():
@@ -51,9 +82,9 @@ def check_options(
     for size in sizes:
         if type(config.get(size)) is not int or config[size] < 1:
             raise InputError(f"{file}: {size} is {shown(config.get(size))}, expected a positive integer")
-    eps = config.get("layer_norm_eps")
-    if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0 < eps < 1:
-        raise InputError(f"{file}: layer_norm_eps is {shown(eps)}, expected a number between 0 and 1")
+    value = None if eps is None else config.get(eps)
+    if eps and (not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1):
+        raise InputError(f"{file}: {eps} is {shown(value)}, expected a number between 0 and 1")
 
 
 # In the order in which transformers looks for them.
@@ -109,6 +140,13 @@ class Tensors:
             raise InputError(f"{self.folder}: tensor {_text(name)} has shape {tensor.shape}, expected {shape}")
         if tensor.dtype.kind in "iub":
             raise InputError(f"{self.folder}: tensor {_text(name)} is {tensor.dtype}, expected floating point")
+
+    def check_blocks(self, block: str, count: int) -> None:
+        """Raise InputError where one of `count` blocks has no tensor; `block` is their prefix, {} the number."""
+        for number in range(count):
+            name = f"{block.format(number)}."
+            if not any(each.startswith(name) for each in self._tensors):
+                raise InputError(f"{self.folder}: tensor {name}* is missing")
 
     def take(self, name: str, *shape: int, again: bool = False, dtype: Any = None) -> np.ndarray:
         """The tensor in the model's type, or in `dtype`.
