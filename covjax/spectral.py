@@ -228,22 +228,50 @@ def thin_spectral(
     √floor) and log1p(s/floor)/s. Checked, masked tokens only (`prepare_tokens`); `statistic` is "covariance" (c the
     mean) or "second_moment" (c = 0), `kind` "sqrt" or "log". Derivatives are those of the features × features form.
     """
-    n = jnp.sum(w)
+    b, slope, at_zero = _thin(centred_tokens(x, w, statistic), kind, floor)
+    return jnp.matmul(b * slope[None], b.T, precision=HIGHEST) + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
+
+
+def centred_tokens(
+    x: Float[Array, "tokens features"], w: Float[Array, "tokens"], statistic: str
+) -> Float[Array, "tokens features"]:
+    """Y = √(w/n) (X − c), so that YᵀY is the statistic: "covariance" (c the mean) or "second_moment" (c = 0)."""
     center = weighted_mean(x, w) if statistic == "covariance" else 0
-    y = (x - jnp.reshape(center, (1, -1))) * jnp.sqrt(safe_ratio(w, n))[:, None]
-    s, u = eigh(jnp.matmul(y, y.T, precision=HIGHEST))
+    return (x - jnp.reshape(center, (1, -1))) * jnp.sqrt(safe_ratio(w, jnp.sum(w)))[:, None]
+
+
+def spectral_factor(
+    y: Float[Array, "tokens features"], kind: str | None, floor: float
+) -> Float[Array, "features columns"]:
+    """F with f(YᵀY) = f(0)·I + FFᵀ, of min(tokens, features) columns, the longest last; f as of `thin_spectral`.
+
+    `kind` None is f(S) = S. From tokens × tokens or features × features, whichever is smaller.
+    """
+    if y.shape[0] < y.shape[1]:
+        if kind is None:
+            return y[jnp.argsort(jnp.sum(y * y, axis=1))].T
+        b, slope, _ = _thin(y, kind, floor)
+        return b * jnp.sqrt(slope)[None]
+    s, v = eigh(jnp.matmul(y.T, y, precision=HIGHEST))
     s = jnp.maximum(s, 0)
+    return v * jnp.sqrt(s if kind is None else s * _slope(s, kind, floor))[None]
+
+
+def _thin(y, kind: str, floor: float):
+    """YᵀU, g(s) and f(0) of `thin_spectral`."""
+    s, u = eigh(jnp.matmul(y, y.T, precision=HIGHEST))
+    at_zero = floor**0.5 if kind == "sqrt" else jnp.log(floor)
+    return jnp.matmul(y.T, u, precision=HIGHEST), _slope(jnp.maximum(s, 0), kind, floor), at_zero
+
+
+def _slope(s: Float[Array, "columns"], kind: str, floor: float) -> Float[Array, "columns"]:
     if kind == "sqrt":
         total = jnp.sqrt(s + floor) + floor**0.5
-        at_zero, slope = floor**0.5, jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
-    else:
-        ratio = s / floor
-        # log1p(r)/r → 1 − r/2: below 1e-4 the next term is lost in float32
-        small = ratio < 1e-4
-        slope = jnp.where(small, 1 - ratio / 2, jnp.log1p(ratio) / jnp.where(small, 1, ratio)) / floor
-        at_zero = jnp.log(floor)
-    b = jnp.matmul(y.T, u, precision=HIGHEST)
-    return jnp.matmul(b * slope[None], b.T, precision=HIGHEST) + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
+        return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    ratio = s / floor
+    # log1p(r)/r → 1 − r/2: below 1e-4 the next term is lost in float32
+    small = ratio < 1e-4
+    return jnp.where(small, 1 - ratio / 2, jnp.log1p(ratio) / jnp.where(small, 1, ratio)) / floor
 
 
 @thin_spectral.defjvp

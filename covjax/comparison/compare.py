@@ -128,7 +128,7 @@ def _compare(config: CompareConfig, force: bool, command: str, folder: RunFolder
     decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     layer = manifest["encoder"]["layer"]
-    tokens = EncodedTokens(encoder, data.sequences, layer, config.token_budget, config.max_memory_gib, mesh)
+    tokens = EncodedTokens(encoder, data.sequences, layer, config.token_budget, config.memory_gib / 2, mesh)
     test = len(data.rows("test"))
     rows = choose_recipes(config, tokens.features, tokens.has_special, test)
     _tell("note", data, filter(None, [small_note(config, len(rows), test)]))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
@@ -17,13 +18,14 @@ from covjax.autoencoders.saved import agree_module
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
 from covjax.data import Dataset
 from covjax.jobs.distributed import agree, gather, is_first, wait
-from covjax.moments import moments
 from covjax.notes import note
 from covjax.pooling import Pooler, get_pooler
 from covjax.probes.end_to_end import TokenBatch, fit_token_probes
 from covjax.probes.minibatch import Budget
 from covjax.recipes.base import BASES, SparsePooled, Trained
+from covjax.spectral import centred_tokens
 from covjax.standardise import standardise
+from covjax.tokens import HIGHEST
 from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
 
 
@@ -53,7 +55,9 @@ def make_bases(
 def _pca(tokens: ArrayTokens, fit: Fit, train: np.ndarray) -> Float[np.ndarray, "d d"]:
     @jax.jit
     def summed(x, w):
-        return jax.vmap(lambda x, w: moments(standardise(x, w, *fit), w).covariance())(x, w).sum(0)
+        y = jax.vmap(lambda x, w: centred_tokens(standardise(x, w, *fit), w, "covariance"))(x, w)
+        y = y.reshape(-1, y.shape[-1])
+        return jnp.matmul(y.T, y, precision=HIGHEST)
 
     total = np.zeros((tokens.features, tokens.features))
     for batch in tokens.walk("PCA basis"):
