@@ -165,7 +165,7 @@ def test_the_plan_keeps_the_limit_or_says_what_is_needed():
 def test_nan_in_a_sequence_is_named(setting, monkeypatch, tmp_path):
     tokens, fit, pools, _ = setting
     whole = kernels._fixed_point
-    broken = lambda pool, x, w: whole(pool, jnp.where(jnp.sum(w) > 60, jnp.nan, x), w)  # noqa: E731
+    broken = lambda pool, x, w: whole(pool, jnp.where(jnp.sum(w) > 60, jnp.nan, x), w)
     monkeypatch.setattr(kernels, "_fixed_point", broken)
     plan = plan_of(tokens, ("log_covariance",))
     with pytest.raises(InputError, match=r"recipe 'log_covariance': NaN or inf, first in row \d+ \(counted from 0\)"):
