@@ -208,7 +208,7 @@ def test_features_do_not_depend_on_batches(tmp_path, rng):
     data = compare.assign_splits(compare.read_table(tmp_path / "t.csv"))
     found = []
     for number, (budget, memory, gib) in enumerate(((200, 1.0, 1.0), (5000, 0.0, 1e-9))):
-        settings = config.CompareConfig(data="t.csv", ranks=(2,), trained=(), max_memory_gib=gib)
+        settings = config.CompareConfig(data="t.csv", ranks=(2,), trained=(), max_features_gib=gib)
         tokens = EncodedTokens(UniRep(random_weights()), data.sequences, 1, budget, memory)
         names = ("mean", "sqrt_covariance", "shuffled_covariance", "pca_covariance_2")
         rows = tuple(each for each in choose_recipes(settings, 8, False) if each.name in names)

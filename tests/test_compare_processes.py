@@ -99,7 +99,7 @@ def test_one_process_goes_on_with_what_two_left(runs, tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_ends_the_job_which_then_goes_on(runs, tmp_path):
     folder, table, _ = runs
-    options = json.dumps(OPTIONS | {"max_memory_gib": 1e-9})  # one row a pass
+    options = json.dumps(OPTIONS | {"max_features_gib": 1e-9})  # one row a pass
     processes = start(["comparison", str(tmp_path / "out"), str(table), options, "1.5"], processes=2)
     while not list((tmp_path / "out").glob("features/*/_CHECKPOINT_METADATA")):
         assert processes[1].poll() is None

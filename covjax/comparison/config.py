@@ -101,6 +101,9 @@ class CompareConfig(RecipeSettings):
         allowed=lambda gib: gib is None or gib >= 0,
         rule=">= 0, or none",
     )
+    max_features_gib: float = option(
+        4.0, "vectors made in one pass over the tokens, whole matrices aside; at most a quarter of the memory", NOTHING
+    )
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""

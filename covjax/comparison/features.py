@@ -166,7 +166,8 @@ def _pooled(
     if wide:
         every = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
         plan = plan_tables(wide, tokens, len(train), output, config.memory_gib, every)
-    for group in pool_groups(sizes, len(data), config.memory_gib / 4) if sizes else ():
+    most = min(config.max_features_gib, config.memory_gib / 4)
+    for group in pool_groups(sizes, len(data), most) if sizes else ():
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}
         features = pool_tokens(chosen, tokens, fit, config.seed)
         for name in group:
