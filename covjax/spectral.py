@@ -254,9 +254,7 @@ def thin_spectral(
     √floor) and log1p(s/floor)/s. Checked, masked tokens only (`prepare_tokens`); `statistic` is "covariance" (c the
     mean) or "second_moment" (c = 0), `kind` "sqrt" or "log". Derivatives are those of the features × features form.
     """
-    n = jnp.sum(w)
-    center = weighted_mean(x, w) if statistic == "covariance" else 0
-    y = (x - jnp.reshape(center, (1, -1))) * jnp.sqrt(safe_ratio(w, n))[:, None]
+    y = centred_tokens(x, w, statistic)
     gram = jnp.matmul(y, y.T, precision=HIGHEST)
     reference = partial(_thin_by_eigh, kind=kind, floor=floor)
     if kind == "log" and x.shape[0] >= SMALLEST and x.dtype == jnp.float32:
@@ -267,20 +265,52 @@ def thin_spectral(
     return thin + at_zero * jnp.eye(x.shape[1], dtype=x.dtype)
 
 
+def centred_tokens(
+    x: Float[Array, "tokens features"], w: Float[Array, "tokens"], statistic: str
+) -> Float[Array, "tokens features"]:
+    """Y = √(w/n) (X − c), so that YᵀY is the statistic: "covariance" (c the mean) or "second_moment" (c = 0)."""
+    center = weighted_mean(x, w) if statistic == "covariance" else 0
+    return (x - jnp.reshape(center, (1, -1))) * jnp.sqrt(safe_ratio(w, jnp.sum(w)))[:, None]
+
+
+def spectral_factor(
+    y: Float[Array, "tokens features"], kind: str | None, floor: float
+) -> Float[Array, "features columns"]:
+    """F with f(YᵀY) = f(0)·I + FFᵀ, of min(tokens, features) columns, the longest last; f as of `thin_spectral`.
+
+    `kind` None is f(S) = S. From tokens × tokens or features × features, whichever is smaller.
+    """
+    if y.shape[0] < y.shape[1]:
+        if kind is None:
+            return y[jnp.argsort(jnp.sum(y * y, axis=1))].T
+        b, slope = _thin(jnp.matmul(y, y.T, precision=HIGHEST), y, kind, floor)
+        return b * jnp.sqrt(slope)[None]
+    s, v = eigh(jnp.matmul(y.T, y, precision=HIGHEST))
+    s = jnp.maximum(s, 0)
+    return v * jnp.sqrt(s if kind is None else s * _slope(s, kind, floor))[None]
+
+
+def _thin(gram, y, kind, floor):
+    """YᵀU and g(s) of `thin_spectral`."""
+    s, u = eigh(gram)
+    return jnp.matmul(y.T, u, precision=HIGHEST), _slope(jnp.maximum(s, 0), kind, floor)
+
+
 def _thin_by_eigh(gram, y, kind, floor):
     """Yᵀ U g(s) Uᵀ Y of `thin_spectral`."""
-    s, u = eigh(gram)
-    s = jnp.maximum(s, 0)
+    b, slope = _thin(gram, y, kind, floor)
+    return jnp.matmul(b * slope[None], b.T, precision=HIGHEST)
+
+
+def _slope(s: Float[Array, "columns"], kind: str, floor: float) -> Float[Array, "columns"]:
+    """g(s) of `thin_spectral`: how f grows above f(0), over s."""
     if kind == "sqrt":
         total = jnp.sqrt(s + floor) + floor**0.5
-        slope = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
-    else:
-        ratio = s / floor
-        # log1p(r)/r → 1 − r/2: below 1e-4 the next term is lost in float32
-        small = ratio < 1e-4
-        slope = jnp.where(small, 1 - ratio / 2, jnp.log1p(ratio) / jnp.where(small, 1, ratio)) / floor
-    b = jnp.matmul(y.T, u, precision=HIGHEST)
-    return jnp.matmul(b * slope[None], b.T, precision=HIGHEST)
+        return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    ratio = s / floor
+    # log1p(r)/r → 1 − r/2: below 1e-4 the next term is lost in float32
+    small = ratio < 1e-4
+    return jnp.where(small, 1 - ratio / 2, jnp.log1p(ratio) / jnp.where(small, 1, ratio)) / floor
 
 
 def _thin_log_by_products(gram, y, floor):

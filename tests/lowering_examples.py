@@ -201,7 +201,8 @@ SHARDED = {
 }
 # Those of the others; those of encoders come from `encoder_case`.
 COMPILED = {
-    "activations.tokens._batch_moments": [MOMENTS, BATCH, WEIGHTS],
+    "activations.tokens._batch_statistics": [BATCH, WEIGHTS],
+    "embedding.kernels._products": [shape(B, D, R, dtype=jnp.int16), shape(B, D, R, dtype=jnp.int16), shape(B, R)],
     "extraction.shard._finite": [{0: BATCH}, shape(B, T, dtype=bool)],
     "moments._update": [MOMENTS, X, W],
     "moments._sum": [LOW, W],

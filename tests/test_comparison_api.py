@@ -107,9 +107,9 @@ def check_every_row(result, atol):
     for name in rows:
         fitted = fit_winner(settings, data, tokens, recipes, name, result.folder / "pools", identity)
         vectors = fitted.transform(tokens)
-        training = vectors[data.rows("train")] if every[name].is_kernel else None
         probe = probe_of(result, name, "ridge")
-        made = make_model(settings, data, tokens, fitted, probe, "ridge", every, training)
+        sums = fitted.sums(tokens, data.rows("train"), probe.probe.alpha) if every[name].is_kernel else None
+        made = make_model(settings, data, tokens, fitted, probe, "ridge", every, sums)
         np.testing.assert_allclose(made.probe.scores(vectors), probe.scores, atol=atol, err_msg=name)
     return {name: every[name].is_kernel for name in rows}
 

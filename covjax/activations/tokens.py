@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 from covjax.encoders.embed import batch_size, bucket_edges, plan_rows
 from covjax.errors import InputError
 from covjax.jobs.distributed import agree, gather, is_first, share
-from covjax.moments import Moments, merge, moments
 from covjax.notes import progress
 from covjax.standardise import live_deviation, note_dead
+from covjax.tokens import weighted_mean
 
 MANY = 100_000_000  # numbers
 
@@ -57,6 +57,7 @@ class ArrayTokens:
 
     def _plan(self, lengths: Sequence[int], token_budget: int, mesh: Mesh | None) -> None:
         self.token_budget, self.mesh, self._count = token_budget, mesh, len(lengths)
+        self.lengths = np.asarray(lengths)
         order = np.argsort(lengths, kind="stable")
         self.own = np.sort(order[list(share(len(lengths)))])
 
@@ -159,9 +160,19 @@ Fit = tuple[np.ndarray, np.ndarray]  # mean and deviation of every feature over 
 
 
 @jax.jit
-def _batch_moments(total: Moments, x: Float[Array, "b t d"], w: Float[Array, "b t"]) -> Moments:
-    each = jax.vmap(moments)(x, w)
-    return jax.lax.scan(lambda a, b: (merge(a, b), None), total, each)[0]
+def _batch_statistics(x: Float[Array, "b t d"], w: Float[Array, "b t"]) -> Float[Array, "3 d"]:
+    """Count, mean and squares about it of every feature over the tokens of a batch."""
+    w = w.reshape(-1)
+    x = jnp.where(w[:, None] > 0, x.reshape(len(w), -1), 0)
+    mean = weighted_mean(x, w)
+    return jnp.stack([jnp.full(len(mean), jnp.sum(w)), mean, jnp.sum(w[:, None] * (x - mean) ** 2, axis=0)])
+
+
+def _merge(a: Float[np.ndarray, "3 d"], b: Float[np.ndarray, "3 d"]) -> Float[np.ndarray, "3 d"]:
+    """The statistics of both (Chan, Golub, LeVeque 1983)."""
+    count, delta = a[0] + b[0], b[1] - a[1]
+    share = np.divide(b[0], count, out=np.zeros_like(count), where=count > 0)
+    return np.stack([count, a[1] + share * delta, a[2] + b[2] + a[0] * share * delta**2])
 
 
 def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
@@ -169,16 +180,15 @@ def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
 
     Of all processes' rows, the same in all of them, which must call it together.
     """
-    total = Moments.zeros(tokens.features)
+    total = np.zeros((3, tokens.features))
     for batch in tokens.walk("standardise"):
-        total = _batch_moments(total, jnp.asarray(batch.tokens), jnp.asarray(train_weights(batch, train)))
-    parts = jax.tree.map(lambda leaf: gather(np.asarray(leaf)[None]), total)
-    every = [jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(jax.process_count())]
-    total = functools.reduce(merge, every)
-    std = np.sqrt(np.diag(np.asarray(total.covariance(), np.float64)))
+        own = _batch_statistics(jnp.asarray(batch.tokens), jnp.asarray(train_weights(batch, train)))
+        total = _merge(total, np.asarray(own, np.float64))
+    count, mean, squares = functools.reduce(_merge, gather(total[None]))
+    std = np.sqrt(squares / count)
     if is_first():
         note_dead(std)
-    return agree((np.asarray(total.mean, np.float32), live_deviation(std).astype(np.float32)))
+    return agree((mean.astype(np.float32), live_deviation(std).astype(np.float32)))
 
 
 def train_weights(batch: Batch, train: np.ndarray) -> Float[np.ndarray, "b t"]:

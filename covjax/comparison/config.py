@@ -3,6 +3,7 @@
 import dataclasses
 
 from covjax.errors import InputError
+from covjax.jobs.memory import SHARE, machine_bytes
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
@@ -106,10 +107,17 @@ class CompareConfig(RecipeSettings):
     force_letters: bool = option(False, "go on where the table's letters are not those that the encoder reads", NOTHING)
     seed: int = option(0, "seed of splits, shuffles and the bootstrap", FEATURES, **at_least(0))
     token_budget: int = option(16384, "tokens per encoder batch", FEATURES, **at_least(1))
-    max_memory_gib: float = option(
-        2.0, "token activations kept in memory; beyond it the encoder runs at every pass", NOTHING
+    max_memory_gib: float | None = option(
+        None,
+        "memory of the whole run, half of it for token activations (beyond it the encoder runs at every pass); none: "
+        "60 % of the machine's",
+        NOTHING,
+        allowed=lambda gib: gib is None or gib >= 0,
+        rule=">= 0, or none",
     )
-    max_features_gib: float = option(4.0, "pooled features made in one pass over the tokens", NOTHING)
+    max_features_gib: float = option(
+        4.0, "vectors made in one pass over the tokens, whole matrices aside; at most a quarter of the memory", NOTHING
+    )
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""
@@ -118,6 +126,11 @@ class CompareConfig(RecipeSettings):
         check_options(self)
         if self.sae_latents and self.sae_k > self.sae_latents:
             raise InputError(f"sae_k: {self.sae_k} is not allowed; 1 to sae_latents")
+
+    @property
+    def memory_gib(self) -> float:
+        """The limit of memory in GiB: `max_memory_gib`, or a share of the machine's."""
+        return SHARE * machine_bytes() / 2**30 if self.max_memory_gib is None else self.max_memory_gib
 
     @property
     def table_options(self) -> dict[str, str]:

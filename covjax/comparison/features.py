@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from covjax.activations import ArrayTokens
 from covjax.comparison.config import CompareConfig
 from covjax.data import Dataset
+from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
 from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, widths
 from covjax.embedding.tables import Table, make_table, principal_components, side_by_side
 from covjax.errors import InputError
@@ -160,13 +161,21 @@ def _pooled(
     train = data.rows("train")
     identity: dict[str, Any] = {key: manifest[key] for key in ("data", "encoder") if key in manifest}
     fit, pools = fit_pools(on_tokens, tokens, train, config.seed, output / "pools", identity, data)
-    for group in pool_groups(widths(pools, tokens.features), len(data), config.max_features_gib):
+    wide = {name: pool for name, pool in pools.items() if is_wide(pool, tokens.features, len(train))}
+    sizes = widths({name: pool for name, pool in pools.items() if name not in wide}, tokens.features)
+    if wide:
+        every = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
+        plan = plan_tables(wide, tokens, len(train), output, config.memory_gib, every)
+    most = min(config.max_features_gib, config.memory_gib / 4)
+    for group in pool_groups(sizes, len(data), most) if sizes else ():
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}
         features = pool_tokens(chosen, tokens, fit, config.seed)
         for name in group:
             values = features.pop(name)
             if is_first():
                 yield name, make_table(values, train)
+    if wide:
+        yield from kernel_tables(wide, tokens, fit, config.seed, train, plan, output)
 
 
 def _composition(recipe: Composition, data: Dataset) -> Table:

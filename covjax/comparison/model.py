@@ -18,13 +18,14 @@ from covjax.comparison.results import Results
 from covjax.data import Dataset
 from covjax.embedder import Embedder, origin
 from covjax.embedding.fitted import FittedRecipe, fit_recipe
-from covjax.embedding.tables import Table, primal
+from covjax.embedding.primal import Sums, centred_probe
+from covjax.embedding.tables import Table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.disk import new_text, text_cell
 from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note
-from covjax.probes import LinearProbe
+from covjax.probes import DualProbe, LinearProbe
 from covjax.recipes import Recipe, parts_of
 
 FORMAT = 1
@@ -160,7 +161,8 @@ def fit_winner(
     seeds = [recipe for recipe in recipes if getattr(recipe, "replica_of", "") == name]
     made_under = {key: identity[key] for key in ("data", "encoder")}
     train = data.rows("train")
-    return fit_recipe([*parts, by_name[name]], tokens, train, config.seed, folder, made_under, data, seeds)
+    chosen, memory = [*parts, by_name[name]], config.memory_gib
+    return fit_recipe(chosen, tokens, train, config.seed, folder, made_under, data, seeds, memory)
 
 
 def make_model(
@@ -171,17 +173,17 @@ def make_model(
     fitted_probe: FittedProbe,
     probe_name: str,
     tables: Mapping[str, Table],
-    training: np.ndarray | None,
+    sums: Sums | None,
 ) -> Model:
     """The model of one row of the comparison; of given activations it predicts for such alone.
 
-    The probe of a wide row, which was compared through a kernel, gets its weights from the `training` vectors.
+    The probe of a wide row, which was compared through a kernel, gets its weights from `sums` of the training vectors.
     """
     probe: Any = fitted_probe.probe
-    if training is not None:
+    if sums is not None:
         # A sum of the parts' kernels is of blocks as they are; that of one matrix is of its centred and scaled rows.
         is_sum = any(tables[part].is_kernel for part in parts_of(fitted.recipe))
-        probe = primal(probe, tables[fitted.recipe.name], training, is_raw=not is_sum)
+        probe = LinearProbe(sums.weighted, probe.bias) if is_sum else centred_probe(probe, sums)
     embedder = Embedder(
         config.encoder,
         fitted.recipe.name,
@@ -189,7 +191,7 @@ def make_model(
         eps=config.eps,
         ridge=config.ridge,
         token_budget=config.token_budget,
-        max_memory_gib=config.max_memory_gib,
+        max_memory_gib=config.memory_gib / 2,
         seed=config.seed,
     )
     embedder.adopt(fitted, *origin(tokens))
@@ -226,9 +228,16 @@ def keep_winner(
     if not agree(np.int64(done)):
         note(f"model: {name}, {kind} probe")
         fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity)
-        training = fitted.transform(tokens)[data.rows("train")] if tables[name].is_kernel else None
+        train, sums = data.rows("train"), None
+        if tables[name].is_kernel:
+            alpha = np.zeros((len(train), data.targets.shape[1]))
+            if is_first():
+                probe = probes[name][kind].probe
+                assert isinstance(probe, DualProbe)
+                alpha = np.asarray(probe.alpha, np.float64)
+            sums = fitted.sums(tokens, train, agree(alpha))
         if is_first():
-            model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, training)
+            model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, sums)
             size = model.save(path, digest)
             new = "new.fasta" if model.reading is None else "--activations NEW"
             note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} {new}")

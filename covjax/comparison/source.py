@@ -87,7 +87,7 @@ class EncoderSource:
     def tokens(self, data: Dataset, mesh: Mesh | None) -> EncodedTokens:
         """See `Source`."""
         config = self.config
-        return EncodedTokens(self.encoder, data.sequences, self.layer, config.token_budget, config.max_memory_gib, mesh)
+        return EncodedTokens(self.encoder, data.sequences, self.layer, config.token_budget, config.memory_gib / 2, mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def open_given(config: CompareConfig, data: Dataset, activations: Any = None) ->
         raise InputError(f"layer: {config.layer}, but activations in memory are of one layer; leave it out")
     arrays = open_arrays(config.activations, config.layer) if activations is None else given_arrays(activations)
     data, places, matching = _match(config, data, arrays)
-    given = GivenActivations(arrays, places, config.drop_first, config.drop_last, config.max_memory_gib)
+    given = GivenActivations(arrays, places, config.drop_first, config.drop_last, config.memory_gib / 2)
     notes = [*matching, f"activations: {len(given):,} of {given.name}, {given.features} features, {given.dtype}"]
     if given.layer is not None:
         notes[-1] += f", layer {given.layer}"

@@ -1,7 +1,7 @@
 """A recipe after everything that it fits: tokens of many sequences to one array, and the state on disk."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from jaxtyping import Float
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
 from covjax.data import Dataset
-from covjax.embedding.pools import FittedPool, fit_pools, pool_tokens, restored, widths
-from covjax.embedding.tables import linear_components, make_block
+from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
+from covjax.embedding.plan import WORK
+from covjax.embedding.pools import FittedPool, each_batch, fit_pools, pool_tokens, restored, widths
+from covjax.embedding.primal import Sums, block_of, centred_probe, training_sums
+from covjax.embedding.tables import first_components, make_table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
-from covjax.recipes import Recipe, parts_of
+from covjax.jobs.distributed import agree, is_first
+from covjax.probes import DualProbe, LinearProbe, RowSpace
+from covjax.recipes import Recipe
 from covjax.recipes.base import (
     Components,
     Composition,
@@ -66,6 +71,14 @@ class FittedRecipe:
             raise InputError(f"activations: {tokens.features} features a token, but {self.features} were fitted on")
         return self._combine(pool_tokens(self.pools, tokens, self.fit, self.seed))
 
+    def sums(self, tokens: ArrayTokens, train: np.ndarray, alpha: Float[np.ndarray, "n_train k"]) -> Sums:
+        """Σ α_i v_i over the training rows' vectors v, and their mean and mean square, without all of them in memory.
+
+        In a job of several processes all call this together.
+        """
+        batches = _vectors(self.pools, tokens, self.fit, self.seed)
+        return training_sums(((rows, self._combine(vectors)) for rows, vectors in batches), train, alpha, self.width)
+
     def _combine(self, vectors: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n k"]:
         parts = [
             (vectors[name] - self.blocks[name][0]) / self.blocks[name][1] if name in self.blocks else vectors[name]
@@ -105,10 +118,12 @@ def fit_recipe(
     identity: Mapping[str, Any],
     data: Dataset | None = None,
     seeds: Sequence[Recipe] = (),
+    memory_gib: float | None = None,
 ) -> FittedRecipe:
     """Fit the last of `recipes`, the others being its parts, on the training rows; arguments as `fit_pools`.
 
-    `seeds` are a trained recipe's other seeds, which share one training and are then left out.
+    `seeds` are a trained recipe's other seeds, which share one training and are then left out. `memory_gib` is the
+    memory that the process may take, by default a share of the machine's.
 
     Raises InputError for a recipe that sees no tokens, and as `fit_pools`.
     """
@@ -119,13 +134,58 @@ def fit_recipe(
     pools = {each.name: pools[each.name] for each in recipes if each.name in pools}
     blocks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     components = None
-    if parts_of(recipe):
-        vectors = pool_tokens(pools, tokens, fit, seed)
-        if isinstance(recipe, SideBySide):
-            blocks = {name: make_block(vectors[name][train]) for name in recipe.parts}
-        elif isinstance(recipe, Components):
-            components = linear_components(vectors[recipe.part], recipe.count, train)
+    if isinstance(recipe, SideBySide):
+        sizes, nothing = widths(pools, tokens.features), np.zeros((len(train), 0))
+        for name in recipe.parts:
+            batches = _vectors({name: pools[name]}, tokens, fit, seed)
+            of_part = ((rows, vectors[name]) for rows, vectors in batches)
+            blocks[name] = block_of(training_sums(of_part, train, nothing, sizes[name]))
+    elif isinstance(recipe, Components):
+        probe = _components(pools, tokens, fit, seed, train, recipe.count, folder, memory_gib)
+        components = (probe.weights, probe.bias)
     return FittedRecipe(tuple(recipes), tokens.features, seed, fit, pools, blocks, components)
+
+
+def _vectors(
+    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """This process's row numbers and vectors, few at a time where these are wide."""
+    width = sum(widths(pools, tokens.features).values())
+    most = max(1, WORK // (12 * width))
+    for rows, blocks in each_batch(pools, tokens, fit, seed, most=lambda _: most):
+        yield rows, {name: np.asarray(block)[: len(rows)] for name, block in blocks.items()}
+
+
+def _components(
+    pools: dict[str, FittedPool],
+    tokens: ArrayTokens,
+    fit: Fit,
+    seed: int,
+    train: np.ndarray,
+    count: int,
+    folder: Path,
+    memory_gib: float | None,
+) -> LinearProbe:
+    """The first principal components of the one pool's vectors as a linear map of these and its offset."""
+    ((name, pool),) = pools.items()
+    width = widths(pools, tokens.features)[name]
+    if is_wide(pool, tokens.features, len(train)):
+        plan = plan_tables(pools, tokens, len(train), folder, memory_gib)
+        made = list(kernel_tables(pools, tokens, fit, seed, train, plan, folder))
+        space = made[0][1].space(train) if is_first() else None
+    else:
+        space = make_table(pool_tokens(pools, tokens, fit, seed)[name], train).space(train)
+    first = first_components(space, count) if space is not None else np.empty(0, int)
+    if isinstance(space, RowSpace):
+        weights = space.axes[:, first] / space.scale
+        return LinearProbe(weights, -space.mean @ weights)
+    size = int(agree(np.int64(len(first))))
+    dual, offset = np.zeros((len(train), size)), np.zeros(size)
+    if space is not None:
+        dual, offset = space.dual[:, first], space.offset[first]
+    probe = DualProbe(*agree((dual, offset)))
+    batches = ((rows, vectors[name]) for rows, vectors in _vectors(pools, tokens, fit, seed))
+    return centred_probe(probe, training_sums(batches, train, probe.alpha, width))
 
 
 def load_fitted(path: str | Path) -> tuple[FittedRecipe, dict[str, Any]]:

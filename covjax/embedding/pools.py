@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from covjax.activations import ArrayTokens, Batch
 from covjax.activations.tokens import Fit, standardiser
@@ -177,12 +177,22 @@ def pool_groups(sizes: Mapping[str, int], n: int, max_gib: float) -> Iterator[li
     yield group
 
 
-def pool_tokens(
-    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int
-) -> dict[str, Float[np.ndarray, "n k"]]:
-    """Every sequence's vector from every pool, in one pass: {name: (n, k) float32}, rows in the order given.
+Rows = Int[np.ndarray, "rows"]
 
-    Raises InputError for NaN or inf in a vector, with the row's number from 0.
+
+def each_batch(
+    pools: Mapping[str, FittedPool],
+    tokens: ArrayTokens,
+    fit: Fit,
+    seed: int,
+    stage: str = "pool",
+    apply: Callable[[FittedPool, Array, Array], Any] = FittedPool.__call__,
+    most: Callable[[int], int] | None = None,
+) -> Iterator[tuple[Rows, dict[str, Any]]]:
+    """This process's sequences once: row numbers, and what `apply` makes of pool, tokens and weights, by name.
+
+    Arrays may have more rows than there are row numbers. `most`, of the tokens of a padded sequence, is how many
+    sequences are in a batch, at least one a device.
     """
     shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
     special = {name for name, pool in pools.items() if pool.pooler is None}
@@ -193,27 +203,53 @@ def pool_tokens(
     def pool_one(x, w, key, token):
         x = standardise(x, w, *fit)
         mixed = shuffle_features(x, w, key) if shuffled else x
-        vectors = {
-            name: pool(mixed if name in shuffled else x, w) for name, pool in pools.items() if name not in special
-        }
+        pooled = {name: pool for name, pool in pools.items() if name not in special}
+        vectors = {name: apply(pool, mixed if name in shuffled else x, w) for name, pool in pooled.items()}
         return vectors | {name: (token - fit[0]) / fit[1] for name in special}
 
     pool_batch = jax.jit(pool_one)
     if tokens.mesh is not None:  # by hand: XLA would gather a batch of eigendecompositions on one device
         sequences = PartitionSpec(tokens.mesh.axis_names[0])
         pool_batch = jax.jit(jax.shard_map(pool_one, mesh=tokens.mesh, in_specs=sequences, out_specs=sequences))
-    n = len(tokens)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(n))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(tokens)))
 
     def run(batch: Batch) -> dict[str, Array]:
         filled = np.resize(batch.rows, len(batch.tokens))  # the last batch of a shape has more rows than sequences
         token = batch.special if batch.special is not None else np.zeros((len(batch.tokens), 1), np.float32)
         return pool_batch(batch.tokens, batch.weights, keys[filled], token)
 
+    batches = tokens.walk(stage)
+    if most is not None:
+        batches = _parts(batches, most, 1 if tokens.mesh is None else tokens.mesh.size)
+    for batch, blocks in overlap(run, batches, lambda batch: batch.tokens.shape, tokens.mesh):
+        yield batch.rows, blocks
+
+
+def _parts(batches: Iterator[Batch], most: Callable[[int], int], devices: int) -> Iterator[Batch]:
+    """The same sequences in smaller batches, which divide over the devices."""
+    for batch in batches:
+        size = min(max(most(batch.tokens.shape[1]) // devices, 1) * devices, len(batch.tokens))
+        for first in range(0, len(batch.rows), size):
+            rows = batch.rows[first : first + size]
+            places = np.resize(np.arange(first, first + len(rows)), size)
+            weights = batch.weights[places]
+            weights[len(rows) :] = 0
+            special = None if batch.special is None else batch.special[places]
+            yield Batch(rows, batch.tokens[places], weights, special)
+
+
+def pool_tokens(
+    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int
+) -> dict[str, Float[np.ndarray, "n k"]]:
+    """Every sequence's vector from every pool, in one pass: {name: (n, k) float32}, rows in the order given.
+
+    Raises InputError for NaN or inf in a vector, with the row's number from 0.
+    """
+    n = len(tokens)
     out = {name: np.empty((n, width), np.float32) for name, width in widths(pools, tokens.features).items()}
-    for batch, blocks in overlap(run, tokens.walk("pool"), lambda batch: batch.tokens.shape, tokens.mesh):
+    for rows, blocks in each_batch(pools, tokens, fit, seed):
         for name, block in blocks.items():
-            out[name][batch.rows] = block[: len(batch.rows)]
+            out[name][rows] = block[: len(rows)]
     if jax.process_count() > 1:
         owner = gather(tokens.own)
         for table in out.values():

@@ -18,7 +18,7 @@ from covjax.frechet import frechet_mean, inverse_root, symmetric_exp
 from covjax.jobs.distributed import agree, gather
 from covjax.moments import moments
 from covjax.notes import note
-from covjax.spectral import psd_log
+from covjax.spectral import centred_tokens, psd_log
 from covjax.standardise import standardise
 from covjax.tokens import HIGHEST
 
@@ -124,7 +124,17 @@ def fit_reference(name: str, training: TrainingTokens, fitting: Mapping[str, Any
 
 def mean_covariance(training: TrainingTokens, stage: str = "mean covariance") -> Float[np.ndarray, "d d"]:
     """The mean of the training sequences' covariances."""
-    return training.total(lambda x, w: moments(x, w).covariance(), stage) / len(training.train)
+
+    @jax.jit
+    def summed(x, w):  # in one product: no matrix of d² numbers a sequence
+        y = jax.vmap(lambda x, w: centred_tokens(standardise(x, w, *training.fit), w, "covariance"))(x, w)
+        y = y.reshape(-1, y.shape[-1])
+        return jnp.matmul(y.T, y, precision=HIGHEST)
+
+    total = np.zeros((training.tokens.features, training.tokens.features))
+    for batch in training.tokens.walk(stage):
+        total = total + np.asarray(summed(batch.tokens, train_weights(batch, training.train)), np.float64)
+    return gather(total[None]).sum(0) / len(training.train)
 
 
 @reference("token_covariance")

@@ -37,6 +37,7 @@ class FunctionPooler:
     """A pooler without parameters: `function(x, w, **options)` on checked, masked float32 tokens.
 
     `from_moments(moments, **options)` is the same of the tokens' moments, where that is possible.
+    `from_factor(x, w, **options)`, of a pooler that gives the vech of a matrix, is its `factor`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class FunctionPooler:
     permutation_invariant: bool = True
     options: tuple[tuple[str, Hashable], ...] = ()
     from_moments: Callable[..., Array] | None = None
+    from_factor: Callable[..., Array] | None = None
 
     def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence (see `Pooler`); raises TypeError and InputError like `covjax.moments`."""
@@ -53,6 +55,11 @@ class FunctionPooler:
     def of_moments(self) -> Callable[[Moments], Array] | None:
         """See `moment_function`."""
         return None if self.from_moments is None else partial(self.from_moments, **dict(self.options))
+
+    def factor(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "features columns"]:
+        """F whose FFᵀ is the pooled matrix up to a multiple of I that is the same for all sequences, longest last."""
+        assert self.from_factor is not None
+        return self.from_factor(*prepare_tokens(x, weights), **dict(self.options))
 
 
 def moment_function(pooler: Pooler) -> Callable[[Moments], Float[Array, "k"]] | None:

@@ -12,8 +12,8 @@ from covjax.errors import InputError
 from covjax.moments import Moments, prepared_moments
 from covjax.pooling.base import FunctionPooler, Pooler, get_pooler, moment_function, register
 from covjax.projected import projected_moment
-from covjax.spectral import psd_function, thin_spectral
-from covjax.tokens import HIGHEST, MatrixLike, TokensLike, WeightsLike, safe_ratio
+from covjax.spectral import centred_tokens, psd_function, spectral_factor, thin_spectral
+from covjax.tokens import HIGHEST, MatrixLike, TokensLike, WeightsLike, safe_ratio, weighted_mean
 from covjax.vectorize import vech
 
 
@@ -43,8 +43,19 @@ def _of_moments(m: Moments, statistic, spectral, floor):
     return vech(apply_spectral(getattr(m, statistic)(), spectral, floor))
 
 
+def _factor(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], statistic, spectral, floor):
+    if statistic == "second_moment" and spectral is None and x.shape[0] >= x.shape[1]:  # M = Σ + μμᵀ needs no more
+        covariance = spectral_factor(centred_tokens(x, w, "covariance"), None, 0.0)
+        return jnp.concatenate([covariance, weighted_mean(x, w)[:, None]], axis=1)
+    return spectral_factor(centred_tokens(x, w, statistic), spectral, floor)
+
+
 def _mean_outer(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]):
     return _outer_of_moments(prepared_moments(x, w))
+
+
+def _mean_column(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]):
+    return weighted_mean(x, w)[:, None]
 
 
 def _outer_of_moments(m: Moments):
@@ -53,7 +64,8 @@ def _outer_of_moments(m: Moments):
 
 def _pooler(name: str, statistic: str, spectral: str | None = None, floor: float = 0.0) -> FunctionPooler:
     options = (("statistic", statistic), ("spectral", spectral), ("floor", floor))
-    return FunctionPooler(name, _whole, options=options, from_moments=_of_moments)
+    factor = None if statistic == "correlation" else _factor
+    return FunctionPooler(name, _whole, options=options, from_moments=_of_moments, from_factor=factor)
 
 
 @register("second_moment")
@@ -101,7 +113,7 @@ def log_covariance(*, eps: float = 0.1) -> FunctionPooler:
 @register("mean_outer")
 def mean_outer() -> FunctionPooler:
     """vech of μμᵀ: the control with the features of a second moment but no co-occurrence; size d(d+1)/2."""
-    return FunctionPooler("mean_outer", _mean_outer, from_moments=_outer_of_moments)
+    return FunctionPooler("mean_outer", _mean_outer, from_moments=_outer_of_moments, from_factor=_mean_column)
 
 
 class Basis(nnx.Variable):

@@ -1,0 +1,265 @@
+"""Kernels of whole matrices, d(d + 1)/2 numbers a sequence, without an array of these numbers.
+
+Every such matrix is FFᵀ, up to a multiple of I that all sequences share, with at most as many columns in F as the
+sequence has tokens (`FunctionPooler.factor`). F is kept in 16 bits a number, in memory or in a file. From it one block
+of rows and columns of all sequences' matrices is made at a time; it is centred, and its inner products add to the
+kernel: d²/2 numbers a sequence pass by, and each is made once.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+from covjax.activations import ArrayTokens
+from covjax.activations.tokens import Fit
+from covjax.embedding import tables
+from covjax.embedding.plan import GIB, KernelPlan, plan_kernels
+from covjax.embedding.pools import FittedPool, each_batch
+from covjax.embedding.tables import Table
+from covjax.encoders.embed import overlap
+from covjax.errors import InputError
+from covjax.jobs.disk import writing
+from covjax.jobs.distributed import agree, gather, is_first
+from covjax.jobs.memory import SHARE, machine_bytes, process_bytes
+from covjax.notes import note, progress
+from covjax.pooling.base import FunctionPooler
+from covjax.tokens import HIGHEST
+
+_LARGEST = 32767  # of 16 bits
+_STEP = 64  # columns of a factor come in steps of so many: fewer programs are compiled
+_ROWS = 2048  # of a kernel's product made at a time
+
+
+def is_wide(pool: FittedPool, features: int, train: int) -> bool:
+    """Whether a pool's vectors are compared through a kernel that `kernel_tables` makes."""
+    has_factor = isinstance(pool.pooler, FunctionPooler) and pool.pooler.from_factor is not None
+    return has_factor and features * (features + 1) // 2 > max(tables.WIDE, train)
+
+
+def factor_columns(tokens: ArrayTokens) -> Float[np.ndarray, "n"]:
+    """About how many columns every sequence's factor has; letters count as many tokens as they do in the median."""
+    share = tokens.median_tokens() / float(np.median(tokens.lengths))
+    return np.minimum(np.ceil(tokens.lengths * share), tokens.features)
+
+
+def plan_tables(
+    pools: Mapping[str, FittedPool],
+    tokens: ArrayTokens,
+    train: int,
+    folder: Path,
+    memory_gib: float | None,
+    kernels: int | None = None,
+) -> KernelPlan:
+    """The plan for the kernels of wide pools, said before the work begins; the same in all processes.
+
+    `memory_gib` None is a share of the machine's. `kernels` are in memory at the end, by default one a pool.
+
+    Raises InputError as `plan_kernels`.
+    """
+    memory = SHARE * machine_bytes() if memory_gib is None else memory_gib * GIB
+    # What is taken moves by a little from run to run, and with it the blocks and the last digits.
+    used = np.ceil(8 * process_bytes() / GIB) / 8 * GIB
+    memory, used, disk = agree(np.array([memory, used, shutil.disk_usage(folder).free / 2])).tolist()
+    columns = factor_columns(tokens)
+    plan = plan_kernels(list(pools), columns, tokens.features, train, memory, used, disk, kernels)
+    if is_first():
+        note(f"plan: {plan}")
+    return plan
+
+
+def kernel_tables(
+    pools: Mapping[str, FittedPool],
+    tokens: ArrayTokens,
+    fit: Fit,
+    seed: int,
+    train: Int[np.ndarray, "n_train"],
+    plan: KernelPlan,
+    folder: Path,
+) -> Iterator[tuple[str, Table]]:
+    """The kernel of every wide pool, as `make_table` would make it of the vectors; a file of factors is in `folder`.
+
+    In a job of several processes, which call this together, only process 0 gets the tables.
+
+    Raises InputError for NaN or inf in a sequence's factor, with the row's number from 0, and where the disk is full.
+    """
+    order = np.concatenate([train, np.setdiff1d(np.arange(len(tokens)), train)])
+    for group in plan.groups:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            files = {name: Path(place) / name if plan.on_disk else None for name in group}
+            stores = {name: _Store(plan, file) for name, file in files.items()}
+            chosen = {name: pools[name] for name in group}
+            for rows, factors in each_batch(chosen, tokens, fit, seed, "factors", _fixed_point, plan.batch):
+                for name, factor in factors.items():
+                    stores[name].put(name, rows, factor)
+            for name in group:
+                kernel = _kernel(name, stores.pop(name), tokens, order, len(train))
+                if is_first():
+                    yield name, Table(kernel, tokens.features * (tokens.features + 1) // 2, is_kernel=True)
+
+
+class _Factor(NamedTuple):
+    """F = numbers · scale, column by column, of a sequence with so many `tokens`."""
+
+    numbers: Array  # (features, columns)
+    scale: Array  # (columns,)
+    tokens: Array
+
+
+def _fixed_point(pool: FittedPool, x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> _Factor:
+    """F in whole numbers up to ±32,767, each column with its scale; a thin one, for a kernel by pairs, as it is.
+
+    A half-precision number has 11 bits, one of these up to 16, and rounds about five times less of a usual column.
+    """
+    assert isinstance(pool.pooler, FunctionPooler)
+    factor = pool.pooler.factor(x, w)
+    largest = jnp.max(jnp.abs(factor), axis=0)
+    if _is_thin(factor.shape[1], factor.shape[0]):
+        return _Factor(factor, jnp.where(jnp.isfinite(largest), 1, jnp.nan), jnp.sum(w > 0))
+    scale = jnp.where(largest == 0, 1, largest / _LARGEST)
+    return _Factor(jnp.round(factor / scale).astype(jnp.int16), scale, jnp.sum(w > 0))
+
+
+def _is_thin(columns: int, features: int) -> bool:
+    """Whether (F_iᵀF_j)² in float64 is at most a quarter of the work of d²/2 products in float32."""
+    return 16 * columns**2 <= features
+
+
+class _Batch(NamedTuple):
+    rows: Int[np.ndarray, "b"]
+    scale: Float[np.ndarray, "b columns"]
+    place: Any  # the array (blocks, b, side, columns), or where it begins in the file
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class _Store:
+    """Factors of one recipe, batch by batch, in memory or in a file, that give a block of features at a time."""
+
+    def __init__(self, plan: KernelPlan, file: Path | None):
+        self.plan, self.file, self.batches = plan, file, list[_Batch]()
+        self.is_thin, self._end = True, 0
+
+    def put(self, name: str, rows: Int[np.ndarray, "b"], factor: _Factor) -> None:
+        """Keep the factors of a batch's rows."""
+        count, (d, width) = len(rows), factor.numbers.shape[1:]
+        columns = min(width, -(-int(np.asarray(factor.tokens)[:count].max()) // _STEP) * _STEP)
+        scale = np.asarray(factor.scale)[:count, -columns:]
+        if len(bad := np.flatnonzero(~np.isfinite(scale).all(1))):
+            raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")
+        self.is_thin &= _is_thin(width, d)
+        blocks, side = self.plan.blocks, self.plan.side
+        numbers = np.asarray(factor.numbers)
+        array = np.zeros((blocks, count, side, columns), numbers.dtype)
+        for block in range(blocks):
+            part = numbers[:count, block * side : (block + 1) * side, -columns:]
+            array[block, :, : part.shape[1]] = part
+        place: Any = array
+        if self.file is not None:
+            place, self._end = self._end, self._end + array.nbytes
+            with writing(self.file), open(self.file, "ab") as file:
+                file.write(array.data)
+        self.batches.append(_Batch(rows, scale, place, array.shape, array.dtype))
+
+    def block(self, batch: _Batch, number: int) -> Num[np.ndarray, "b side columns"]:
+        """One block of features of a batch's factors."""
+        if self.file is None:
+            return batch.place[number]
+        size = int(np.prod(batch.shape[1:]))
+        start = batch.place + number * size * batch.dtype.itemsize
+        return np.fromfile(self.file, batch.dtype, size, offset=start).reshape(batch.shape[1:])
+
+
+def _kernel(name: str, store: _Store, tokens: ArrayTokens, order: np.ndarray, train: int) -> np.ndarray:
+    """Inner products with the training rows, centred and scaled to a mean square of 1 on these, in the given order."""
+    n = len(order)
+    place = np.argsort(order)
+    if gather(np.array([store.is_thin])).all():
+        kernel = _pair_kernel(_thin_factors(store, tokens)[order], train) if is_first() else np.empty(0, np.float32)
+    else:
+        kernel = np.zeros((n, train) if is_first() else 0, np.float32)
+        pairs = list(combinations_with_replacement(range(store.plan.blocks), 2))
+        for left, right in progress(pairs, desc=f"{'kernel':>12}", unit="block", disable=not is_first()):
+            part = _part(store, left, right, place, n)
+            if jax.process_count() > 1:
+                part[place[gather(tokens.own)]] = gather(part[place[tokens.own]])
+            if is_first():
+                _add_products(kernel, part, train)
+            del part
+    if not is_first():
+        return kernel
+    kernel /= np.float32(np.trace(kernel[:train], dtype=np.float64) / train or 1.0)  # equal rows stay as they are
+    return kernel[place]
+
+
+def _part(store: _Store, left: int, right: int, place: np.ndarray, n: int) -> Float[np.ndarray, "n numbers"]:
+    """One block of every sequence's matrix: half of it where it lies on the diagonal, else times √2 for both sides."""
+    side = store.plan.side
+    part = np.empty((n, side * (side + 1) // 2 if left == right else side**2), np.float32)
+
+    def run(batch: _Batch) -> Array:
+        first = store.block(batch, left)
+        second = None if left == right else store.block(batch, right)
+        return _products(first, second, batch.scale)
+
+    for batch, products in overlap(run, store.batches, lambda batch: batch.shape):
+        part[place[batch.rows]] = products
+    return part
+
+
+@jax.jit
+def _products(
+    left: Num[Array, "b side columns"], right: Num[Array, "b side columns"] | None, scale: Float[Array, "b columns"]
+) -> Float[Array, "b numbers"]:
+    rows, columns = np.triu_indices(left.shape[1])
+    weight = np.where(rows == columns, 1, np.sqrt(2)).astype(np.float32)
+
+    def one(each):
+        x, y, s = each
+        product = jnp.matmul(x.astype(jnp.float32) * s**2, y.astype(jnp.float32).T, precision=HIGHEST)
+        return product[rows, columns] * weight if right is None else product.ravel() * np.float32(np.sqrt(2))
+
+    return jax.lax.map(one, (left, left if right is None else right, scale))
+
+
+def _add_products(kernel: Float[np.ndarray, "n m"], part: Float[np.ndarray, "n numbers"], train: int) -> None:
+    """Add the inner products of centred rows with the training rows, which are the first; `part` is spent."""
+    part -= part[:train].mean(0, dtype=np.float64)
+    known = part[:train]
+    kernel[:train] += known @ known.T  # NumPy sees that this is symmetric and computes one half
+    for first in range(train, len(part), _ROWS):
+        kernel[first : first + _ROWS] += part[first : first + _ROWS] @ known.T
+
+
+def _thin_factors(store: _Store, tokens: ArrayTokens) -> Float[np.ndarray, "n features columns"]:
+    width = max((batch.shape[-1] for batch in store.batches), default=0)
+    width = int(gather(np.array([width])).max())
+    factors = np.zeros((len(tokens), store.plan.features, width), np.float32)
+    for batch in store.batches:
+        whole = np.concatenate([store.block(batch, number) for number in range(store.plan.blocks)], axis=1)
+        factors[batch.rows, :, : batch.shape[-1]] = whole[:, : store.plan.features]
+    if jax.process_count() > 1:
+        factors[gather(tokens.own)] = gather(factors[tokens.own])
+    return factors
+
+
+def _pair_kernel(factors: Float[np.ndarray, "n features columns"], train: int) -> Float[np.ndarray, "n m"]:
+    """Σ_ab (f_a·f_b)², which is ⟨F_iF_iᵀ, F_jF_jᵀ⟩, centred on the training rows; float64 until then."""
+    n, d, columns = factors.shape
+    known = factors[:train].transpose(0, 2, 1).reshape(-1, d).astype(np.float64)
+    kernel = np.empty((n, train))
+    step = max(1, _ROWS // columns**2)
+    for first in range(0, n, step):
+        rows = factors[first : first + step].transpose(0, 2, 1).reshape(-1, d).astype(np.float64)
+        squares = np.square(rows @ known.T).reshape(-1, columns, train, columns)
+        kernel[first : first + step] = squares.sum((1, 3))
+    kernel -= kernel[:, :train].mean(1, keepdims=True)
+    kernel -= kernel[:train].mean(0)
+    return kernel.astype(np.float32)

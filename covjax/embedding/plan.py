@@ -1,0 +1,125 @@
+"""How kernels of whole matrices are made within a limit of memory: in how many blocks, what is kept where."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from covjax.errors import InputError
+
+GIB = 2**30
+SMALLEST = 64  # features of a block: smaller ones would make matrix products slow
+WORK = 2**28  # bytes of one batch of factors in the making; two are at a time
+_EIGH = 40  # the time of a c × c eigendecomposition, in products of c³
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelPlan:
+    """Features in `blocks` of `side`, recipes whose factors are kept at a time, and what that takes."""
+
+    groups: tuple[tuple[str, ...], ...]
+    features: int
+    blocks: int
+    on_disk: bool
+    factors: float  # bytes, of the largest group
+    peak: float  # bytes, with what is there already
+    operations: float
+
+    @property
+    def side(self) -> int:
+        """Features of a block."""
+        return -(-self.features // self.blocks)
+
+    def batch(self, tokens: int) -> int:
+        """Sequences of so many tokens that are factored at a time."""
+        d, recipes = self.features, max(map(len, self.groups))
+        factors = 4 * (tokens * d * (6 + recipes) + 4 * d * d * (tokens >= d))
+        return max(1, WORK // max(factors, 12 * self.side**2))
+
+    def __str__(self) -> str:
+        d, count = self.features, sum(map(len, self.groups))
+        place = "on disk" if self.on_disk else "in memory"
+        return (
+            f"{count} kernels of {d * (d + 1) // 2:,} features, {self.blocks} x {self.blocks} blocks of {self.side}; "
+            f"factors {place}, 16 bits a number, {self.factors / GIB:.2g} GiB at a time, {len(self.groups)} passes "
+            f"over the tokens; memory at most {self.peak / GIB:.2g} GiB, about {_duration(self.operations / speed())}"
+        )
+
+
+def plan_kernels(
+    names: Sequence[str],
+    columns: Float[np.ndarray, "n"],
+    features: int,
+    train: int,
+    memory: float,
+    used: float,
+    disk: float,
+    kernels: int | None = None,
+) -> KernelPlan:
+    """The plan with the fewest passes over the tokens, and then the largest blocks, that keeps within `memory` bytes.
+
+    Args:
+        names: recipes, those that share eigenvectors side by side.
+        columns: of the factor of every sequence, the smaller of tokens and features.
+        features: of a token.
+        train: training sequences.
+        memory: bytes that the process may take, `used` of which it takes already.
+        disk: bytes that may be written.
+        kernels: how many are in memory at the end; by default those of `names`.
+
+    Raises InputError where not even one block fits, with the memory that would do.
+    """
+    n, d = len(columns), features
+    kernel = 4.0 * n * train
+    fixed = used + kernel * ((len(names) if kernels is None else kernels) + 2) + 2 * WORK
+    room = memory - fixed
+    smallest = 8.0 * n * min(d, SMALLEST) ** 2
+    if room < smallest:
+        raise InputError(
+            f"max_memory_gib: {memory / GIB:.2g} is too little for kernels of {n:,} sequences of {d:,} features; "
+            f"{math.ceil(10 * (fixed + smallest) / GIB) / 10} is needed"
+        )
+    factor = 2 * d * float(np.minimum(columns + 32, d + 1).sum())  # columns come in steps of 64
+    blocks = next(count for count in range(1, d + 1) if _block(n, d, count) <= room / 2 or d / count <= SMALLEST)
+    beside = int((room - _block(n, d, blocks)) // factor)
+    on_disk = beside < 1
+    if on_disk:
+        beside = int(disk // factor)
+    if beside < 1:
+        raise InputError(
+            f"max_memory_gib: {memory / GIB:.2g}, and {disk / GIB:.2g} GiB of disk, are too little for the factors of "
+            f"{n:,} sequences of {d:,} features; {factor / GIB:.2g} GiB more of either is needed"
+        )
+    groups = tuple(tuple(names[i : i + beside]) for i in range(0, len(names), beside))
+    store = factor * max(map(len, groups))
+    peak = fixed + _block(n, d, blocks) + (0 if on_disk else store)
+    return KernelPlan(groups, d, blocks, on_disk, store, peak, len(names) * _operations(columns, d, train))
+
+
+def _block(n: int, d: int, blocks: int) -> float:
+    """Bytes of one block of all sequences, and of its mean."""
+    side = -(-d // blocks)
+    numbers = side * (side + 1) / 2 if blocks == 1 else side**2
+    return 4.0 * n * numbers + 16 * numbers
+
+
+def _operations(columns: np.ndarray, d: int, train: int) -> float:
+    """Of one recipe, in multiplications with additions counted as two; train x train is symmetric."""
+    features = float(columns.sum()) * d * d + _EIGH * float((columns**3.0).sum())
+    return features + d * d * train * (len(columns) - train / 2)
+
+
+def speed() -> float:
+    """Operations a second of a float32 matrix product here, now."""
+    a = np.ones((1024, 1024), np.float32)
+    a @ a
+    start = time.perf_counter()
+    a @ a
+    return 2.0 * len(a) ** 3 / (time.perf_counter() - start)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

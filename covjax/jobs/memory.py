@@ -1,0 +1,28 @@
+"""How much memory the machine has, and this process takes."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+SHARE = 0.6  # of the machine's memory that a run takes by default
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
+
+
+def machine_bytes() -> int:
+    """Memory of the machine, or of the container where that has less."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in _LIMITS:
+        try:
+            sizes.append(int(Path(name).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(sizes)
+
+
+def process_bytes() -> int:
+    """Memory that this process takes now; its largest so far where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

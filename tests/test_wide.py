@@ -1,0 +1,202 @@
+"""Kernels of whole matrices from factors: as from float64 features, in any blocks, in memory or on disk."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from covjax.activations import ArrayTokens
+from covjax.controls import shuffle_features
+from covjax.embedding import kernels, tables
+from covjax.embedding.fitted import fit_recipe
+from covjax.embedding.plan import GIB, plan_kernels
+from covjax.embedding.pools import fit_pools, pool_tokens
+from covjax.embedding.primal import centred_probe
+from covjax.errors import InputError
+from covjax.pooling import get_pooler
+from covjax.probes import fit_ridge_path
+from covjax.recipes import RecipeSettings, all_recipes, get_recipe
+from covjax.standardise import standardise
+from tests.conftest import ROOT
+
+D, N = 64, 24
+TRAIN = np.arange(0, N, 2)
+ROWS = ("second_moment", "covariance", "sqrt_covariance", "log_covariance", "mean_outer")
+ROWS += tuple(f"shuffled_{name}" for name in ROWS[1:4])
+PENALTIES = (1e-4, 1e-2, 1.0)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Sequences of fewer and of more tokens than features, with the pools of every wide recipe."""
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(D, D)) / 8 * np.geomspace(3, 0.1, D)
+    arrays = [
+        (random.normal(size=(t, D)) @ mixing * random.uniform(0.5, 2, D) + 1).astype(np.float32)
+        for t in [*random.integers(3, 40, N - 6), *random.integers(70, 90, 6)]
+    ]
+    tokens = ArrayTokens(arrays, token_budget=400)
+    recipes = [recipe for recipe in all_recipes(RecipeSettings(ranks=())) if recipe.name in ROWS]
+    folder = tmp_path_factory.mktemp("pools")
+    return tokens, *fit_pools(recipes, tokens, TRAIN, 0, folder, {}), folder
+
+
+def plan_of(tokens, names, **changes):
+    plan = plan_kernels(names, kernels.factor_columns(tokens), D, len(TRAIN), GIB, 0, GIB)
+    return dataclasses.replace(plan, **changes)
+
+
+def exact(recipe, tokens, fit, row):
+    """The matrix of one sequence in float64, from the tokens that the pool sees."""
+    x = tokens.kept([row])[0]
+    x = np.asarray(standardise(x, np.ones(len(x)), *fit))
+    if recipe.shuffled:
+        x = np.asarray(shuffle_features(x, None, jax.random.fold_in(jax.random.key(0), row)))
+    x = x.astype(np.float64)
+    mean = x.mean(0)
+    if recipe.pooler == "mean_outer":
+        return np.outer(mean, mean)
+    second = x.T @ x / len(x)
+    if recipe.pooler == "second_moment":
+        return second
+    s, v = np.linalg.eigh(second - np.outer(mean, mean))
+    s, options = s.clip(0), dict(recipe.options)
+    if "ridge" in options:
+        s = np.sqrt(s + options["ridge"])
+    if "eps" in options:
+        s = np.log(s + options["eps"])
+    return v * s @ v.T
+
+
+def test_kernels_are_those_of_float64_features(setting, monkeypatch, tmp_path):
+    """In one block and in three, the last of which is not full; from memory and from disk; recipe by recipe."""
+    monkeypatch.setattr(tables, "WIDE", 100)
+    tokens, fit, pools, _ = setting
+    every = [
+        plan_of(tokens, ROWS),
+        plan_of(tokens, ROWS, blocks=3, on_disk=True, groups=tuple((name,) for name in ROWS)),
+    ]
+    made = [dict(kernels.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path)) for plan in every]
+    assert not list(tmp_path.iterdir())
+    targets = np.random.default_rng(1).normal(size=(len(TRAIN), 2))
+    for name in ROWS:
+        features = np.array([exact(pools[name].recipe, tokens, fit, row).ravel() for row in range(N)])
+        features -= features[TRAIN].mean(0)
+        kernel = features @ features[TRAIN].T
+        kernel /= np.trace(kernel[TRAIN]) / len(TRAIN)
+        wanted = scores(tables.Table(kernel, 2080, is_kernel=True), targets)
+        for each in made:
+            table = each[name]
+            assert (table.num_features, table.is_kernel, table.values.dtype) == (2080, True, np.float32)
+            np.testing.assert_allclose(table.values, kernel, atol=5e-5, err_msg=name)
+            np.testing.assert_allclose(scores(table, targets), wanted, atol=5e-4, err_msg=name)
+
+
+def scores(table, targets):
+    space = table.space(TRAIN)
+    path = fit_ridge_path(space, space.coordinates(table.values[TRAIN]), targets, PENALTIES)
+    return [probe.scores(table.values) for probe in path]
+
+
+def test_factors_are_of_the_pooled_matrix(rng):
+    """FFᵀ and the pooled matrix differ by a multiple of I; more tokens than features, fewer, and masked ones."""
+    for length in (5, 30):
+        x, w = rng.normal(size=(length, 12)).astype(np.float32), (rng.random(length) < 0.7).astype(np.float32)
+        w[0] = 1
+        for name in ROWS[:5]:
+            pooler = get_pooler(name)
+            factor = np.asarray(pooler.factor(x, w), np.float64)
+            assert factor.shape[1] <= min(length, 13)
+            upper = np.asarray(pooler(x, w), np.float64)
+            i, j = np.triu_indices(12)
+            gap = (factor @ factor.T)[i, j] * np.where(i == j, 1, np.sqrt(2)) - upper
+            np.testing.assert_allclose(gap[i != j], 0, atol=2e-5, err_msg=name)
+            np.testing.assert_allclose(gap[i == j], gap[0], atol=2e-5, err_msg=name)
+    assert get_pooler("correlation").from_factor is None
+
+
+def test_the_primal_probe_scores_as_the_dual_one(setting, monkeypatch, tmp_path, rng):
+    monkeypatch.setattr(tables, "WIDE", 100)
+    tokens, _, _, _ = setting
+    for name in ("log_covariance", "mean+sqrt_covariance"):
+        fitted = fit_recipe(get_recipe(name), tokens, TRAIN, 0, tmp_path, {})
+        vectors = fitted.transform(tokens)
+        centred = vectors - vectors[TRAIN].mean(0)
+        square = np.square(centred[TRAIN]).sum(1).mean()
+        assert square == pytest.approx(fitted.sums(tokens, TRAIN, np.zeros((len(TRAIN), 0))).square, rel=1e-5)
+        table = tables.Table((centred @ centred[TRAIN].T / square).astype(np.float32), 2080, is_kernel=True)
+        space = table.space(TRAIN)
+        targets = rng.normal(size=(len(TRAIN), 2))
+        probe = fit_ridge_path(space, space.coordinates(table.values[TRAIN]), targets, [1e-2])[0]
+        primal = centred_probe(probe, fitted.sums(tokens, TRAIN, probe.alpha))
+        np.testing.assert_allclose(primal.scores(vectors), probe.scores(table.values), atol=1e-4, err_msg=name)
+
+
+def test_components_come_from_the_kernel(setting, monkeypatch, tmp_path):
+    tokens, fit, pools, _ = setting
+    vectors = pool_tokens({"log_covariance": pools["log_covariance"]}, tokens, fit, 0)["log_covariance"]
+    expected = tables.principal_components(tables.make_table(vectors, TRAIN), 4, TRAIN).values
+    monkeypatch.setattr(tables, "WIDE", 100)
+    fitted = fit_recipe(get_recipe("log_covariance_4_components"), tokens, TRAIN, 0, tmp_path, {})
+    np.testing.assert_allclose(np.abs(fitted.transform(tokens)), np.abs(expected), atol=2e-4)
+
+
+def test_the_plan_keeps_the_limit_or_says_what_is_needed():
+    columns = np.full(5000, 250.0)
+    names = [f"row{i}" for i in range(8)]
+    peaks = []
+    for gib in (40, 16, 8, 6):
+        plan = plan_kernels(names, columns, 1280, 3500, gib * GIB, GIB, 100 * GIB)
+        assert plan.peak <= gib * GIB
+        assert [name for group in plan.groups for name in group] == names
+        peaks.append((plan.on_disk, len(plan.groups), plan.blocks))
+    assert peaks == sorted(peaks)
+    assert plan_kernels(names, columns, 1280, 3500, 4 * GIB, GIB, 100 * GIB).on_disk
+    with pytest.raises(InputError, match=r"max_memory_gib: 1\.5 is too little for kernels of 5,000 sequences of 1,280"):
+        plan_kernels(names, columns, 1280, 3500, 1.5 * GIB, GIB, 100 * GIB)
+    with pytest.raises(InputError, match="GiB more of either is needed"):
+        plan_kernels(names, columns, 1280, 3500, 4 * GIB, GIB, GIB / 4)
+
+
+def test_nan_in_a_sequence_is_named(setting, monkeypatch, tmp_path):
+    tokens, fit, pools, _ = setting
+    whole = kernels._fixed_point
+    broken = lambda pool, x, w: whole(pool, jnp.where(jnp.sum(w) > 60, jnp.nan, x), w)
+    monkeypatch.setattr(kernels, "_fixed_point", broken)
+    plan = plan_of(tokens, ("log_covariance",))
+    with pytest.raises(InputError, match=r"recipe 'log_covariance': NaN or inf, first in row \d+ \(counted from 0\)"):
+        list(kernels.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path))
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from covjax.activations import ArrayTokens
+from covjax.embedding.kernels import kernel_tables, plan_tables
+from covjax.embedding.pools import fit_pools
+from covjax.recipes import RecipeSettings, all_recipes
+random = np.random.default_rng(0)
+tokens = ArrayTokens([random.standard_normal((30, 640), np.float32) for _ in range(400)])
+train = np.arange(280)
+names = ("covariance", "log_covariance", "shuffled_log_covariance")
+recipes = [each for each in all_recipes(RecipeSettings(ranks=())) if each.name in names]
+fit, pools = fit_pools(recipes, tokens, train, 0, Path(sys.argv[1]), {})
+plan = plan_tables(pools, tokens, len(train), Path(sys.argv[1]), 1.5)
+tables = dict(kernel_tables(pools, tokens, fit, 0, train, plan, Path(sys.argv[1])))
+print(len(tables), plan.blocks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_keeps_within_its_memory(tmp_path):
+    """Features of all three recipes would be 0.9 GiB, and twice that while tables are made of them."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tables, blocks, gib = map(float, done.stdout.splitlines()[-1].split())
+    assert (tables, blocks > 1) == (3, True)
+    assert gib <= 1.5
