@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 from tests import annotations  # noqa: F401  (the hook below looks it up by name)
 
@@ -19,15 +19,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-# Before covjax is imported: every call into these checks its annotations, and axes of one name are of one length within
-# a call. Not yet: commands, files and runs (`data`, `comparison`, `embedding`, `training`, `tasks`, …), for nobody has
-# gone through their annotations of rows, options and paths, nor through all of `autoencoders.sparse`. `eval`, `train`
-# and subprocesses run as a user's do.
-CHECKED = (
-    "autoencoders.second_moment controls gram inputs metrics moments packed pooling probes projected shrinkage sketch "
-    "spectral standardise tokens vectorize"
-)
-install_import_hook([f"covjax.{name}" for name in CHECKED.split()], "tests.annotations.check")
+# Before covjax is imported: every call into it checks its annotations, and axes of one name are of one length within a
+# call. `eval`, `train` and the commands that tests start run as a user's do.
+install_import_hook("covjax", "tests.annotations.check")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +38,9 @@ def shared_dir() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked: arguments of a wrong type reach covjax, which has a message of its own for them."""
+    monkeypatch.setattr(config, "jaxtyping_disable", True)

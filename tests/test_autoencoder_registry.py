@@ -5,6 +5,7 @@ import pytest
 from covjax import InputError
 from covjax.autoencoders import base as registry
 from covjax.autoencoders.base import (
+    Autoencoder,
     autoencoder_kinds,
     autoencoder_options,
     make_autoencoder,
@@ -12,17 +13,22 @@ from covjax.autoencoders.base import (
 )
 
 
+class Toy(Autoencoder):
+    def __init__(self, features, *, width, slope=1.0, seed=0):
+        self.options = features, width, slope, seed
+
+
 @pytest.fixture
 def kind(monkeypatch):
     monkeypatch.setattr(registry, "_FACTORIES", {})
-    register_autoencoder("toy")(lambda features, *, width, slope=1.0, seed=0: (features, width, slope, seed))
+    register_autoencoder("toy")(Toy)
     return "toy"
 
 
 def test_options_and_seed_reach_the_factory(kind):
     assert autoencoder_kinds() == (kind,)
     assert list(autoencoder_options(kind)) == ["width", "slope"]
-    assert make_autoencoder(kind, 8, width=3, seed=5) == (8, 3, 1.0, 5)
+    assert make_autoencoder(kind, 8, width=3, seed=5).options == (8, 3, 1.0, 5)
 
 
 def test_what_cannot_be_is_named(kind):

@@ -178,6 +178,7 @@ def test_batches_of_other_arrays_mean_the_same(rng):
     assert solve_tucker(((x * 1e20, w) for _ in range(1)), 2, starts=2).fvu == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_batches_are_refused(rng):
     x, w = rng.normal(size=(3, 5, 4)).astype(np.float32), np.ones((3, 5), np.float32)
     bad = [

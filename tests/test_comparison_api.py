@@ -290,6 +290,7 @@ def test_weights_over_the_limit_are_kept_in_half_precision(copy, monkeypatch, tm
     assert np.mean(again.predict(sequences) == best.predict(sequences)) > 0.98
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [

@@ -1,6 +1,5 @@
 """The settings of a job, its lines, who does what, and how it ends when a process does."""
 
-import io
 import sys
 
 import pytest
@@ -33,14 +32,14 @@ def test_a_good_setting_is_read():
     assert distributed.parse_setting("[::1]:1234,1,0") == ("[::1]:1234", 1, 0)
 
 
-def test_every_line_begins_with_the_process():
-    stream = io.StringIO()
-    prefixed = distributed._Prefixed(stream, "[1/4] ")
-    print("a", "b", file=prefixed)
-    print("two\nlines", end="", file=prefixed)
-    print(" more\n", file=prefixed)
-    assert stream.getvalue() == "[1/4] a b\n[1/4] two\n[1/4] lines more\n[1/4] \n"
-    assert prefixed.getvalue() == stream.getvalue()
+def test_every_line_begins_with_the_process(tmp_path):
+    with open(tmp_path / "out", "w", encoding="utf-8") as stream:
+        prefixed = distributed._Prefixed(stream, "[1/4] ")
+        print("a", "b", file=prefixed)
+        print("two\nlines", end="", file=prefixed)
+        print(" more\n", file=prefixed)
+        assert prefixed.name == stream.name
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "[1/4] a b\n[1/4] two\n[1/4] lines more\n[1/4] \n"
     assert not hasattr(sys.stdout, "_prefix")
 
 

@@ -296,6 +296,7 @@ def test_scikit_learns_own_checks():
     assert {each["check_name"] for each in results if each["status"] == "xfail"} == set(EXPECTED_FAILURES)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

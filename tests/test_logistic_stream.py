@@ -134,6 +134,7 @@ def test_rows_of_a_step_over_devices_and_processes_give_the_same_probes_also_aft
         np.testing.assert_allclose(one["validation"], validation, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("unchecked")  # three devices on a machine of one are no `Mesh`
 def test_what_cannot_be_split_is_named(rng):
     x, y = problem(rng)
     stream, mesh = over(x, y > 0), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("rows",))

@@ -25,11 +25,11 @@ def by_sorting(pre, k):
 
 
 def test_topk_by_hand_and_against_sorting(rng):
-    pre = np.array([[1.0, 3.0, 2.0, -1.0], [-4.0, -3.0, 1.0, -1.0], [2.0, 2.0, 2.0, 2.0]])
+    pre = jnp.array([[1.0, 3.0, 2.0, -1.0], [-4.0, -3.0, 1.0, -1.0], [2.0, 2.0, 2.0, 2.0]])
     np.testing.assert_array_equal(topk(pre, 2), [[0, 3, 2, 0], [0, 0, 1, 0], [2, 2, 0, 0]])
     pre = rng.integers(-5, 6, size=(50, M)).astype(np.float32)  # with many ties
     for k in (1, 5, M):
-        np.testing.assert_array_equal(topk(pre, k), by_sorting(pre, k))
+        np.testing.assert_array_equal(topk(jnp.asarray(pre), k), by_sorting(pre, k))
 
 
 def test_topk_gradient_goes_to_the_kept_and_positive_alone():
@@ -123,7 +123,9 @@ def test_auxk_equals_its_definition_and_touches_dead_latents_only(rng):
     bias, residual, dead = rng.normal(size=M), rng.normal(size=(B, D)), rng.uniform(size=M) < 0.4
 
     def ours(encoder, bias, decoder, dead, k):
-        return jnp.sum(auxk(residual, x, encoder, bias, x @ encoder.T + bias, decoder, dead, k))
+        return jnp.sum(
+            auxk(jnp.asarray(residual), jnp.asarray(x), encoder, bias, x @ encoder.T + bias, decoder, dead, k)
+        )
 
     def reference(encoder, bias, decoder, k):
         pre = jnp.where(dead, x @ encoder.T + bias, -1.0)

@@ -67,6 +67,7 @@ def test_procrustes_distance_forgets_rotation_and_shift(rng):
     assert procrustes_distance(x, rng.normal(size=x.shape)) > 1
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("measure", [matched_cosines, principal_angles, procrustes_distance])
 def test_bad_input_is_named(measure):
     with pytest.raises(InputError, match=r"one shape, got \(3, 2\) and \(2, 3\)"):

@@ -51,7 +51,7 @@ def test_held_out_fvu_is_that_of_the_held_out_sequences(finished):
     model, data = finished[1].model, activations()
     _, held = split_rows(40, 0.1, 0)
     assert len(held) == 4
-    tokens = [((x - model.mean[...]) / model.deviation[...])[None] for x in data.read(held)]
+    tokens = [((x - model.mean[...]) / model.deviation[...])[None] for x in data.read(held.tolist())]
     expected = evaluate_fvu([(x, None) for x in tokens], model.left[...])
     assert finished[1].held_out["fvu"] == pytest.approx(expected, rel=1e-4)
 

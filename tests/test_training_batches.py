@@ -42,7 +42,7 @@ def test_every_epoch_is_a_new_permutation_reached_at_any_place():
 def test_tokens_of_all_sequences_meet_and_none_is_lost(held):
     rows = np.array([0, 1, 3, 4, 6])
     batches = TokenBatches(held, rows, 13, np.float32)
-    expected = np.sort(np.concatenate([x[:, 0] for x in held.read(rows)]))
+    expected = np.sort(np.concatenate([x[:, 0] for x in held.read(rows.tolist())]))
     assert len(expected) == 78
     epoch = [x for x, weights in batches.training(6, seed=0)]
     np.testing.assert_array_equal(np.sort(np.concatenate(epoch)[:, 0]), expected)

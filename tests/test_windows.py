@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covjax.encoders import from_function, load, windowed_moments, windows
+from covjax.encoders import Encoder, from_function, load, windowed_moments, windows
 from covjax.errors import InputError
 from tests.test_bert import RESIDUES, peer_folder
 from tests.test_spliceai import random_weights, write_torch
@@ -29,7 +29,7 @@ def letters(n, seed=0):
 @pytest.mark.parametrize("length", [1, 30, 47, 48, 49, 50, 51, 97, 1000])
 @pytest.mark.parametrize("halo", [0, 7])
 def test_every_token_is_in_one_core(before, after, grid, length, halo):
-    class Framed:
+    class Framed(Encoder):
         frame, multiple = (before, after), grid
 
         def encode(self, sequence):

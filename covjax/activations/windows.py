@@ -96,7 +96,7 @@ class HeldActivations:
     def __init__(
         self,
         tokens: Float[np.ndarray, "all features"],
-        lengths: Int[np.ndarray, "n"],
+        lengths: Int[np.ndarray, "n"] | Sequence[int],
         identity: dict[str, Any],
         starts: Int[np.ndarray, "n"] | None = None,
     ):

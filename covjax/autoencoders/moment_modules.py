@@ -15,7 +15,7 @@ from covjax.autoencoders.solver import pca_basis
 from covjax.errors import InputError
 from covjax.projected import projected_moment
 from covjax.standardise import Batch, Statistic, feature_statistics
-from covjax.tokens import BatchLike, BatchWeightsLike, check_batch, check_sequence
+from covjax.tokens import BatchLike, BatchWeightsLike, TokensLike, WeightsLike, check_batch, check_sequence
 from covjax.vectorize import vech
 
 
@@ -49,7 +49,7 @@ class SecondMomentAutoencoder(nnx.Module):
         tied: bool = True,
         center: str = "none",
         standardise: bool = False,
-        prefixes: tuple[int, ...] | None = None,
+        prefixes: Sequence[int] | None = None,
         init: str = "random",
         seed: int = 0,
     ):
@@ -111,11 +111,11 @@ class SecondMomentAutoencoder(nnx.Module):
     def after_step(self, x: Array, weights: Array | None = None) -> None:
         """Nothing beside the parameters changes."""
 
-    def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "k"]:
+    def embed(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """The embedding of one sequence; batches by `jax.vmap`."""
         raise NotImplementedError
 
-    def __call__(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "k"]:
+    def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """`embed`: a module is a pooler (see `covjax.pooling.Pooler`)."""
         return self.embed(x, weights)
 
@@ -133,7 +133,9 @@ class SecondMomentAutoencoder(nnx.Module):
             return x
         return (x / jnp.expand_dims(self.deviation[...], range(x.ndim - 1))).astype(x.dtype)
 
-    def _losses(self, x: Array, weights: Array | None, whole: bool = False) -> Float[Array, "b"]:
+    def _losses(
+        self, x: Array | np.ndarray, weights: Array | np.ndarray | None, whole: bool = False
+    ) -> Float[Array, "b"]:
         prefixes = None if whole else self.prefixes
         one = lambda x, w: type(self).loss_function(  # noqa: E731
             x, self.left[...], self._right(), w, center=self._center(), prefixes=prefixes
@@ -148,7 +150,7 @@ class TuckerAutoencoder(SecondMomentAutoencoder):
     name = "tucker"
     loss_function = staticmethod(tucker_loss)
 
-    def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "k"]:
+    def embed(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """The core C of one sequence as a vector; raises like `projected_moment`."""
         x, weights = check_sequence(x, weights)
         c = projected_moment(self._inputs(x), self.left[...], self._right(), weights, center=self._center())
@@ -162,7 +164,7 @@ class CPAutoencoder(SecondMomentAutoencoder):
     name = "cp"
     loss_function = staticmethod(cp_loss)
 
-    def embed(self, x: Float[Array, "t d"], weights: Float[Array, "t"] | None = None) -> Float[Array, "rank"]:
+    def embed(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "rank"]:
         """The latents z of one sequence; raises like `cp_latents`."""
         x, weights = check_sequence(x, weights)
         return cp_latents(self._inputs(x), self.left[...], self._right(), weights, center=self._center())

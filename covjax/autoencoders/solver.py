@@ -17,7 +17,9 @@ from covjax.autoencoders.second_moment import Center, cp_loss, moment_norm, tuck
 from covjax.errors import InputError, shown
 from covjax.projected import check_center
 from covjax.standardise import Batch
-from covjax.tokens import HIGHEST, MatrixLike, check_batch, safe_ratio
+from covjax.tokens import HIGHEST, BatchLike, BatchWeightsLike, MatrixLike, check_batch, safe_ratio
+
+PairLike = tuple[BatchLike, BatchWeightsLike]  # tokens (b, t, d), weights (b, t) or None for ones
 
 LOSSES = {"tucker": tucker_loss, "cp": cp_loss}
 
@@ -39,7 +41,7 @@ class Solution:
 
 
 def solve_tucker(
-    batches: Sequence[Batch],
+    batches: Iterable[PairLike],
     rank: int,
     *,
     center: Center = None,
@@ -105,7 +107,7 @@ def solve_tucker(
     )
 
 
-def pca_basis(batches: Iterable[Batch], rank: int, *, center: Center = None) -> Float[np.ndarray, "features rank"]:
+def pca_basis(batches: Iterable[PairLike], rank: int, *, center: Center = None) -> Float[np.ndarray, "features rank"]:
     """Top eigenvectors, largest eigenvalue first, of the mean of S over sequences: the baseline and the start.
 
     Raises InputError for no batch, a rank outside 1 … features, and NaN or infinite tokens.
@@ -126,7 +128,7 @@ def pca_basis(batches: Iterable[Batch], rank: int, *, center: Center = None) -> 
 
 
 def evaluate_fvu(
-    batches: Iterable[Batch],
+    batches: Iterable[PairLike],
     left: MatrixLike,
     right: MatrixLike | None = None,
     *,
@@ -156,7 +158,7 @@ def _loss_and_norm(kind, own, x, weights, left, right, vector):
     return jax.tree.map(jnp.sum, jax.vmap(one, (0, None if weights is None else 0))(x, weights))
 
 
-def _checked(batch: Batch) -> Batch:
+def _checked(batch: PairLike) -> Batch:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise InputError(f"batches: {type(batch).__name__} must be a pair: tokens (b, t, d), weights (b, t) or None")
     return check_batch(*batch, "batches", squares=False)  # sums are float64

@@ -78,7 +78,7 @@ def macro(values: Float[np.ndarray, "*resamples k"]) -> Float[np.ndarray, "*resa
     """
     defined = ~np.isnan(values)
     count = defined.sum(-1)
-    return np.where(defined, values, 0).sum(-1) / np.where(count == 0, np.nan, count)
+    return np.asarray(np.where(defined, values, 0).sum(-1) / np.where(count == 0, np.nan, count))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,6 +205,6 @@ def seal(key: bytes, row: int) -> bytes:
     return hashlib.blake2b(int(row).to_bytes(8, "big"), digest_size=SEAL, key=key).digest()
 
 
-def encode_tokens(layers: Sequence[Float[np.ndarray, "_ features"]], key: bytes, row: int) -> bytes:
+def encode_tokens(layers: Sequence[Float[np.ndarray, "tokens _"]], key: bytes, row: int) -> bytes:
     """One record: the seal, then the layers' activations in bfloat16, one after the other."""
     return seal(key, row) + b"".join(np.ascontiguousarray(np.asarray(x).astype(jnp.bfloat16)).tobytes() for x in layers)

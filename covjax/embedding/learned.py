@@ -29,7 +29,7 @@ from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
 
 def make_bases(
     tokens: ArrayTokens, fit: Fit, train: np.ndarray, wanted: Sequence[tuple[str, int]], seed: int, token_budget: int
-) -> dict[tuple[str, int], Float[np.ndarray, "d r"]]:
+) -> dict[tuple[str, int], Float[np.ndarray, "d _"]]:
     """Orthonormal columns for every (basis, rank), the same in all processes, which must call this together.
 
     pca: the leading eigenvectors of the mean covariance. tucker: the optimum of the tied Tucker autoencoder of the

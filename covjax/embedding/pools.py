@@ -240,7 +240,7 @@ def _parts(batches: Iterator[Batch], most: Callable[[int], int], devices: int) -
 
 def pool_tokens(
     pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int
-) -> dict[str, Float[np.ndarray, "n k"]]:
+) -> dict[str, Float[np.ndarray, "n _"]]:
     """Every sequence's vector from every pool, in one pass: {name: (n, k) float32}, rows in the order given.
 
     Raises InputError for NaN or inf in a vector, with the row's number from 0.

@@ -37,7 +37,7 @@ class Encoder(Protocol):
 
     def apply(
         self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
-    ) -> dict[int, Float[Array, "b t d"]]:
+    ) -> dict[int, Float[Array, "b t _"]]:
         """Activations of the asked layers, under the numbers that were asked."""
 
 

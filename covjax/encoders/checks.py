@@ -140,7 +140,7 @@ class HeadedEncoder(Encoder, Protocol):
         """What the model reads, the class it must give for every token, and the tokens that count."""
 
     def logits(
-        self, activations: Float[Any, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
+        self, activations: Float[Array | np.ndarray, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
     ) -> Float[Array, "b t classes"]:
         """The head's output, jitted, where layer `layer` (counted from 0) has these activations."""
 

@@ -96,7 +96,7 @@ class _FunctionEncoder:
 
     def apply(
         self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
-    ) -> dict[int, Float[Array, "b t d"]]:
+    ) -> dict[int, Float[Array, "b t _"]]:
         """The function over the batch, jitted; masked tokens are zeroed."""
         numbers = {layer: layer_index(layer, self.num_layers) for layer in layers}
         found = _apply(self._function, tokens, mask)
@@ -116,7 +116,7 @@ def from_arrays(
     activations: Iterable[TokensLike],
     masks: Iterable[WeightsLike] | None = None,
     token_budget: int = 16384,
-) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[np.ndarray, "b t d"]], Bool[np.ndarray, "b t"]]]:
+) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[np.ndarray, "b t _"]], Bool[np.ndarray, "b t"]]]:
     """Batches like those of `embed` out of activations, one (t, d) array per sequence, as layer 0.
 
     Takes a list, an (n, t, d) array or an iterator, which is read once: a batch is yielded as soon as it is full, so

@@ -54,7 +54,7 @@ def plan_rows(lengths: Int[np.ndarray, "n"], edges: Sequence[int], max_segments:
 
 
 # (row numbers, {layer: activations (b, t, d)}, mask to pool (b, t)); b may be more than there are row numbers.
-Batch = tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t d"]], Bool[np.ndarray, "b t"]]
+Batch = tuple[Int[np.ndarray, "rows"], dict[int, Float[Array, "b t _"]], Bool[np.ndarray, "b t"]]
 
 
 def embed(
@@ -145,10 +145,10 @@ def padded_batches(
 
 def _applied(
     encoder: Encoder, inputs: Iterator[Input], layers: tuple[int, ...], mesh: Mesh | None
-) -> Iterator[tuple[Input, dict[int, Float[Array, "b t d"]]]]:
+) -> Iterator[tuple[Input, dict[int, Float[Array, "b t _"]]]]:
     """Every input with its activations, in order."""
 
-    def run(each: Input) -> dict[int, Float[Array, "b t d"]]:
+    def run(each: Input) -> dict[int, Float[Array, "b t _"]]:
         return encoder.apply(_split(mesh, each[1]), _split(mesh, each[2]), layers)
 
     return overlap(run, inputs, lambda each: each[1].shape, mesh)

@@ -172,7 +172,7 @@ class Esm(Transformer):
         return np.where(hidden, self.mask_id, tokens), tokens, hidden
 
     def logits(
-        self, activations: Float[Array, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
+        self, activations: Float[Array | np.ndarray, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
     ) -> Float[Array, "b t classes"]:
         """Of every token of the vocabulary, through the blocks above `layer`, jitted; see `HeadedEncoder`."""
         return _logits(*nnx.split(self), activations, mask, layer)

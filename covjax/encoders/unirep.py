@@ -138,7 +138,7 @@ class UniRep(nnx.Module):
         return tokens, np.where(real, after - 1, 0), pool & real
 
     def logits(
-        self, activations: Float[Array, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
+        self, activations: Float[Array | np.ndarray, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
     ) -> Float[Array, "b t classes"]:
         """Of the next residue, through the layers above `layer`, jitted; see `HeadedEncoder`."""
         return _logits(*nnx.split(self), activations, mask, layer)

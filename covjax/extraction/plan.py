@@ -74,7 +74,7 @@ class ExtractConfig:
 
 
 OPEN_BYTES = 2**30  # of moments whose sequence has windows to come
-Layers = Mapping[int, Float[Array, "b t d"]]
+Layers = Mapping[int, Float[Array, "b t _"]]
 
 
 class WindowMoments:
@@ -126,7 +126,7 @@ class WindowMoments:
         """The windows of one sequence in a batch: the mask holds its tokens alone."""
         self._open[owner] = self._add(self._open.get(owner, self._empty), layers, mask.astype(np.float32))
 
-    def finish(self, owner: int) -> dict[str, Float[np.ndarray, "k"]]:
+    def finish(self, owner: int) -> dict[str, Float[np.ndarray, "_"]]:
         """{"layer/pooler": vector} of a sequence all of whose windows were added, which is then forgotten."""
         return {name: np.asarray(vector) for name, vector in self._pool(self._open.pop(owner)).items()}
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def fit_logistic_stream(
     *,
     class_weights: ClassWeights = None,
     checkpoint: str | Path | None = None,
-    mesh: Annotated[Any, Mesh | None] = None,
+    mesh: Mesh | None = None,
     axis: str = "",
     missing: str = "refuse",
 ) -> StreamPath:
@@ -232,7 +232,7 @@ def _everywhere(own: _Pass) -> _Pass:
     return _Pass(mean, scatter, gather(own.targets), begin, int(sizes.max()), int(batches.max()), digest)
 
 
-def _rows(mesh: Annotated[Any, Mesh | None], axis: str, size: int) -> NamedSharding | None:
+def _rows(mesh: Mesh | None, axis: str, size: int) -> NamedSharding | None:
     if mesh is None:
         return None
     if axis not in mesh.axis_names:

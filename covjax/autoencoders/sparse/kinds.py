@@ -1,5 +1,7 @@
 """The kinds of sparse autoencoders: TopK, BatchTopK, ReLU, JumpReLU, Matryoshka, with their activations."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -320,7 +322,7 @@ class Matryoshka(BatchTopK):
         features: int,
         *,
         latents: int = 4096,
-        prefixes: tuple[int, ...] = (256, 512, 1024, 2048, 4096),
+        prefixes: Sequence[int] = (256, 512, 1024, 2048, 4096),
         k: int = 32,
         smoothing: float = 0.01,
         aux_weight: float = 1 / 32,

@@ -106,7 +106,7 @@ def token_sums(
     x: TokensLike,
     reconstruction: MatrixLike,
     latents: MatrixLike,
-    shift: Float[Array, "features"],
+    shift: Float[Array | np.ndarray, "features"],
     weights: WeightsLike = None,
 ) -> Sums:
     """Sums of one batch; rows of weight 0 may hold anything. Raises InputError for shapes that do not fit."""

@@ -106,7 +106,7 @@ def _single(source: Path, array: np.ndarray) -> Float[Array, "*n"]:
 
 def take(
     tensors: dict[str, StoredTensor], shapes: dict[str, tuple[int, ...]], source: Path, what: str
-) -> dict[str, Float[np.ndarray, "*n"]]:
+) -> dict[str, Float[np.ndarray, "..."]]:
     """Read exactly the tensors that `shapes` names, in float32.
 
     Raises InputError, naming the tensor and its shape, for a missing, extra, misshapen or non-finite one, and for
