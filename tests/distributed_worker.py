@@ -1,5 +1,6 @@
-"""What the tests of several processes run: `python -m tests.distributed_worker SETTING TASK ARGUMENTS…`."""
+"""What the tests of several processes run: `python -m tests.distributed_worker SETTING TASK ARGUMENTS… [+ TASK …]`."""
 
+import itertools
 import json
 import sys
 import time
@@ -307,8 +308,10 @@ NAMED = (
 TASKS = {task.__name__: task for task in NAMED}
 
 if __name__ == "__main__":
-    setting, name, *arguments = sys.argv[1:]
+    setting, *words = sys.argv[1:]
+    tasks = [list(group) for plus, group in itertools.groupby(words, "+".__eq__) if not plus]
     # A busy machine may hold a sound process back for longer than the tests of lost ones want to wait; here it waits.
-    silence = 30 if name == "late" else 10
+    silence = 30 if tasks[0][0] == "late" else 10
     with exit_on_input_error("worker"), distributed.job("worker", setting, heartbeat_seconds=silence):
-        TASKS[name](*arguments)
+        for name, *arguments in tasks:
+            TASKS[name](*arguments)

@@ -7,7 +7,6 @@ import pytest
 
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
-from tests.processes import launch
 
 TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": {"flag": np.array([True, False]), "n": np.int32(4)}}
 MANIFEST = {"layer": 4, "encoder": {"name": "unirep-64", "digest": "abc"}}
@@ -74,13 +73,6 @@ def test_damage_to_any_array_file_is_refused(tmp_path, damage):
         else:
             np.testing.assert_array_equal(back["a"], tree["a"])
     assert max(refused) > 10_000  # the file with the 32 KiB of numbers is among them
-
-
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
-def test_an_array_spread_over_processes_has_the_digest_and_content_of_the_whole(processes, devices):
-    for output in launch(["digests"], processes, devices):
-        found = [line.split("digests ")[1] for line in output.splitlines() if "digests " in line]
-        assert found == ["True True False", "True True False", "True True True"]  # columns alone go through devices
 
 
 def test_digests_of_another_version_are_not_called_damage(tmp_path, monkeypatch):

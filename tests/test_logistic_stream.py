@@ -10,8 +10,6 @@ from sklearn.linear_model import LogisticRegression
 from covjax.errors import InputError
 from covjax.probes import Budget, fit_logistic_stream
 from covjax.probes.logistic import probabilities
-from tests.distributed_worker import classification
-from tests.processes import launch
 
 PENALTIES = (1e-2, 1.0)
 
@@ -108,32 +106,6 @@ def test_bad_streams_are_named(rng, change, match):
         fit_logistic_stream(stream, stream, PENALTIES, False)
 
 
-def reference():
-    """What `distributed_worker.streamed` fits, in one process without a mesh."""
-    x, labels = classification()
-    stream, held = over(x[:150], labels[:150], 16), over(x[150:], labels[150:], 100)
-    budget = Budget(steps=25, learning_rate=5e-2, evaluate_every=5, shuffle=3)
-    path = fit_logistic_stream(stream, held, (1e-2, 1.0), False, budget, class_weights="balanced")
-    return np.array([probe.scores(x) for probe in path.probes]), path.validation
-
-
-@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 2)])
-def test_rows_of_a_step_over_devices_and_processes_give_the_same_probes_also_after_a_break(
-    tmp_path, processes, devices
-):
-    whole, resumed = tmp_path / "whole.npz", tmp_path / "resumed.npz"
-    launch(["streamed", str(whole), str(tmp_path / "a"), "99"], processes, devices)
-    launch(["streamed", str(resumed), str(tmp_path / "b"), "3"], processes, devices)
-    assert not resumed.exists()
-    assert [path.name for path in (tmp_path / "b").iterdir()] == ["00000015"]
-    launch(["streamed", str(resumed), str(tmp_path / "b"), "99"], processes, devices)
-    scores, validation = reference()
-    with np.load(whole) as one, np.load(resumed) as other:
-        np.testing.assert_array_equal(other["scores"], one["scores"])
-        np.testing.assert_allclose(one["scores"], scores, atol=1e-4 * np.abs(scores).max())
-        np.testing.assert_allclose(one["validation"], validation, rtol=1e-4)
-
-
 @pytest.mark.usefixtures("unchecked")  # three devices on a machine of one are no `Mesh`
 def test_what_cannot_be_split_is_named(rng):
     x, y = problem(rng)
@@ -145,9 +117,3 @@ def test_what_cannot_be_split_is_named(rng):
         fit_logistic_stream(stream, stream, PENALTIES, False, mesh=three, axis="rows")
     with pytest.raises(InputError, match="do not fit"):
         fit_logistic_stream(over(x, y[:, 0] > 0), stream, PENALTIES, False)
-
-
-def test_meshes_that_the_processes_do_not_share_out_are_refused_in_all(tmp_path):
-    for output in launch(["unshared"], 2, 2):
-        assert "mesh: it has no device of some processes of the job" in output
-        assert "mesh: the processes must share out the axis 'model' evenly" in output

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from covjax import moments
 from covjax.errors import InputError
 from covjax.probes import fit_logistic_path, fit_ridge_path, row_space
-from covjax.probes.logistic import probabilities
+from covjax.probes.logistic import probabilities, space_of_moments
+from tests.distributed_worker import classification
 
 PENALTIES = (1e-3, 1e-1, 1.0)
 
@@ -125,3 +127,15 @@ def test_bad_input_is_named(rng):
         fit_logistic_path(space, z, np.stack([y[:, 0] > 0, y[:, 0] > -1e9], 1), PENALTIES, exclusive=False)
     with pytest.raises(InputError, match="targets: 19 rows, but 20"):
         fit_logistic_path(space, z, y[:19] > 0, PENALTIES, exclusive=False)
+
+
+def test_the_space_of_moments_is_that_of_the_rows():
+    x, _ = classification()
+    space, exact = space_of_moments(moments(x)), row_space(x)
+    np.testing.assert_allclose(space.eigenvalues, exact.eigenvalues, rtol=1e-4)
+    assert space.axes.shape == exact.axes.shape == (13, 12)
+    np.testing.assert_allclose(space.coordinates(x).std(0), exact.coordinates(x).std(0), rtol=1e-3)
+    with pytest.raises(InputError, match="all 5 training samples are equal"):
+        space_of_moments(moments(np.ones((5, 3), np.float32)))
+    with pytest.raises(InputError, match="NaN or inf"):
+        space_of_moments(moments(np.full((5, 3), np.nan, np.float32)))
