@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: where the real data lies, and a seeded generator."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -18,6 +19,24 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="covjax-compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+# Compiling takes most of the time of these tests. So it takes two fifths of it, and the numbers are the same up to
+# rounding; what is compared bit by bit comes from equal programs. `XLA_FLAGS= pytest` compiles as a user's run does,
+# and so do the slow tests.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK += " --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", QUICK)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports left is looked at no more when garbage is collected."""
+    gc.collect()
+    gc.freeze()
+
 
 # Before covjax is imported: every call into it checks its annotations, and axes of one name are of one length within a
 # call. `eval`, `train` and the commands that tests start run as a user's do.

@@ -6,7 +6,7 @@ import pytest
 
 from covjax import InputError
 from covjax.jobs import distributed
-from tests.processes import finish, launch, start
+from tests.processes import finish, start
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,6 @@ def test_every_line_begins_with_the_process(tmp_path):
     assert not hasattr(sys.stdout, "_prefix")
 
 
-def test_items_are_shared_out_whole_and_the_job_ends_in_step():
-    """5 items over 2 processes, 1 over both: nothing lost, nothing twice; the quick one waits for the slow one."""
-    outputs = launch(["shares", "5", "1", "0"], processes=2)
-    assert [line for line in outputs[0].splitlines() if "Gloo" not in line] == ["[0/2] [0, 2, 4] [0] []"]
-    assert [line for line in outputs[1].splitlines() if "Gloo" not in line] == ["[1/2] [1, 3] [] []"]
-
-
 def slurm(port: int, index: int) -> dict[str, str]:
     """JAX takes port 61440 + job % 4096 of the first node."""
     names = {"SLURM_JOB_ID": port, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": 2, "SLURM_STEP_NUM_NODES": 1}
@@ -63,11 +56,13 @@ def open_mpi(port: int, index: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("cluster", [slurm, open_mpi])
-def test_auto_reads_what_a_cluster_tells_its_processes(cluster):
-    done = finish(start(["shares", "3"], processes=2, cluster=cluster))
+def test_auto_reads_what_a_cluster_tells_and_items_are_shared_out_whole(cluster):
+    """5 items over 2 processes, 1 over both: nothing lost, nothing twice; the quick one waits for the slow one."""
+    done = finish(start(["shares", "5", "1", "0"], processes=2, cluster=cluster))
     for index, (status, output, errors) in enumerate(done):
         assert status == 0, errors
-        assert f"[{index}/2] {[[0, 2], [1]][index]}" in output
+        lines = [line for line in output.splitlines() if "Gloo" not in line]
+        assert lines == [f"[{index}/2] {[[0, 2, 4], [1, 3]][index]} {[[0], []][index]} []"]
 
 
 def test_a_job_with_an_error_in_one_process_ends_loudly_in_all():
