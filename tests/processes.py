@@ -19,13 +19,14 @@ def start(
 ) -> list[subprocess.Popen]:
     """The processes of one job, each with `devices` virtual CPU devices; their setting comes before `arguments`.
 
-    One process alone gets `setting`. `flags` are XLA's. `cluster(port, index)` is the environment in which a cluster
-    starts a process; its setting is then "auto".
+    One process alone gets `setting`. `flags` are XLA's, beside those of this process. `cluster(port, index)` is the
+    environment in which a cluster starts a process; its setting is then "auto".
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags += f" --xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=false"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
     settings = [f"127.0.0.1:{port},{processes},{i}" for i in range(processes)] if processes > 1 else [setting]
     environments = [environment] * len(settings)
