@@ -148,7 +148,7 @@ def test_idle_counts_tokens_in_float32_and_auxk_revives_the_dead(rng):
     module.aux_weight = 0.0
     change = np.abs(with_aux - np.asarray(gradient_of(module, x)["decoder"][...])).max(1)
     assert change[:5].max() > 1e-3
-    assert not change[fired].any()
+    assert change[fired].max() < 1e-6  # two programs: rounding
 
 
 def test_batch_topk_threshold_is_the_moving_average_of_the_smallest_active(rng, batch):
