@@ -35,6 +35,12 @@ OPTIONS = {
     "projected": {"features": 4, "rank": 2},
     "attention_covariance": {"features": 4, "rank": 2},
     "tensor_sketch": {"size": 8},
+    "fisher_vector": {"shares": np.ones(2), "means": np.ones((2, 4)), "variances": np.ones((2, 4))},
+    "vlad": {"centres": np.ones((2, 4))},
+    "kernel_mean": {"bandwidth": 2.0},
+    "tangent_space": {"whitening": np.eye(4)},
+    "whitened_covariance": {"whitening": np.eye(4)},
+    "whitened_mean": {"center": np.ones(4), "whitening": np.eye(4)},
     "random_maclaurin": {"size": 8},
     "random_projection": {"rank": 2},
 }

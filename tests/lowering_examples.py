@@ -147,7 +147,7 @@ def thin_log_case():
 
 def autoencoder_case(kind):
     """The training step, as the training loop compiles it, and the evaluation of a registered autoencoder."""
-    model = make_autoencoder(kind, D, **small(autoencoder_options(kind)))
+    model = make_autoencoder(kind, D, **small(autoencoder_options(kind), center="none"))
     graph, state = nnx.split(TrainState(model, make_optimiser(10, 1e-3, 2, 0.2, 1.0)))
     batch = [BATCH, WEIGHTS] if model.examples == "sequences" else [X, W]
     return [(f, [state, *batch]) for f in (Step(graph, None)._step, make_evaluation(graph))]

@@ -50,7 +50,7 @@ def test_sums_samples_and_parts_are_of_training_tokens_whatever_the_batches():
         assert count == sum(map(len, expected))
         results.append((one.sample, one.each(lambda x, w: moments(x, w).mean, "test")))
         np.testing.assert_allclose(results[-1][1], [x.mean(0) for x in expected], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6, atol=1e-6)
     order = lambda x: x[np.lexsort(x.T)]
     np.testing.assert_allclose(order(results[0][0]), order(np.concatenate(expected)), rtol=1e-4, atol=1e-5)
 

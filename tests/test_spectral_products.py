@@ -70,7 +70,7 @@ def test_gradients(rng, case, condition):
 
 
 def test_forward_and_reverse_mode_agree(rng):
-    a, step, weight = matrices(rng, 100)[0], *rng.normal(size=(2, 40, 40)).astype(np.float32)
+    a, step, weight = jnp.asarray(matrices(rng, 100)[0]), *rng.normal(size=(2, 40, 40)).astype(np.float32)
     function = lambda a: by_products(a, "log", 0.1, 0.0)
     tangent = jax.jvp(function, (a,), (step,))[1]
     (gradient,) = jax.vjp(function, a)[1](jnp.asarray(weight))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jax.sharding import Mesh
@@ -18,6 +18,7 @@ from covjax.encoders.base import layer_index
 from covjax.errors import InputError, shown
 
 
+@runtime_checkable
 class Source(Protocol):
     """Tokens for the rows of a table."""
 

@@ -98,7 +98,7 @@ def quantile_means(values: Weights, w: Weights, points: int) -> Float[Array, "{p
 
 
 def _sliced(x: Tokens, w: Weights, directions: Float[Array, "features slices"], points: int):
-    slices = jnp.matmul(x, directions / jnp.linalg.norm(directions, axis=0), precision=HIGHEST)
+    slices = jnp.matmul(x, directions / jnp.linalg.norm(directions, axis=0, keepdims=True), precision=HIGHEST)
     mean = weighted_mean(slices, w)
     deviation = jnp.where(w[:, None] > 0, slices - mean[None], 0)  # sums of large numbers would lose digits
     return (mean[:, None] + jax.vmap(lambda y: quantile_means(y, w, points), in_axes=1)(deviation)).reshape(-1)
@@ -173,7 +173,7 @@ def _matrix(given: Any, name: str, shape: tuple[int, ...] | None = None) -> np.n
 
 def _vlad(x: Tokens, w: Weights, centres: Float[Array, "centres features"]):
     # The common term |x|² decides nothing and would eat the digits of the rest.
-    distance = jnp.sum(centres**2, axis=1) - 2 * jnp.matmul(x, centres.T, precision=HIGHEST)
+    distance = jnp.sum(centres**2, axis=1)[None] - 2 * jnp.matmul(x, centres.T, precision=HIGHEST)
     member = jax.nn.one_hot(jnp.argmin(distance, axis=1), len(centres), dtype=w.dtype) * w[:, None]
     count = jnp.sum(member, axis=0)
     sums = jnp.matmul(member.T, x, precision=HIGHEST) - count[:, None] * centres
