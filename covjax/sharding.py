@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
 from covjax.errors import InputError
@@ -71,7 +71,7 @@ def _fill(array: np.ndarray, rows: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("mesh", "axis"))
 def sharded_moments(
-    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"], *, mesh: Mesh, axis: str
+    x: Float[Array, "tokens features"], weights: Float[Array, "tokens"], *, mesh: Mesh | AbstractMesh, axis: str
 ) -> Moments:
     """`moments` of one sequence whose tokens `shard_rows` spread over a mesh axis, the same on every device.
 
@@ -96,7 +96,7 @@ def sharded_projected_moment(
     right: Float[Array, "features rank_b"] | None,
     weights: Float[Array, "tokens"],
     *,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     axis: str,
     center: str | None = None,
 ) -> Float[Array, "rank_a rank_b"]:
@@ -114,7 +114,7 @@ def sharded_projected_moment(
     return spread(x, left, right, weights)
 
 
-def _rows(x: Array, mesh: Mesh, axis: str) -> PartitionSpec:
+def _rows(x: Array, mesh: Mesh | AbstractMesh, axis: str) -> PartitionSpec:
     if axis not in mesh.axis_names or x.shape[0] % mesh.shape[axis]:
         raise InputError(
             f"x: {x.shape[0]} tokens cannot be divided over the axis {axis!r} of {dict(mesh.shape)}; see shard_rows"
