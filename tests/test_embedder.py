@@ -283,6 +283,7 @@ EXPECTED_FAILURES: dict[str, str] = {}  # check: reason
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")  # scikit-learn gives __init__ anything at all
 def test_scikit_learns_own_checks():
     checks = pytest.importorskip("sklearn.utils.estimator_checks")
     with warnings.catch_warnings():  # it inherits nothing of scikit-learn's, which need not be there
