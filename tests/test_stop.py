@@ -27,6 +27,7 @@ with exit_on_input_error("cmd"):
         try:
             time.sleep(60)
         except BaseException:
+            time.sleep(0.3)  # the line comes from another thread, which needs a moment
             threading.Thread(target=lambda: 1 / 0).start()  # complains at length
             print("noise", file=sys.stderr)
 """

@@ -8,8 +8,9 @@ from tests import structure
 # scoring apart from the layout of results.json, the layout of suite.json and the sections of its page (one file went);
 # activations from files, from memory and from PyTorch; 7 of rivals (order, distribution, geometry, what is fitted for
 # them, means of matrices, recipes); functions of matrices by products, and models of the device benchmark; 12 of
-# encoders (a file a family, layers, rotary, residues); kernels of wide recipes, their plan and probes, memory, width.
-MOST_FILES = 200
+# encoders (a file a family, layers, rotary, residues); kernels of wide recipes, their plan and probes, memory,
+# width; calibration.
+MOST_FILES = 201
 MOST_LINES = 400
 # `python -m eval.compare --suite` is an old spelling of `covjax tasks`.
 ONE_UPWARD = ["covjax.comparison.compare → covjax.tasks.run"]
