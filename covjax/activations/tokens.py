@@ -165,7 +165,7 @@ def _batch_statistics(x: Float[Array, "b t d"], w: Float[Array, "b t"]) -> Float
     w = w.reshape(-1)
     x = jnp.where(w[:, None] > 0, x.reshape(len(w), -1), 0)
     mean = weighted_mean(x, w)
-    return jnp.stack([jnp.full(len(mean), jnp.sum(w)), mean, jnp.sum(w[:, None] * (x - mean) ** 2, axis=0)])
+    return jnp.stack([jnp.full(len(mean), jnp.sum(w)), mean, jnp.sum(w[:, None] * (x - mean[None]) ** 2, axis=0)])
 
 
 def _merge(a: Float[np.ndarray, "3 d"], b: Float[np.ndarray, "3 d"]) -> Float[np.ndarray, "3 d"]:
