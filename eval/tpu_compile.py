@@ -155,7 +155,7 @@ def _lower_step(graph: Any, state: Any, x: jax.ShapeDtypeStruct, w: jax.ShapeDty
     return Step(graph, jax.tree.map(lambda a: a.sharding, state)).lower(state, x, w)
 
 
-class _Zeros:
+class Zeros:
     """Every tensor that an encoder asks of its file, 0: only shapes matter here."""
 
     def __init__(self, folder: Path, dtype: Any):
@@ -165,21 +165,24 @@ class _Zeros:
         return False
 
     def __iter__(self):
+        """The blocks that NTv3 counts before it takes any."""
         return (f"core.conv_tower_blocks.{i}" for i in range(NTV3_650M["num_downsamples"]))
 
     def check(self, name: str, *shape: int) -> None:
-        pass
+        """Every tensor is there."""
 
-    def take(self, name: str, *shape: int, dtype: Any = None) -> np.ndarray:
+    def take(self, name: str, *shape: int, again: bool = False, dtype: Any = None) -> np.ndarray:
+        """Zeros."""
         return np.zeros(shape, dtype or self.dtype)
 
     def finish(self, unused: Any) -> str:
+        """No digest."""
         return ""
 
 
 def _ntv3(mesh: Mesh) -> jax.stages.Lowered:
     """The frozen encoder on one window: every device has its own, whole."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ntv3, "Tensors", _Zeros):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ntv3, "Tensors", Zeros):
         Path(folder, "config.json").write_text(json.dumps(NTV3_650M))
         graph, state = nnx.split(ntv3.NTv3("ntv3", Path(folder), jnp.dtype("bfloat16")))
     one = SingleDeviceSharding(mesh.devices.flat[0])

@@ -9,7 +9,8 @@ import pytest
 
 from covjax import projected_moment, second_moment
 from covjax.pooling.learned import attention_covariance_matrices
-from eval.benchmark import _runner, autoencoders, metrics
+from eval.benchmark import autoencoders, metrics
+from eval.benchmark.common import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,18 +21,18 @@ def test_ratios_pair_rounds_and_every_round_runs_everything():
     def count(name):
         calls[name] += 1
 
-    times = _runner.interleave({n: lambda n=n: count(n) for n in calls}, seconds=0, minimum=3)
+    times = runner.interleave({n: lambda n=n: count(n) for n in calls}, seconds=0, minimum=3)
     assert calls == {"a": 4, "b": 4}
     assert len(times["a"]) == len(times["b"]) == 3
-    assert _runner.median_ratio({"s": [2, 30, 8], "f": [1, 10, 2]}, "s", "f") == 3
-    assert _runner.milliseconds({"f": [1, 3, 2]}, "f") == 2000
+    assert runner.median_ratio({"s": [2, 30, 8], "f": [1, 10, 2]}, "s", "f") == 3
+    assert runner.milliseconds({"f": [1, 3, 2]}, "f") == 2000
 
 
 def test_the_page_keeps_the_words_around_its_tables(tmp_path):
     page = tmp_path / "benchmark-pooling.md"
-    page.write_text(f"# Title\n\n{_runner._START}\nold\n{_runner._END}\n\nWhat limits it.\n")
+    page.write_text(f"# Title\n\n{runner._START}\nold\n{runner._END}\n\nWhat limits it.\n")
     rows = {t: {"f32": t / 1e3} for t in (1024, 2048)}
-    _runner.write(tmp_path, {"x": (1, 2)}, {"s": {"x": 1.5}}, {"s": {"f": [0.5]}}, {"peak": "3 MiB"}, rows)
+    runner.write(tmp_path, {"x": (1, 2)}, {"s": {"x": 1.5}}, {"s": {"f": [0.5]}}, {"peak": "3 MiB"}, rows)
     text = page.read_text()
     assert text.startswith("# Title")
     assert text.endswith("What limits it.\n")
@@ -50,7 +51,7 @@ def test_unknown_benchmark_lists_the_known_ones():
 
 def test_the_pytorch_peer_computes_the_same(rng):
     torch = pytest.importorskip("torch")
-    from eval.benchmark import _torch as peer
+    from eval.benchmark.common import pytorch as peer
 
     x = rng.normal(size=(3, 20, 8)).astype(np.float32)
     mask = np.ones((3, 20), np.float32)

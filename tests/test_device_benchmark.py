@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from eval.benchmark import _device_cases as core
-from eval.benchmark import _device_models as models
 from eval.benchmark import device
-from eval.benchmark._device_cases import PEAK, TINY, Case
+from eval.benchmark.common import device_cases as core
+from eval.benchmark.common import device_models as models
+from eval.benchmark.common.device_cases import PEAK, TINY, Case
 from tests.conftest import ROOT
 
 CORE = (core.projected, core.whole, core.masked_whole, core.packed, core.tucker, lambda *rest: core.sparse(16, *rest))
@@ -86,7 +86,7 @@ def test_without_pytorch_it_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize("make", CORE)
 def test_the_pytorch_peer_computes_the_same(make):
     pytest.importorskip("torch")
-    from eval.benchmark._torch import Peer, device
+    from eval.benchmark.common.pytorch import Peer, device
 
     case = make(TINY, Peer(device("cpu"), compiles=False))
     assert case.error < case.tolerance
@@ -97,7 +97,7 @@ def test_the_pytorch_peer_computes_the_same(make):
 
 def test_the_pytorch_peer_has_the_same_functions_of_matrices():
     pytest.importorskip("torch")
-    from eval.benchmark._torch import Peer, device
+    from eval.benchmark.common.pytorch import Peer, device
 
     for kind in ("log", "sqrt"):
         case = models.spectral(kind, 0, TINY, Peer(device("cpu"), compiles=False))

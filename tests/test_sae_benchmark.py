@@ -11,12 +11,12 @@ from eval.benchmark import sae
 @pytest.mark.slow
 def test_the_pytorch_peer_trains_to_the_same_figures(rng, monkeypatch):
     pytest.importorskip("torch")
-    from eval.benchmark import _torch
+    from eval.benchmark.common import pytorch
 
     for name, value in {"LATENTS": 24, "K": 3, "TIMED_BATCH": 32}.items():
         monkeypatch.setattr(sae, name, value)
     tokens = (rng.normal(size=(320, 8)) @ rng.normal(size=(8, 8)) + 2).astype(np.float32)
-    sums, times = sae.run(tokens[:256], tokens[256:], 64, 0.0, 4, _torch)
+    sums, times = sae.run(tokens[:256], tokens[256:], 64, 0.0, 4, pytorch)
     assert fvu(sums[sae.OURS]) == pytest.approx(float(fvu(sums[sae.PEER])), rel=1e-3)
     assert l0(sums[sae.OURS]) == pytest.approx(float(l0(sums[sae.PEER])), rel=1e-3)
     assert 0 < fvu(sums[sae.OURS]) < 1.5

@@ -8,8 +8,9 @@ import eval.benchmark
 
 
 def names() -> list[str]:
-    """Modules of this package that are benchmarks: those without a leading underscore."""
-    return sorted(m.name for m in pkgutil.iter_modules(eval.benchmark.__path__) if not m.name.startswith("_"))
+    """Modules of this package that are benchmarks; its sub-package holds what they share."""
+    modules = pkgutil.iter_modules(eval.benchmark.__path__)
+    return sorted(module.name for module in modules if not module.ispkg and module.name != "__main__")
 
 
 def main(argv: list[str]) -> int | None:

@@ -22,7 +22,7 @@ from covjax.encoders import load
 from covjax.standardise import feature_statistics
 from covjax.training.batches import SequenceBatches, iterate
 from covjax.training.state import Step, TrainState, make_optimiser
-from eval.benchmark import _runner
+from eval.benchmark.common import runner
 
 RANKS = (8, 16, 32, 64, 128)
 RATES = (3e-3, 1e-2)
@@ -131,7 +131,7 @@ def write(options: argparse.Namespace, rows: dict[int, dict[str, str]], tokens: 
         f"--starts {options.starts} --steps {options.steps}"
     )
     body = [
-        f"`{command}`; {_runner.versions()}.",
+        f"`{command}`; {runner.versions()}.",
         f"{options.train} training and {options.held_out} held-out proteins of at most {options.longest} residues (the "
         f"sets share no 30 % cluster), {tokens:,} training tokens of ESM-2 8M (fine-tuned copy), last layer, minus the "
         "training mean and over the training deviation. FVU on the held-out proteins, smaller is better. Adam: the "
@@ -142,4 +142,4 @@ def write(options: argparse.Namespace, rows: dict[int, dict[str, str]], tokens: 
             ["rank", *next(iter(rows.values()))], [[str(rank), *row.values()] for rank, row in rows.items()]
         ),
     ]
-    _runner.write_page(options.output / PAGE, "Quality of second-moment autoencoders", body)
+    runner.write_page(options.output / PAGE, "Quality of second-moment autoencoders", body)

@@ -15,8 +15,8 @@ import optax
 
 from covjax.autoencoders import tucker_loss
 from covjax.comparison.page import markdown_table
-from eval.benchmark import _runner
-from eval.benchmark._runner import Times, interleave, median_ratio, milliseconds
+from eval.benchmark.common import runner
+from eval.benchmark.common.runner import Times, interleave, median_ratio, milliseconds
 
 SHAPE = (8192, 1024, 32)  # tokens, features, rank
 GROWTH = tuple(1 << k for k in range(10, 16))
@@ -101,10 +101,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     shape = (options.tokens, *SHAPE[1:])
     times, ratios = compare(shape, options.seconds)
-    _runner.show(str(shape), times, ratios)
+    runner.show(str(shape), times, ratios)
     rows = growth(options.seconds, GROWTH)
     body = [
-        f"`python -m eval.benchmark autoencoders`; {_runner.versions()}.",
+        f"`python -m eval.benchmark autoencoders`; {runner.versions()}.",
         "One step: value, gradient, Adam's update of A and B. Medians over interleaved rounds; shape is (tokens, "
         "features, rank). The Gram form is the loss from tokens × tokens matrices, in JAX with autodiff, with or "
         "without the constant ‖S‖², which ours leaves out.",
@@ -113,12 +113,12 @@ def main(argv: list[str]) -> int:
             [[k, *TARGETS.get(k, ("", "")), f"**{v:.1f}**"] for k, v in ratios.items()],
         ),
         "Median milliseconds:",
-        _runner.times_table({str(shape): times}),
+        runner.times_table({str(shape): times}),
         "Milliseconds of a step by tokens; per 1,024 tokens in brackets, constant where the cost is linear:",
         markdown_table(
             ["tokens", *next(iter(rows.values()))],
             [[f"{t:,}", *(f"{v:.2f} ({v * 1024 / t:.2f})" for v in r.values())] for t, r in rows.items()],
         ),
     ]
-    _runner.write_page(options.output / PAGE, "Benchmark of autoencoders", body)
+    runner.write_page(options.output / PAGE, "Benchmark of autoencoders", body)
     return 0

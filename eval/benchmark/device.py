@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from covjax.comparison.page import markdown_table
-from eval.benchmark import _device_cases as core
-from eval.benchmark import _device_models as models
-from eval.benchmark import _runner
-from eval.benchmark._device_cases import BANDWIDTH, PEAK, TINY, Case, Sizes
-from eval.benchmark._runner import Timed, Times, interleave_queued, median_ratio, milliseconds
+from eval.benchmark.common import device_cases as core
+from eval.benchmark.common import device_models as models
+from eval.benchmark.common import runner
+from eval.benchmark.common.device_cases import BANDWIDTH, PEAK, TINY, Case, Sizes
+from eval.benchmark.common.runner import Timed, Times, interleave_queued, median_ratio, milliseconds
 
 OURS = "covjax"
 SMOKE = "CPU smoke, not an accelerator figure"
@@ -162,7 +162,7 @@ class Report:
     def __init__(self, folder: Path, command: str, smoke: bool):
         self.folder, self.start = folder, time.perf_counter()
         self.facts: dict[str, Any] = {
-            **{"command": command, "device": jax.devices()[0].device_kind, "versions": _runner.versions()},
+            **{"command": command, "device": jax.devices()[0].device_kind, "versions": runner.versions()},
             **{"smoke": smoke, "note": SMOKE if smoke else "", "cases": [], "left_out": [], "failed": []},
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -197,13 +197,13 @@ class Report:
 
 def _peer(platform: str):
     try:
-        from eval.benchmark import _torch
+        from eval.benchmark.common import pytorch
     except ImportError:
         return None, None, "no torch: figures against PyTorch are left out"
-    where = _torch.device(platform)
+    where = pytorch.device(platform)
     if where is None:
         return None, None, f"no torch for {platform}: figures against PyTorch are left out"
-    return _torch.Peer(where, compiles=False), _torch, ""
+    return pytorch.Peer(where, compiles=False), pytorch, ""
 
 
 def _peaks(torch: Any) -> str:

@@ -20,8 +20,8 @@ from covjax import projected_moment
 from covjax.comparison.page import markdown_table
 from covjax.encoders import embed, load
 from covjax.encoders.embed import bucket_edges, plan_rows
-from eval.benchmark import _runner
-from eval.benchmark._runner import Times, interleave, median_ratio
+from eval.benchmark.common import runner
+from eval.benchmark.common.runner import Times, interleave, median_ratio
 
 EQUAL = ((32, 128), (16, 256), (8, 512), (4, 1024))  # sequences, tokens with the special ones
 BATCHES = 4  # of every shape in one timing
@@ -96,7 +96,7 @@ def _equal(model, low_model, torch, encoder, low, seconds: float) -> tuple[dict[
                 "a batch, bf16: PyTorch ÷ covjax": median_ratio(one, "PyTorch bf16, a batch", "covjax bf16, a batch"),
                 "a batch: covjax f32 ÷ bf16": median_ratio(one, "covjax f32, a batch", "covjax bf16, a batch"),
             }
-        _runner.show(name, times[name], ratios[name])
+        runner.show(name, times[name], ratios[name])
     return times, ratios
 
 
@@ -123,7 +123,7 @@ def _ragged(model, torch, encoder, sequences: list[str], rounds: int) -> tuple[T
         "encoder ÷ encoder and pooling, rank 64": ("covjax f32", "covjax f32 and pooling"),
     }
     ratios = {name: median_ratio(times, *pair) for name, pair in pairs.items()}
-    _runner.show("ragged", times, ratios)
+    runner.show("ragged", times, ratios)
     return times, ratios
 
 
@@ -209,7 +209,7 @@ def main(argv: list[str]) -> int:
 def _write(page: Path, model: str, times: dict[str, Times], ratios: dict[str, dict[str, float]], facts) -> None:
     names = [*TARGETS, *sorted({k for r in ratios.values() for k in r} - set(TARGETS))]
     body = [
-        f"`python -m eval.benchmark encoders`; {model}; {_runner.versions()}.",
+        f"`python -m eval.benchmark encoders`; {model}; {runner.versions()}.",
         "Medians over interleaved rounds; ratios above 1: covjax is faster or smaller. Shapes are sequences × tokens "
         f"of a batch. Equal lengths are timed over {BATCHES} batches: ours through `embed`, which runs two at once on "
         "a CPU, PyTorch's one after the other on all cores.",
@@ -222,10 +222,10 @@ def _write(page: Path, model: str, times: dict[str, Times], ratios: dict[str, di
             ],
         ),
         "Median milliseconds:",
-        _runner.times_table(times),
+        runner.times_table(times),
         markdown_table(["fact", "measured"], [list(item) for item in facts.items()]),
     ]
-    _runner.write_page(page, "Encoder benchmark", body)
+    runner.write_page(page, "Encoder benchmark", body)
 
 
 def _cells(ratios: dict[str, dict[str, float]], name: str) -> list[str]:

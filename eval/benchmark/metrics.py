@@ -11,8 +11,8 @@ import numpy as np
 
 from covjax.comparison.page import markdown_table
 from covjax.metrics import auroc, average_precision
-from eval.benchmark import _runner
-from eval.benchmark._runner import interleave, median_ratio
+from eval.benchmark.common import runner
+from eval.benchmark.common.runner import interleave, median_ratio
 
 TARGETS = {"AUROC: scikit-learn loop ÷ covjax": 30.0}
 
@@ -44,17 +44,17 @@ def main(argv: list[str]) -> int:
         f"{m}: scikit-learn loop ÷ covjax": median_ratio(times, f"scikit-learn {m}", f"covjax {m}") for m in METRICS
     }
     name = f"{options.labels:,} labels × {options.examples:,} examples"
-    _runner.show(name, times, ratios)
+    runner.show(name, times, ratios)
     rows = [[key, f"{TARGETS[key]:g}" if key in TARGETS else "", f"**{value:.0f}**"] for key, value in ratios.items()]
     body = [
-        f"`python -m eval.benchmark metrics`; {_runner.versions()}.",
+        f"`python -m eval.benchmark metrics`; {runner.versions()}.",
         f"{name}, scores in {options.dtype}; medians over {options.rounds} interleaved rounds; largest difference of a "
         f"value {gap:.1e}.",
         markdown_table(["ratio", "target", "measured"], rows),
         "Median milliseconds:",
-        _runner.times_table({name: times}),
+        runner.times_table({name: times}),
     ]
-    _runner.write_page(options.output / "benchmark-metrics.md", "Metrics benchmark", body)
+    runner.write_page(options.output / "benchmark-metrics.md", "Metrics benchmark", body)
     return 0
 
 

@@ -19,8 +19,8 @@ from covjax import (
     second_moment,
 )
 from covjax.pooling.learned import attention_covariance_matrices
-from eval.benchmark import _runner
-from eval.benchmark._runner import Times, interleave, median_ratio, milliseconds
+from eval.benchmark.common import runner
+from eval.benchmark.common.runner import Times, interleave, median_ratio, milliseconds
 
 SHAPES = ((64, 512, 384, 32), (16, 1024, 1024, 32), (4, 8192, 1536, 64), (1, 131_072, 1536, 64))
 RAGGED = (64, 1024, 32)  # sequences, features, rank; lengths log-normal, median 350, at most 5,000
@@ -140,12 +140,12 @@ def _peer():
     try:
         import torch
 
-        from eval.benchmark import _torch
+        from eval.benchmark.common import pytorch
     except ImportError:
         print("PyTorch is not installed (extra `parity`): ratios against it are left out", file=sys.stderr)
         return None
     torch.set_grad_enabled(False)
-    return _torch
+    return pytorch
 
 
 def main(argv: list[str]) -> int:
@@ -161,12 +161,12 @@ def main(argv: list[str]) -> int:
     times: dict[str, Times] = {}
     for shape in SHAPES[: options.shapes]:
         times[str(shape)], ratios[str(shape)] = _padded(*shape, peer, options.seconds)
-        _runner.show(str(shape), times[str(shape)], ratios[str(shape)])
+        runner.show(str(shape), times[str(shape)], ratios[str(shape)])
     name = "ragged"
     times[name], ratios[name] = _ragged(peer, options.seconds)
-    _runner.show(name, times[name], ratios[name])
-    memory = _runner.measure(streaming=not options.no_streaming)
+    runner.show(name, times[name], ratios[name])
+    memory = runner.measure(streaming=not options.no_streaming)
     print(memory)
     rows = growth(options.seconds)
-    _runner.write(options.output, TARGETS, ratios, times, memory, rows)
+    runner.write(options.output, TARGETS, ratios, times, memory, rows)
     return 0

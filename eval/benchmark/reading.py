@@ -19,7 +19,7 @@ from covjax.extraction.extract import extract
 from covjax.extraction.plan import ExtractConfig
 from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
 from covjax.training.batches import MixedTokenBatches, TokenBatches
-from eval.benchmark import _runner
+from eval.benchmark.common import runner
 from eval.benchmark.sae import read_proteins
 
 
@@ -100,11 +100,11 @@ def main(argv: list[str]) -> int:
             print(*table[-1], sep="; ", flush=True)
         tokens, features = int(source.lengths.sum()), source.features
     body = [
-        f"`python -m eval.benchmark reading`; {_runner.versions()}.",
+        f"`python -m eval.benchmark reading`; {runner.versions()}.",
         f"{tokens:,} tokens of {options.proteins:,} proteins, {features} features, batches of {size:,}, one after the "
         f"other. FVU: a TopK of {options.latents:,} latents, k 32, after {options.steps:,} steps; a tenth of the "
         "proteins is held out.",
         markdown_table(["", "order", "tokens a second", "held-out FVU of every seed", "mean"], table),
     ]
-    _runner.write_page(options.output / "benchmark-reading.md", "Reading tokens from a store", body)
+    runner.write_page(options.output / "benchmark-reading.md", "Reading tokens from a store", body)
     return 0

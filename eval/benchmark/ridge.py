@@ -23,7 +23,7 @@ from covjax.probes.ridge_blocks import (
     default_block,
     primal_weights,
 )
-from eval.benchmark import _runner
+from eval.benchmark.common import runner
 
 Seconds = dict[str, tuple[float, float]]  # by the clock, and of all cores together
 PENALTIES = tuple(10.0**e for e in range(-6, 3))
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     shape = f"{n:,} sequences × {options.tokens} tokens × {d} features: {p:,} features of Σ, {options.targets} targets"
     body = [
         f"`python -m eval.benchmark ridge --sequences {n} --features {d} --tokens {options.tokens}`; "
-        f"{_runner.versions()}.",
+        f"{runner.versions()}.",
         f"{shape}. The automatic route at this size is {choose_route(n, p)!r}; the Cholesky route was measured. "
         f"Penalties {PENALTIES[0]:g} to {PENALTIES[-1]:g}. The whole matrix of features would be "
         f"{n * p * 4 / 2**30:.1f} GiB.",
@@ -90,5 +90,5 @@ def main(argv: list[str]) -> int:
         ),
         f"Peak memory {peak:.1f} GiB. On a machine shared with other work CPU seconds say more.",
     ]
-    _runner.write_page(options.output / "benchmark-ridge.md", "Ridge on whole covariances", body)
+    runner.write_page(options.output / "benchmark-ridge.md", "Ridge on whole covariances", body)
     return 0

@@ -25,8 +25,8 @@ from covjax.comparison.page import markdown_table
 from covjax.encoders import embed, load
 from covjax.errors import InputError
 from covjax.training.state import Step, TrainState
-from eval.benchmark import _runner
-from eval.benchmark._runner import Times, interleave, median_ratio
+from eval.benchmark.common import runner
+from eval.benchmark.common.runner import Times, interleave, median_ratio
 
 LATENTS, K, LEARNING_RATE = 4096, 32, 1e-3
 OURS, PEER = "covjax TopK with AuxK", "PyTorch TopK"
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the page")
     options = parser.parse_args(argv)
     try:
-        from eval.benchmark import _torch
+        from eval.benchmark.common import pytorch
     except ImportError:
         print("PyTorch is not installed (extra `parity`): there is nothing to compare with", file=sys.stderr)
         return 2
@@ -155,12 +155,12 @@ def main(argv: list[str]) -> int:
     tokens = activations(encoder, read("train"), options.layer, options.tokens, seed=0)
     held_out = activations(encoder, read("valid"), options.layer, options.held_out, seed=1)
     print(f"{len(tokens):,} training tokens, {len(held_out):,} held out", flush=True)
-    sums, times = run(tokens, held_out, options.batch, options.seconds, options.aux_k, _torch)
+    sums, times = run(tokens, held_out, options.batch, options.seconds, options.aux_k, pytorch)
     ratios = {
         size: {f"{n} ÷ {PEER}": 1 / median_ratio(t, PEER, n) for n in (OURS, AT_WORK)} for size, t in times.items()
     }
     for size in times:
-        _runner.show(f"a step, {size}", times[size], ratios[size])
+        runner.show(f"a step, {size}", times[size], ratios[size])
     quality = markdown_table(
         ["held-out tokens", "FVU", "L0", "dead"],
         [[n, f"{fvu(s):.4f}", f"{l0(s):.2f}", f"{dead_share(s):.1%}"] for n, s in sums.items()],
@@ -168,7 +168,7 @@ def main(argv: list[str]) -> int:
     print(quality)
     body = [
         f"`python -m eval.benchmark sae`; {Path(options.folder).name}, layer {options.layer} of "
-        f"{encoder.num_layers - 1}; {_runner.versions()}.",
+        f"{encoder.num_layers - 1}; {runner.versions()}.",
         f"{options.tokens:,} training tokens, each once, {options.held_out:,} held out from proteins at < 30 % "
         f"identity; {encoder.features(options.layer)} features, {LATENTS:,} latents, k = {K}, batch {options.batch:,}, "
         f"Adam {LEARNING_RATE:g}; AuxK with {options.aux_k} latents. Dead: active in none of the held-out tokens.",
@@ -179,7 +179,7 @@ def main(argv: list[str]) -> int:
             [[name, *(f"**{r[name]:.2f}**" for r in ratios.values())] for name in next(iter(ratios.values()))],
         ),
         "Median milliseconds:",
-        _runner.times_table(times),
+        runner.times_table(times),
     ]
-    _runner.write_page(options.output / "benchmark-sae.md", "Sparse autoencoder benchmark", body)
+    runner.write_page(options.output / "benchmark-sae.md", "Sparse autoencoder benchmark", body)
     return 0

@@ -26,7 +26,7 @@ from covjax.embedding.plan import GIB, KernelPlan, plan_kernels
 from covjax.embedding.pools import fit_pools
 from covjax.errors import InputError
 from covjax.recipes import RecipeSettings, all_recipes
-from eval.benchmark import _runner
+from eval.benchmark.common import runner
 
 RECIPES = ("covariance", "shuffled_log_covariance")  # measured
 MATRICES = 7  # of the default comparison: M, Σ, √Σ, log Σ and three shuffled ones; μμᵀ costs next to nothing
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
     settings = " ".join(f"--{key} {' '.join(map(str, getattr(options, key)))}" for key in ("features", "sequences"))
     body = [
         f"`python -m eval.benchmark width {settings} --tokens {tokens} --measured {count} --memory-gib {memory:g}`; "
-        f"{_runner.versions()}.",
+        f"{runner.versions()}.",
         f"Measured: two matrices, {count:,} sequences of {tokens} tokens, CPU seconds of all cores and GiB.",
         markdown_table(
             ["d", "factors", "features", "inner products", "seconds by the clock", "blocks", "peak", "planned"],
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
             scaled,
         ),
     ]
-    _runner.write_page(options.output / "benchmark-width.md", "Wide encoders", body)
+    runner.write_page(options.output / "benchmark-width.md", "Wide encoders", body)
     return 0
 
 

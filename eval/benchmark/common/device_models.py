@@ -18,9 +18,9 @@ from covjax.autoencoders import make_autoencoder
 from covjax.encoders import embed, esm, ntv3, tokenize
 from covjax.pooling import pooler_names, pooler_options
 from covjax.spectral import by_eigh
-from eval.benchmark._device_cases import PEAK, Case, Sizes, relative_error, wide
+from eval.benchmark.common.device_cases import PEAK, Case, Sizes, relative_error, wide
 from eval.benchmark.encoders import proteins
-from eval.tpu_compile import NTV3_650M
+from eval.tpu_compile import NTV3_650M, Zeros
 
 SEEDED = ("random_maclaurin", "random_projection", "tensor_sketch")  # they draw other numbers in float64
 VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
@@ -132,24 +132,14 @@ def spectral(kind: str, number: int, sizes: Sizes, peer) -> Case:
     )
 
 
-class RandomTensors:
+class RandomTensors(Zeros):
     """Stands for the weights of a checkpoint: whatever an encoder takes is made, and remembered by its name."""
 
     def __init__(self, folder: Path, dtype: Any = np.float32, base: str = "", parts: tuple[str, ...] = ("",)):
-        self.dtype, self.digest = np.dtype(dtype), ""
+        super().__init__(folder, np.dtype(dtype))
         self.taken: dict[str, np.ndarray] = {}
         self.rng = np.random.default_rng(0)
         self.stock = self.rng.standard_normal(1 << 22, np.float32)
-
-    def __contains__(self, name: str) -> bool:
-        return False
-
-    def __iter__(self):
-        """The blocks that NTv3 counts before it takes any."""
-        return (f"core.conv_tower_blocks.{i}" for i in range(NTV3_650M["num_downsamples"]))
-
-    def check(self, name: str, *shape: int) -> None:
-        """Every tensor is there."""
 
     def take(self, name: str, *shape: int, again: bool = False, dtype: Any = None) -> np.ndarray:
         """About 0.02 times normal numbers, around 1 for the scale of a layer norm."""
@@ -158,10 +148,6 @@ class RandomTensors:
         array = 0.02 * np.resize(part[: min(len(part), int(np.prod(shape)))], shape) + is_scale
         self.taken[name] = array.astype(dtype or self.dtype)
         return self.taken[name]
-
-    def finish(self, unused: Any) -> str:
-        """No digest."""
-        return ""
 
 
 def random_encoder(module: Any, family: str, config: dict[str, Any]) -> tuple[Any, dict[str, np.ndarray]]:
