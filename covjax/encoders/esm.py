@@ -136,12 +136,12 @@ class Esm(Transformer):
         names = NAMES if config["emb_layer_norm_before"] else dataclasses.replace(NAMES, norm_first=None)
         self.mask_id: Any = config.get("mask_token_id")
         self.token_dropout = bool(config["token_dropout"])
-        super().__init__(name, tensors, names, options, vocabulary, finish=False)
-        headed = is_token(self.mask_id, options.vocabulary) and all(n in tensors for n in Head.NEEDED)
-        self.head: Any = Head(tensors, options.vocabulary, self.width, options.eps) if headed else None
         # Rotary checkpoints converted from older code carry a position table that nothing reads.
         rotary = options.positions is None
-        tensors.finish((*BUFFERS, *([r"embeddings\.position_embeddings\.weight"] * rotary)))
+        unused = (*BUFFERS, *([r"embeddings\.position_embeddings\.weight"] * rotary))
+        super().__init__(name, tensors, names, options, vocabulary, unused)
+        headed = is_token(self.mask_id, options.vocabulary) and all(n in tensors for n in Head.NEEDED)
+        self.head: Any = Head(tensors, options.vocabulary, self.width, options.eps) if headed else None
 
     def embedded(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t d"]:
         """Embeddings of the tokens, rescaled for those that are masked where the model was trained so."""

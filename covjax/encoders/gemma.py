@@ -14,7 +14,7 @@ from covjax.encoders.llama import BUFFERS, FULL, NAMES, PARTS, SLIDING, layer_ki
 from covjax.encoders.rotary import Rotary, read_rotary
 from covjax.encoders.transformer import BlockOptions, Transformer
 from covjax.encoders.vocabulary import subword_vocabulary
-from covjax.encoders.weights import Tensors
+from covjax.encoders.weights import Tensors, check_options
 from covjax.errors import InputError, shown
 
 DEFAULTS: dict[str, Any] = {"hidden_activation": "gelu_pytorch_tanh", "head_dim": 256, "query_pre_attn_scalar": 256}
@@ -44,8 +44,7 @@ def gemma3(name: str, folder: Path, dtype: Any) -> Transformer:
     own = {"use_bidirectional_attention": (None, True, False), "attn_logit_softcapping": (None,)}
     config = read_llama(folder, GEMMA3, ALLOWED | own)
     file, head, pattern = folder / "config.json", config["head_dim"], config["sliding_window_pattern"]
-    if type(pattern) is not int or pattern < 1:
-        raise InputError(f"{file}: sliding_window_pattern is {shown(pattern)}, expected a positive integer")
+    check_options(file, config, {}, ["sliding_window_pattern"], None)
     far = read_rotary(file, config, head, config["rope_theta"], layer=FULL)
     # Scaling for longer contexts, as files before transformers 5 say it, is of the layers that attend to all.
     plain = {**config, "rope_scaling": None}

@@ -103,20 +103,22 @@ class TorchEncoder:
         unknown = tokenizer.unk_token_id
         others = {getattr(tokenizer, f"{each}_token_id", None) for each in ("bos", "eos", "pad", "cls", "sep", "mask")}
         self._unknown = None if unknown in others else unknown
-        self._special = [each for each in tokenizer.all_special_ids if each != self._unknown]
+        special = set(tokenizer.all_special_ids)  # a property that is worked out at every look
+        self._special = sorted(special - {self._unknown})
         known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self._pad = next(each for each in known if each is not None)
         vocabulary = tokenizer.get_vocab()
-        own = {token.lstrip("▁Ġ") for token, number in vocabulary.items() if number not in tokenizer.all_special_ids}
+        own = {token.lstrip("▁Ġ") for token, number in vocabulary.items() if number not in special}
         self.letters = vocabulary_kind(own)
         letters = sorted(token for token in own if len(token) == 1 and token.isalpha())
         self._spaced = self.letters in ("protein", "dna") and self._unknown in self._ids("".join(letters[:2]))
         probe = np.array(self._ids(letters[0] if letters else "a"), np.int32)
         self.frame = _ends(np.isin(probe, self._special))
         self.max_tokens = self._limit()
-        self._every = range(len(self._hidden(probe[None])))  # all, to find how many there are
-        self._layers = [layer_index(layer, len(self._every)) for layer in (self._every if layers is None else layers)]
-        self._widths = [self._hidden(probe[None])[layer].shape[2] for layer in self._layers]
+        states = self._hidden(probe[None])  # all, to find how many there are
+        asked = range(len(states)) if layers is None else layers
+        self._layers = [layer_index(layer, len(states)) for layer in asked]
+        self._widths = [states[layer].shape[2] for layer in self._layers]
         self.num_layers = len(self._layers)
         self.weights_digest = self._digest(vocabulary)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covjax.data.letters import AMINO_ACIDS
-from covjax.encoders.vocabulary import Vocabulary, added_tokens, json_tokens
+from covjax.encoders.vocabulary import Vocabulary, added_tokens, check_numbers, json_tokens
 from covjax.errors import InputError
 
 SPACE = "▁"  # how SentencePiece writes the space before a word
@@ -29,23 +29,18 @@ def residue_vocabulary(folder: Path, size: int) -> Vocabulary | None:
         return None
     pieces |= added_tokens(folder)
     words = {piece for piece in pieces if not (piece.startswith("<") and piece.endswith(">")) and piece != SPACE}
-    letters = {piece.removeprefix(SPACE): pieces[piece] for piece in sorted(words, reverse=True)}
-    if any(len(letter) != 1 for letter in letters) or not letters.keys() >= AMINO_ACIDS:
+    letters = {piece.removeprefix(SPACE) for piece in words}
+    if any(len(letter) != 1 for letter in letters) or not letters >= AMINO_ACIDS:
         return None
-    spaced = f"{SPACE}A" in pieces
-    ids = {
-        letter: pieces[SPACE + letter if spaced else letter]
-        for letter in letters
-        if letter.isupper() and (SPACE + letter if spaced else letter) in pieces
-    }
+    mark = SPACE if f"{SPACE}A" in pieces else ""
+    ids = {letter: pieces[mark + letter] for letter in sorted(letters) if letter.isupper() and mark + letter in pieces}
     first = ("<AA2fold>",) if "<AA2fold>" in pieces else ()
     special = (*first, "</s>", "<pad>")
     if missing := [token for token in (*special, "X") if token not in pieces and token not in ids]:
         raise InputError(f"{folder}: no token {missing[0]} among its residues")
     ids |= {token: pieces[token] for token in special}
-    if max(ids.values()) >= size:
-        raise InputError(f"{folder}: {max(ids.values()) + 1} tokens, but config.json says vocab_size {size}")
-    split = _Residues(RARE if spaced else frozenset())
+    check_numbers(folder, ids, size)
+    split = _Residues(RARE if mark else frozenset())
     return Vocabulary(split, ids, first, ("</s>",), frozenset(special), "<pad>", None, None)
 
 

@@ -219,7 +219,7 @@ class Transformer(nnx.Module):
     """A frozen encoder (see `covjax.encoders.Encoder`) whose layers all have one width.
 
     Layer 0 is the embedding (after its norm, where there is one), layer i block i; the last one after the final norm.
-    `unused` are patterns of tensors that are computed here. `finish=False`: the caller takes more tensors and finishes.
+    `unused` are patterns of tensors that are computed here.
     """
 
     packs = True  # several sequences in a row: `mask` may be their numbers
@@ -232,7 +232,6 @@ class Transformer(nnx.Module):
         options: Options,
         vocabulary: Vocabulary,
         unused: Sequence[str] = (),
-        finish: bool = True,
     ):
         o = options
         self.name, self.vocabulary, self.width, self.num_layers = name, vocabulary, o.width, len(o.blocks) + 1
@@ -249,7 +248,7 @@ class Transformer(nnx.Module):
         self.bias: Any = None if table is None else nnx.Param(jnp.asarray(table))
         self.norm_last = norm(tensors, names.norm_last, o.width, o, o.norm_last_bias)
         # Before what else a family takes, on which no activation depends: with a head or without, the encoder is one.
-        self.weights_digest = tensors.finish(unused) if finish else tensors.digest
+        self.weights_digest = tensors.finish(unused)
 
     def embedded(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t d"]:
         """Embeddings of the tokens, without positions."""

@@ -84,10 +84,15 @@ def read_vocabulary(path: Path, size: int) -> dict[str, int]:
     elif lines is None:
         raise InputError(f"{path.parent}: no file {path.name}, and no tokenizer.json")
     ids |= added_tokens(path.parent)
-    if not ids or max(ids.values()) >= size:
-        most = max(ids.values(), default=-1) + 1
-        raise InputError(f"{source}: {most} tokens, but config.json says vocab_size {size}: too few embeddings")
+    check_numbers(source, ids, size)
     return ids
+
+
+def check_numbers(where: Path, ids: Mapping[str, int], size: int) -> None:
+    """Raise InputError where a token has no embedding, or there is no token."""
+    most = max(ids.values(), default=-1) + 1
+    if not 0 < most <= size:
+        raise InputError(f"{where}: {most} tokens, but config.json says vocab_size {size}: too few embeddings")
 
 
 def _lines(path: Path) -> list[str]:
@@ -221,8 +226,7 @@ def subword_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocab
         )
     tokenizer = _from_folder("AutoTokenizer", folder, {})
     split, ids = _Words(tokenizer), tokenizer.get_vocab()
-    if max(ids.values()) >= size:
-        raise InputError(f"{folder}: {max(ids.values()) + 1} tokens, but config.json says vocab_size {size}")
+    check_numbers(folder, ids, size)
     whole, inner = tokenizer("A", padding=False, truncation=False).input_ids, [ids[token] for token in split("A")]
     ends = [i for i in range(len(whole) - len(inner) + 1) if whole[i : i + len(inner)] == inner]
     if not inner or not ends:

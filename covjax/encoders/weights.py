@@ -162,11 +162,6 @@ class Tensors:
         self._digest.update(memory(np.ascontiguousarray(array)))
         return array.astype(self.dtype if dtype is None else dtype, copy=False)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over all tensors taken so far."""
-        return self._digest.hexdigest()
-
     def finish(self, unused: Iterable[str] = ()) -> str:
         """Refuse tensors of the encoder that nobody took, but for the patterns `unused`; the digest of what was taken.
 
@@ -176,7 +171,7 @@ class Tensors:
         extra = sorted(name for name in own if not any(re.fullmatch(pattern, name) for pattern in unused))
         if extra:
             raise InputError(f"{self.folder}: unexpected tensor {_text(extra[0])} ({len(extra)} in all)")
-        return self.digest
+        return self._digest.hexdigest()
 
 
 def _today(name: str) -> str:
