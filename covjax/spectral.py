@@ -15,6 +15,7 @@ from covjax.inputs import is_concrete
 from covjax.moments import prepared_moments
 from covjax.spectral_products import (
     any_of_batch,
+    dot,
     function_by_products,
     log_slope_by_products,
     minus_square,
@@ -113,7 +114,7 @@ _FUNCTIONS = {
 
 
 def _sandwich(left, middle, right):
-    return jnp.matmul(jnp.matmul(left, middle, precision=HIGHEST), right, precision=HIGHEST)
+    return dot(dot(left, middle), right)
 
 
 def _root_and_solver(a, ridge):
@@ -331,10 +332,6 @@ def _thin_spectral_jvp(statistic, kind, floor, primals, tangents):
     return jax.jvp(whole, primals, tangents)
 
 
-def _dot(a, b):
-    return jnp.matmul(a, b, precision=HIGHEST)
-
-
 def _iterate(a: Float[Array, "d d"], num_iters: int) -> Float[Array, "d d"]:
     """Coupled iteration Y ← Y(3I − ZY)/2, Z ← (3I − ZY)Z/2 from Y = A/‖A‖_F, Z = I; returns Y √‖A‖_F."""
     if num_iters < 1:
@@ -345,8 +342,8 @@ def _iterate(a: Float[Array, "d d"], num_iters: int) -> Float[Array, "d d"]:
 
     def step(_, state):
         y, z = state
-        t = 1.5 * identity - 0.5 * _dot(z, y)
-        return _dot(y, t), _dot(t, z)
+        t = 1.5 * identity - 0.5 * dot(z, y)
+        return dot(y, t), dot(t, z)
 
     y, _ = jax.lax.fori_loop(0, num_iters, step, (safe_ratio(a, norm), identity))
     return y * jnp.sqrt(jnp.where(norm > 0, norm, 1))
@@ -369,7 +366,7 @@ def newton_schulz_sqrt(
         raise InputError(f"ridge must be >= 0, got {ridge}")
     a = (a + a.T) / 2 + ridge * jnp.eye(a.shape[0], dtype=a.dtype)
     y = _iterate(a, num_iters)
-    residual = safe_ratio(jnp.linalg.norm(_dot(y, y) - a), jnp.linalg.norm(a))
+    residual = safe_ratio(jnp.linalg.norm(dot(y, y) - a), jnp.linalg.norm(a))
     return y, jax.lax.stop_gradient(residual)
 
 

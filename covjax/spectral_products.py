@@ -24,7 +24,8 @@ LOWEST_SLOPE = 1e-5  # the same for `log_slope_by_products`, whose polynomial ne
 Square = Float[Array, "d d"]
 
 
-def _dot(a: Square, b: Square) -> Square:
+def dot(a: Float[Array, "n m"], b: Float[Array, "m k"]) -> Float[Array, "n k"]:
+    """A product at full precision."""
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
@@ -55,11 +56,11 @@ def minus_square(a: Square, root: Square) -> Square:
     first, second = slices
 
     def both(x, y):
-        product = _dot(x, y)
+        product = dot(x, y)
         return product + product.T
 
-    small = both(first + second, rest) + _dot(second, second) + _dot(rest, rest)
-    return a - _dot(first, first) - both(first, second) - small
+    small = both(first + second, rest) + dot(second, second) + dot(rest, rest)
+    return a - dot(first, first) - both(first, second) - small
 
 
 def _sylvester(y: Square, g: Square, lowest: float) -> Square:
@@ -71,14 +72,14 @@ def _sylvester(y: Square, g: Square, lowest: float) -> Square:
     def solve(_, g):
         def step(state, scale):
             q, c = state
-            square = _dot(q, q)
-            across = _dot(square, c) + _dot(c, square) - _dot(_dot(q, c), q)
-            q, c = (scale * (3 * x - scale**2 * cube) / 2 for x, cube in ((q, _dot(square, q)), (c, across)))
+            square = dot(q, q)
+            across = dot(square, c) + dot(c, square) - dot(dot(q, c), q)
+            q, c = (scale * (3 * x - scale**2 * cube) / 2 for x, cube in ((q, dot(square, q)), (c, across)))
             return (_even(q), c), None
 
         return jax.lax.scan(step, (y, g), _scales(lowest))[0][1] / 2
 
-    return jax.lax.custom_linear_solve(lambda x: _dot(y, x) + _dot(x, y), g, solve, solve, symmetric=True)
+    return jax.lax.custom_linear_solve(lambda x: dot(y, x) + dot(x, y), g, solve, solve, symmetric=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -93,8 +94,8 @@ def _roots(a: Square, lowest: float, corrected: bool) -> tuple[Square, Square]:
 
     def step(state, scale):
         y, z = state
-        t = scale * (3 * identity - scale**2 * _dot(z, y)) / 2
-        return (_even(_dot(y, t)), _even(_dot(t, z))), None
+        t = scale * (3 * identity - scale**2 * dot(z, y)) / 2
+        return (_even(dot(y, t)), _even(dot(t, z))), None
 
     (y, z), _ = jax.lax.scan(step, (a, identity), scales)
     return y + _sylvester(y, minus_square(a, y), math.sqrt(lowest)) if corrected else y, z
@@ -104,7 +105,7 @@ def _roots(a: Square, lowest: float, corrected: bool) -> tuple[Square, Square]:
 def _roots_jvp(lowest, corrected, primals, tangents):
     y, z = _roots(*primals, lowest, corrected)
     dy = _sylvester(y, tangents[0], math.sqrt(lowest))
-    return (y, z), (dy, -_dot(_dot(z, dy), z))
+    return (y, z), (dy, -dot(dot(z, dy), z))
 
 
 def _polynomial(function, top: float, terms: int) -> np.ndarray:
@@ -118,11 +119,11 @@ def _evaluate(v: Square, coefficients: np.ndarray) -> Square:
     size = math.isqrt(len(coefficients) - 1) + 1
     powers = [jnp.eye(len(v), dtype=v.dtype)]
     for _ in range(size):
-        powers.append(_dot(powers[-1], v) if len(powers) > 1 else v)
+        powers.append(dot(powers[-1], v) if len(powers) > 1 else v)
     total = jnp.zeros_like(v)
     for start in reversed(range(0, len(coefficients), size)):
         if start + size < len(coefficients):
-            total = _dot(powers[size], total)
+            total = dot(powers[size], total)
         for coefficient, power in zip(coefficients[start : start + size], powers):
             total = total + float(coefficient) * power
     return total
@@ -130,7 +131,7 @@ def _evaluate(v: Square, coefficients: np.ndarray) -> Square:
 
 def _scaled(a: Square) -> tuple[Square, Float[Array, ""]]:
     """A/c and c = √‖A²‖_F, which is at least the largest eigenvalue and at most d^¼ times it."""
-    square = jnp.sum(_dot(a, a) ** 2) ** 0.25
+    square = jnp.sum(dot(a, a) ** 2) ** 0.25
     bound = jax.lax.stop_gradient(jnp.where(square > 0, square, 1))
     return a / bound, bound
 
@@ -146,8 +147,8 @@ def _log(a: Square) -> tuple[Square, Square]:
     middle = LOWEST**0.0625  # of the eigenvalues of A^⅛, so that h is symmetric about 0
     sinh = (y / middle - z * middle) / 2
     top = 1.3 * math.sinh(math.log(middle)) ** 2
-    ratio = _evaluate(2 / top * _dot(sinh, sinh) - identity, _polynomial(_asinh_ratio, top, 14))
-    return 8 * _even(_dot(sinh, ratio)) + math.log(LOWEST) / 2 * identity, residual
+    ratio = _evaluate(2 / top * dot(sinh, sinh) - identity, _polynomial(_asinh_ratio, top, 14))
+    return 8 * _even(dot(sinh, ratio)) + math.log(LOWEST) / 2 * identity, residual
 
 
 def _eighth_roots(a: Square, lowest: float) -> tuple[Square, Square, Square]:
@@ -157,8 +158,8 @@ def _eighth_roots(a: Square, lowest: float) -> tuple[Square, Square, Square]:
     for _ in range(3):
         y, z = _roots(y, lowest, False)
         lowest = math.sqrt(lowest)
-    inverse = _dot(_dot(z, z), _dot(z, z))
-    return y, z, _dot(_dot(inverse, a), inverse) - identity
+    inverse = dot(dot(z, z), dot(z, z))
+    return y, z, dot(dot(inverse, a), inverse) - identity
 
 
 def log_slope_by_products(a: Square, floor: float) -> tuple[Square, Float[Array, ""]]:
@@ -174,10 +175,10 @@ def log_slope_by_products(a: Square, floor: float) -> tuple[Square, Float[Array,
     sinh = (y * size - z / size) / 2
     top = 1.05 * math.sinh(-math.log(LOWEST_SLOPE) / 8) ** 2
     coefficients = _polynomial(lambda w: _asinh_ratio(w) / ((1 + 2 * w) * np.sqrt(1 + w)), top, 24)
-    ratio = _evaluate(2 / top * _dot(sinh, sinh) - identity, coefficients)
-    quarter = _dot(z, z)
-    slope = _even(_dot(ratio, _dot(quarter, quarter)))
-    error = _if_near(residual, jnp.linalg.norm(_dot(slope, residual)) / jnp.linalg.norm(slope))
+    ratio = _evaluate(2 / top * dot(sinh, sinh) - identity, coefficients)
+    quarter = dot(z, z)
+    slope = _even(dot(ratio, dot(quarter, quarter)))
+    error = _if_near(residual, jnp.linalg.norm(dot(slope, residual)) / jnp.linalg.norm(slope))
     return slope / (floor * jnp.sqrt(bound)), jnp.where(bound < 1 / LOWEST_SLOPE, error, jnp.inf)
 
 
@@ -186,7 +187,7 @@ def _exp(a: Square, size: float) -> Square:
     doublings = max(0, math.ceil(math.log2(size)))
     value = _evaluate(a / 2**doublings, np.array([1 / math.factorial(k) for k in range(12)]))
     for _ in range(doublings):
-        value = _dot(value, value)
+        value = dot(value, value)
     return value
 
 
@@ -201,20 +202,20 @@ def function_by_products(a: Square, kind: str, floor: float, power: float) -> tu
         sign = 1 if kind == "sqrt" or power > 0 else -1
         y, z = _roots(a, LOWEST, sign > 0)
         if sign > 0:
-            value, change = y, _dot(z, minus_square(a, y))
+            value, change = y, dot(z, minus_square(a, y))
             size = jnp.sum(change * change.T)  # Σ R_ij² / (y_i y_j), R = A − Y²; the error is R_ij / (y_i + y_j)
         else:
-            value, change = z, _dot(z, _dot(_dot(z, a), z) - identity)
+            value, change = z, dot(z, dot(dot(z, a), z) - identity)
             size = jnp.sum(change**2)
         error = jnp.sqrt(jnp.abs(size)) / (2 * jnp.linalg.norm(value))
-        return value * jnp.sqrt(bound) ** sign, _if_near(_dot(z, y) - identity, error)
+        return value * jnp.sqrt(bound) ** sign, _if_near(dot(z, y) - identity, error)
     log, residual = _log(a)
     if kind == "log":
         value = log + jnp.log(bound) * identity
         return value, _if_near(residual, jnp.linalg.norm(residual) / jnp.linalg.norm(value))
     half = -power * math.log(LOWEST) / 2  # the exponent is centred, so that half as many doublings are needed
     value = _even(_exp(power * log + half * identity, abs(half) + 1e-3))
-    error = abs(power) * jnp.linalg.norm(_dot(value, residual)) / jnp.linalg.norm(value)
+    error = abs(power) * jnp.linalg.norm(dot(value, residual)) / jnp.linalg.norm(value)
     return value * (bound**power * math.exp(-half)), _if_near(residual, error)
 
 

@@ -6,6 +6,7 @@ import pytest
 from covjax.activations import EncodedTokens
 from covjax.activations.tokens import standardiser
 from covjax.embedding.learned import make_bases
+from covjax.embedding.references import TrainingTokens
 from tests.test_tokens import bert, data  # noqa: F401  (fixtures)
 
 
@@ -32,7 +33,7 @@ def test_make_bases(tokens):
     train = np.array([0, 1, 2, 4])
     fit = standardiser(tokens, train)
     wanted = [("pca", 3), ("tucker", 3), ("random", 3), ("random", 2)]
-    bases = make_bases(tokens, fit, train, wanted, seed=0, token_budget=64)
+    bases = make_bases(TrainingTokens(tokens, fit, train, seed=0), wanted, token_budget=64)
     matrices = covariances(tokens, fit, train)
     for (_, rank), basis in bases.items():
         np.testing.assert_allclose(basis.T @ basis, np.eye(rank), atol=1e-5)
@@ -46,6 +47,7 @@ def test_make_bases(tokens):
 def test_each_basis_is_the_same_whatever_else_is_wanted(tokens):
     train = np.array([0, 1, 2, 4])
     fit = standardiser(tokens, train)
-    alone = make_bases(tokens, fit, train, [("random", 2)], seed=0, token_budget=64)
-    beside = make_bases(tokens, fit, train, [("random", 2), ("random", 3), ("pca", 2)], seed=0, token_budget=64)
+    training = TrainingTokens(tokens, fit, train, seed=0)
+    alone = make_bases(training, [("random", 2)], token_budget=64)
+    beside = make_bases(training, [("random", 2), ("random", 3), ("pca", 2)], token_budget=64)
     np.testing.assert_array_equal(alone["random", 2], beside["random", 2])

@@ -105,7 +105,7 @@ def check_every_row(result, atol):
     every = {recipe.name: table_of(result, recipe.name) for recipe in recipes}
     rows = [recipe.name for recipe in recipes if recipe.name != "composition" and "seed" not in recipe.name]
     for name in rows:
-        fitted = fit_winner(settings, data, tokens, recipes, name, result.folder / "pools", identity)
+        fitted = fit_winner(settings, data, tokens, recipes, name, result.folder / "pools", identity, every)
         vectors = fitted.transform(tokens)
         probe = probe_of(result, name, "ridge")
         sums = fitted.sums(tokens, data.rows("train"), probe.probe.alpha) if every[name].is_kernel else None

@@ -59,11 +59,6 @@ class EncodedTokens(ArrayTokens):
         """See `ArrayTokens.median_tokens`."""
         return float(np.median([tokenize(self.encoder, [each])[2].sum() for each in self.sequences]))
 
-    def require_kept(self, why: str) -> None:
-        """See `ArrayTokens.require_kept`."""
-        if not self.fits:
-            raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.gib:.2g} GiB")
-
     def _keep(self) -> None:
         kept = [np.zeros((0, self.features), np.float32)] * len(self) if self.fits else []
         missing = []

@@ -1,7 +1,7 @@
 """Activations from files or memory, checked in one reading, as tokens of a comparison or an Embedder."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,21 +137,16 @@ class GivenTokens(ArrayTokens):
         mesh: Mesh | None = None,
     ):
         self._rows = np.arange(len(given)) if rows is None else np.asarray(rows, int)
-        self.given, self.name, self.features, self.fits = given, given.name, given.features, given.fits
+        self.given, self.name, self.features = given, given.name, given.features
+        self.fits, self.gib = given.fits, given.gib
         self._kept = _Kept(given, self._rows)  # type: ignore[assignment]
-        self._special = np.zeros((len(self._rows), 0), np.float32)
-        self._plan(self._counts(np.arange(len(self._rows))).tolist(), token_budget, mesh)
+        self._plan(given.lengths[self._rows].tolist(), token_budget, mesh)
 
     def collect(self) -> None:
         """Nothing to bring: every process reads what it needs."""
 
-    def require_kept(self, why: str) -> None:
-        """See `ArrayTokens.require_kept`."""
-        if not self.fits:
-            raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.given.gib:.2g} GiB")
-
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        return self.given.lengths[self._rows[rows]]
+        return self.lengths[rows]
 
 
 class _Kept:
@@ -160,11 +155,5 @@ class _Kept:
     def __init__(self, given: GivenActivations, rows: Int[np.ndarray, "n"]):
         self._given, self._rows = given, rows
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __getitem__(self, row: int) -> Float[np.ndarray, "t d"]:
         return self._given.read([self._rows[row]])[0]
-
-    def __iter__(self) -> Iterator[Float[np.ndarray, "t d"]]:
-        return (self[row] for row in range(len(self)))

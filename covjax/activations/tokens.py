@@ -43,6 +43,8 @@ class ArrayTokens:
     name = "given activations"
     has_special = False
     fits = True
+    gib = 0.0
+    _special: np.ndarray  # of every sequence, where the model has such tokens
 
     def __init__(self, arrays: Sequence[Float[np.ndarray, "_ d"]], token_budget: int = 16384, mesh: Mesh | None = None):
         kept = [np.asarray(array) for array in arrays]
@@ -52,7 +54,6 @@ class ArrayTokens:
             _check(number, array, kept[0].shape[-1] if kept[0].ndim == 2 else 0)
         self.features = kept[0].shape[1]
         self._kept: list[np.ndarray] = [array.astype(np.float32) for array in kept]
-        self._special = np.zeros((len(kept), 0), np.float32)
         self._plan([len(array) for array in kept], token_budget, mesh)
 
     def _plan(self, lengths: Sequence[int], token_budget: int, mesh: Mesh | None) -> None:
@@ -117,6 +118,8 @@ class ArrayTokens:
 
     def require_kept(self, why: str) -> None:
         """Raise InputError where the tokens are not in memory."""
+        if not self.fits:
+            raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.gib:.2g} GiB")
 
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.array([len(self._kept[row]) for row in rows])

@@ -3,7 +3,7 @@
 import dataclasses
 
 from covjax.errors import InputError
-from covjax.jobs.memory import SHARE, machine_bytes
+from covjax.jobs.memory import limit_gib
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
@@ -130,7 +130,7 @@ class CompareConfig(RecipeSettings):
     @property
     def memory_gib(self) -> float:
         """The limit of memory in GiB: `max_memory_gib`, or a share of the machine's."""
-        return SHARE * machine_bytes() / 2**30 if self.max_memory_gib is None else self.max_memory_gib
+        return limit_gib(self.max_memory_gib)
 
     @property
     def table_options(self) -> dict[str, str]:

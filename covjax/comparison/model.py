@@ -27,6 +27,7 @@ from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note
 from covjax.probes import DualProbe, LinearProbe
 from covjax.recipes import Recipe, parts_of
+from covjax.recipes.base import Components
 
 FORMAT = 1
 HALF = 500 * 2**20  # bytes of weights above which they are kept in half precision
@@ -151,18 +152,20 @@ def fit_winner(
     name: str,
     folder: Path,
     identity: Mapping[str, Any],
+    tables: Mapping[str, Table],
 ) -> FittedRecipe:
     """Fit the recipe of one row again on the training tokens, which gives the state that the comparison had.
 
-    `folder` holds the trained pools and autoencoders of the comparison, made under `identity`.
+    `folder` holds the trained pools and autoencoders of the comparison, made under `identity`, `tables` its rows'.
     """
     by_name = {recipe.name: recipe for recipe in recipes}
     parts = [by_name[part] for part in parts_of(by_name[name])]
     seeds = [recipe for recipe in recipes if getattr(recipe, "replica_of", "") == name]
     made_under = {key: identity[key] for key in ("data", "encoder")}
     train = data.rows("train")
-    chosen, memory = [*parts, by_name[name]], config.memory_gib
-    return fit_recipe(chosen, tokens, train, config.seed, folder, made_under, data, seeds, memory)
+    recipe, memory = by_name[name], config.memory_gib
+    table = tables.get(recipe.part) if isinstance(recipe, Components) else None
+    return fit_recipe([*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, table)
 
 
 def make_model(
@@ -215,19 +218,18 @@ def keep_winner(
 ) -> None:
     """Write `model/` of the second-order row that validation chose, and `predictions.csv`; a model that is there stays.
 
-    In a job of several processes all call this together; process 0, which alone has probes and results, writes.
+    In a job of several processes all call this together; process 0 writes.
     """
-    names = [recipe.name for recipe in recipes]
-    place = names.index(results.best_second_order) if is_first() else 0
-    name = names[int(agree(np.int64(place)))]
+    name = results.best_second_order
+    chosen = next(recipe for recipe in recipes if recipe.name == name)
     kind = probe_names(config, data)[0]
     path = output / "model"
-    made_of = dict(identity) | {"row": repr(recipes[names.index(name)]), "penalties": list(config.penalties)}
+    made_of = dict(identity) | {"row": repr(chosen), "penalties": list(config.penalties)}
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     done = is_first() and Model.made_of(path) == digest
     if not agree(np.int64(done)):
         note(f"model: {name}, {kind} probe")
-        fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity)
+        fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity, tables)
         train, sums = data.rows("train"), None
         if tables[name].is_kernel:
             alpha = np.zeros((len(train), data.targets.shape[1]))

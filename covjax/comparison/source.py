@@ -1,7 +1,7 @@
 """Where the tokens of a comparison come from: a frozen encoder, or activations that were made elsewhere."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,7 +13,7 @@ from covjax.activations.files import LAST, Arrays, given_arrays, open_arrays
 from covjax.comparison.config import CompareConfig
 from covjax.data import Dataset
 from covjax.data.letters import check_encoding, check_lengths, check_letters
-from covjax.data.splits import take_rows
+from covjax.data.splits import first_names, take_rows
 from covjax.encoders.base import layer_index
 from covjax.errors import InputError, shown
 
@@ -163,13 +163,15 @@ def _match(config: CompareConfig, data: Dataset, arrays: Arrays) -> tuple[Datase
     absent = [name for name in data.ids if name not in place]
     extra = sorted(place.keys() - set(data.ids))
     notes = (
-        [f"activations: {len(extra):,} of {len(place):,} have no row in the table ({_first(extra)})"] if extra else []
+        [f"activations: {len(extra):,} of {len(place):,} have no row in the table ({first_names(extra)})"]
+        if extra
+        else []
     )
     if absent:
-        what = f"{len(absent):,} of {len(data):,} rows have no activations in {arrays.name} ({_first(absent)})"
+        what = f"{len(absent):,} of {len(data):,} rows have no activations in {arrays.name} ({first_names(absent)})"
         if not rows:
             raise InputError(
-                f"activations: {what}; its ids are others ({_first(list(arrays.ids))}); name the column by --id-column"
+                f"activations: {what}; its ids are others ({first_names(arrays.ids)}); name the column by --id-column"
             )
         if config.missing != "drop":
             raise InputError(f"activations: {what}; --missing drop leaves such rows out")
@@ -198,7 +200,3 @@ def _compare_lengths(config: CompareConfig, data: Dataset, given: GivenActivatio
             "not a letter (k-mers, sub-words) --force-lengths goes on"
         )
     return [f"activations: {what}"]
-
-
-def _first(names: Sequence[str]) -> str:
-    return "first " + ", ".join(shown(name, 60) for name in names[:3])

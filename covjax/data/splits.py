@@ -307,12 +307,14 @@ def align(feature_ids: Sequence[str], label_ids: Sequence[str]) -> Int[np.ndarra
     problems = []
     for name, ids in (("features", feature_ids), ("labels", label_ids)):
         if twice := _repeated(ids):
-            problems.append(f"{len(twice)} ids stand more than once in the {name} ({_first(twice)})")
+            problems.append(f"{len(twice)} ids stand more than once in the {name} ({first_names(twice)})")
     known_features, known_labels = set(feature_ids), set(label_ids)
     for lacking, ids, known in (("features", label_ids, known_features), ("labels", feature_ids, known_labels)):
         other = "labels" if lacking == "features" else "features"
         if missing := [name for name in dict.fromkeys(ids) if name not in known]:
-            problems.append(f"{len(missing)} of {len(ids)} ids of the {other} have no {lacking} ({_first(missing)})")
+            problems.append(
+                f"{len(missing)} of {len(ids)} ids of the {other} have no {lacking} ({first_names(missing)})"
+            )
     if problems:
         raise InputError(f"ids: {'; '.join(problems)}")
     position = {name: row for row, name in enumerate(feature_ids)}
@@ -329,5 +331,6 @@ def _repeated(ids: Sequence[str]) -> list[str]:
     return list(twice)
 
 
-def _first(ids: list[str]) -> str:
-    return "first " + ", ".join(shown(name, 60) for name in ids[:3])
+def first_names(names: Sequence[str]) -> str:
+    """Up to three of the names, for a message."""
+    return "first " + ", ".join(shown(name, 60) for name in names[:3])

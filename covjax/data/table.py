@@ -83,8 +83,12 @@ def read_table(
     notes: list[str] = []
     first, others = ("sequence", "label"), ("id", "split", "group")
     roles = (first, others) if needs_sequence else (first[1:], (*first[:1], *others))
-    table = _read_rows(path, names, label_regex, notes, lambda header: match_columns(path, header, names, *roles))
-    columns = match_columns(path, table.header, names, *roles)
+
+    def match(header: Row) -> dict[str, int]:
+        return match_columns(path, header, names, *roles)
+
+    table = _read_rows(path, names, label_regex, notes, match)
+    columns = match(table.header)
     kind = next(role for role in columns if role in ANSWERS)
     if not table.rows:
         raise InputError(f"{path}: a header but no rows")

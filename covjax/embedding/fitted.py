@@ -14,11 +14,11 @@ from covjax.data import Dataset
 from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
 from covjax.embedding.plan import WORK
 from covjax.embedding.pools import FittedPool, each_batch, fit_pools, pool_tokens, restored, widths
-from covjax.embedding.primal import Sums, block_of, centred_probe, training_sums
-from covjax.embedding.tables import first_components, make_table
+from covjax.embedding.primal import Sums, TrainingSums, block_of, centred_probe
+from covjax.embedding.tables import Table, first_components, make_table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
-from covjax.jobs.distributed import agree, is_first
+from covjax.jobs.distributed import agree
 from covjax.probes import DualProbe, LinearProbe, RowSpace
 from covjax.recipes import Recipe
 from covjax.recipes.base import (
@@ -77,7 +77,10 @@ class FittedRecipe:
         In a job of several processes all call this together.
         """
         batches = _vectors(self.pools, tokens, self.fit, self.seed)
-        return training_sums(((rows, self._combine(vectors)) for rows, vectors in batches), train, alpha, self.width)
+        sums = TrainingSums(train, alpha, self.width)
+        for rows, vectors in batches:
+            sums.add(rows, self._combine(vectors))
+        return sums.total()
 
     def _combine(self, vectors: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n k"]:
         parts = [
@@ -119,11 +122,13 @@ def fit_recipe(
     data: Dataset | None = None,
     seeds: Sequence[Recipe] = (),
     memory_gib: float | None = None,
+    table: Table | None = None,
 ) -> FittedRecipe:
     """Fit the last of `recipes`, the others being its parts, on the training rows; arguments as `fit_pools`.
 
     `seeds` are a trained recipe's other seeds, which share one training and are then left out. `memory_gib` is the
-    memory that the process may take, by default a share of the machine's.
+    memory that the process may take, by default a share of the machine's. `table` is that of the part whose components
+    are taken, where it is made already.
 
     Raises InputError for a recipe that sees no tokens, and as `fit_pools`.
     """
@@ -136,12 +141,13 @@ def fit_recipe(
     components = None
     if isinstance(recipe, SideBySide):
         sizes, nothing = widths(pools, tokens.features), np.zeros((len(train), 0))
-        for name in recipe.parts:
-            batches = _vectors({name: pools[name]}, tokens, fit, seed)
-            of_part = ((rows, vectors[name]) for rows, vectors in batches)
-            blocks[name] = block_of(training_sums(of_part, train, nothing, sizes[name]))
+        sums = {name: TrainingSums(train, nothing, sizes[name]) for name in recipe.parts}
+        for rows, vectors in _vectors(pools, tokens, fit, seed):
+            for name, running in sums.items():
+                running.add(rows, vectors[name])
+        blocks = {name: block_of(running.total()) for name, running in sums.items()}
     elif isinstance(recipe, Components):
-        probe = _components(pools, tokens, fit, seed, train, recipe.count, folder, memory_gib)
+        probe = _components(pools, tokens, fit, seed, train, recipe.count, folder, memory_gib, table)
         components = (probe.weights, probe.bias)
     return FittedRecipe(tuple(recipes), tokens.features, seed, fit, pools, blocks, components)
 
@@ -165,16 +171,17 @@ def _components(
     count: int,
     folder: Path,
     memory_gib: float | None,
+    table: Table | None,
 ) -> LinearProbe:
     """The first principal components of the one pool's vectors as a linear map of these and its offset."""
     ((name, pool),) = pools.items()
     width = widths(pools, tokens.features)[name]
-    if is_wide(pool, tokens.features, len(train)):
+    if table is None and is_wide(pool, tokens.features, len(train)):
         plan = plan_tables(pools, tokens, len(train), folder, memory_gib)
-        made = list(kernel_tables(pools, tokens, fit, seed, train, plan, folder))
-        space = made[0][1].space(train) if is_first() else None
-    else:
-        space = make_table(pool_tokens(pools, tokens, fit, seed)[name], train).space(train)
+        table = dict(kernel_tables(pools, tokens, fit, seed, train, plan, folder)).get(name)  # of process 0 alone
+    elif table is None:
+        table = make_table(pool_tokens(pools, tokens, fit, seed)[name], train)
+    space = None if table is None else table.space(train)
     first = first_components(space, count) if space is not None else np.empty(0, int)
     if isinstance(space, RowSpace):
         weights = space.axes[:, first] / space.scale
@@ -184,8 +191,10 @@ def _components(
     if space is not None:
         dual, offset = space.dual[:, first], space.offset[first]
     probe = DualProbe(*agree((dual, offset)))
-    batches = ((rows, vectors[name]) for rows, vectors in _vectors(pools, tokens, fit, seed))
-    return centred_probe(probe, training_sums(batches, train, probe.alpha, width))
+    sums = TrainingSums(train, probe.alpha, width)
+    for rows, vectors in _vectors(pools, tokens, fit, seed):
+        sums.add(rows, vectors[name])
+    return centred_probe(probe, sums.total())
 
 
 def load_fitted(path: str | Path) -> tuple[FittedRecipe, dict[str, Any]]:

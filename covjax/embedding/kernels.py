@@ -27,8 +27,8 @@ from covjax.embedding.tables import Table
 from covjax.encoders.embed import overlap
 from covjax.errors import InputError
 from covjax.jobs.disk import writing
-from covjax.jobs.distributed import agree, gather, is_first
-from covjax.jobs.memory import SHARE, machine_bytes, process_bytes
+from covjax.jobs.distributed import agree, exchange, gather, is_first
+from covjax.jobs.memory import limit_gib, process_bytes
 from covjax.notes import note, progress
 from covjax.pooling.base import FunctionPooler
 from covjax.tokens import HIGHEST
@@ -64,7 +64,7 @@ def plan_tables(
 
     Raises InputError as `plan_kernels`.
     """
-    memory = SHARE * machine_bytes() if memory_gib is None else memory_gib * GIB
+    memory = limit_gib(memory_gib) * GIB
     # What is taken moves by a little from run to run, and with it the blocks and the last digits.
     used = np.ceil(8 * process_bytes() / GIB) / 8 * GIB
     memory, used, disk = agree(np.array([memory, used, shutil.disk_usage(folder).free / 2])).tolist()
@@ -188,8 +188,7 @@ def _kernel(name: str, store: _Store, tokens: ArrayTokens, order: np.ndarray, tr
         pairs = list(combinations_with_replacement(range(store.plan.blocks), 2))
         for left, right in progress(pairs, desc=f"{'kernel':>12}", unit="block", disable=not is_first()):
             part = _part(store, left, right, place, n)
-            if jax.process_count() > 1:
-                part[place[gather(tokens.own)]] = gather(part[place[tokens.own]])
+            exchange(part, place[tokens.own])
             if is_first():
                 _add_products(kernel, part, train)
             del part
@@ -245,8 +244,7 @@ def _thin_factors(store: _Store, tokens: ArrayTokens) -> Float[np.ndarray, "n fe
     for batch in store.batches:
         whole = np.concatenate([store.block(batch, number) for number in range(store.plan.blocks)], axis=1)
         factors[batch.rows, :, : batch.shape[-1]] = whole[:, : store.plan.features]
-    if jax.process_count() > 1:
-        factors[gather(tokens.own)] = gather(factors[tokens.own])
+    exchange(factors, tokens.own)
     return factors
 
 

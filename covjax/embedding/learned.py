@@ -16,7 +16,7 @@ from covjax.autoencoders import solve_tucker
 from covjax.autoencoders.saved import agree_module
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
 from covjax.data import Dataset
-from covjax.embedding.references import TrainingTokens, mean_covariance
+from covjax.embedding.references import TrainingTokens
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.pooling import Pooler, get_pooler
@@ -28,7 +28,7 @@ from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
 
 
 def make_bases(
-    tokens: ArrayTokens, fit: Fit, train: np.ndarray, wanted: Sequence[tuple[str, int]], seed: int, token_budget: int
+    training: TrainingTokens, wanted: Sequence[tuple[str, int]], token_budget: int
 ) -> dict[tuple[str, int], Float[np.ndarray, "d _"]]:
     """Orthonormal columns for every (basis, rank), the same in all processes, which must call this together.
 
@@ -36,17 +36,17 @@ def make_bases(
     covariances that `covjax.autoencoders.solve_tucker` reaches from there; tokens must fit in memory. random: of a
     Gaussian.
     """
-    training = TrainingTokens(tokens, fit, train, seed)
+    features = training.tokens.features
     ranks = {kind: sorted({rank for basis, rank in wanted if basis == kind}) for kind in BASES}
     bases: dict[tuple[str, int], np.ndarray] = {}
     if ranks["pca"]:
-        every = np.linalg.eigh(mean_covariance(training, "PCA basis"))[1][:, ::-1].astype(np.float32)
+        every = np.linalg.eigh(training.mean_covariance)[1][:, ::-1].astype(np.float32)
         bases |= {("pca", rank): every[:, :rank] for rank in ranks["pca"]}
     if ranks["tucker"]:
-        found = _tucker(tokens, fit, train, ranks["tucker"], token_budget)
+        found = _tucker(training.tokens, training.fit, training.train, ranks["tucker"], token_budget)
         bases |= {("tucker", rank): basis for rank, basis in zip(ranks["tucker"], found)}
     if ranks["random"]:
-        gaussian = np.random.default_rng(seed).standard_normal((tokens.features, tokens.features))
+        gaussian = np.random.default_rng(training.seed).standard_normal((features, features))
         bases |= {("random", rank): np.linalg.qr(gaussian[:, :rank])[0].astype(np.float32) for rank in ranks["random"]}
     return agree(bases)  # an eigenvector's sign may depend on the machine
 

@@ -23,7 +23,7 @@ from covjax.embedding.learned import make_bases, sparse_options, sparse_pools, t
 from covjax.embedding.references import Arrays, TrainingTokens, fit_reference
 from covjax.encoders.embed import overlap
 from covjax.errors import InputError
-from covjax.jobs.distributed import gather
+from covjax.jobs.distributed import exchange
 from covjax.pooling import Pooler, get_pooler, pooler_options
 from covjax.recipes.base import Options, Pooled, Recipe, Referenced, SparsePooled, SpecialToken, Trained, Truncated
 from covjax.standardise import standardise
@@ -124,8 +124,8 @@ def fit_pools(
     wanted += [("pca", group[0].width) for group in trained.values() if group[0].width]
     if large := [rank for _, rank in wanted if rank > tokens.features]:
         raise InputError(f"rank: {large[0]} is more than the {tokens.features} features of a token")
-    bases = make_bases(tokens, fit, train, wanted, seed, tokens.token_budget)
     training = TrainingTokens(tokens, fit, train, seed)
+    bases = make_bases(training, wanted, tokens.token_budget)
     references: dict[tuple[str, Options], Arrays] = {}
     pools: dict[str, FittedPool] = {}
     for recipe in pooled:
@@ -213,7 +213,7 @@ def each_batch(
         pool_batch = jax.jit(jax.shard_map(pool_one, mesh=tokens.mesh, in_specs=sequences, out_specs=sequences))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(tokens)))
 
-    def run(batch: Batch) -> dict[str, Array]:
+    def run(batch: Batch) -> dict[str, Any]:
         filled = np.resize(batch.rows, len(batch.tokens))  # the last batch of a shape has more rows than sequences
         token = batch.special if batch.special is not None else np.zeros((len(batch.tokens), 1), np.float32)
         return pool_batch(batch.tokens, batch.weights, keys[filled], token)
@@ -250,10 +250,8 @@ def pool_tokens(
     for rows, blocks in each_batch(pools, tokens, fit, seed):
         for name, block in blocks.items():
             out[name][rows] = block[: len(rows)]
-    if jax.process_count() > 1:
-        owner = gather(tokens.own)
-        for table in out.values():
-            table[owner] = gather(table[tokens.own])
+    for table in out.values():
+        exchange(table, tokens.own)
     for name, table in out.items():
         if len(bad := np.flatnonzero(~np.isfinite(table).all(1))):
             raise InputError(f"recipe {name!r}: NaN or inf in {len(bad)} rows, first row {bad[0]} (counted from 0)")

@@ -1,6 +1,5 @@
 """Linear maps of wide vectors from their kernel: sums over the training vectors, which pass by in batches."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,31 +20,31 @@ class Sums(NamedTuple):
     square: float
 
 
-def training_sums(
-    batches: Iterable[tuple[Int[np.ndarray, "b"], Float[np.ndarray, "b p"]]],
-    train: Int[np.ndarray, "n_train"],
-    alpha: Float[np.ndarray, "n_train k"],
-    width: int,
-) -> Sums:
-    """The sums over batches of row numbers and vectors of `width` numbers; rows that are not in `train` do not count.
+class TrainingSums:
+    """`Sums` in the making: batches of row numbers and vectors of `width` numbers; rows not in `train` do not count."""
 
-    In a job of several processes all call this together, each with batches of its own rows.
-    """
-    weights = dict(zip(train.tolist(), alpha))
-    total = np.zeros((width, alpha.shape[1]), np.float64 if 8 * width * alpha.shape[1] <= _LARGE else np.float32)
-    mean, square = np.zeros(width), 0.0
-    for rows, vectors in batches:
-        chosen = [i for i, row in enumerate(rows.tolist()) if row in weights]
-        coefficients = np.array([weights[rows[i]] for i in chosen]).reshape(len(chosen), -1)
-        for first in range(0, width if chosen else 0, _COLUMNS):
+    def __init__(self, train: Int[np.ndarray, "n_train"], alpha: Float[np.ndarray, "n_train k"], width: int):
+        self._weights = dict(zip(train.tolist(), alpha))
+        dtype = np.float64 if 8 * width * alpha.shape[1] <= _LARGE else np.float32
+        self._weighted, self._mean, self._square = np.zeros((width, alpha.shape[1]), dtype), np.zeros(width), 0.0
+
+    def add(self, rows: Int[np.ndarray, "b"], vectors: Float[np.ndarray, "b p"]) -> None:
+        """Count a batch in."""
+        chosen = [i for i, row in enumerate(rows.tolist()) if row in self._weights]
+        coefficients = np.array([self._weights[rows[i]] for i in chosen]).reshape(len(chosen), -1)
+        for first in range(0, len(self._mean) if chosen else 0, _COLUMNS):
             part = vectors[chosen, first : first + _COLUMNS].astype(np.float64)
-            total[first : first + _COLUMNS] += part.T @ coefficients
-            mean[first : first + _COLUMNS] += part.sum(0) / len(train)
-            square += np.square(part).sum() / len(train)
-    total, mean = gather(total[None]).sum(0), gather(mean[None]).sum(0)
-    square = float(gather(np.array([square])).sum())
-    variance = square - float(mean @ mean)
-    return Sums(total, mean, variance if variance > 1e-13 * square else 0.0)  # less is the rounding of equal rows
+            self._weighted[first : first + _COLUMNS] += part.T @ coefficients
+            self._mean[first : first + _COLUMNS] += part.sum(0) / len(self._weights)
+            self._square += np.square(part).sum() / len(self._weights)
+
+    def total(self) -> Sums:
+        """The sums of all processes, which call this together, each after batches of its own rows."""
+        weighted, mean = gather(self._weighted[None]).sum(0), gather(self._mean[None]).sum(0)
+        square = float(gather(np.array([self._square])).sum())
+        variance = square - float(mean @ mean)
+        # Less than this share is the rounding of equal rows.
+        return Sums(weighted, mean, variance if variance > 1e-13 * square else 0.0)
 
 
 def centred_probe(probe: DualProbe, sums: Sums) -> LinearProbe:

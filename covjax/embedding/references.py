@@ -41,18 +41,34 @@ class TrainingTokens:
     def total(self, function: Callable[[Array, Array], Any], stage: str) -> Any:
         """Σ over the training sequences of a tree of arrays `function(x, w)`, in float64 between batches."""
 
-        @jax.jit
         def summed(x, w):
-            values, there = jax.vmap(lambda x, w: function(standardise(x, w, *self.fit), w))(x, w), jnp.any(w > 0, 1)
+            there = jnp.any(w > 0, 1)
 
             def add(leaf):
                 return jnp.where(there.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0).sum(0)
 
-            return jax.tree.map(add, values)
+            return jax.tree.map(add, jax.vmap(function)(x, w))
 
-        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), _result(function, self.tokens.features))
+        return self._total(summed, _result(function, self.tokens.features), stage)
+
+    @cached_property
+    def mean_covariance(self) -> Float[np.ndarray, "d d"]:
+        """The mean of the training sequences' covariances."""
+
+        def summed(x, w):  # in one product: no matrix of d² numbers a sequence
+            y = jax.vmap(lambda x, w: centred_tokens(x, w, "covariance"))(x, w)
+            y = y.reshape(-1, y.shape[-1])
+            return jnp.matmul(y.T, y, precision=HIGHEST)
+
+        square = jax.ShapeDtypeStruct((self.tokens.features, self.tokens.features), jnp.float32)
+        return self._total(summed, square, "mean covariance") / len(self.train)
+
+    def _total(self, function: Callable[[Array, Array], Any], result: Any, stage: str) -> Any:
+        """Σ over batches of `function(x, w)`, whose arrays are of the shapes of `result`."""
+        apply = jax.jit(lambda x, w: function(standardise(x, w, *self.fit), w))
+        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), result)
         for batch in self.tokens.walk(stage):
-            part = summed(batch.tokens, train_weights(batch, self.train))
+            part = apply(batch.tokens, train_weights(batch, self.train))
             total = jax.tree.map(lambda a, b: a + np.asarray(b, np.float64), total, part)
         return jax.tree.map(lambda leaf: gather(leaf[None]).sum(0), total)
 
@@ -122,21 +138,6 @@ def fit_reference(name: str, training: TrainingTokens, fitting: Mapping[str, Any
     return agree({key: np.asarray(array, np.float32) for key, array in arrays.items()})
 
 
-def mean_covariance(training: TrainingTokens, stage: str = "mean covariance") -> Float[np.ndarray, "d d"]:
-    """The mean of the training sequences' covariances."""
-
-    @jax.jit
-    def summed(x, w):  # in one product: no matrix of d² numbers a sequence
-        y = jax.vmap(lambda x, w: centred_tokens(standardise(x, w, *training.fit), w, "covariance"))(x, w)
-        y = y.reshape(-1, y.shape[-1])
-        return jnp.matmul(y.T, y, precision=HIGHEST)
-
-    total = np.zeros((training.tokens.features, training.tokens.features))
-    for batch in training.tokens.walk(stage):
-        total = total + np.asarray(summed(batch.tokens, train_weights(batch, training.train)), np.float64)
-    return gather(total[None]).sum(0) / len(training.train)
-
-
 @reference("token_covariance")
 def _token_covariance(training: TrainingTokens, ridge: float) -> Arrays:
     """Centre and whitening of all training tokens."""
@@ -154,7 +155,7 @@ def _token_covariance(training: TrainingTokens, ridge: float) -> Arrays:
 @reference("mean_covariance")
 def _mean_covariance(training: TrainingTokens, ridge: float) -> Arrays:
     """The whitening under which the training sequences' mean covariance is I."""
-    return {"whitening": inverse_root(mean_covariance(training) + ridge * np.eye(training.tokens.features))}
+    return {"whitening": inverse_root(training.mean_covariance + ridge * np.eye(training.tokens.features))}
 
 
 @reference("log_euclidean_mean")
@@ -167,7 +168,7 @@ def _log_euclidean(training: TrainingTokens, eps: float) -> Arrays:
 @reference("frechet_mean")
 def _frechet(training: TrainingTokens, eps: float, rank: int) -> Arrays:
     """V G^{-½}: the affine-invariant mean of Σ + εI on the `rank` leading components V of the mean covariance."""
-    basis = np.linalg.eigh(mean_covariance(training))[1][:, ::-1][:, : min(rank, training.tokens.features)]
+    basis = np.linalg.eigh(training.mean_covariance)[1][:, ::-1][:, : min(rank, training.tokens.features)]
     basis = agree(basis.astype(np.float32))
 
     def covariance(x, w):

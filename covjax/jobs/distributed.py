@@ -17,7 +17,7 @@ from typing import IO, Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import full_disk
@@ -198,6 +198,12 @@ def gather(array: Shaped[np.ndarray, "rows *shape"]) -> Shaped[np.ndarray, "all_
             held = max(0, min(size, int(count) - first))
             out[begin + first : begin + first + held] = other[:held]
     return whole
+
+
+def exchange(table: Shaped[np.ndarray, "all_rows *shape"], own: Int[np.ndarray, "rows"]) -> None:
+    """Fill in the rows of the other processes, in place; `own` are this one's. All must call it together."""
+    if jax.process_count() > 1:
+        table[gather(own)] = gather(table[own])
 
 
 def same(what: str, text: str) -> None:

@@ -5,7 +5,7 @@ import resource
 import sys
 from pathlib import Path
 
-SHARE = 0.6  # of the machine's memory that a run takes by default
+_SHARE = 0.6  # of the machine's memory that a run takes by default
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
 
@@ -18,6 +18,11 @@ def machine_bytes() -> int:
         except (OSError, ValueError):  # not there, or "max"
             continue
     return min(sizes)
+
+
+def limit_gib(given: float | None) -> float:
+    """The memory in GiB that a run may take: what is given, or a share of the machine's."""
+    return _SHARE * machine_bytes() / 2**30 if given is None else given
 
 
 def process_bytes() -> int:
