@@ -52,7 +52,7 @@ def plan_of(tokens, names, **changes):
 
 def exact(recipe, tokens, fit, row):
     """The matrix of one sequence in float64, from the tokens that the pool sees."""
-    x = tokens.kept([row])[0]
+    x = tokens.kept(np.array([row]))[0]
     x = np.asarray(standardise(x, np.ones(len(x)), *fit))
     if recipe.shuffled:
         x = np.asarray(shuffle_features(x, None, jax.random.fold_in(jax.random.key(0), row)))
