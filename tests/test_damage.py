@@ -20,7 +20,7 @@ from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.training.log import read_log
 from tests.jobs_worker import KINDS, run, write_inputs
 
-DAMAGES = int(os.environ.get("COVJAX_DAMAGES", "3"))
+DAMAGES = int(os.environ.get("COVJAX_DAMAGES", "2"))
 
 
 def _flip(content: bytes, rng: random.Random) -> bytes:

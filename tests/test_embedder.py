@@ -149,9 +149,10 @@ def test_a_grid_search_over_recipes(arrays, sequences, tmp_path, kind):
     distinct = len(set(sequences)) if kind == "sequences" else 0
     first_looks = 8  # two sequences, at fit and transform of the first folds: whether there is a special token
     assert Counted.sequences <= 2 * distinct + first_looks * (kind == "sequences")
-    Counted.sequences = 0
-    search.fit(given, target)
-    assert Counted.sequences == 0
+    if kind == "sequences":
+        Counted.sequences = 0
+        search.fit(given, target)
+        assert Counted.sequences == 0
 
 
 def test_clone_and_parameters():
@@ -347,6 +348,7 @@ def test_bad_input_is_named_with_the_remedy(arrays, make, message):
 
 
 def test_every_recipe_without_labels_can_be_fitted(arrays):
+    arrays = [arrays[3][i : i + 12 + 9 * (i % 2)] for i in range(8)]  # two lengths, so that few programs are compiled
     passed_over = ("composition", "cls", "attention", "light_attention", "projected", "learned_")
     for name in recipe_names():
         if name.startswith(passed_over) or "sae" in name or name.rpartition("_")[2] in ("8", "16", "32", "components"):

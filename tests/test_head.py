@@ -121,7 +121,7 @@ def test_published_unirep_predicts_the_next_residue_better_than_composition():
 
 def test_training_reports_density_and_loss_recovered(tmp_path):
     rng = np.random.default_rng(0)
-    sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.integers(5, 30, 40)]
+    sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.choice([9, 24], 40)]
     source = EncodedActivations(UniRep(random_weights()), sequences, -1, 512, 2)
     settings = config(tmp_path, kind="topk", options={"latents": 16, "k": 8}, batch=64, steps=100, save_every=100)
     result = train_autoencoder(settings, source)

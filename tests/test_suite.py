@@ -210,6 +210,7 @@ def test_the_page_holds_every_section_and_figure(tmp_path):
     assert len(widths) == 2  # two tables, all rows of each as wide as its head
 
 
+@pytest.mark.usefixtures("configs")
 def test_too_few_resamples_for_holm_are_said(tmp_path):
     """The smallest p of 199 resamples is 0.01: over three tasks 0.03, over six 0.06."""
     runs = [{"task": "t0", "status": "complete", "reason": "", "reused": False, "seconds": 1.0, "command": ""}]

@@ -89,7 +89,6 @@ def test_their_checkpoint_goes_on_on_eight_devices(runs, tmp_path):
 def test_a_killed_process_ends_the_job_which_then_resumes(tmp_path):
     settings = json.dumps({"steps": 10, "save_every": 2})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    launch(["training", str(whole), settings], processes=2)
     started = start(["training", str(broken), settings, "0.2"], processes=2)
     while len(saved_steps(broken / "checkpoints")) < 2 and all(process.poll() is None for process in started):
         time.sleep(0.02)
@@ -101,7 +100,7 @@ def test_a_killed_process_ends_the_job_which_then_resumes(tmp_path):
     assert done[0][0] not in (0, 2)
     assert "stopped sending heartbeats):\n1\n" in done[0][2]
     assert saved_steps(broken / "checkpoints")[-1] < 10
-    launch(["training", str(broken), settings], processes=2)
+    launch(["training", str(broken), settings, "+", "training", str(whole), settings], processes=2)
     first, second = (checkpoint.read_manifest(checkpoint_path(path / "checkpoints", 10)) for path in (whole, broken))
     assert first is not None
     assert first == second  # digests of all leaves, step, iterator, config
