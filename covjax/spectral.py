@@ -214,7 +214,7 @@ def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"
 
 
 def psd_sqrt(a: MatrixLike, ridge: float = 0.0) -> Float[Array, "d d"]:
-    """(A + ridge·I)^½ by `eigh`, eigenvalues below 0 (rounding) taken as 0.
+    """(A + ridge·I)^½, eigenvalues below 0 (rounding) taken as 0; by `eigh` or by products, as `psd_function` says.
 
     The derivative is Daleckii–Krein, V[(VᵀGV)_ij/(√s_i + √s_j)]Vᵀ: exact at repeated eigenvalues. It is infinite at
     eigenvalue 0; with ridge > 0 it is bounded by 1/(2√ridge), with ridge = 0 the null space gets gradient 0.
@@ -226,7 +226,7 @@ def psd_sqrt(a: MatrixLike, ridge: float = 0.0) -> Float[Array, "d d"]:
 
 
 def psd_log(a: MatrixLike, eps: float) -> Float[Array, "d d"]:
-    """log(A + eps·I) by `eigh` with the Daleckii–Krein derivative, bounded by 1/eps.
+    """log(A + eps·I), by `eigh` or products as `psd_sqrt`; its Daleckii–Krein derivative is bounded by 1/eps.
 
     Raises:
         InputError: not square, outside `jit` not symmetric, or eps <= 0.
@@ -235,7 +235,9 @@ def psd_log(a: MatrixLike, eps: float) -> Float[Array, "d d"]:
 
 
 def psd_power(a: MatrixLike, power: float, ridge: float = 0.0) -> Float[Array, "d d"]:
-    """(A + ridge·I)^power by `eigh` with the Daleckii–Krein derivative; gradient 0 on the null space if ridge is 0.
+    """(A + ridge·I)^power, by `eigh` or, for powers up to ±1, products as `psd_sqrt`.
+
+    The Daleckii–Krein derivative; gradient 0 on the null space if ridge is 0.
 
     Raises:
         InputError: not square, outside `jit` not symmetric, ridge < 0, or power <= 0 without a ridge.

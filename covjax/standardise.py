@@ -54,6 +54,13 @@ class Statistic(nnx.Variable):
     """What is measured on data once and kept: no parameter."""
 
 
+def merge_statistics(a: Float[np.ndarray, "3 d"], b: Float[np.ndarray, "3 d"]) -> Float[np.ndarray, "3 d"]:
+    """Count, mean and squares about it of every feature over both parts (Chan, Golub, LeVeque 1983)."""
+    count, delta = a[0] + b[0], b[1] - a[1]
+    share = np.divide(b[0], count, out=np.zeros_like(count), where=count > 0)
+    return np.stack([count, a[1] + share * delta, a[2] + b[2] + a[0] * share * delta**2])
+
+
 def feature_statistics(
     batches: Iterable[Batch],
 ) -> tuple[Float[np.ndarray, "features"], Float[np.ndarray, "features"]]:
@@ -61,7 +68,7 @@ def feature_statistics(
 
     Raises InputError for NaN or infinite tokens, and where every feature is constant.
     """
-    count, mean, scatter = 0.0, np.zeros(()), np.zeros(())
+    total = None
     for x, weights in batches:
         w = np.ones(x.shape[:-1]) if weights is None else host_array(weights, "weights").astype(np.float64)
         if not w.any():
@@ -69,13 +76,13 @@ def feature_statistics(
         w, tokens = w[w > 0], host_array(x, "activations").astype(np.float64)[w > 0]
         if not np.isfinite(tokens).all():
             raise InputError("activations: NaN or infinite values among the tokens")
-        own = exact_mean(tokens, w)
-        share, delta = w.sum() / (count + w.sum()), own - mean
-        scatter = scatter + w @ np.square(tokens - own) + count * share * delta**2  # Chan, Golub, LeVeque 1983
-        mean, count = mean + share * delta, count + w.sum()
-    if not count:
+        mean = exact_mean(tokens, w)
+        own = np.stack([np.full(len(mean), w.sum()), mean, w @ np.square(tokens - mean)])
+        total = own if total is None else merge_statistics(total, own)
+    if total is None:
         raise InputError("activations: no token with a weight above 0")
-    std = np.sqrt(scatter / count)
+    count, mean, squares = total
+    std = np.sqrt(squares / count)
     if not (std > 1e-6 * np.abs(mean)).any():
         raise InputError("activations: every feature is constant over the tokens; there is nothing to learn")
     return mean.astype(np.float32), live_deviation(std).astype(np.float32)

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import importlib.util
-import io
 import json
 import pickle
 import zipfile
@@ -17,6 +16,7 @@ import pytest
 from covjax.encoders import check_padding_invariance, load, tokenize
 from covjax.encoders.spliceai import CLASSES, _keras_numbers, read_state_dict
 from covjax.errors import InputError
+from tests import torch_files
 
 BLOCKS = [(11, 1), (11, 4), (21, 10), (41, 25)]
 SEQUENCES = ["ACGTNNACGTTTGACGGTAAGT", "tgca", "GATTACA" * 9]
@@ -81,54 +81,9 @@ def reference(weights, sequence, eps, slope):
     return [layer[margin : margin + len(sequence)] for layer in layers]
 
 
-class Torch:
-    """Writes what `torch.save` writes of a state dict, without torch."""
-
-    def __init__(self, file, tensors):
-        self.arrays, self.globals = [], {}
-        stream = io.BytesIO()
-        pickler = pickle._Pickler(stream, 2)  # the one in Python: a global is written under any name
-        pickler.persistent_id = lambda item: item.key if isinstance(item, Storage) else None
-        pickler.dispatch = {**pickler.dispatch, Global: lambda self, item: self.write(item.code)}
-        state = OrderedDict((name, self.tensor(array)) for name, array in tensors.items())
-        pickler.dump(state)
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("model/data.pkl", stream.getvalue())
-            for number, array in enumerate(self.arrays):
-                archive.writestr(f"model/data/{number}", array.tobytes())
-
-    def tensor(self, array):
-        kind = {"float32": "FloatStorage", "int64": "LongStorage"}[array.dtype.name]
-        self.arrays.append(array.copy())
-        strides = tuple(stride // array.itemsize for stride in self.arrays[-1].strides)
-        key = ("storage", Global(f"torch\n{kind}"), str(len(self.arrays) - 1), "cpu", array.size)
-        return Tensor(Storage(key), 0, array.shape, strides, False, OrderedDict())
-
-
-class Global:
-    def __init__(self, name):
-        self.code = b"c" + name.encode() + b"\n"
-
-    def __call__(self):
-        """The pickler takes callables alone."""
-
-
-class Storage:
-    def __init__(self, key):
-        self.key = key
-
-
-class Tensor:
-    def __init__(self, *arguments):
-        self.arguments = arguments
-
-    def __reduce__(self):
-        return Global("torch._utils\n_rebuild_tensor_v2"), self.arguments
-
-
 def write_torch(file, weights):
     counters = {f"{name[:-12]}.num_batches_tracked": np.array(7) for name in weights if name.endswith("running_mean")}
-    Torch(file, {**weights, **counters})
+    torch_files.write_torch(file, OrderedDict((k, v.copy()) for k, v in (weights | counters).items()))
     return str(file)
 
 
@@ -237,17 +192,11 @@ def test_damaged_and_foreign_files(tmp_path, rng):
             load(str(tmp_path / "cut.h5"))
 
 
-def test_tensors_over_their_storage_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Torch, "tensor", lambda self, array: Torch_tensor(self, array, (3, 4)))
-    Torch(tmp_path / "m.pt", {"a": np.zeros(11, np.float32)})
+def test_tensors_over_their_storage_are_refused(tmp_path):
+    wide = np.lib.stride_tricks.as_strided(np.zeros(20, np.float32), (3, 4), (32, 4))  # 12 numbers of 20
+    torch_files.write_torch(tmp_path / "m.pt", {"a": wide})
     with pytest.raises(InputError, match="reaches over its storage"):
         read_state_dict(tmp_path / "m.pt")
-
-
-def Torch_tensor(self, array, shape):
-    self.arrays.append(array)
-    key = ("storage", Global("torch\nFloatStorage"), str(len(self.arrays) - 1), "cpu", array.size)
-    return Tensor(Storage(key), 0, shape, (4, 1), False, OrderedDict())
 
 
 @pytest.mark.parametrize("write", [write_torch, write_keras])

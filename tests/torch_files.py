@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage"}
+STORAGES["int64"] = "LongStorage"
 
 
 class _Name:

@@ -14,7 +14,7 @@ from covjax.encoders.embed import batch_size, bucket_edges, plan_rows
 from covjax.errors import InputError
 from covjax.jobs.distributed import agree, gather, is_first, share
 from covjax.notes import progress
-from covjax.standardise import live_deviation, note_dead
+from covjax.standardise import live_deviation, merge_statistics, note_dead
 from covjax.tokens import weighted_mean
 
 MANY = 100_000_000  # numbers
@@ -171,13 +171,6 @@ def _batch_statistics(x: Float[Array, "b t d"], w: Float[Array, "b t"]) -> Float
     return jnp.stack([jnp.full(len(mean), jnp.sum(w)), mean, jnp.sum(w[:, None] * (x - mean[None]) ** 2, axis=0)])
 
 
-def _merge(a: Float[np.ndarray, "3 d"], b: Float[np.ndarray, "3 d"]) -> Float[np.ndarray, "3 d"]:
-    """The statistics of both (Chan, Golub, LeVeque 1983)."""
-    count, delta = a[0] + b[0], b[1] - a[1]
-    share = np.divide(b[0], count, out=np.zeros_like(count), where=count > 0)
-    return np.stack([count, a[1] + share * delta, a[2] + b[2] + a[0] * share * delta**2])
-
-
 def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
     """Mean and deviation of every feature over all tokens of the training rows; a dead feature gets 1.
 
@@ -186,8 +179,8 @@ def standardiser(tokens: ArrayTokens, train: np.ndarray) -> Fit:
     total = np.zeros((3, tokens.features))
     for batch in tokens.walk("standardise"):
         own = _batch_statistics(jnp.asarray(batch.tokens), jnp.asarray(train_weights(batch, train)))
-        total = _merge(total, np.asarray(own, np.float64))
-    count, mean, squares = functools.reduce(_merge, gather(total[None]))
+        total = merge_statistics(total, np.asarray(own, np.float64))
+    count, mean, squares = functools.reduce(merge_statistics, gather(total[None]))
     std = np.sqrt(squares / count)
     if is_first():
         note_dead(std)

@@ -1,8 +1,6 @@
 """The test set scored once: values, intervals, contrasts between rows, and how often it was looked at."""
 
 import datetime
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from covjax.comparison.results import Contrast, Interval, ProbeResult, Results, 
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
-from covjax.jobs.disk import read_line, sealed_line
+from covjax.jobs.disk import json_digest, read_line, sealed_line
 from covjax.jobs.folder import write_text
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.notes import progress
@@ -176,7 +174,7 @@ def summarise(
             )
         size = tables[recipe.name].num_features
         rows.append(RowResult(recipe.name, recipe.title, recipe.role, recipe.family, recipe.rank, by_probe, size))
-    second_order = [row for row in rows if row.role == SECOND_ORDER]
+    differences = contrasts(rows, REFERENCE, names[0], task.primary, planned, groups["test"])
     return Results(
         name=config.name,
         task=data.task,
@@ -191,8 +189,8 @@ def summarise(
         encoder_features=tokens.features,
         matched_rank=matched_rank(tokens.features),
         composition_unit="word" if data.is_text else "letter" if config.composition_k == 1 else "k-mer",
-        best_second_order=max(second_order, key=lambda row: row.probes[names[0]].validation).label,
-        contrasts=contrasts(rows, REFERENCE, names[0], task.primary, planned, groups["test"]),
+        best_second_order=differences["gain"].row,
+        contrasts=differences,
         rows=tuple(rows),
         terms=terms,
         test_looks=looks,
@@ -252,8 +250,7 @@ def record_look(folder: Path, settings: dict[str, Any], manifest: dict[str, Any]
     Raises InputError for a record that cannot be read.
     """
     data, encoder = manifest["data"]["fingerprint"], manifest["encoder"]
-    text = json.dumps([data, encoder["weights_digest"], encoder["layer"], settings], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = json_digest([data, encoder["weights_digest"], encoder["layer"], settings])
     path = folder / LOOKS
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() else []

@@ -5,7 +5,6 @@ digest of their file and the tokens of every row. It is written last, so a shard
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from jaxtyping import BFloat16, Float
 from covjax.errors import InputError
 from covjax.extras import need
 from covjax.jobs import checkpoint
-from covjax.jobs.disk import Damaged, read_sealed
+from covjax.jobs.disk import Damaged, json_digest, read_sealed
 
 FORMAT = 3  # of what is written; in every run's identity
 
@@ -197,7 +196,7 @@ SEAL = 16  # bytes at the start of a record
 
 def record_key(identity: dict[str, Any]) -> bytes:
     """What the records of one extraction have in common."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()
+    return bytes.fromhex(json_digest(identity))
 
 
 def seal(key: bytes, row: int) -> bytes:

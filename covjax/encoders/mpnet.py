@@ -1,10 +1,12 @@
 """MPNet (Song et al. 2020) in the Hugging Face layout: BERT with relative positions beside the learned ones."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from covjax.encoders import bert
 from covjax.encoders.bert import ALLOWED, bert_options, counted_from_pad
-from covjax.encoders.transformer import Names, Transformer
+from covjax.encoders.transformer import Transformer
 from covjax.encoders.vocabulary import subword_vocabulary
 from covjax.encoders.weights import Tensors, read_config
 
@@ -14,17 +16,12 @@ DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "relative_attention_n
 DEFAULTS |= {"pad_token_id": 1, "max_position_embeddings": 512}
 # The model's code counts positions from 1, whatever the config says, and fills 32 buckets.
 OWN: dict[str, tuple[Any, ...]] = {"pad_token_id": (1,), "relative_attention_num_buckets": (32,)}
-NAMES = Names(
-    words="embeddings.word_embeddings",
-    positions="embeddings.position_embeddings",
-    norm_first="embeddings.LayerNorm",
-    block="encoder.layer.{}",
+NAMES = dataclasses.replace(
+    bert.NAMES,
+    types=None,
     qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
     out="attention.attn.o",
     norm_attention="attention.LayerNorm",
-    up=("intermediate.dense",),
-    down="output.dense",
-    norm_mlp="output.LayerNorm",
     buckets="encoder.relative_attention_bias",
 )
 

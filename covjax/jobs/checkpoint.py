@@ -30,7 +30,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt8
 
 from covjax.errors import InputError, shown
-from covjax.jobs.disk import TEMPORARY, Damaged, put, writing
+from covjax.jobs.disk import TEMPORARY, Damaged, json_digest, put, writing
 from covjax.jobs.distributed import gather, once
 
 Tree = Any
@@ -163,11 +163,7 @@ def save_together(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> 
 def _record(tree: Tree, manifest: Mapping[str, Any]) -> dict[str, Any]:
     record = json.loads(json.dumps(dict(manifest)))
     record |= {"digests": leaf_digests(tree), "digest_format": DIGEST_FORMAT}
-    return record | {"seal": _seal(record)}
-
-
-def _seal(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return record | {"seal": json_digest(record)}
 
 
 def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[str, Any]) -> None:
@@ -209,7 +205,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
         raise InputError(
             f"{path}: digests of format {shown(version)}, written by another version of covjax; make it again"
         )
-    if record.pop("seal", None) != _seal(record):
+    if record.pop("seal", None) != json_digest(record):
         raise Damaged(f"{path}: the checkpoint's manifest was changed or damaged")
     return record
 

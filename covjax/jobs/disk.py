@@ -116,6 +116,11 @@ class Damaged(InputError):
     """A file of a run is not as the run wrote it."""
 
 
+def json_digest(value: Any) -> str:
+    """SHA-256 of plain values as JSON with sorted keys: equal for equal values, in any order of the keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sealed(value: dict[str, Any]) -> str:
     """The text of a sealed JSON file, to be written as UTF-8; `value` has at least one entry, and none named "seal"."""
     text = json.dumps(value, indent=1, ensure_ascii=False)

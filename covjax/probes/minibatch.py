@@ -7,9 +7,7 @@ bits.
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from jaxtyping import Float
 
 from covjax.errors import InputError
 from covjax.jobs.checkpoint import leaf_digests
+from covjax.jobs.disk import json_digest
 from covjax.jobs.distributed import once
 from covjax.jobs.folder import load_newest, load_newest_together, save_step
 
@@ -122,7 +121,7 @@ def fit_minibatch(
         "position": np.zeros(3, np.int32),  # step, epoch, batches of the epoch that were used
     }
     manifest = {"budget": dataclasses.asdict(budget), "strengths": list(map(float, strengths)), "decay": decay}
-    manifest |= {"start": _digest(leaf_digests(start))} | dict(settings or {})
+    manifest |= {"start": json_digest(leaf_digests(start))} | dict(settings or {})
     newest = load_newest if rows is None else load_newest_together  # without a mesh this process may be alone here
     if checkpoint is not None and (found := newest(checkpoint, state, manifest)) is not None:
         state = found[0]
@@ -185,7 +184,3 @@ def _shuffled(batches: Iterator[Batch], budget: Budget, epoch: int) -> Iterator[
             yield held.pop(rng.integers(len(held)))
     for i in rng.permutation(len(held)):
         yield held[i]
-
-
-def _digest(tree: Any) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
