@@ -15,7 +15,7 @@ from covjax.embedding import kernels, tables
 from covjax.embedding.fitted import fit_recipe
 from covjax.embedding.plan import GIB, plan_kernels
 from covjax.embedding.pools import fit_pools, pool_tokens
-from covjax.embedding.primal import centred_probe
+from covjax.embedding.tables import centred_probe
 from covjax.errors import InputError
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path

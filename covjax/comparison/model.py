@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ from covjax.comparison.results import Results
 from covjax.data import Dataset
 from covjax.embedder import Embedder, origin
 from covjax.embedding.fitted import FittedRecipe, fit_recipe
-from covjax.embedding.primal import Sums, centred_probe
-from covjax.embedding.tables import Table
+from covjax.embedding.tables import Sums, Table, centred_probe
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
-from covjax.jobs.disk import new_text, text_cell
+from covjax.jobs.disk import json_digest, new_text, text_cell
 from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note
 from covjax.probes import DualProbe, LinearProbe
@@ -122,7 +119,7 @@ class Model:
 
 def _digest(path: Path) -> str:
     """SHA-256 of a checkpoint's manifest, which holds those of its arrays."""
-    return hashlib.sha256(json.dumps(checkpoint.read_manifest(path), sort_keys=True).encode()).hexdigest()
+    return json_digest(checkpoint.read_manifest(path))
 
 
 def decide(scores: Float[np.ndarray, "n k"], task: str, labels: tuple[str, ...]) -> np.ndarray:
@@ -225,7 +222,7 @@ def keep_winner(
     kind = probe_names(config, data)[0]
     path = output / "model"
     made_of = dict(identity) | {"row": repr(chosen), "penalties": list(config.penalties)}
-    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    digest = json_digest(made_of)
     done = is_first() and Model.made_of(path) == digest
     if not agree(np.int64(done)):
         note(f"model: {name}, {kind} probe")

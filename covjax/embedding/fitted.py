@@ -14,8 +14,7 @@ from covjax.data import Dataset
 from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
 from covjax.embedding.plan import WORK
 from covjax.embedding.pools import FittedPool, each_batch, fit_pools, pool_tokens, restored, widths
-from covjax.embedding.primal import Sums, TrainingSums, block_of, centred_probe
-from covjax.embedding.tables import Table, first_components, make_table
+from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, first_components, make_table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.distributed import agree
