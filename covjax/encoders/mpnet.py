@@ -18,7 +18,7 @@ DEFAULTS |= {"pad_token_id": 1, "max_position_embeddings": 512}
 OWN: dict[str, tuple[Any, ...]] = {"pad_token_id": (1,), "relative_attention_num_buckets": (32,)}
 NAMES = dataclasses.replace(
     bert.NAMES,
-    types=None,
+    types="",
     qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
     out="attention.attn.o",
     norm_attention="attention.LayerNorm",
