@@ -51,7 +51,7 @@ def _factor(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], stati
     return spectral_factor(centred_tokens(x, w, statistic), spectral, floor)
 
 
-AUTO = 0.1  # ε of eps="auto" over the mean eigenvalue; how it was chosen: docs/eps.md
+AUTO = 0.1  # ε of eps="auto" over the mean eigenvalue; beside fixed ones: docs/eps.md
 LEAST = 1e-6  # and its least value, for tokens that do not vary
 
 
@@ -149,12 +149,13 @@ def log_covariance(*, eps: float | str = 0.1, shrink: str | None = None) -> Func
     """
     if shrink not in (None, "oas"):
         raise InputError(f"shrink must be None or 'oas', got {shrink!r}")
-    if isinstance(eps, str) and eps != "auto":
-        raise InputError(f"eps must be > 0 or 'auto', got {eps!r}")
-    if eps != "auto":
+    if isinstance(eps, str):
+        if eps != "auto":
+            raise InputError(f"eps must be > 0 or 'auto', got {eps!r}")
+    else:
         eps = check_spectral("log", 0.0, eps)
-    if eps != "auto" and shrink is None:
-        return _pooler("log_covariance", "covariance", "log", eps)
+        if shrink is None:
+            return _pooler("log_covariance", "covariance", "log", eps)
     return FunctionPooler(
         "log_covariance",
         _log_by_rule,
