@@ -12,6 +12,7 @@ from covjax.errors import InputError
 from covjax.moments import Moments, prepared_moments
 from covjax.pooling.base import FunctionPooler, Pooler, get_pooler, moment_function, register
 from covjax.projected import projected_moment
+from covjax.shrinkage import oas, prepared_effective_count
 from covjax.spectral import centred_tokens, psd_function, spectral_factor, thin_spectral
 from covjax.tokens import HIGHEST, MatrixLike, TokensLike, WeightsLike, safe_ratio, weighted_mean
 from covjax.vectorize import vech
@@ -48,6 +49,39 @@ def _factor(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], stati
         covariance = spectral_factor(centred_tokens(x, w, "covariance"), None, 0.0)
         return jnp.concatenate([covariance, weighted_mean(x, w)[:, None]], axis=1)
     return spectral_factor(centred_tokens(x, w, statistic), spectral, floor)
+
+
+AUTO = 0.1  # ε of eps="auto" over the mean eigenvalue; a judgement, not tuned
+LEAST = 1e-6  # and its least value, for tokens that do not vary
+
+
+def _relative(trace, d: int, eps, rho=0.0):
+    """a and f with log((1 − ρ)S + (ρ tr S/d + ε)·I) = log(f)·I + log(I + a·S)."""
+    level = trace / d
+    floor = rho * level + (jnp.maximum(AUTO * level, LEAST) if eps == "auto" else eps)
+    return (1 - rho) / floor, floor
+
+
+def _oas_of_tokens(x, w, y, trace):
+    unit = y * jnp.where(trace > 0, jax.lax.rsqrt(jnp.where(trace > 0, trace, 1)), 0)  # squares of squares stay floats
+    unit = unit if len(y) >= y.shape[1] else unit.T
+    square = jnp.sum(jnp.matmul(unit.T, unit, precision=HIGHEST) ** 2)
+    return oas(square, jnp.sign(trace), prepared_effective_count(x, w), x.shape[1])
+
+
+def _log_by_rule(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], eps, shrink):
+    y, d = centred_tokens(x, w, "covariance"), x.shape[1]
+    trace = jnp.sum(y * y)
+    a, floor = _relative(trace, d, eps, 0.0 if shrink is None else _oas_of_tokens(x, w, y, trace))
+    root = jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)  # its own derivative at 0 is infinite
+    logarithm = _whole(x * root, w, "covariance", "log", 1.0)
+    return logarithm + jnp.log(floor) * vech(jnp.eye(d, dtype=x.dtype))
+
+
+def _log_of_moments(m: Moments, eps, shrink):
+    s = m.covariance()
+    a, floor = _relative(jnp.trace(s), len(s), eps)
+    return vech(apply_spectral(a * s, "log", 1.0) + jnp.log(floor) * jnp.eye(len(s), dtype=s.dtype))
 
 
 def _mean_outer(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]):
@@ -105,9 +139,30 @@ def sqrt_covariance(*, ridge: float = 1e-6) -> FunctionPooler:
 
 
 @register("log_covariance")
-def log_covariance(*, eps: float = 0.1) -> FunctionPooler:
-    """vech of log(Σ + eps·I); size d(d+1)/2."""
-    return _pooler("log_covariance", "covariance", "log", check_spectral("log", 0.0, eps))
+def log_covariance(*, eps: float | str = 0.1, shrink: str | None = None) -> FunctionPooler:
+    """vech of log(Σ + eps·I); size d(d+1)/2.
+
+    `eps` "auto" is 0.1 of Σ's mean eigenvalue, at least 1e-6. `shrink` "oas" moves Σ towards a multiple of I before
+    (`covjax.shrink`), for as many samples as the tokens are worth in their order (`covjax.shrinkage.effective_count`).
+    Under a rule the floor of the spectrum is each sequence's own: there is no kernel of wide matrices without their
+    numbers, and with `shrink` the tokens themselves are needed. Raises InputError for eps <= 0 and other words.
+    """
+    if shrink not in (None, "oas"):
+        raise InputError(f"shrink must be None or 'oas', got {shrink!r}")
+    if isinstance(eps, str):
+        if eps != "auto":
+            raise InputError(f"eps must be > 0 or 'auto', got {eps!r}")
+    else:
+        eps = check_spectral("log", 0.0, eps)
+        if shrink is None:
+            return _pooler("log_covariance", "covariance", "log", eps)
+    return FunctionPooler(
+        "log_covariance",
+        _log_by_rule,
+        permutation_invariant=shrink is None,
+        options=(("eps", eps), ("shrink", shrink)),
+        from_moments=_log_of_moments if shrink is None else None,
+    )
 
 
 @register("mean_outer")
