@@ -16,6 +16,7 @@ from covjax.embedding.tables import Table, make_table
 from tests.test_comparison_api import compare, write_table
 
 ROWS = ["mean", "max", "covariance", "log_covariance", "mean_outer", "shuffled_log_covariance", "composition"]
+MATCHED = {"sliced_wasserstein_matched": 32, "kernel_mean_matched": 36}  # of 36 numbers of a packed covariance
 
 
 def plain(vectors, targets, train, queries):
@@ -114,8 +115,9 @@ def test_metrics_leave_out_queries_without_an_answer_in_resamples_too():
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_a_whole_run(tmp_path, task):
-    result = compare(tmp_path, task, ROWS, protocol="retrieval")
+    result = compare(tmp_path, task, [*ROWS, *MATCHED], protocol="retrieval")
     results = result.results
+    assert {label: results.by_label[label].num_features for label in MATCHED} == MATCHED
     assert results.probes == ("retrieval",)
     assert results.primary == "map"
     assert results.terms == ()
@@ -143,7 +145,7 @@ def test_a_whole_run(tmp_path, task):
     with pytest.raises(InputError, match=r"embedder and no probe: covjax\.Embedder\.load"):
         Model.load(result.folder / "model")
     before = (result.folder / "results.json").read_bytes()
-    compare(tmp_path, task, ROWS, protocol="retrieval")
+    compare(tmp_path, task, [*ROWS, *MATCHED], protocol="retrieval")
     assert (result.folder / "results.json").read_bytes() == before
     assert read_results(result.folder / "results.json") == results
 
