@@ -19,7 +19,7 @@ TRAIN = np.array([0, 2, 3, 5, 7])
 SETTINGS = RecipeSettings(ranks=(2,), trained=())
 NAMES = [
     recipe.name
-    for recipe in all_recipes(SETTINGS, D)
+    for recipe in all_recipes(SETTINGS)
     if isinstance(recipe, Pooled) and not isinstance(recipe, Trained) and (recipe.optional or "reg" in recipe.name)
 ]
 

@@ -47,6 +47,21 @@ def test_choose_recipes(features, has_special):
             get_pooler(row.pooler, **dict(row.options), **options)
 
 
+@pytest.mark.parametrize("d", [8, 31, 64, 320])
+def test_matched_rivals_are_as_wide_as_a_covariance_to_within_one_unit(d):
+    rows = {row.name: row for row in all_recipes(CompareConfig(ranks=(2,)), d) if row.name.endswith("_matched")}
+    options = {name: dict(row.options) | dict(getattr(row, "fitting", ())) for name, row in rows.items()}
+    widths = {
+        "sliced_wasserstein_matched": (options["sliced_wasserstein_matched"]["slices"] * 16, 16),
+        "kernel_mean_matched": (2 * options["kernel_mean_matched"]["frequencies"], 2),
+        "vlad_matched": (options["vlad_matched"]["count"] * d, d),
+        "fisher_vector_matched": (options["fisher_vector_matched"]["count"] * 2 * d, 2 * d),
+    }
+    assert widths.keys() == rows.keys()
+    for width, unit in widths.values():
+        assert d * (d + 1) // 2 - unit < width <= d * (d + 1) // 2
+
+
 def test_a_small_test_set_gets_few_rows_unless_more_are_asked_for():
     names = lambda config, test: {row.name for row in choose_recipes(config, 32, False, test)}
     every = names(CompareConfig(), None)

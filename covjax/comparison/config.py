@@ -8,6 +8,7 @@ from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
 
+PROBES, RETRIEVAL = PROTOCOLS = ("probes", "retrieval")
 ALL = ("all",)  # as `rows`: every recipe that is not optional
 TABLE_OPTIONS = (
     *("sequence_column", "label_column", "id_column", "split_column", "group_column"),
@@ -88,6 +89,13 @@ class CompareConfig(RecipeSettings):
         allowed=lambda probes: set(probes) <= {"logistic", "ridge"},
         rule="logistic, ridge",
     )
+    protocol: str = option(
+        PROBES,
+        "probes: linear probes fitted on labels; retrieval: the training sequences ranked by cosine for each query, "
+        "without fitting on labels",
+        allowed=lambda protocol: protocol in PROTOCOLS,
+        rule=" or ".join(PROTOCOLS),
+    )
     penalties: tuple[float, ...] = option(
         (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),
         "L2 grid of the probes, relative to the features' mean squared norm",
@@ -161,14 +169,20 @@ def choose_recipes(
 
     Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
     (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
-    Without sequences (`has_sequences`) there are no counted letters.
+    Without sequences (`has_sequences`) there are no counted letters, in retrieval no pools trained on labels.
 
     Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
-    not there, and one that counts letters of sequences that are not there.
+    not there, one that counts letters of sequences that are not there, and one trained on labels in retrieval.
     """
+    if config.protocol == RETRIEVAL and (asked := [name for name in config.rows if name in TRAINABLE]):
+        raise InputError(
+            f"rows: {asked[0]!r} is trained on labels, which --protocol retrieval goes without; leave it out"
+        )
     named = [name for name in config.rows if name in TRAINABLE and name not in config.trained]
     every = all_recipes(dataclasses.replace(config, trained=(*config.trained, *named)), features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
+    if config.protocol == RETRIEVAL:
+        every = tuple(recipe for recipe in every if not isinstance(recipe, Trained))
     if not has_sequences:
         lettered = [recipe for recipe in every if isinstance(recipe, Composition)]
         if asked := [recipe.name for recipe in lettered if recipe.name in config.rows]:

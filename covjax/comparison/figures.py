@@ -18,8 +18,8 @@ from covjax.recipes.standard import FAMILIES
 
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
 COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}
-MARKERS = {"logistic": "o", "ridge": "s"}
-LINES: dict[str, Any] = {"logistic": "-", "ridge": ":"}
+MARKERS = {"logistic": "o", "ridge": "s", "retrieval": "o"}
+LINES: dict[str, Any] = {"logistic": "-", "ridge": ":", "retrieval": "-"}
 
 plt.rcParams.update(
     {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "covjax", "figure.dpi": 100}

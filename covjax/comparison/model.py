@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from covjax.activations import ArrayTokens, GivenTokens
-from covjax.comparison.config import CompareConfig
+from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
 from covjax.comparison.results import Results
 from covjax.data import Dataset
@@ -103,6 +103,8 @@ class Model:
     @classmethod
     def _read(cls, path: Path, encoder: Any) -> tuple["Model", str]:
         manifest = checkpoint.read_manifest(path / "probe")
+        if manifest is None and checkpoint.read_manifest(path / "embedder") is not None:
+            raise InputError(f"{path}: it holds an embedder and no probe: covjax.Embedder.load({path / 'embedder'})")
         if manifest is None or "probe" not in manifest:
             raise InputError(f"{path}: no model is saved there; `covjax compare` writes one as model/")
         if manifest["format"] != FORMAT:
@@ -165,6 +167,21 @@ def fit_winner(
     return fit_recipe([*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, table)
 
 
+def make_embedder(config: CompareConfig, tokens: ArrayTokens, fitted: FittedRecipe) -> Embedder:
+    """The embedder of one row of the comparison."""
+    embedder = Embedder(
+        config.encoder,
+        fitted.recipe.name,
+        layer=config.layer,
+        eps=config.eps,
+        ridge=config.ridge,
+        token_budget=config.token_budget,
+        max_memory_gib=config.memory_gib / 2,
+        seed=config.seed,
+    )
+    return embedder.adopt(fitted, *origin(tokens))
+
+
 def make_model(
     config: CompareConfig,
     data: Dataset,
@@ -184,17 +201,7 @@ def make_model(
         # A sum of the parts' kernels is of blocks as they are; that of one matrix is of its centred and scaled rows.
         is_sum = any(tables[part].is_kernel for part in parts_of(fitted.recipe))
         probe = LinearProbe(sums.weighted, probe.bias) if is_sum else centred_probe(probe, sums)
-    embedder = Embedder(
-        config.encoder,
-        fitted.recipe.name,
-        layer=config.layer,
-        eps=config.eps,
-        ridge=config.ridge,
-        token_budget=config.token_budget,
-        max_memory_gib=config.memory_gib / 2,
-        seed=config.seed,
-    )
-    embedder.adopt(fitted, *origin(tokens))
+    embedder = make_embedder(config, tokens, fitted)
     reading = None
     if isinstance(tokens, GivenTokens):
         layer = config.layer if tokens.given.layer is None else tokens.given.layer
@@ -215,9 +222,18 @@ def keep_winner(
 ) -> None:
     """Write `model/` of the second-order row that validation chose, and `predictions.csv`; a model that is there stays.
 
+    Retrieval has no probe, so the model is the embedder alone and there are no predictions.
     In a job of several processes all call this together; process 0 writes.
     """
     name = results.best_second_order
+    if config.protocol == RETRIEVAL:
+        path = output / "model" / "embedder"
+        if not agree(np.int64(is_first() and _holds(path, name))):
+            fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity, tables)
+            if is_first():
+                make_embedder(config, tokens, fitted).save(path)
+                note(f"model: {name}, an embedder alone: covjax.Embedder.load({str(path)!r})")
+        return
     chosen = next(recipe for recipe in recipes if recipe.name == name)
     kind = probe_names(config, data)[0]
     path = output / "model"
@@ -242,6 +258,14 @@ def keep_winner(
             note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} {new}")
     if is_first():
         write_predictions(output / "predictions.csv", data, kind, probes[name][kind], probes[results.reference][kind])
+
+
+def _holds(path: Path, recipe: str) -> bool:
+    """Whether a whole embedder of that recipe is there; the folder's other settings are the run's own."""
+    try:
+        return Embedder.load(path).recipe == recipe
+    except InputError:
+        return False
 
 
 def write_predictions(path: Path, data: Dataset, probe_name: str, chosen: FittedProbe, reference: FittedProbe) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax import metrics
-from covjax.comparison.config import CompareConfig
+from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.features import Tables, find_complete, load_rest
+from covjax.comparison.retrieval import METRICS, query_scores
 from covjax.data import Dataset
 from covjax.embedding.tables import Table
 from covjax.errors import InputError
@@ -62,6 +63,21 @@ TASKS = {
 }
 
 
+RANKING = Task(METRICS, (RETRIEVAL,))  # its scores are those of queries: see `query_scores`
+
+
+def task_of(config: CompareConfig, data: Dataset) -> Task:
+    """The task under the comparison's protocol; InputError for retrieval where there are no classes or labels."""
+    if config.protocol != RETRIEVAL:
+        return TASKS[data.task]
+    if data.task == "regression":
+        raise InputError(
+            "protocol: retrieval needs classes or labels that say which sequences belong together; the task of "
+            f"{data.name} is regression: use --protocol probes"
+        )
+    return RANKING
+
+
 def predictions(task: Task, probe: str, scores: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "m k"]:
     """What the metrics see: probabilities from the logistic probe, the scores themselves from ridge.
 
@@ -83,9 +99,12 @@ def macro(values: Float[np.ndarray, "*resamples k"]) -> Float[np.ndarray, "*resa
 
 @dataclasses.dataclass(frozen=True)
 class FittedProbe:
-    """The probe at the chosen penalty, its scores of every sequence, and what the choice saw on validation."""
+    """The probe at the chosen penalty, its scores of every sequence, and what the choice saw on validation.
 
-    probe: LinearProbe | DualProbe
+    Retrieval has no probe and a penalty of 0; its scores are the metrics of each query, NaN for training sequences.
+    """
+
+    probe: LinearProbe | DualProbe | None
     scores: Float[np.ndarray, "n k"]
     penalty: float
     validation: list[float]
@@ -97,8 +116,10 @@ Probes = dict[str, dict[str, FittedProbe]]
 
 def probe_names(config: CompareConfig, data: Dataset) -> tuple[str, ...]:
     """The probes of this comparison; InputError for one that the task cannot have."""
-    allowed = TASKS[data.task].probes
+    allowed = task_of(config, data).probes
     if odd := [name for name in config.probes if name not in allowed]:
+        if config.protocol == RETRIEVAL:
+            raise InputError(f"probes: {odd[0]!r} is not used by --protocol retrieval; leave --probes out")
         raise InputError(f"probes: {odd[0]!r} does not fit the task {data.task}; allowed: {', '.join(allowed)}")
     return tuple(name for name in allowed if not config.probes or name in config.probes)
 
@@ -114,7 +135,8 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
 
     def load(label: str) -> dict[str, FittedProbe] | None:
         table = tables[label]
-        empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
+        empty: Any = (DualProbe if table.is_kernel else LinearProbe)(np.empty(0), np.empty(0))
+        empty = None if config.protocol == RETRIEVAL else empty
         like = {name: {"probe": empty, "scores": 0} for name in names}
         found = checkpoint.load_complete(folder / label, like, _settings(config, manifest, names, table))
         return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
@@ -158,6 +180,18 @@ def _save(path: Path, fits: dict[str, FittedProbe], settings: dict[str, Any]) ->
     checkpoint.save(path, state, settings | {"chosen": chosen})
 
 
+def _rank(data: Dataset, table: Table) -> FittedProbe:
+    validation, test = data.rows("validation"), data.rows("test")
+    queries = np.concatenate([validation, test])
+    scores = np.full((len(data), len(METRICS)), np.nan)
+    scores[queries] = query_scores(table, data.targets, data.rows("train"), queries)
+    for split, rows in (("validation", validation), ("test", test)):
+        if np.isnan(scores[rows]).all():
+            raise InputError(f"labels: no {split} sequence shares one with a training sequence: nothing to retrieve")
+    metric = RANKING.metrics[RANKING.primary][1]
+    return FittedProbe(None, scores, 0.0, [float(metric(data.targets[validation], scores[validation]))], True)
+
+
 def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str, ...], table: Table) -> dict[str, Any]:
     return {
         "penalties": list(config.penalties),
@@ -168,6 +202,8 @@ def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str,
 
 
 def _fit(config: CompareConfig, data: Dataset, names: tuple[str, ...], table: Table) -> dict[str, FittedProbe]:
+    if config.protocol == RETRIEVAL:
+        return {RETRIEVAL: _rank(data, table)}
     task: Task = TASKS[data.task]
     train, validation = data.rows("train"), data.rows("validation")
     space = table.space(train)

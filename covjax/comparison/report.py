@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from covjax.comparison.config import RETRIEVAL
 from covjax.comparison.page import Html, Row, difference, escape, figure, note, number, page, signed, table
 from covjax.comparison.results import ProbeResult, Results, RowResult
 from covjax.comparison.verdict import verdict
@@ -69,8 +70,16 @@ def _setting(results: Results) -> str:
     return (
         f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}; "
         f"{results.num_targets} {unit if results.num_targets == 1 else unit + 's'}; {source}, "
-        f"{results.encoder_features} features a token, standardised by the training tokens; the penalty of each "
-        "probe chosen on validation from one grid."
+        f"{results.encoder_features} features a token, standardised by the training tokens; {_protocol(results)}."
+    )
+
+
+def _protocol(results: Results) -> str:
+    if RETRIEVAL not in results.probes:
+        return "the penalty of each probe chosen on validation from one grid"
+    return (
+        "no probe: for each validation and test sequence the training sequences ranked by the cosine of vectors less "
+        "their training mean; relevant are those that share a label with it; recall@k: one of the first k is relevant"
     )
 
 
@@ -104,7 +113,8 @@ def _table(results: Results, probe: str) -> Html:
         fit = row.probes[probe]
         values = [number(fit.test[metric].value) for metric in results.metrics]
         delta = _difference(row, fit, results)
-        rows.append([row.title, f"{row.num_features:,}", *values, delta, f"{fit.penalty:g}"])
+        penalty = "–" if probe == RETRIEVAL else f"{fit.penalty:g}"
+        rows.append([row.title, f"{row.num_features:,}", *values, delta, penalty])
     return table(head, rows)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.activations import ArrayTokens
-from covjax.comparison.config import CompareConfig
+from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.features import Tables
-from covjax.comparison.probing import TASKS, Probes, macro, predictions, probe_names
+from covjax.comparison.probing import Probes, macro, predictions, probe_names, task_of
 from covjax.comparison.results import Contrast, Interval, ProbeResult, Results, RowResult, Score, Term
+from covjax.comparison.retrieval import unanswerable
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
@@ -124,11 +125,11 @@ def summarise(
     metrics over the seeds, in every resample too. `looks`: under how many settings the test set was scored, these
     included (`record_look`). `label_names`: what reports call the labels (`covjax.data.read_label_names`).
     """
-    task, names = TASKS[data.task], probe_names(config, data)
+    task, names = task_of(config, data), probe_names(config, data)
     test = data.rows("test")
     truth = data.targets[test]
     groups = {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS}
-    terms = _terms(data, label_names) if data.task == "multilabel" else ()
+    terms = _terms(data, label_names) if data.task == "multilabel" and config.protocol != RETRIEVAL else ()
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
     edges = min(config.penalties), max(config.penalties)
     rows: list[RowResult] = []
@@ -213,6 +214,14 @@ def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: 
             "them by these numbers is selection on test"
         )
     texts += data.warnings
+    if RETRIEVAL in rows[0].probes:
+        train = data.rows("train")
+        for split in ("validation", "test"):
+            if count := unanswerable(data.targets, train, data.rows(split)):
+                texts.append(
+                    f"retrieval: {count} of {len(data.rows(split))} {split} sequences share no label with a training "
+                    "sequence; as queries they are left out"
+                )
     if groups < FEW_GROUPS:
         texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
     for row in rows:

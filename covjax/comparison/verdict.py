@@ -5,7 +5,10 @@ from covjax.comparison.results import Interval, Results, side
 
 ORDERED = ("first", "last", "cls", "regional_mean", "dct")  # rows of first order that know where a token stands
 # Means of functions of whole tokens, which single features do not give.
-DISTRIBUTION = ("sliced_wasserstein", "learned_sliced_wasserstein", "kernel_mean", "vlad", "fisher_vector")
+DISTRIBUTION = (
+    *("sliced_wasserstein", "learned_sliced_wasserstein", "kernel_mean", "vlad", "fisher_vector"),
+    *("sliced_wasserstein_matched", "kernel_mean_matched", "vlad_matched", "fisher_vector_matched"),
+)
 EVIDENCE = {
     "none": "no evidence that second order helps here",
     "co-occurrence": "evidence of co-occurrence: no first-order pool and no control does as well",

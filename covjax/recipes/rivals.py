@@ -55,6 +55,42 @@ def distribution(settings: RecipeSettings, features: int | None) -> Iterator[Rec
 
 
 @recipes
+def matched(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
+    """Pools of the distribution as wide as a packed covariance, d(d + 1)/2 numbers, to within one unit of their own.
+
+    A unit is a frequency (2 numbers), a slice (16), a centre (d) or a component of the mixture (2d). Where the number
+    of features is not known yet there are none.
+    """
+    if features is None:
+        return
+    width = features * (features + 1) // 2
+    slices: Options = (("slices", max(1, width // 16)), ("points", 16))
+    yield Pooled(
+        name="sliced_wasserstein_matched",
+        title="sliced Wasserstein, as wide as Σ",
+        role=BASELINE,
+        pooler="sliced_wasserstein",
+        options=slices,
+        optional=True,
+    )
+    for pooler, title, options, reference, fitting in (
+        ("kernel_mean", "kernel mean", (("frequencies", max(1, width // 2)),), "median_distance", ()),
+        ("vlad", "VLAD", (), "kmeans", (("count", max(1, width // features)),)),
+        ("fisher_vector", "Fisher vector", (), "gaussian_mixture", (("count", max(1, width // (2 * features))),)),
+    ):
+        yield Referenced(
+            name=f"{pooler}_matched",
+            title=f"{title}, as wide as Σ",
+            role=BASELINE,
+            pooler=pooler,
+            options=options,
+            reference=reference,
+            fitting=fitting,
+            optional=True,
+        )
+
+
+@recipes
 def second_order(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
     """Other normalisations of a second moment."""
     ridge: Options = (("ridge", settings.ridge),)
