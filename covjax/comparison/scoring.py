@@ -252,7 +252,8 @@ def record_look(folder: Path, settings: dict[str, Any], manifest: dict[str, Any]
     Raises InputError for a record that cannot be read.
     """
     data, encoder = manifest["data"]["fingerprint"], manifest["encoder"]
-    text = json.dumps([data, encoder["weights_digest"], encoder["layer"], settings], sort_keys=True)
+    layer = encoder.get("layers", encoder["layer"])
+    text = json.dumps([data, encoder["weights_digest"], layer, settings], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = folder / LOOKS
     try:
