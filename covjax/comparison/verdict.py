@@ -61,8 +61,8 @@ def verdict(results: Results) -> str:
 
 def _named(results: Results, label: str) -> str:
     """The row's name, with its layer where rows chose theirs."""
-    layer = results.by_label[label].layer
-    return label if layer is None else f"{label} (layer {layer})"
+    row = results.by_label.get(label)
+    return label if row is None or row.layer is None else f"{label} (layer {row.layer})"
 
 
 def _gain(value: float, interval: Interval | None) -> str:
