@@ -44,6 +44,7 @@ class Comparison:
                     "recipe": row.label,
                     **{key: getattr(row, key) for key in ("title", "role", "rank", "num_features")},
                 }
+                record |= {"layer": row.layer} if self.results.layers else {}
                 record |= {"probe": probe, "penalty": fit.penalty, "validation": fit.validation}
                 for metric, score in fit.test.items():
                     record[metric] = score.value
@@ -95,6 +96,7 @@ def compare(data: Any, *, activations: Any = None, output: str | Path | None = N
         output: folder for results, report, model and checkpoints; a run that was interrupted goes on there.
             By default `runs/` and the table's name.
         options: fields of `CompareConfig`, such as `encoder`, `rows`, `task`, `resamples`; lists are taken as tuples.
+            `layers` may be `"all"` or a list of numbers.
 
     Raises InputError for bad data, an unknown option or value, and a folder of another comparison.
     """
@@ -111,6 +113,8 @@ def compare(data: Any, *, activations: Any = None, output: str | Path | None = N
         raise InputError(f"data: {type(data).__name__} is no path of a table and no pandas DataFrame")
     name = "table" if is_frame else Path(data).name.split(".")[0]
     given.setdefault("name", name)
+    if isinstance(layers := given.get("layers"), int | tuple) and not isinstance(layers, bool):
+        given["layers"] = ",".join(map(str, layers if isinstance(layers, tuple) else (layers,)))
     if isinstance(activations, str | os.PathLike):
         given["activations"], activations = os.fspath(activations), None
     folder = Path(output or f"runs/{name}")

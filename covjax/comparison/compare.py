@@ -29,12 +29,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax.activations import ArrayTokens
 from covjax.comparison.config import CompareConfig, choose_recipes, small_note
-from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
+from covjax.comparison.layers import Choice, choose_layers, split_layers, tokens_by_layer
 from covjax.comparison.model import keep_winner
-from covjax.comparison.probing import Probes, fit_probes, probe_names
+from covjax.comparison.probing import probe_names
 from covjax.comparison.report import write_report
 from covjax.comparison.results import Results, read_results
 from covjax.comparison.scoring import LOOKS, record_look, summarise
@@ -53,12 +52,13 @@ from covjax.recipes import Recipe
 from covjax.sources import write_source
 
 RUN = "covjax compare"
+FITTED = ("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/")
 OWNS = (
-    *("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/", "results.json", "report.html"),
+    *(*FITTED, *(f"layers/*/{pattern}" for pattern in FITTED), "layers/*/", "results.json", "report.html"),
     *(f"figures/{name}.png" for name in ("differences", "rank", "terms")),
     *("predictions.csv", "model/embedder/", "model/probe/", "model/"),
 )
-MAIN_OPTIONS = ("data", "task", "encoder", "layer", "output", "name", "label_names", "max_length", "rows")
+MAIN_OPTIONS = ("data", "task", "encoder", "layer", "layers", "output", "name", "label_names", "max_length", "rows")
 
 
 def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> None:
@@ -131,9 +131,10 @@ def _compare(
     source.check(data)
     decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
-    tokens = source.tokens(data, mesh)
+    tokens = tokens_by_layer(config, data, source, mesh)
+    features_a_token, has_special = next(iter(tokens.values())).features, any(t.has_special for t in tokens.values())
     test = len(data.rows("test"))
-    rows = choose_recipes(config, tokens.features, tokens.has_special, test, bool(data.sequences))
+    rows = choose_recipes(config, features_a_token, has_special, test, bool(data.sequences))
     _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}
@@ -145,14 +146,18 @@ def _compare(
         "label_names": config.label_names,
     }
     folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
-    tables = make_features(config, data, tokens, rows, output, features)
-    probes = fit_probes(config, data, tables, output, manifest)
+    choice = choose_layers(split_layers(config, tokens, rows, features, output), data)
     if is_first():
-        results = _score(config, data, tokens, rows, tables, probes, manifest, label_names, command, output)
+        results = _score(config, data, rows, choice, manifest, label_names, command, output)
     wait()  # while process 0 scores the test set
     if not is_first():
         results = read_results(output / "results.json")
-    keep_winner(config, data, tokens, rows, tables, probes, results, features, output)
+    best = choice.home[results.best_second_order]
+    tables = choice.tables_of(results.best_second_order, data)
+    keep_winner(
+        *(best.config, data, best.tokens, best.recipes, tables, choice.probes, results, best.features),
+        *(output, best.folder / "pools"),
+    )
     if is_first():
         svgs = draw_figures(results, output / "figures")
         write_report(results, svgs, output / "report.html")
@@ -166,10 +171,8 @@ def _compare(
 def _score(
     config: CompareConfig,
     data: Dataset,
-    tokens: ArrayTokens,
     recipes: tuple[Recipe, ...],
-    tables: Tables,
-    probes: Probes,
+    choice: Choice,
     manifest: dict[str, Any],
     label_names: dict[str, str],
     command: str,
@@ -184,7 +187,9 @@ def _score(
         note(f"results: complete in {output / 'results.json'}, reused")
         return results
     manifest = manifest | {"command": command}
-    results = summarise(config, data, tokens, recipes, tables, probes, manifest, looks, label_names)
+    tokens = choice.home[recipes[0].name].tokens
+    results = summarise(config, data, tokens, recipes, choice.tables, choice.probes, manifest, looks, label_names)
+    results = choice.enter(results)
     write_sealed(output / "results.json", results.dump())  # before figures and pages, which take longer and may fail
     return results
 

@@ -1,6 +1,7 @@
 """Settings of a comparison, and the rows that they choose."""
 
 import dataclasses
+import re
 
 from covjax.errors import InputError
 from covjax.jobs.memory import limit_gib
@@ -58,6 +59,13 @@ class CompareConfig(RecipeSettings):
     )
     trust_remote_code: bool = option(False, "run code that comes with the model of --encoder torch:NAME", NOTHING)
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last", NOTHING)
+    layers: str = option(
+        "",
+        "several layers in place of one: all, or 2,4,-1; every row takes the one that is best on validation",
+        NOTHING,
+        allowed=lambda layers: bool(re.fullmatch(r"|all|-?[0-9]+(,-?[0-9]+)*", layers)),
+        rule="all, or layers separated by commas, such as 2,4,-1",
+    )
     activations: str = option(
         "",
         "token activations in place of an encoder, found by the table's ids: a store, a folder of ID.npy, ID.pt or "
@@ -134,6 +142,8 @@ class CompareConfig(RecipeSettings):
         check_options(self)
         if self.sae_latents and self.sae_k > self.sae_latents:
             raise InputError(f"sae_k: {self.sae_k} is not allowed; 1 to sae_latents")
+        if self.layers and self.layer != CompareConfig.layer:
+            raise InputError(f"layer: {self.layer} beside layers {self.layers}; give one of them")
 
     @property
     def memory_gib(self) -> float:

@@ -219,10 +219,12 @@ def keep_winner(
     results: Results,
     identity: Mapping[str, Any],
     output: Path,
+    pools: Path,
 ) -> None:
     """Write `model/` of the second-order row that validation chose, and `predictions.csv`; a model that is there stays.
 
     Retrieval has no probe, so the model is the embedder alone and there are no predictions.
+    `config`, `tokens`, `recipes` and `identity` are of that row's layer; its trained pools lie in `pools`.
     In a job of several processes all call this together; process 0 writes.
     """
     name = results.best_second_order
@@ -242,7 +244,7 @@ def keep_winner(
     done = is_first() and Model.made_of(path) == digest
     if not agree(np.int64(done)):
         note(f"model: {name}, {kind} probe")
-        fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity, tables)
+        fitted = fit_winner(config, data, tokens, recipes, name, pools, identity, tables)
         train, sums = data.rows("train"), None
         if tables[name].is_kernel:
             alpha = np.zeros((len(train), data.targets.shape[1]))

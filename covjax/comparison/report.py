@@ -31,6 +31,7 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path) -> No
         note(_setting(results)),
         *[f"<h2>All poolers, {escape(probe)} probe</h2>{_table(results, probe)}" for probe in results.probes],
         note(_how_to_read(results)),
+        *(["<h2>Which layer?</h2>", _layer_table(results)] if results.layers else []),
         *[note(f"Warning: {text}") for text in results.warnings],
         "<h2>Figures</h2>",
         *[figure(svg, CAPTIONS[name].format(reference=results.reference)) for name, svg in figures.items()],
@@ -67,6 +68,8 @@ def _setting(results: Results) -> str:
         source = f"activations of {encoder['name']}"
     if encoder["layer"] is not None:
         source += f", layer {encoder['layer']}"
+    if results.layers:
+        source += f", layers {', '.join(map(str, results.layers))}, of which validation chose one for each row"
     return (
         f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}; "
         f"{results.num_targets} {unit if results.num_targets == 1 else unit + 's'}; {source}, "
@@ -105,7 +108,15 @@ def _how_to_read(results: Results) -> str:
 
 
 def _table(results: Results, probe: str) -> Html:
-    head = ["pooler", "features", *results.metrics.values(), f"Δ {results.primary_name} [95 %]", "penalty"]
+    layered = bool(results.layers)
+    head = [
+        "pooler",
+        *["layer"] * layered,
+        "features",
+        *results.metrics.values(),
+        f"Δ {results.primary_name} [95 %]",
+        "penalty",
+    ]
     rows: list[Row | str] = []
     for before, row in zip([None, *results.rows], results.rows):
         if before is None or before.role != row.role:
@@ -114,8 +125,25 @@ def _table(results: Results, probe: str) -> Html:
         values = [number(fit.test[metric].value) for metric in results.metrics]
         delta = _difference(row, fit, results)
         penalty = "–" if probe == RETRIEVAL else f"{fit.penalty:g}"
-        rows.append([row.title, f"{row.num_features:,}", *values, delta, penalty])
+        layer = ["–" if row.layer is None else str(row.layer)] * layered
+        rows.append([row.title, *layer, f"{row.num_features:,}", *values, delta, penalty])
     return table(head, rows)
+
+
+def _layer_table(results: Results) -> Html:
+    """Validation values of every row at every layer; the chosen one is bold."""
+    rows: list[Row | str] = []
+    for row in results.rows:
+        if row.layer is None:
+            continue
+        values = zip(results.layers, row.layer_validation, strict=True)
+        texts = [(layer, "–" if value is None else number(value)) for layer, value in values]
+        rows.append([row.title, *(Html(f"<b>{text}</b>") if layer == row.layer else text for layer, text in texts)])
+    caption = (
+        f"validation {results.primary_name}, {results.probes[0]} probe, by layer; bold: the layer that the row takes. "
+        "Every row takes its own best, the mean too; the test set is scored at these alone."
+    )
+    return table(["pooler", *map(str, results.layers)], rows, caption=caption)
 
 
 def _difference(row: RowResult, fit: ProbeResult, results: Results) -> str:

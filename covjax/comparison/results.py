@@ -11,6 +11,7 @@ from covjax.errors import InputError, shown
 from covjax.jobs.disk import read_sealed
 
 Interval = tuple[float, float]
+ABSENT: tuple[tuple[str, Any], ...] = (("seeds", None), ("layer", None), ("layer_validation", ()), ("layers", ()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,8 @@ class RowResult:
     rank: int | None
     probes: dict[str, ProbeResult]
     num_features: int
+    layer: int | None = None  # that validation chose; None where one layer was compared, and of rows without an encoder
+    layer_validation: tuple[float | None, ...] = ()  # the first probe's, at every one of the layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Results:
     one_family: bool
     warnings: tuple[str, ...]
     manifest: dict[str, Any]
+    layers: tuple[int, ...] = ()  # that the rows chose from, where there were several
 
     @property
     def by_label(self) -> dict[str, RowResult]:
@@ -122,10 +126,8 @@ def side(interval: Interval | None) -> str:
 
 
 def dump(record: Any) -> dict[str, Any]:
-    """A dataclass as plain data, fields of its own dataclasses too; `seeds` of a row without any is left out."""
-    return dataclasses.asdict(
-        record, dict_factory=lambda fields: {k: v for k, v in fields if (k, v) != ("seeds", None)}
-    )
+    """A dataclass as plain data, fields of its own dataclasses too; seeds and layers only where there are some."""
+    return dataclasses.asdict(record, dict_factory=lambda fields: {k: v for k, v in fields if (k, v) not in ABSENT})
 
 
 def read_results(path: str | Path) -> Results:

@@ -259,7 +259,8 @@ def record_look(folder: Path, settings: dict[str, Any], manifest: dict[str, Any]
     Raises InputError for a record that cannot be read.
     """
     data, encoder = manifest["data"]["fingerprint"], manifest["encoder"]
-    digest = json_digest([data, encoder["weights_digest"], encoder["layer"], settings])
+    layer = encoder.get("layers", encoder["layer"])
+    digest = json_digest([data, encoder["weights_digest"], layer, settings])
     path = folder / LOOKS
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() else []

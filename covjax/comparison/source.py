@@ -72,14 +72,17 @@ class EncoderSource:
         """The layer counted from 0."""
         return layer_index(self.config.layer, self.encoder.num_layers)
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers to choose from, ascending, counted from 0; none where `layers` names none."""
+        return several_layers(self.config.layers, self.encoder) if self.config.layers else ()
+
     def describe(self, data: Dataset) -> dict[str, Any]:
         """See `Source`."""
-        return {
-            "name": self.encoder.name,
-            "layer": self.layer,
-            "weights_digest": self.encoder.weights_digest,
-            "dtype": "float32",
-        }
+        layers = self.layers
+        what: dict[str, Any] = {"name": self.encoder.name, "layer": None if layers else self.layer}
+        what |= {"weights_digest": self.encoder.weights_digest, "dtype": "float32"}
+        return what | ({"layers": list(layers)} if layers else {})
 
     def check(self, data: Dataset) -> None:
         """See `Source`."""
@@ -89,6 +92,37 @@ class EncoderSource:
         """See `Source`."""
         config = self.config
         return EncodedTokens(self.encoder, data.sequences, self.layer, config.token_budget, config.memory_gib / 2, mesh)
+
+    def tokens_of_layers(self, data: Dataset, mesh: Mesh | None) -> dict[int, EncodedTokens]:
+        """The tokens of every row at each of `layers`, of as few runs of the encoder as fit in memory."""
+        config = self.config
+        return EncodedTokens.of_layers(
+            self.encoder, data.sequences, self.layers, config.token_budget, config.memory_gib / 2, mesh
+        )
+
+
+def several_layers(text: str, encoder: encoders.Encoder) -> tuple[int, ...]:
+    """The layers of an encoder that `text` names, ascending, counted from 0: `all`, or numbers such as `2,4,-1`.
+
+    Raises InputError for one that the model does not have, one that is named twice, and layers of several widths.
+    """
+    count = encoder.num_layers
+    numbers = range(count) if text == "all" else [int(part) for part in text.split(",")]
+    layers: list[int] = []
+    for number in numbers:
+        if not -count <= number < count:
+            raise InputError(f"layers: {number} is not one of {-count} … {count - 1}, the layers of {encoder.name}")
+        if number % count in layers:
+            raise InputError(f"layers: {text} names layer {number % count} twice; name each once")
+        layers.append(number % count)
+    layers.sort()
+    widths: dict[int, list[str]] = {}
+    for layer in layers:
+        widths.setdefault(encoder.features(layer), []).append(str(layer))
+    if len(widths) > 1:
+        what = "; ".join(f"{','.join(names)} ({width})" for width, names in widths.items())
+        raise InputError(f"layers: {text} has layers of several widths, features in brackets: {what}; name one width's")
+    return tuple(layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +161,8 @@ def open_given(config: CompareConfig, data: Dataset, activations: Any = None) ->
     """
     if config.encoder != CompareConfig.encoder:
         raise InputError(f"encoder: {shown(config.encoder, 60)} beside activations, which take its place; give one")
+    if config.layers:
+        raise InputError(f"layers: {config.layers}, but activations are compared at one layer; give --layer N")
     if activations is not None and config.layer != LAST:
         raise InputError(f"layer: {config.layer}, but activations in memory are of one layer; leave it out")
     arrays = open_arrays(config.activations, config.layer) if activations is None else given_arrays(activations)

@@ -49,15 +49,23 @@ def verdict(results: Results) -> str:
     ends: Interval | None = score.difference_interval
     if "gain" in planned:
         value, ends = planned["gain"].value, planned["gain"].interval
-    text = f"Validation chose {chosen}: test {results.primary_name} {number(score.value)}, "
-    parts = [f"{text}{_gain(value, ends)} over the {results.reference}"]
+    text = f"Validation chose {_named(results, chosen)}: test {results.primary_name} {number(score.value)}, "
+    parts = [f"{text}{_gain(value, ends)} over the {_named(results, results.reference)}"]
     others = [(planned[name], words) for name, words in OTHERS.items() if name in planned]
-    parts += [f"{_gain(each.value, each.interval)} over {words}, {each.other}" for each, words in others]
+    parts += [
+        f"{_gain(each.value, each.interval)} over {words}, {_named(results, each.other)}" for each, words in others
+    ]
     answer = EVIDENCE[evidence(results)]
     if side(ends) == "below":
         answer = f"{answer}: the {results.reference} is better"
     family = " (within one family)" if results.one_family else ""
     return f"{'; '.join(parts)}. That is {answer}{family}."
+
+
+def _named(results: Results, label: str) -> str:
+    """The row's name, with its layer where rows chose theirs."""
+    row = results.by_label.get(label)
+    return label if row is None or row.layer is None else f"{label} (layer {row.layer})"
 
 
 def _gain(value: float, interval: Interval | None) -> str:
@@ -79,13 +87,19 @@ def table(results: Results, every: bool = False, most: int = 10) -> str:
         rows = [row for row in rows if row.label in chosen]
     width = max(len("recipe"), *(len(row.label) for row in rows))
     head = f"minus {results.reference} [95 %]"
-    lines = [f"{'recipe':<{width}}{'numbers':>9}{results.primary_name:>13}  {head}"]
-    lines.append("-" * (width + 9 + 13 + 2 + 23))
+    layered, wide = bool(results.layers), 6 if results.layers else 0
+    lines = [f"{'recipe':<{width}}{'layer' if layered else '':>{wide}}{'numbers':>9}{results.primary_name:>13}  {head}"]
+    lines.append("-" * (width + wide + 9 + 13 + 2 + 23))
     for row in rows:
         score = scores[row.label]
         gain = _gain(score.difference, score.difference_interval) if row.label != results.reference else ""
         mark = "*" if row.label == results.best_second_order else " "
-        lines.append(f"{row.label:<{width}}{row.num_features:>9,}{number(score.value):>12}{mark}  {gain}".rstrip())
+        layer = "" if row.layer is None else row.layer
+        lines.append(
+            f"{row.label:<{width}}{layer:>{wide}}{row.num_features:>9,}{number(score.value):>12}{mark}  {gain}".rstrip()
+        )
     rest = len(results.rows) - len(rows)
     lines.append(f"* chosen on validation; {probe} probe" + (f"; {rest} more rows: --all" if rest else ""))
+    if layered:
+        lines.append("layer: of each row the one that is best on validation")
     return "\n".join(lines)
