@@ -2,15 +2,17 @@
 
 import dataclasses
 
+from covjax.data.pairs import KINDS
 from covjax.errors import InputError
 from covjax.jobs.memory import limit_gib
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
+from covjax.recipes.pairs import pair_recipes
 
 ALL = ("all",)  # as `rows`: every recipe that is not optional
 TABLE_OPTIONS = (
-    *("sequence_column", "label_column", "id_column", "split_column", "group_column"),
+    *("sequence_column", "sequence_b_column", "label_column", "id_column", "split_column", "group_column"),
     *("label_regex", "missing"),
 )
 
@@ -27,6 +29,7 @@ class CompareConfig(RecipeSettings):
         NOTHING,
     )
     sequence_column: str = option("", "its name in the file, where it is another than the usual ones", NOTHING)
+    sequence_b_column: str = option("", "name of the column with the second sequence of pairs", NOTHING)
     label_column: str = option("", "name of the column to predict; what it holds is said by --task", NOTHING)
     id_column: str = option("", "name of the column with an identifier of every row", NOTHING)
     split_column: str = option("", "name of the column with train, validation, test", NOTHING)
@@ -57,6 +60,18 @@ class CompareConfig(RecipeSettings):
     )
     trust_remote_code: bool = option(False, "run code that comes with the model of --encoder torch:NAME", NOTHING)
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last", NOTHING)
+    pair: str = option(
+        "auto",
+        "of a table of pairs: difference (aligned tokens), both (each sequence's pool), or auto; see docs/pairs.md",
+        allowed=lambda kind: kind in ("auto", *KINDS),
+        rule=f"auto, {', '.join(KINDS)}",
+    )
+    window: int | None = option(
+        32,
+        "of pair difference: most places between a pooled token and one that differs; none: all tokens",
+        allowed=lambda window: window is None or window >= 0,
+        rule=">= 0, or none",
+    )
     activations: str = option(
         "",
         "token activations in place of an encoder, found by the table's ids: a store, a folder of ID.npy, ID.pt or "
@@ -155,13 +170,18 @@ ROWLESS = ("eps", "ridge", "composition_k")  # settings that change numbers of r
 
 
 def choose_recipes(
-    config: CompareConfig, features: int, has_special: bool, test: int | None = None, has_sequences: bool = True
+    config: CompareConfig,
+    features: int,
+    has_special: bool,
+    test: int | None = None,
+    has_sequences: bool = True,
+    pair: str = "",
 ) -> tuple[Recipe, ...]:
     """The recipes of `config.rows` for an encoder of `features` numbers a token, in the order of a report.
 
     Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
     (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
-    Without sequences (`has_sequences`) there are no counted letters.
+    Without sequences (`has_sequences`) there are no counted letters. `pair` is what pools see of pairs.
 
     Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
     not there, and one that counts letters of sequences that are not there.
@@ -169,6 +189,8 @@ def choose_recipes(
     named = [name for name in config.rows if name in TRAINABLE and name not in config.trained]
     every = all_recipes(dataclasses.replace(config, trained=(*config.trained, *named)), features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
+    if pair == "both":
+        every = pair_recipes(every)
     if not has_sequences:
         lettered = [recipe for recipe in every if isinstance(recipe, Composition)]
         if asked := [recipe.name for recipe in lettered if recipe.name in config.rows]:
