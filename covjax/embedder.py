@@ -105,7 +105,7 @@ class Embedder:
         digest, layer = origin(tokens)
         if digest and self.encoder_digest_ is None:
             raise InputError("X: texts, but the recipe was fitted on activations; give activations of the same model")
-        if digest and PAIRS in self.encoder_digest_ and PAIRS not in digest:
+        if digest and PAIRS in str(self.encoder_digest_) and PAIRS not in digest:
             raise InputError("X: fitted on pairs of sequences, not on single ones; predict with the model of then")
         if digest and digest != self.encoder_digest_:
             raise InputError(

@@ -182,13 +182,12 @@ def _pair_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], 
     if config.activations:
         raise InputError(f"activations: {config.model} predicts for pairs of sequences; give a table of them")
     ids, *columns = read_pairs(config.data)
-    sides = []
-    for role, column in zip(("sequence", "sequence_b"), columns):
-        sides.append(_tidy(config.data, ids, column, config.max_length, role))
-    _check_encoding(config.data, ids, sides[0], model.embedder, config.force_letters)
-    _check_encoding(config.data, ids, sides[1], model.embedder, config.force_letters)
-    check_kind(dict(model.pair or {})["kind"], *sides, lambda i: f"{config.data}: {shown(ids[i])}")
-    return ids, model.scores(list(zip(*sides)))
+    roles = ("sequence", "sequence_b")
+    first, second = (_tidy(config.data, ids, each, config.max_length, role) for each, role in zip(columns, roles))
+    for sequences in (first, second):
+        _check_encoding(config.data, ids, sequences, model.embedder, config.force_letters)
+    check_kind(dict(model.pair or {})["kind"], first, second, lambda i: f"{config.data}: {shown(ids[i])}")
+    return ids, model.scores(list(zip(first, second)))
 
 
 def _activation_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:

@@ -70,12 +70,12 @@ class Model:
         if not pairs:
             raise InputError("X: no pair; at least one (sequence, second sequence) is needed")
         first, second = zip(*pairs)
-        kind = dict(self.pair or {})
-        check_kind(kind["kind"], first, second, "X: row {}".format)
+        pair = dict(self.pair or {})
+        check_kind(pair["kind"], first, second, "X: row {}".format)
         encoder, settings = self.embedder.load_encoder(), self.embedder
         layer = layer_index(settings.layer, encoder.num_layers)
-        limits = {"token_budget": settings.token_budget, "max_gib": settings.max_memory_gib}
-        return PairTokens(encoder, first, second, layer, **kind, **limits)
+        limits = settings.token_budget, settings.max_memory_gib
+        return PairTokens(encoder, first, second, layer, pair["kind"], pair["window"], *limits)
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
         """Probability of every label; InputError for a probe that has none (ridge, regression)."""

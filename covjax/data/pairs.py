@@ -147,11 +147,11 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...], tupl
             else read_delimited(path)
         )
         place = _columns(path, table.header)
-        rows = [
-            (row.line, *(cell_text(row.cells[place[role]]) if role in place else "" for role in ROLES))
-            for row in table.rows
-            if any(map(str.strip, row.cells))
-        ]
+        rows = []
+        for row in table.rows:
+            if any(map(str.strip, row.cells)):
+                name, a, b = (cell_text(row.cells[place[role]]) if role in place else "" for role in ROLES)
+                rows.append((row.line, name, a, b))
     lines: dict[str, int] = {}
     for line, name, a, b in rows:
         name = name.strip() or f"row{line}"

@@ -200,7 +200,7 @@ def each_batch(
     sequences are in a batch, at least one a device.
     """
     shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
-    shuffle = shuffle_features
+    shuffle: Callable[..., Array] = shuffle_features
     if any(isinstance(pool.recipe, PairPooled) for pool in pools.values()):  # then all of them are
         shuffle = shuffle_sides
     special = {name for name, pool in pools.items() if pool.pooler is None}
