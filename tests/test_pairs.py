@@ -215,7 +215,6 @@ def test_of_a_table_splits_keep_swapped_copies_together(tmp_path, rng):
         ),
         ([("MKA", "MKA", "1")], ["--pair", "difference"], "(row2): sequence and sequence_b are equal"),
         ([("MKA", "", "1")], [], "line 2: column 'sequence_b' is empty"),
-        ([("MKA", "MK*C", "1")], ["--pair", "both"], "unknown residue letter '*'"),
         ([], ["--pair", "none"], "pair: 'none' is not allowed; auto, difference, both"),
         ([], ["--window", "-1"], "window: -1 is not allowed"),
     ],
