@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from covjax import encoders
-from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens
+from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens, PairTokens
 from covjax.embedding.fitted import FittedRecipe, fit_recipe, load_fitted
 from covjax.encoders.base import layer_index
 from covjax.encoders.loading import TORCH
@@ -24,6 +24,8 @@ from covjax.notes import note
 from covjax.options import check_options, option
 from covjax.recipes import RecipeSettings, get_recipe
 from covjax.recipes.base import Components
+
+PAIRS = "pairs:"  # in a digest: what was fitted is of pairs of sequences
 
 
 class Embedder:
@@ -103,6 +105,8 @@ class Embedder:
         digest, layer = origin(tokens)
         if digest and self.encoder_digest_ is None:
             raise InputError("X: texts, but the recipe was fitted on activations; give activations of the same model")
+        if digest and PAIRS in str(self.encoder_digest_) and PAIRS not in digest:
+            raise InputError("X: fitted on pairs of sequences, not on single ones; predict with the model of then")
         if digest and digest != self.encoder_digest_:
             raise InputError(
                 f"encoder: the weights of {tokens.name} are not those that were fitted on; give the encoder of then, "
@@ -266,7 +270,10 @@ class _Options:
 
 
 def origin(tokens: ArrayTokens) -> tuple[str | None, int | None]:
-    """Digest of the encoder's weights and the layer; None of activations that were given."""
+    """Digest of the encoder's weights, and what is taken of pairs, and the layer; None of given activations."""
+    if isinstance(tokens, PairTokens):
+        what = tokens.kind if tokens.kind == "both" else f"{tokens.kind}, window {tokens.window}"
+        return f"{tokens.encoder.weights_digest} {PAIRS} {what}", tokens.layer
     if isinstance(tokens, EncodedTokens):
         return tokens.encoder.weights_digest, tokens.layer
     return None, None

@@ -13,6 +13,7 @@ from covjax.activations import read_activations
 from covjax.comparison.model import Model, cells
 from covjax.data.dataset import tidy_sequences
 from covjax.data.letters import check_encoding, check_lengths, check_letters
+from covjax.data.pairs import check_kind, read_pairs
 from covjax.data.sequences import read_sequences
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
@@ -153,7 +154,8 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
             raise InputError(f"{absent}: none is named; {command} runs/mine/model new.fasta")
         with silence(flags.quiet):
             model = Model.load(config.model, config.encoder or None)
-            ids, scores = _activation_scores(model, config) if model.reading is not None else _scores(model, config)
+            score = _scores if model.reading is None else _activation_scores
+            ids, scores = (_pair_scores if model.pair is not None else score)(model, config)
         decisions = cells(model.decide(scores), model.task, model.labels)
         labels = () if model.task == "regression" else model.labels
         with new_text(path) as file:
@@ -176,6 +178,18 @@ def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.nd
     return ids, model.scores(sequences)
 
 
+def _pair_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    if config.activations:
+        raise InputError(f"activations: {config.model} predicts for pairs of sequences; give a table of them")
+    ids, *columns = read_pairs(config.data)
+    roles = ("sequence", "sequence_b")
+    first, second = (_tidy(config.data, ids, each, config.max_length, role) for each, role in zip(columns, roles))
+    for sequences in (first, second):
+        _check_encoding(config.data, ids, sequences, model.embedder, config.force_letters)
+    check_kind(dict(model.pair or {})["kind"], first, second, lambda i: f"{config.data}: {shown(ids[i])}")
+    return ids, model.scores(list(zip(first, second)))
+
+
 def _activation_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     """Of all activations of the file, in its order; read as the comparison read its own."""
     if config.data or not config.activations:
@@ -189,12 +203,18 @@ def _activation_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, 
 def _read(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:
     """Ids and sequences, tidied as a comparison reads them; what was changed is said."""
     ids, sequences = read_sequences(data)
+    return ids, _tidy(data, ids, sequences, max_length)
+
+
+def _tidy(
+    data: str, ids: Sequence[str], sequences: Sequence[str], max_length: int, column: str = "sequence"
+) -> list[str]:
     check_lengths(sequences, max_length, lambda i: f"{data}: {shown(ids[i])}")
     notes: list[str] = []
-    tidy = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], "sequence", notes)
+    tidy = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], column, notes)
     for text in notes:
         note(f"note: {data}: {text}")
-    return ids, list(tidy)
+    return list(tidy)
 
 
 def _check_encoding(data: str, ids: Sequence[str], sequences: Sequence[str], embedder: Embedder, force: bool) -> None:

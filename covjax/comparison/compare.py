@@ -41,6 +41,7 @@ from covjax.comparison.source import Source, open_source
 from covjax.comparison.verdict import table, verdict
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.data.dataset import label_name_notes, read_label_names
+from covjax.data.pairs import seen_note
 from covjax.errors import InputError
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
@@ -124,6 +125,8 @@ def _compare(
     data = drop_rare(assign_splits(data, config.shares, config.seed), config.min_positives)
     check_splits(data)
     _tell("note", data, [data.grouping] if data.grouping else [])
+    if data.partners:
+        _tell("note", data, [seen_note(data)])
     _tell("warning", data, data.warnings)
     manifest = _manifest(config, data, source, label_names)
     same("data", manifest["data"]["fingerprint"])
@@ -134,7 +137,8 @@ def _compare(
     tokens = tokens_by_layer(config, data, source, mesh)
     features_a_token, has_special = next(iter(tokens.values())).features, any(t.has_special for t in tokens.values())
     test = len(data.rows("test"))
-    rows = choose_recipes(config, features_a_token, has_special, test, bool(data.sequences))
+    pair = getattr(next(iter(tokens.values())), "kind", "")
+    rows = choose_recipes(config, features_a_token, has_special, test, bool(data.sequences), pair)
     _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}

@@ -3,16 +3,18 @@
 import dataclasses
 import re
 
+from covjax.data.pairs import KINDS
 from covjax.errors import InputError
 from covjax.jobs.memory import limit_gib
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
+from covjax.recipes.pairs import pair_recipes
 
 PROBES, RETRIEVAL = PROTOCOLS = ("probes", "retrieval")
 ALL = ("all",)  # as `rows`: every recipe that is not optional
 TABLE_OPTIONS = (
-    *("sequence_column", "label_column", "id_column", "split_column", "group_column"),
+    *("sequence_column", "sequence_b_column", "label_column", "id_column", "split_column", "group_column"),
     *("label_regex", "missing"),
 )
 
@@ -29,6 +31,7 @@ class CompareConfig(RecipeSettings):
         NOTHING,
     )
     sequence_column: str = option("", "its name in the file, where it is another than the usual ones", NOTHING)
+    sequence_b_column: str = option("", "name of the column with the second sequence of pairs", NOTHING)
     label_column: str = option("", "name of the column to predict; what it holds is said by --task", NOTHING)
     id_column: str = option("", "name of the column with an identifier of every row", NOTHING)
     split_column: str = option("", "name of the column with train, validation, test", NOTHING)
@@ -65,6 +68,18 @@ class CompareConfig(RecipeSettings):
         NOTHING,
         allowed=lambda layers: bool(re.fullmatch(r"|all|-?[0-9]+(,-?[0-9]+)*", layers)),
         rule="all, or layers separated by commas, such as 2,4,-1",
+    )
+    pair: str = option(
+        "auto",
+        "of a table of pairs: difference (aligned tokens), both (each sequence's pool), or auto; see docs/pairs.md",
+        allowed=lambda kind: kind in ("auto", *KINDS),
+        rule=f"auto, {', '.join(KINDS)}",
+    )
+    window: int | None = option(
+        32,
+        "of pair difference: most places between a pooled token and one that differs; none: all tokens",
+        allowed=lambda window: window is None or window >= 0,
+        rule=">= 0, or none",
     )
     activations: str = option(
         "",
@@ -173,13 +188,19 @@ ROWLESS = ("eps", "ridge", "composition_k")  # settings that change numbers of r
 
 
 def choose_recipes(
-    config: CompareConfig, features: int, has_special: bool, test: int | None = None, has_sequences: bool = True
+    config: CompareConfig,
+    features: int,
+    has_special: bool,
+    test: int | None = None,
+    has_sequences: bool = True,
+    pair: str = "",
 ) -> tuple[Recipe, ...]:
     """The recipes of `config.rows` for an encoder of `features` numbers a token, in the order of a report.
 
     Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
     (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
     Without sequences (`has_sequences`) there are no counted letters, in retrieval no pools trained on labels.
+    `pair` is what pools see of pairs.
 
     Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
     not there, one that counts letters of sequences that are not there, and one trained on labels in retrieval.
@@ -193,6 +214,8 @@ def choose_recipes(
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
     if config.protocol == RETRIEVAL:
         every = tuple(recipe for recipe in every if not isinstance(recipe, Trained))
+    if pair == "both":
+        every = pair_recipes(every)
     if not has_sequences:
         lettered = [recipe for recipe in every if isinstance(recipe, Composition)]
         if asked := [recipe.name for recipe in lettered if recipe.name in config.rows]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.activations import ArrayTokens
+from covjax.activations.pairs import both_sides
 from covjax.comparison.config import CompareConfig
 from covjax.data import Dataset
 from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
@@ -136,7 +137,7 @@ def make_features(
             keep(name, table)
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
-                keep(recipe.name, _composition(recipe, data))
+                keep(recipe.name, _composition(recipe, data, getattr(tokens, "kind", "")))
             elif parts := parts_of(recipe):
                 table = side_by_side([tables[part] for part in parts], data.rows("train"))
                 if isinstance(recipe, Components):
@@ -178,8 +179,14 @@ def _pooled(
         yield from kernel_tables(wide, tokens, fit, config.seed, train, plan, output)
 
 
-def _composition(recipe: Composition, data: Dataset) -> Table:
+def _composition(recipe: Composition, data: Dataset, pair: str) -> Table:
+    """Shares of letters or words; of pairs their difference, or `both_sides` of them, as the pools have it."""
     train = data.rows("train")
-    text = data.is_text
-    counts = word_frequencies(data.sequences, train) if text else kmer_frequencies(data.sequences, recipe.k)
+    sequences, counted = data.sequences + data.partners, train
+    if data.partners:
+        counted = np.concatenate([train, train + len(data)])
+    counts = word_frequencies(sequences, counted) if data.is_text else kmer_frequencies(sequences, recipe.k)
+    if pair:
+        first, second = np.split(counts, 2)
+        counts = np.asarray(both_sides(first, second)) if pair == "both" else second - first
     return make_table(counts, train)

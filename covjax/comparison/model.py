@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from covjax.activations import ArrayTokens, GivenTokens
+from covjax.activations import ArrayTokens, GivenTokens, PairTokens
 from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
 from covjax.comparison.results import Results
 from covjax.data import Dataset
+from covjax.data.pairs import check_kind
 from covjax.embedder import Embedder, origin
 from covjax.embedding.fitted import FittedRecipe, fit_recipe
 from covjax.embedding.tables import Sums, Table, centred_probe
-from covjax.errors import InputError
+from covjax.encoders.base import layer_index
+from covjax.errors import InputError, shown
 from covjax.jobs import checkpoint
 from covjax.jobs.disk import json_digest, new_text, text_cell
 from covjax.jobs.distributed import agree, is_first
@@ -37,7 +39,8 @@ class Model:
 
     `labels` are the targets' names; `probe_name` is logistic or ridge, `task` multilabel, multiclass or regression. A
     model of given activations has none but these to predict for; `reading` says which layer and how many special tokens
-    at both ends the comparison took (arguments of `covjax.activations.read_activations`).
+    at both ends the comparison took (arguments of `covjax.activations.read_activations`). A model of pairs (`pair` says
+    what of them: `kind` and `window` of `PairTokens`) predicts for (sequence, second sequence) pairs.
     """
 
     embedder: Embedder
@@ -46,10 +49,30 @@ class Model:
     task: str
     labels: tuple[str, ...]
     reading: Mapping[str, int] | None = None
+    pair: Mapping[str, Any] | None = None
 
     def scores(self, X: Any) -> Float[np.ndarray, "n k"]:
         """What the metrics of the comparison see, of sequences or activations: probabilities, or ridge's scores."""
+        X = X if self.pair is None else self._pairs(X)
         return predictions(TASKS[self.task], self.probe_name, self.probe.scores(self.embedder.transform(X)))
+
+    def _pairs(self, X: Any) -> PairTokens:
+        """The tokens of a list of pairs; InputError for anything else, and as `check_kind`."""
+        pairs = list(X)
+        for i, pair in enumerate(pairs):
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(s, str) for s in pair)):
+                raise InputError(
+                    f"X: the model is of pairs, but row {i} is {shown(pair, 40)}; give (sequence, second sequence)"
+                )
+        if not pairs:
+            raise InputError("X: no pair; at least one (sequence, second sequence) is needed")
+        first, second = zip(*pairs)
+        pair = dict(self.pair or {})
+        check_kind(pair["kind"], first, second, "X: row {}".format)
+        encoder, settings = self.embedder.load_encoder(), self.embedder
+        layer = layer_index(settings.layer, encoder.num_layers)
+        limits = settings.token_budget, settings.max_memory_gib
+        return PairTokens(encoder, first, second, layer, pair["kind"], pair["window"], *limits)
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
         """Probability of every label; InputError for a probe that has none (ridge, regression)."""
@@ -77,6 +100,8 @@ class Model:
         weights = np.asarray(self.probe.weights, np.float32)
         dtype = np.float16 if weights.nbytes > HALF else np.float32
         manifest = {"format": FORMAT, "probe": self.probe_name, "task": self.task, "labels": list(self.labels)}
+        if self.pair is not None:
+            manifest["pair"] = dict(self.pair)
         manifest |= {"reading": self.reading, "made_of": made_of, "embedder": _digest(path / "embedder")}
         # One scale a label: half precision has few exponents.
         scale = np.maximum(np.abs(weights).max(0, initial=0), np.finfo(np.float32).tiny)
@@ -116,7 +141,8 @@ class Model:
             raise InputError(f"{path}: its embedder/ and probe/ are of two models; the same comparison makes it again")
         labels = tuple(manifest["labels"])
         reading = manifest.get("reading")  # older ones lack it: they have an encoder
-        return cls(embedder, probe, manifest["probe"], manifest["task"], labels, reading), manifest["made_of"]
+        model = cls(embedder, probe, manifest["probe"], manifest["task"], labels, reading, manifest.get("pair"))
+        return model, manifest["made_of"]
 
 
 def _digest(path: Path) -> str:
@@ -206,7 +232,8 @@ def make_model(
     if isinstance(tokens, GivenTokens):
         layer = config.layer if tokens.given.layer is None else tokens.given.layer
         reading = {"layer": layer, "drop_first": config.drop_first, "drop_last": config.drop_last}
-    return Model(embedder, probe, probe_name, data.task, data.target_names, reading)
+    pair = {"kind": tokens.kind, "window": tokens.window} if isinstance(tokens, PairTokens) else None
+    return Model(embedder, probe, probe_name, data.task, data.target_names, reading, pair)
 
 
 def keep_winner(
@@ -257,6 +284,7 @@ def keep_winner(
             model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, sums)
             size = model.save(path, digest)
             new = "new.fasta" if model.reading is None else "--activations NEW"
+            new = new if model.pair is None else "new_pairs.csv"
             note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} {new}")
     if is_first():
         write_predictions(output / "predictions.csv", data, kind, probes[name][kind], probes[results.reference][kind])

@@ -8,11 +8,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covjax import encoders
-from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens
+from covjax.activations import ArrayTokens, EncodedTokens, GivenActivations, GivenTokens, PairTokens
 from covjax.activations.files import LAST, Arrays, given_arrays, open_arrays
 from covjax.comparison.config import CompareConfig
 from covjax.data import Dataset
 from covjax.data.letters import check_encoding, check_lengths, check_letters
+from covjax.data.pairs import check_kind, choose_kind
 from covjax.data.splits import first_names, take_rows
 from covjax.encoders.base import layer_index
 from covjax.errors import InputError, shown
@@ -42,16 +43,43 @@ def open_source(config: CompareConfig, data: Dataset, activations: Any = None) -
     Raises InputError for an encoder that cannot be loaded or reads other letters, sequences over `max_length`, and as
     `open_given`.
     """
-    if activations is not None or config.activations:
+    given = activations is not None or config.activations
+    if data.partners and given:
+        raise InputError("activations: pairs of sequences need an encoder; leave the column 'sequence_b' away")
+    if not data.partners and config.pair != "auto":
+        raise InputError(
+            f"pair: {config.pair!r}, but {data.name} has no column 'sequence_b', the second sequence of every pair; "
+            "name it by --sequence-b-column"
+        )
+    if given:
         return open_given(config, data, activations)
     if config.drop_first or config.drop_last:
         raise InputError("drop_first, drop_last: only with activations; an encoder's special tokens are not pooled")
-    check_lengths(
-        data.sequences, config.max_length, _place(data)
-    )  # before anything whose size grows with the longest sequence
+    # Before anything whose size grows with the longest sequence.
+    for sequences in (data.sequences, data.partners):
+        check_lengths(sequences, config.max_length, _place(data))
     encoder = encoders.load(config.encoder, trust_remote_code=config.trust_remote_code)
-    check_letters(data.name, data.sequences, encoder, config.force_letters)
-    return data, EncoderSource(config, encoder)
+    check_letters(data.name, data.sequences + data.partners, encoder, config.force_letters)
+    if not data.partners:
+        return data, EncoderSource(config, encoder)
+    kind = choose_kind(data.sequences, data.partners, config.pair)
+    check_kind(kind, data.sequences, data.partners, _place(data))
+    return data, EncoderSource(config, encoder, (_pair_note(config, kind),), kind)
+
+
+def _pair_note(config: CompareConfig, kind: str) -> str:
+    reason = "as --pair says"
+    if config.pair == "auto":
+        reason = "sequences of a pair have one length and differ in a tenth of the positions at most; else --pair both"
+        if kind == "both":
+            reason = "lengths, or more than a tenth of the positions, differ in some pair; else --pair difference"
+    if kind == "both":
+        what = "sum, absolute difference and product of both sequences' pools; pools that are fitted are no rows"
+    elif config.window is None:
+        what = "pools of sequence_b minus sequence, token by token"
+    else:
+        what = f"pools of sequence_b minus sequence, token by token, up to {config.window} places from a change"
+    return f"pairs: {kind} ({reason}): {what}"
 
 
 def _place(data: Dataset) -> Callable[[int], str]:
@@ -66,6 +94,7 @@ class EncoderSource:
     config: CompareConfig
     encoder: encoders.Encoder
     notes: tuple[str, ...] = ()
+    kind: str = ""  # of pairs
 
     @property
     def layer(self) -> int:
@@ -82,20 +111,32 @@ class EncoderSource:
         layers = self.layers
         what: dict[str, Any] = {"name": self.encoder.name, "layer": None if layers else self.layer}
         what |= {"weights_digest": self.encoder.weights_digest, "dtype": "float32"}
-        return what | ({"layers": list(layers)} if layers else {})
+        pair: dict[str, Any] = {"pair": self.kind} if self.kind else {}
+        if self.kind == "difference":
+            pair["window"] = self.config.window
+        return pair | what | ({"layers": list(layers)} if layers else {})
 
     def check(self, data: Dataset) -> None:
         """See `Source`."""
-        check_encoding(data.sequences, self.encoder, _place(data))
+        for sequences in (data.sequences, data.partners):
+            check_encoding(sequences, self.encoder, _place(data))
 
-    def tokens(self, data: Dataset, mesh: Mesh | None) -> EncodedTokens:
+    def tokens(self, data: Dataset, mesh: Mesh | None) -> ArrayTokens:
         """See `Source`."""
         config = self.config
+        if self.kind:
+            what = self.layer, self.kind, config.window, config.token_budget, config.memory_gib / 2, mesh
+            return PairTokens(self.encoder, data.sequences, data.partners, *what, _place(data))
         return EncodedTokens(self.encoder, data.sequences, self.layer, config.token_budget, config.memory_gib / 2, mesh)
 
     def tokens_of_layers(self, data: Dataset, mesh: Mesh | None) -> dict[int, EncodedTokens]:
-        """The tokens of every row at each of `layers`, of as few runs of the encoder as fit in memory."""
+        """The tokens of every row at each of `layers`, of as few runs of the encoder as fit in memory.
+
+        Raises InputError for a table of pairs.
+        """
         config = self.config
+        if self.kind:
+            raise InputError(f"layers: {config.layers} with a table of pairs; name one layer with --layer")
         return EncodedTokens.of_layers(
             self.encoder, data.sequences, self.layers, config.token_budget, config.memory_gib / 2, mesh
         )

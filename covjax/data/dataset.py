@@ -20,8 +20,9 @@ SYNONYMS = {
     "sequence": (
         *("seq", "sequences", "protein", "protein_sequence", "protein_seq", "aa", "aa_seq", "aa_sequence"),
         *("amino_acid_sequence", "primary", "dna", "dna_seq", "dna_sequence", "rna", "rna_seq", "rna_sequence"),
-        *("nucleotide_sequence", "text", "sentence"),
+        *("nucleotide_sequence", "text", "sentence", "sequence_a", "sequence_1", "sequence1", "seq_a", "seq_1", "seq1"),
     ),
+    "sequence_b": ("sequence_2", "sequence2", "seq_b", "seq_2", "seq2"),
     "label": ("class", "category", "target", "y", "localization", "localisation"),
     "labels": ("terms", "go_terms"),
     "targets": (),
@@ -49,7 +50,7 @@ def match_columns(
     columns: dict[str, int] = {}
     for role in (*needed, *optional):
         if name := names.get(role, ""):
-            index = _named(path, header, name, f"--{role}-column")
+            index = _named(path, header, name, _option(role))
             if index in columns.values():
                 other = next(each for each, taken in columns.items() if taken == index)
                 raise InputError(f"{path}: column {shown(name)} is given for both {other} and {role}")
@@ -76,8 +77,12 @@ def describe_columns(header: Row, columns: Mapping[str, int]) -> str:
     """Say which column was taken for what; empty where every one has its role's own name."""
     if all(header.cells[index] == role for role, index in columns.items()):
         return ""
-    order = [role for role in (*("sequence", *ANSWERS), "id", "split", "group") if role in columns]
+    order = [role for role in ("sequence", "sequence_b", *ANSWERS, "id", "split", "group") if role in columns]
     return "columns: " + ", ".join(f"{role} = {shown(header.cells[columns[role]].strip(), 40)}" for role in order)
+
+
+def _option(role: str) -> str:
+    return f"--{role.replace('_', '-')}-column"
 
 
 def _kind(name: str) -> str:
@@ -102,7 +107,7 @@ def _found(
                 raise InputError(f"{path}: column {first} stands {times} times in the header")
             raise InputError(
                 f"{path}: columns {first} and {second} both stand in the header and could be the {option}; "
-                f"keep one or name it by --{option}-column"
+                f"keep one or name it by {_option(option)}"
             )
         if matches:
             return matches[0]
@@ -131,7 +136,7 @@ def _missing(header: Row, roles: Collection[str], option: str) -> str:
     elif any(len(cell) >= 20 and cell.isalpha() and cell.isupper() for cell in header.cells):
         hint = "; the first line must be a header with the names of the columns"
     wanted = " or ".join(repr(role) for role in roles)
-    return f"missing column {wanted}; found {_listing(header)}{hint}; name the column by --{option}-column"
+    return f"missing column {wanted}; found {_listing(header)}{hint}; name the column by {_option(option)}"
 
 
 def _closest(header: Row, names: list[str]) -> str:
@@ -227,6 +232,8 @@ def _wrapped(sequences: Sequence[str]) -> bool:
 class Dataset:
     """Sequences with their targets; `sequences` is empty where a table of activations has none.
 
+    `partners` are the second sequences of pairs, and empty where the rows are no pairs.
+
     `targets` is (n, k): booleans for `multilabel` and `multiclass` (one-hot), float64 for `regression`.
     `splits` is None until `assign_splits` or the file has given one of train, validation, test to every row. `lines`
     are the numbers of the file's lines on which the rows begin (of Excel and Parquet the rows' numbers); `notes` say in
@@ -246,6 +253,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     grouping: str = ""  # how groups were made where the file has no group column; "" until `assign_splits`
     warnings: tuple[str, ...] = ()  # what a reader of results must be warned of
+    partners: tuple[str, ...] = ()
     one_family: bool = False  # over half of the sequences are near copies of each other, and none are grouped
 
     def __len__(self) -> int:
@@ -272,6 +280,7 @@ class Dataset:
         """SHA-256 over every id, sequence, target, group and split: the identity of the data in a manifest."""
         digest = hashlib.sha256(repr((self.task, self.target_names)).encode())
         columns = (self.ids, self.sequences, self.groups) if self.sequences else (self.ids, self.groups)
+        columns = (*columns, self.partners) if self.partners else columns
         for row in zip(*columns, strict=True):
             digest.update(repr(row).encode())
         digest.update(np.ascontiguousarray(self.targets).tobytes())

@@ -14,7 +14,8 @@ from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text
 
 TABLES, WORKBOOKS = (".csv", ".tsv", ".tab"), (".xlsx", ".xlsm")
-SUFFIXES = (".fasta", ".fa", ".faa", ".fna", ".ffn", *TABLES, ".txt", ".bed", ".parquet", *WORKBOOKS)
+FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn")
+SUFFIXES = (*FASTA, *TABLES, ".txt", ".bed", ".parquet", *WORKBOOKS)
 
 
 def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from covjax.data.near_copies import near_copies
+from covjax.data.pairs import group_pairs, pair_names
 from covjax.data.table import Dataset
 from covjax.errors import InputError, shown
 
@@ -34,10 +35,10 @@ def assign_splits(data: Dataset, shares: tuple[float, float, float] = (0.7, 0.15
     if data.splits is not None:
         return data
     groups = _numbered(data.groups)
-    if (
-        data.has_group_column and data.sequences
-    ):  # of sequences that stand in several of the file's groups, these go to one side
-        groups = _joined(groups, _numbered(data.sequences))
+    if data.has_group_column and data.sequences:
+        # Of sequences, or pairs, that stand in several of the file's groups, these go to one side.
+        same = pair_names(data.sequences, data.partners) if data.partners else data.sequences
+        groups = _joined(groups, _numbered(same))
     count = int(groups.max()) + 1
     if count < len(SPLITS):
         raise InputError(
@@ -57,6 +58,13 @@ def group_near_copies(data: Dataset) -> Dataset:
     """
     if data.has_group_column or data.grouping or not data.sequences:
         return data
+    if data.partners:
+        made = group_pairs(data.sequences, data.partners, "text" if data.is_text else "")
+        groups = tuple(map(str, made.groups.tolist()))
+        warnings = made.warnings if data.splits is None or made.one_family else ()
+        warnings = (*data.warnings, *warnings)
+        data = dataclasses.replace(data, grouping=made.text, one_family=made.one_family, warnings=warnings)
+        return _split_groups(data, groups, "pairs with sequences, or near copies, in common")
     # The marks of text decide over the whole table, as they do for the letters' case.
     copies = near_copies(data.sequences, "text" if data.is_text else "")
     count, largest = len(np.unique(copies)), int(np.bincount(copies).max())
@@ -74,8 +82,13 @@ def group_near_copies(data: Dataset) -> Dataset:
         f"no column 'group': near copies (over 90 % similar) are grouped: {count:,} groups of {len(data):,} sequences, "
         f"the largest of {largest:,}"
     )
+    data = dataclasses.replace(data, grouping=grouping)
+    return _split_groups(data, tuple(map(str, copies.tolist())), "near copies (over 90 % similar)")
+
+
+def _split_groups(data: Dataset, groups: tuple[str, ...], what: str) -> Dataset:
+    """The dataset under these groups, whose sides are groups of their own where the file's own split parts them."""
     warnings = data.warnings
-    groups = tuple(map(str, copies.tolist()))
     if data.splits is not None:
         sides: dict[str, set[str]] = {group: set() for group in groups}
         for group, split in zip(groups, data.splits.tolist()):
@@ -84,13 +97,13 @@ def group_near_copies(data: Dataset) -> Dataset:
         if rows:
             other = next(i for i in rows if groups[i] == groups[rows[0]] and data.splits[i] != data.splits[rows[0]])
             warnings += (
-                f"near copies (over 90 % similar) stand on both sides of the file's own split: {len(rows):,} of "
+                f"{what} stand on both sides of the file's own split: {len(rows):,} of "
                 f"{len(data):,} rows, for example {data.place(rows[0])} ({data.splits[rows[0]]}) and "
                 f"{data.place(other)} ({data.splits[other]}); the test is easier than new sequences are; leave the "
                 "column 'split' away to have them grouped",
             )
             groups = tuple(f"{group} {split}" for group, split in zip(groups, data.splits.tolist()))
-    return dataclasses.replace(data, groups=groups, grouping=grouping, warnings=warnings)
+    return dataclasses.replace(data, groups=groups, warnings=warnings)
 
 
 def drop_rare(data: Dataset, minimum: int | None = None) -> Dataset:
@@ -152,7 +165,10 @@ def check_splits(data: Dataset) -> None:
     for split in SPLITS:
         if not len(data.rows(split)):
             raise InputError(f"{data.name}: column 'split' has no row {split!r}")
-    _refuse_overlap(data, "sequence", data.sequences)
+    if data.partners:
+        _refuse_overlap(data, "pair", pair_names(data.sequences, data.partners))
+    else:
+        _refuse_overlap(data, "sequence", data.sequences)
     _refuse_overlap(data, "group", data.groups)
     constant: dict[int, tuple[np.generic, str]] = {}
     for split in SPLITS:
@@ -195,7 +211,7 @@ def _joined(groups: np.ndarray, copies: np.ndarray) -> np.ndarray:
 def take_rows(data: Dataset, rows: np.ndarray) -> Dataset:
     """Some rows of the dataset, in the order given."""
     columns: dict[str, Any] = {"targets": data.targets[rows]}
-    for name in ("ids", "sequences", "groups", "lines"):
+    for name in ("ids", "sequences", "partners", "groups", "lines"):
         if column := getattr(data, name, ()):
             columns[name] = tuple(column[i] for i in rows)
     if data.splits is not None:

@@ -30,6 +30,7 @@ def read_table(
     task: str = "auto",
     *,
     sequence_column: str = "",
+    sequence_b_column: str = "",
     label_column: str = "",
     id_column: str = "",
     split_column: str = "",
@@ -55,6 +56,8 @@ def read_table(
     they are written. Every other `label` column is multiclass, unless most of more than ten different cells are numbers
     in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
 
+    A column `sequence_b` makes every row a pair (`Dataset.partners`).
+
     With `needs_sequence=False` (for activations that stand elsewhere) a table without that column is a dataset without
     sequences, whose groups are the ids where there is no group column.
 
@@ -79,9 +82,9 @@ def read_table(
     if missing not in ("refuse", "drop"):
         raise InputError(f"missing: {shown(missing)} is not one of refuse, drop")
     names = {"sequence": sequence_column, "label": label_column, "id": id_column}
-    names |= {"split": split_column, "group": group_column}
+    names |= {"split": split_column, "group": group_column, "sequence_b": sequence_b_column}
     notes: list[str] = []
-    first, others = ("sequence", "label"), ("id", "split", "group")
+    first, others = ("sequence", "label"), ("sequence_b", "id", "split", "group")
     roles = (first, others) if needs_sequence else (first[1:], (*first[:1], *others))
 
     def match(header: Row) -> dict[str, int]:
@@ -95,7 +98,9 @@ def read_table(
     titles = {role: table.header.cells[index].strip() for role, index in columns.items()}
     rows = table.rows
     if "sequence" in columns:
-        rows = _with_sequence(path, rows, titles["sequence"], columns["sequence"], missing, notes)
+        for role in ("sequence", "sequence_b"):
+            if role in columns:
+                rows = _with_sequence(path, rows, titles[role], columns[role], missing, notes)
 
     def cells(role: str) -> list[str]:
         return [row.cells[columns[role]] for row in rows]
@@ -130,12 +135,22 @@ def read_table(
     sequences: tuple[str, ...] = ()
     if "sequence" in columns:
         sequences = tidy_sequences(cells("sequence"), places, titles["sequence"], notes)
-    groups = _groups(cells("group"), places, titles["group"]) if "group" in columns else sequences or ids
+    partners: tuple[str, ...] = ()
+    if "sequence_b" in columns:
+        partners = tidy_sequences(cells("sequence_b"), places, titles["sequence_b"], notes)
+    groups = (
+        _groups(cells("group"), places, titles["group"])
+        if "group" in columns
+        else ids
+        if partners
+        else sequences or ids
+    )
     return Dataset(
         name=path.name,
         task=targets.task,
         ids=ids,
         sequences=sequences,
+        partners=partners,
         targets=targets.values,
         target_names=targets.names,
         groups=groups,

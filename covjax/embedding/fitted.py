@@ -31,8 +31,9 @@ from covjax.recipes.base import (
     Trained,
     Truncated,
 )
+from covjax.recipes.pairs import PairPooled
 
-KINDS = (Pooled, Truncated, Referenced, SparsePooled, Trained, SpecialToken, SideBySide, Components)
+KINDS = (Pooled, PairPooled, Truncated, Referenced, SparsePooled, Trained, SpecialToken, SideBySide, Components)
 FORMAT = 1
 
 

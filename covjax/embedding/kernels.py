@@ -31,6 +31,7 @@ from covjax.jobs.distributed import agree, exchange, gather, is_first
 from covjax.jobs.memory import limit_gib, process_bytes
 from covjax.notes import note, progress
 from covjax.pooling.base import FunctionPooler
+from covjax.recipes.pairs import PairPooled
 from covjax.tokens import HIGHEST
 
 _LARGEST = 32767  # of 16 bits
@@ -41,6 +42,7 @@ _ROWS = 2048  # of a kernel's product made at a time
 def is_wide(pool: FittedPool, features: int, train: int) -> bool:
     """Whether a pool's vectors are compared through a kernel that `kernel_tables` makes."""
     has_factor = isinstance(pool.pooler, FunctionPooler) and pool.pooler.from_factor is not None
+    has_factor = has_factor and not isinstance(pool.recipe, PairPooled)
     return has_factor and features * (features + 1) // 2 > max(tables.WIDE, train)
 
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from covjax.activations import ArrayTokens, Batch
+from covjax.activations.pairs import both_sides, shuffle_sides, sides
 from covjax.activations.tokens import Fit, standardiser
 from covjax.autoencoders import make_autoencoder
 from covjax.autoencoders.saved import from_arrays, to_arrays
@@ -26,6 +27,7 @@ from covjax.errors import InputError
 from covjax.jobs.distributed import exchange
 from covjax.pooling import Pooler, get_pooler, pooler_options
 from covjax.recipes.base import Options, Pooled, Recipe, Referenced, SparsePooled, SpecialToken, Trained, Truncated
+from covjax.recipes.pairs import PairPooled
 from covjax.standardise import standardise
 from covjax.tokens import HIGHEST
 
@@ -46,6 +48,9 @@ class FittedPool:
         assert self.pooler is not None
         if self.projection is not None:
             x = jnp.matmul(x, self.projection, precision=HIGHEST)
+        if isinstance(self.recipe, PairPooled):
+            first, second = sides(w)
+            return both_sides(self.pooler(x, first), self.pooler(x, second))
         return self.pooler(x, w)
 
     def arrays(self) -> dict[str, Any]:
@@ -195,6 +200,9 @@ def each_batch(
     sequences are in a batch, at least one a device.
     """
     shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
+    shuffle: Callable[..., Array] = shuffle_features
+    if any(isinstance(pool.recipe, PairPooled) for pool in pools.values()):  # then all of them are
+        shuffle = shuffle_sides
     special = {name for name, pool in pools.items() if pool.pooler is None}
     if special and not tokens.has_special:
         raise InputError(f"recipe: {min(special)!r} needs a special token before the sequence; {tokens.name} has none")
@@ -202,7 +210,7 @@ def each_batch(
     @jax.vmap
     def pool_one(x, w, key, token):
         x = standardise(x, w, *fit)
-        mixed = shuffle_features(x, w, key) if shuffled else x
+        mixed = shuffle(x, w, key) if shuffled else x
         pooled = {name: pool for name, pool in pools.items() if name not in special}
         vectors = {name: apply(pool, mixed if name in shuffled else x, w) for name, pool in pooled.items()}
         return vectors | {name: (token - fit[0]) / fit[1] for name in special}
