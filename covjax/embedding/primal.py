@@ -31,8 +31,10 @@ class TrainingSums:
     def add(self, rows: Int[np.ndarray, "b"], vectors: Float[np.ndarray, "b p"]) -> None:
         """Count a batch in."""
         chosen = [i for i, row in enumerate(rows.tolist()) if row in self._weights]
+        if not chosen:
+            return
         coefficients = np.array([self._weights[rows[i]] for i in chosen]).reshape(len(chosen), -1)
-        for first in range(0, len(self._mean) if chosen else 0, _COLUMNS):
+        for first in range(0, len(self._mean), _COLUMNS):
             part = vectors[chosen, first : first + _COLUMNS].astype(np.float64)
             self._weighted[first : first + _COLUMNS] += part.T @ coefficients
             self._mean[first : first + _COLUMNS] += part.sum(0) / len(self._weights)
