@@ -160,12 +160,13 @@ def test_a_comparison_through_landmarks(tmp_path, monkeypatch):
     check_landmark_model(result)
     again = compare(tmp_path, "regression", rows, 150, landmarks=16, probes=["ridge"])
     assert again.results.dump() == result.results.dump()
-    with pytest.raises(InputError, match="16"):
+    with pytest.raises(InputError, match="landmarks: .* was made with 16, this run takes 18"):
         compare(tmp_path, "regression", rows, 150, landmarks=18, probes=["ridge"])
 
 
 def check_landmark_model(result):
-    table = list(csv.DictReader((result.folder / "predictions.csv").open(newline="")))
+    with (result.folder / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
     data = read_table(result.folder.parent / "t.csv", "regression")
     predictions = result.best().predict(list(data.sequences))
     np.testing.assert_allclose(predictions, [float(row["prediction"]) for row in table], atol=1e-4)
