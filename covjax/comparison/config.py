@@ -128,6 +128,13 @@ class CompareConfig(RecipeSettings):
     shares: tuple[float, float, float] = option(
         (0.7, 0.15, 0.15), "train, validation, test where the data has no split column"
     )
+    landmarks: int | None = option(
+        None,
+        "training sequences that stand for all in rows of more than 4,096 numbers (Nyström), 0: all of them; none: all "
+        "where memory allows it, else as many as it allows",
+        allowed=lambda n: n is None or n == 0 or n >= 16,
+        rule=">= 16, or 0, or none",
+    )
     resamples: int = option(1000, "bootstrap resamples", allowed=lambda n: n >= 100, rule=">= 100, better 1,000")
     min_positives: int | None = option(
         None,

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,14 @@ from jaxtyping import Float, Int
 from covjax.activations import ArrayTokens
 from covjax.activations.pairs import both_sides
 from covjax.comparison.config import CompareConfig
+from covjax.comparison.tablefiles import TableFiles
 from covjax.data import Dataset
 from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
+from covjax.embedding.landmarks import LandmarkPlan, draw_landmarks, landmark_tables, plan_landmarks
+from covjax.embedding.plan import GIB
 from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, widths
-from covjax.embedding.tables import Table, make_table, principal_components, side_by_side
+from covjax.embedding.tables import Landmarks, Table, make_table, principal_components, side_by_side
 from covjax.errors import InputError
-from covjax.jobs import checkpoint
 from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
@@ -100,7 +102,7 @@ def word_frequencies(
     return table
 
 
-Tables = dict[str, Table]
+Tables = Mapping[str, Table]
 
 
 def make_features(
@@ -113,38 +115,33 @@ def make_features(
     A checkpoint made under another manifest is refused with the difference.
     """
     folder, by_name = output / "features", {recipe.name: recipe for recipe in recipes}
+    train, memory = data.rows("train"), config.memory_gib * GIB
+    in_memory = tokens.gib * GIB if tokens.fits else 0.0
+    plan = plan_landmarks(config.landmarks, len(data), len(train), tokens.features, memory, in_memory)
+    landmarks = draw_landmarks(plan.count, train, data.rows("validation"), config.seed) if plan.count else None
 
     def expected(name: str) -> dict[str, Any]:
         return manifest | {"row": repr(by_name[name])}
 
-    def load(name: str) -> Table | None:
-        state = checkpoint.load_complete(folder / name, {"values": 0}, expected(name))
-        return None if state is None else Table(state[0]["values"], state[1]["num_features"], state[1]["is_kernel"])
-
-    tables, missing = find_complete(list(by_name), load)
+    tables = TableFiles(folder, list(by_name), expected, landmarks, memory / 4)
+    missing = find_complete(list(by_name), lambda name: None if tables.find(name) is None else True)[1]
     if not missing:
         note(f"features: all {len(recipes)} complete in {folder}, reused")
     else:
         note(f"features: {len(recipes) - len(missing)} complete and reused, {len(missing)} to make")
-
-        def keep(name: str, table: Table) -> None:
-            shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}
-            checkpoint.save(folder / name, {"values": table.values}, expected(name) | shape)
-            tables[name] = table
-
         to_make = [by_name[name] for name in missing]
-        for name, table in _pooled(config, data, tokens, to_make, output, manifest):
-            keep(name, table)
+        for name, table in _pooled(config, data, tokens, to_make, output, manifest, plan, landmarks):
+            tables.put(name, table)
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
-                keep(recipe.name, _composition(recipe, data, getattr(tokens, "kind", "")))
+                tables.put(recipe.name, _composition(recipe, data, getattr(tokens, "kind", "")))
             elif parts := parts_of(recipe):
-                table = side_by_side([tables[part] for part in parts], data.rows("train"))
+                table = side_by_side([tables[part] for part in parts], train)
                 if isinstance(recipe, Components):
-                    table = principal_components(table, recipe.count, data.rows("train"))
-                keep(recipe.name, table)
+                    table = principal_components(table, recipe.count, train)
+                tables.put(recipe.name, table)
     wait()
-    return load_rest(by_name, tables, load, folder)
+    return tables
 
 
 def _pooled(
@@ -154,6 +151,8 @@ def _pooled(
     recipes: list[Recipe],
     output: Path,
     manifest: dict[str, Any],
+    plan: LandmarkPlan,
+    landmarks: Landmarks | None,
 ) -> Iterator[tuple[str, Table]]:
     """The table of every recipe on tokens, process 0 alone; wide ones are spent before the next group is pooled."""
     on_tokens = [recipe for recipe in recipes if isinstance(recipe, Pooled | SpecialToken)]
@@ -162,11 +161,22 @@ def _pooled(
     train = data.rows("train")
     identity: dict[str, Any] = {key: manifest[key] for key in ("data", "encoder") if key in manifest}
     fit, pools = fit_pools(on_tokens, tokens, train, config.seed, output / "pools", identity, data)
+    sizes = widths(pools, tokens.features)
+    many = {name: pool for name, pool in pools.items() if plan.covers(sizes[name])}
     wide = {name: pool for name, pool in pools.items() if is_wide(pool, tokens.features, len(train))}
-    sizes = widths({name: pool for name, pool in pools.items() if name not in wide}, tokens.features)
+    wide = {name: pool for name, pool in wide.items() if name not in many}
+    sizes = {name: size for name, size in sizes.items() if name not in many and name not in wide}
     if wide:
         every = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
-        plan = plan_tables(wide, tokens, len(train), output, config.memory_gib, every)
+        fitting = 1 + int(config.memory_gib * GIB / 4 // (4 * len(data) * len(train)))  # the others lie in files
+        kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, min(every, fitting))
+    if many:
+        note(
+            f"plan: {len(many)} recipes through {plan.count:,} of {len(train):,} training sequences (Nyström): "
+            f"{len(data):,} sequences are too many for exact ones in {config.memory_gib:.2g} GiB"
+            if config.landmarks is None
+            else f"plan: {len(many)} recipes through {plan.count:,} of {len(train):,} training sequences (Nyström)"
+        )
     most = min(config.max_features_gib, config.memory_gib / 4)
     for group in pool_groups(sizes, len(data), most) if sizes else ():
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}
@@ -176,7 +186,10 @@ def _pooled(
             if is_first():
                 yield name, make_table(values, train)
     if wide:
-        yield from kernel_tables(wide, tokens, fit, config.seed, train, plan, output)
+        yield from kernel_tables(wide, tokens, fit, config.seed, train, kernels, output)
+    if many:
+        assert landmarks is not None
+        yield from landmark_tables(many, tokens, fit, config.seed, landmarks, plan.room)
 
 
 def _composition(recipe: Composition, data: Dataset, pair: str) -> Table:

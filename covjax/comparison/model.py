@@ -190,7 +190,10 @@ def fit_winner(
     train = data.rows("train")
     recipe, memory = by_name[name], config.memory_gib
     table = tables.get(recipe.part) if isinstance(recipe, Components) else None
-    return fit_recipe([*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, table)
+    rows = tables[name if table is None else parts_of(recipe)[0]].kernel_rows(train)
+    return fit_recipe(
+        [*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, table, rows
+    )
 
 
 def make_embedder(config: CompareConfig, tokens: ArrayTokens, fitted: FittedRecipe) -> Embedder:
@@ -272,14 +275,14 @@ def keep_winner(
     if not agree(np.int64(done)):
         note(f"model: {name}, {kind} probe")
         fitted = fit_winner(config, data, tokens, recipes, name, pools, identity, tables)
-        train, sums = data.rows("train"), None
+        rows, sums = tables[name].kernel_rows(data.rows("train")), None
         if tables[name].is_kernel:
-            alpha = np.zeros((len(train), data.targets.shape[1]))
+            alpha = np.zeros((len(rows), data.targets.shape[1]))
             if is_first():
                 probe = probes[name][kind].probe
                 assert isinstance(probe, DualProbe)
                 alpha = np.asarray(probe.alpha, np.float64)
-            sums = fitted.sums(tokens, train, agree(alpha))
+            sums = fitted.sums(tokens, rows, agree(alpha))
         if is_first():
             model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, sums)
             size = model.save(path, digest)

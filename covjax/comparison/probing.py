@@ -14,14 +14,19 @@ from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.features import Tables, find_complete, load_rest
 from covjax.comparison.retrieval import METRICS, query_scores
 from covjax.data import Dataset
+from covjax.embedding.landmarks import probe_bytes
+from covjax.embedding.plan import GIB
 from covjax.embedding.tables import Table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.distributed import is_first, share, wait
 from covjax.notes import note, progress
-from covjax.probes import DualProbe, LinearProbe
+from covjax.probes import DualProbe, KernelSpace, LinearProbe, RowSpace
+from covjax.probes.coordinates import row_blocks
 from covjax.probes.logistic import logistic_path, probabilities
 from covjax.probes.ridge import ridge_path
+
+_LARGE = 2**29  # bytes of float64 coordinates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +137,19 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
     A checkpoint fitted on other features, penalties or targets is refused with the difference.
     """
     names, folder = probe_names(config, data), output / "probes"
+    settings, columns, is_kernel = {}, {}, {}
+    for label in tables:  # each once: they may be read from files
+        table = tables[label]
+        settings[label] = _settings(config, manifest, names, table)
+        columns[label], is_kernel[label] = table.values.shape[1], table.is_kernel
+    del table
 
     def load(label: str) -> dict[str, FittedProbe] | None:
-        table = tables[label]
-        empty: Any = (DualProbe if table.is_kernel else LinearProbe)(np.empty(0), np.empty(0))
+        # The two kinds of probe have leaves of different names.
+        empty: Any = (DualProbe if is_kernel[label] else LinearProbe)(np.empty(0), np.empty(0))
         empty = None if config.protocol == RETRIEVAL else empty
         like = {name: {"probe": empty, "scores": 0} for name in names}
-        found = checkpoint.load_complete(folder / label, like, _settings(config, manifest, names, table))
+        found = checkpoint.load_complete(folder / label, like, settings[label])
         return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
 
     fitted, missing = find_complete(list(tables), load)
@@ -146,22 +157,23 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         note(f"probes: all {len(tables)} complete in {folder}, reused")
         return fitted
     note(f"probes: {len(tables) - len(missing)} complete and reused, {len(missing)} to fit")
-    by_size = sorted(missing, key=lambda label: -tables[label].values.shape[1])  # dealt so that all have as much to do
+    by_size = sorted(missing, key=lambda label: -columns[label])  # dealt so that all have as much to do
     dealt = {by_size[i] for i in share(len(missing))}
     own = [label for label in missing if label in dealt]
 
     def fit(label: str) -> dict[str, FittedProbe]:
         try:
-            return _fit(config, data, names, tables[label])
+            return _fit(config, data, names, tables, label)
         except InputError as error:
             raise InputError(f"{data.name}: pooler {label!r}: {error}") from None
 
-    # Two at a time: eigendecompositions and L-BFGS leave a second core idle for most of their time.
-    with ThreadPoolExecutor(2) as threads:
+    # Two at a time, where memory allows it: eigendecompositions and L-BFGS leave a second core idle for most of theirs.
+    pair = 2 * probe_bytes(len(data), max(columns.values()))
+    with ThreadPoolExecutor(2 if pair <= config.memory_gib * GIB / 2 else 1) as threads:
         fits = threads.map(fit, own)
         bar = progress(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
         for label, fitted[label] in zip(own, bar):
-            _save(folder / label, fitted[label], _settings(config, manifest, names, tables[label]))
+            _save(folder / label, fitted[label], settings[label])
     wait()
     return load_rest(tables, fitted, load, folder) if is_first() else {}
 
@@ -181,6 +193,8 @@ def _save(path: Path, fits: dict[str, FittedProbe], settings: dict[str, Any]) ->
 
 
 def _rank(data: Dataset, table: Table) -> FittedProbe:
+    if table.landmarks is not None:
+        raise InputError("landmarks: retrieval needs all inner products; give more --max-memory-gib, or --landmarks 0")
     validation, test = data.rows("validation"), data.rows("test")
     queries = np.concatenate([validation, test])
     scores = np.full((len(data), len(METRICS)), np.nan)
@@ -201,13 +215,26 @@ def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str,
     }
 
 
-def _fit(config: CompareConfig, data: Dataset, names: tuple[str, ...], table: Table) -> dict[str, FittedProbe]:
+def _coordinates(space: RowSpace | KernelSpace, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n r"]:
+    """Of all sequences; many are float32, which is rounding of every coordinate by itself."""
+    shape = len(values), len(space.eigenvalues)
+    out = np.empty(shape, np.float64 if 8 * shape[0] * shape[1] <= _LARGE else np.float32)
+    for part in row_blocks(*values.shape):
+        out[part] = space.coordinates(values[part])
+    return out
+
+
+def _fit(
+    config: CompareConfig, data: Dataset, names: tuple[str, ...], tables: Tables, label: str
+) -> dict[str, FittedProbe]:
     if config.protocol == RETRIEVAL:
-        return {RETRIEVAL: _rank(data, table)}
+        return {RETRIEVAL: _rank(data, tables[label])}
     task: Task = TASKS[data.task]
     train, validation = data.rows("train"), data.rows("validation")
+    table = tables[label]
     space = table.space(train)
-    coordinates = space.coordinates(table.values)
+    coordinates = _coordinates(space, table.values)
+    del table  # it may be in a file, and large
     targets = data.targets[train]
     paths: dict[str, tuple[list[LinearProbe], list[bool]]] = {}
     if "ridge" in names:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from covjax.activations import ArrayTokens
 from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.features import Tables
+from covjax.comparison.landmark_check import landmark_warnings
 from covjax.comparison.probing import Probes, macro, predictions, probe_names, task_of
 from covjax.comparison.results import Contrast, Interval, ProbeResult, Results, RowResult, Score, Term
 from covjax.comparison.retrieval import unanswerable
@@ -197,7 +198,7 @@ def summarise(
         test_looks=looks,
         grouping=data.grouping,
         one_family=data.one_family,
-        warnings=tuple(_warnings(rows, tables, data, groups["test"], looks)),
+        warnings=(*_warnings(rows, tables, data, groups["test"], looks), *landmark_warnings(config, data, tables)),
         manifest=manifest,
     )
 
@@ -225,8 +226,7 @@ def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: 
     if groups < FEW_GROUPS:
         texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
     for row in rows:
-        values = tables[row.label].values[data.rows("train")]
-        if (values == values[:1]).all():
+        if tables[row.label].is_constant(data.rows("train")):
             texts.append(f"{row.label}: equal for all training sequences; its probe predicts a constant")
     for row in rows:
         for name, fit in row.probes.items():

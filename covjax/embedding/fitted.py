@@ -1,7 +1,7 @@
 """A recipe after everything that it fits: tokens of many sequences to one array, and the state on disk."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
 from covjax.data import Dataset
 from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
-from covjax.embedding.plan import WORK
-from covjax.embedding.pools import FittedPool, each_batch, fit_pools, pool_tokens, restored, widths
+from covjax.embedding.pools import FittedPool, each_vector, fit_pools, pool_tokens, restored, widths
 from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, first_components, make_table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
@@ -72,11 +71,11 @@ class FittedRecipe:
         return self._combine(pool_tokens(self.pools, tokens, self.fit, self.seed))
 
     def sums(self, tokens: ArrayTokens, train: np.ndarray, alpha: Float[np.ndarray, "n_train k"]) -> Sums:
-        """Σ α_i v_i over the training rows' vectors v, and their mean and mean square, without all of them in memory.
+        """Σ α_i v_i over the vectors v of the rows `train`, their mean and mean square, without all of them in memory.
 
         In a job of several processes all call this together.
         """
-        batches = _vectors(self.pools, tokens, self.fit, self.seed)
+        batches = each_vector(self.pools, tokens, self.fit, self.seed)
         sums = TrainingSums(train, alpha, self.width)
         for rows, vectors in batches:
             sums.add(rows, self._combine(vectors))
@@ -123,12 +122,14 @@ def fit_recipe(
     seeds: Sequence[Recipe] = (),
     memory_gib: float | None = None,
     table: Table | None = None,
+    kernel_rows: np.ndarray | None = None,
 ) -> FittedRecipe:
     """Fit the last of `recipes`, the others being its parts, on the training rows; arguments as `fit_pools`.
 
     `seeds` are a trained recipe's other seeds, which share one training and are then left out. `memory_gib` is the
     memory that the process may take, by default a share of the machine's. `table` is that of the part whose components
-    are taken, where it is made already.
+    are taken, where it is made already. `kernel_rows` are those that its kernel, or a part's, is
+    with, by default the training rows.
 
     Raises InputError for a recipe that sees no tokens, and as `fit_pools`.
     """
@@ -140,26 +141,16 @@ def fit_recipe(
     blocks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     components = None
     if isinstance(recipe, SideBySide):
-        sizes, nothing = widths(pools, tokens.features), np.zeros((len(train), 0))
-        sums = {name: TrainingSums(train, nothing, sizes[name]) for name in recipe.parts}
-        for rows, vectors in _vectors(pools, tokens, fit, seed):
+        sizes, rows = widths(pools, tokens.features), train if kernel_rows is None else kernel_rows
+        sums = {name: TrainingSums(rows, np.zeros((len(rows), 0)), sizes[name]) for name in recipe.parts}
+        for numbers, vectors in each_vector(pools, tokens, fit, seed):
             for name, running in sums.items():
-                running.add(rows, vectors[name])
+                running.add(numbers, vectors[name])
         blocks = {name: block_of(running.total()) for name, running in sums.items()}
     elif isinstance(recipe, Components):
         probe = _components(pools, tokens, fit, seed, train, recipe.count, folder, memory_gib, table)
         components = (probe.weights, probe.bias)
     return FittedRecipe(tuple(recipes), tokens.features, seed, fit, pools, blocks, components)
-
-
-def _vectors(
-    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """This process's row numbers and vectors, few at a time where these are wide."""
-    width = sum(widths(pools, tokens.features).values())
-    most = max(1, WORK // (12 * width))
-    for rows, blocks in each_batch(pools, tokens, fit, seed, most=lambda _: most):
-        yield rows, {name: np.asarray(block)[: len(rows)] for name, block in blocks.items()}
 
 
 def _components(
@@ -187,13 +178,14 @@ def _components(
         weights = space.axes[:, first] / space.scale
         return LinearProbe(weights, -space.mean @ weights)
     size = int(agree(np.int64(len(first))))
-    dual, offset = np.zeros((len(train), size)), np.zeros(size)
+    rows = train if table is None else table.kernel_rows(train)
+    dual, offset = np.zeros((len(rows), size)), np.zeros(size)
     if space is not None:
         dual, offset = space.dual[:, first], space.offset[first]
     probe = DualProbe(*agree((dual, offset)))
-    sums = TrainingSums(train, probe.alpha, width)
-    for rows, vectors in _vectors(pools, tokens, fit, seed):
-        sums.add(rows, vectors[name])
+    sums = TrainingSums(rows, probe.alpha, width)
+    for numbers, vectors in each_vector(pools, tokens, fit, seed):
+        sums.add(numbers, vectors[name])
     return centred_probe(probe, sums.total())
 
 

@@ -21,6 +21,7 @@ from covjax.autoencoders.saved import from_arrays, to_arrays
 from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.embedding.learned import make_bases, sparse_options, sparse_pools, train_pools
+from covjax.embedding.plan import WORK
 from covjax.embedding.references import Arrays, TrainingTokens, fit_reference
 from covjax.encoders.embed import overlap
 from covjax.errors import InputError
@@ -193,11 +194,12 @@ def each_batch(
     stage: str = "pool",
     apply: Callable[[FittedPool, Array, Array], Any] = FittedPool.__call__,
     most: Callable[[int], int] | None = None,
+    only: Rows | None = None,
 ) -> Iterator[tuple[Rows, dict[str, Any]]]:
     """This process's sequences once: row numbers, and what `apply` makes of pool, tokens and weights, by name.
 
     Arrays may have more rows than there are row numbers. `most`, of the tokens of a padded sequence, is how many
-    sequences are in a batch, at least one a device.
+    sequences are in a batch, at least one a device. `only` are the rows that are wanted.
     """
     shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
     shuffle: Callable[..., Array] = shuffle_features
@@ -226,9 +228,11 @@ def each_batch(
         token = batch.special if batch.special is not None else np.zeros((len(batch.tokens), 1), np.float32)
         return pool_batch(batch.tokens, batch.weights, keys[filled], token)
 
-    batches = tokens.walk(stage)
+    batches, devices = tokens.walk(stage), 1 if tokens.mesh is None else tokens.mesh.size
+    if only is not None:
+        batches = _chosen(batches, only, devices)
     if most is not None:
-        batches = _parts(batches, most, 1 if tokens.mesh is None else tokens.mesh.size)
+        batches = _parts(batches, most, devices)
     for batch, blocks in overlap(run, batches, lambda batch: batch.tokens.shape, tokens.mesh):
         yield batch.rows, blocks
 
@@ -238,12 +242,35 @@ def _parts(batches: Iterator[Batch], most: Callable[[int], int], devices: int) -
     for batch in batches:
         size = min(max(most(batch.tokens.shape[1]) // devices, 1) * devices, len(batch.tokens))
         for first in range(0, len(batch.rows), size):
-            rows = batch.rows[first : first + size]
-            places = np.resize(np.arange(first, first + len(rows)), size)
-            weights = batch.weights[places]
-            weights[len(rows) :] = 0
-            special = None if batch.special is None else batch.special[places]
-            yield Batch(rows, batch.tokens[places], weights, special)
+            yield _places(batch, np.arange(first, min(first + size, len(batch.rows))), size)
+
+
+def _chosen(batches: Iterator[Batch], only: Rows, devices: int) -> Iterator[Batch]:
+    """The wanted rows of every batch, in few shapes, which divide over the devices."""
+    for batch in batches:
+        places = np.flatnonzero(np.isin(batch.rows, only))
+        if len(places):
+            size = devices << (-(-len(places) // devices) - 1).bit_length()
+            yield _places(batch, places, min(size, len(batch.tokens)))
+
+
+def _places(batch: Batch, places: Rows, size: int) -> Batch:
+    """Some of a batch's sequences, and as many again under weights of 0 as make `size`."""
+    filled = np.resize(places, size)
+    weights = batch.weights[filled]
+    weights[len(places) :] = 0
+    special = None if batch.special is None else batch.special[filled]
+    return Batch(batch.rows[places], batch.tokens[filled], weights, special)
+
+
+def each_vector(
+    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int, only: Rows | None = None
+) -> Iterator[tuple[Rows, dict[str, np.ndarray]]]:
+    """This process's row numbers and vectors by name, few at a time where these are wide; `only` as in `each_batch`."""
+    width = sum(widths(pools, tokens.features).values())
+    most = max(1, WORK // (12 * width))
+    for rows, blocks in each_batch(pools, tokens, fit, seed, most=lambda _: most, only=only):
+        yield rows, {name: np.asarray(block)[: len(rows)] for name, block in blocks.items()}
 
 
 def pool_tokens(

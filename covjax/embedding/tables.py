@@ -12,6 +12,22 @@ from jaxtyping import Float, Int
 
 from covjax.jobs.distributed import gather
 from covjax.probes import DualProbe, KernelSpace, LinearProbe, RowSpace, kernel_space, row_space
+from covjax.probes.coordinates import row_blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Landmarks:
+    """Training `rows` that stand for all; `kernel` is exact: of the `fitted` and `scored` rows with the `fitted`.
+
+    The two are a sample, training and validation rows that are no landmarks, on which a probe is fitted both ways to
+    see what the landmarks cost.
+    """
+
+    rows: Int[np.ndarray, "k"]
+    fitted: Int[np.ndarray, "s"]
+    scored: Int[np.ndarray, "v"]
+    kernel: Float[np.ndarray, "sv s"]
+
 
 WIDE = 4096  # more features than this are kept as a kernel: at d = 320, 51,360 numbers a sequence become n_train
 _LARGE = 2**30  # bytes of sums above which they are float32
@@ -22,22 +38,52 @@ _COLUMNS = 2**16  # of the vectors, widened at a time
 class Table:
     """`values` is (n, num_features), or the (n, n_train) inner products with the training rows where `is_kernel`.
 
-    A linear probe with an L2 penalty fits and scores the same on either (representer theorem).
+    A linear probe with an L2 penalty fits and scores the same on either (representer theorem). With `landmarks`, some
+    of the training rows, the inner products are with these alone (Nyström): the probe's weights lie in their span.
     """
 
     values: Float[np.ndarray, "n k"]
     num_features: int
     is_kernel: bool = False
+    landmarks: Landmarks | None = None
 
     def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | KernelSpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""
-        values = self.values[train]
+        if self.landmarks is not None:
+            return landmark_space(self.values, self.landmarks.rows, train)
         if self.is_kernel:
-            return kernel_space(values)
-        if (values == values[:1]).all():
-            p = values.shape[1]
-            return RowSpace(values[0].astype(np.float64), np.ones(()), np.empty((p, 0)), np.empty(0))
-        return row_space(values)
+            return kernel_space(self.values[train])
+        if self.is_constant(train):
+            p = self.values.shape[1]
+            return RowSpace(self.values[train[0]].astype(np.float64), np.ones(()), np.empty((p, 0)), np.empty(0))
+        return row_space(self.values[train])
+
+    def is_constant(self, train: Int[np.ndarray, "n_train"]) -> bool:
+        """Whether all training rows are equal."""
+        parts = row_blocks(len(train), self.values.shape[1])
+        return all((self.values[train[part]] == self.values[train[:1]]).all() for part in parts)
+
+    def kernel_rows(self, train: Int[np.ndarray, "n_train"]) -> Int[np.ndarray, "k"]:
+        """The rows that a kernel's columns are of: the landmarks, or all training rows."""
+        return train if self.landmarks is None else self.landmarks.rows
+
+
+def landmark_space(
+    kernel: Float[np.ndarray, "n k"], landmarks: Int[np.ndarray, "k"], train: Int[np.ndarray, "n_train"]
+) -> KernelSpace:
+    """The row space of the training rows' projections on the span of the landmarks (Williams and Seeger 2001).
+
+    The coordinates come from the (n, k) kernel with the landmarks; those of all training rows are exact where all of
+    them are landmarks.
+    """
+    inner = kernel_space(kernel[landmarks])
+    projected = np.empty((len(train), len(inner.offset)), np.float32)
+    for part in row_blocks(len(train), kernel.shape[1]):
+        projected[part] = inner.coordinates(kernel[train[part]])
+    outer = row_space(projected)
+    turn = outer.axes / outer.scale
+    offset = (inner.offset - outer.mean) @ turn
+    return KernelSpace(inner.dual @ turn, offset, inner.scale * outer.scale, outer.eigenvalues)
 
 
 def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_train"]) -> Table:
@@ -63,32 +109,46 @@ def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_tra
 def side_by_side(tables: Sequence[Table], train: Int[np.ndarray, "n_train"]) -> Table:
     """The features of all tables, each block centred and scaled to mean squared norm 1 on the training rows.
 
-    Without that, one penalty for all columns would favour the block with the larger numbers.
+    Without that, one penalty for all columns would favour the block with the larger numbers. Beside a kernel with
+    landmarks it is on these.
     """
     width = sum(table.num_features for table in tables)
-    if not any(table.is_kernel for table in tables):
+    wide = next((table for table in tables if table.is_kernel), None)
+    if wide is None:
         return make_table(np.concatenate([_scaled(table.values, train) for table in tables], axis=1), train)
-    kernels = []
+    rows, landmarks, kernels, samples = wide.kernel_rows(train), wide.landmarks, [], []
     for table in tables:
-        if table.is_kernel:
-            kernels.append(table.values)
-        else:
-            block = _scaled(table.values, train)
-            kernels.append(block @ block[train].T)
-    return Table(np.sum(kernels, axis=0), width, is_kernel=True)
+        block = None if table.is_kernel else _scaled(table.values, rows)
+        kernels.append(table.values if block is None else block @ block[rows].T)
+        if table.landmarks is not None:
+            samples.append(table.landmarks.kernel)
+        elif landmarks is not None and block is not None:
+            sample = np.concatenate([landmarks.fitted, landmarks.scored])
+            samples.append(block[sample] @ block[landmarks.fitted].T)
+    if landmarks is not None:
+        landmarks = dataclasses.replace(landmarks, kernel=sum(samples[1:], samples[0]))
+    return Table(sum(kernels[1:], kernels[0]), width, True, landmarks)
 
 
 def _scaled(block: Float[np.ndarray, "n p"], train: np.ndarray) -> Float[np.ndarray, "n p"]:
-    centre = block[train].mean(0)
-    norm = np.sqrt(((block[train] - centre).astype(np.float64) ** 2).sum(1).mean())
-    return ((block - centre) / (norm or 1.0)).astype(np.float32)  # equal rows stay as they are
+    known, parts = block[train], list(row_blocks(len(train), block.shape[1]))
+    centre = known.mean(0)
+    squares = [((known[part] - centre).astype(np.float64) ** 2).sum(1) for part in parts]
+    del known
+    norm = np.sqrt(np.concatenate(squares).mean())
+    out = np.empty(block.shape, np.float32)
+    for part in row_blocks(*block.shape):
+        out[part] = (block[part] - centre) / (norm or 1.0)  # equal rows stay as they are
+    return out
 
 
 def principal_components(table: Table, count: int, train: Int[np.ndarray, "n_train"]) -> Table:
     """The first `count` principal components of the training rows' features: a linear map to a short vector."""
     space = table.space(train)
     first = first_components(space, count)
-    values = space.coordinates(table.values)[:, first].astype(np.float32)
+    values = np.empty((len(table.values), len(first)), np.float32)
+    for part in row_blocks(*table.values.shape):
+        values[part] = space.coordinates(table.values[part])[:, first]
     return Table(values, values.shape[1])
 
 
@@ -116,8 +176,10 @@ class TrainingSums:
     def add(self, rows: Int[np.ndarray, "b"], vectors: Float[np.ndarray, "b p"]) -> None:
         """Count a batch in."""
         chosen = [i for i, row in enumerate(rows.tolist()) if row in self._weights]
+        if not chosen:
+            return
         coefficients = np.array([self._weights[rows[i]] for i in chosen]).reshape(len(chosen), -1)
-        for first in range(0, len(self._mean) if chosen else 0, _COLUMNS):
+        for first in range(0, len(self._mean), _COLUMNS):
             part = vectors[chosen, first : first + _COLUMNS].astype(np.float64)
             self._weighted[first : first + _COLUMNS] += part.T @ coefficients
             self._mean[first : first + _COLUMNS] += part.sum(0) / len(self._weights)

@@ -9,6 +9,7 @@ theorem): whole second moments enter through `covjax.gram` without a matrix of d
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -20,6 +21,22 @@ from covjax.errors import InputError, shown
 from covjax.inputs import TableLike, check_features, exact_mean, host_array
 
 Probe = TypeVar("Probe", covariant=True)
+_BLOCK = 2**28  # bytes of float64 rows that are widened at a time; fewer are one block
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Runs of rows that together are all of a table, each at most 256 MiB in float64."""
+    size = max(1, _BLOCK // (8 * max(columns, 1)))
+    for first in range(0, rows, size):
+        yield slice(first, first + size)
+
+
+def _by_rows(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, columns: int) -> Float[np.ndarray, "m r"]:
+    """What a function of rows gives for all of them, without a float64 copy of all at a time."""
+    out = np.empty((len(x), columns))
+    for part in row_blocks(*x.shape):
+        out[part] = function(x[part])
+    return out
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +55,7 @@ class LinearProbe:
         Raises InputError for another number of features, NaN and inf.
         """
         x = check_features(features, columns=len(self.weights))
-        return x.astype(np.float64) @ self.weights + self.bias
+        return _by_rows(lambda rows: rows.astype(np.float64) @ self.weights + self.bias, x, len(self.bias))
 
 
 @runtime_checkable
@@ -82,7 +99,7 @@ class RowSpace:
         Raises InputError for another number of features, NaN and inf.
         """
         x = check_features(features, columns=len(self.mean))
-        return ((x - self.mean) / self.scale) @ self.axes
+        return _by_rows(lambda rows: ((rows - self.mean) / self.scale) @ self.axes, x, self.axes.shape[1])
 
     def probe(self, fitted: "LinearProbe") -> "LinearProbe":
         """The probe on raw features whose scores are those of `fitted` on their coordinates."""
@@ -96,25 +113,39 @@ def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] 
     By default that is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16: a small column beside a large
     one is kept. Raises InputError for features that are not (n, p), not finite or do not vary.
     """
-    x = check_features(features).astype(np.float64)
-    n, p = x.shape
+    table = check_features(features)
+    n, p = table.shape
     tolerance = _tolerance(rank_tolerance, rounding(n, p))
-    mean = exact_mean(x)
-    x = x - mean
-    size = float(np.abs(x).max()) or 1.0  # squares of what is divided by it neither overflow nor vanish
-    scale = size * np.sqrt(((x / size) ** 2).sum() / n)
+    parts = list(row_blocks(n, p))
+    mean = _mean(table, parts)
+    # Squares of what is divided by it neither overflow nor vanish.
+    size = max(float(np.abs(table[part].astype(np.float64) - mean).max()) for part in parts) or 1.0
+    scale = size * np.sqrt(sum((((table[part].astype(np.float64) - mean) / size) ** 2).sum() for part in parts) / n)
     if not scale > 0:
         raise InputError(f"features: all {n} training samples are equal; nothing to fit")
-    x /= scale
     if p <= n:
-        values, vectors = np.linalg.eigh(x.T @ x / n)
+        scatter = np.zeros((p, p))
+        for part in parts:
+            x = (table[part].astype(np.float64) - mean) / scale
+            scatter += x.T @ x
+        values, vectors = np.linalg.eigh(scatter / n)
         keep = values > tolerance * values[-1]
         axes = vectors[:, keep]
     else:
+        x = (table.astype(np.float64) - mean) / scale
         values, vectors = np.linalg.eigh(x @ x.T / n)
         keep = values > tolerance * values[-1]
         axes = x.T @ (vectors[:, keep] / np.sqrt(n * values[keep]))
     return RowSpace(mean, np.asarray(scale), axes, values[keep])
+
+
+def _mean(table: np.ndarray, parts: list[slice]) -> Float[np.ndarray, "p"]:
+    """`exact_mean` of all rows, part by part."""
+    n = len(table)
+    if len(parts) == 1:
+        return exact_mean(table.astype(np.float64))
+    mean = np.sum([table[part].sum(0, dtype=np.float64) for part in parts], axis=0) / n
+    return mean + np.sum([(table[part] - mean).sum(0) for part in parts], axis=0) / n
 
 
 def _tolerance(given: Annotated[Any, float | None], default: float) -> float:
@@ -154,7 +185,7 @@ class DualProbe:
         Raises InputError for another number of training samples, NaN and inf.
         """
         cross = check_features(cross, "cross", len(self.alpha))
-        return cross.astype(np.float64) @ self.alpha + self.bias
+        return _by_rows(lambda rows: rows.astype(np.float64) @ self.alpha + self.bias, cross, len(self.bias))
 
 
 @jax.tree_util.register_dataclass
@@ -180,7 +211,7 @@ class KernelSpace:
         Raises InputError for another number of training samples, NaN and inf.
         """
         cross = check_features(cross, "cross", len(self.dual))
-        return cross.astype(np.float64) @ self.dual + self.offset
+        return _by_rows(lambda rows: rows.astype(np.float64) @ self.dual + self.offset, cross, len(self.offset))
 
     def probe(self, fitted: LinearProbe) -> DualProbe:
         """The probe on raw kernel rows whose scores are those of `fitted` on their coordinates."""

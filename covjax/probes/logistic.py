@@ -24,6 +24,7 @@ from covjax.tokens import HIGHEST
 # Coordinates are padded with zero columns to one of these counts, or to the number of samples: zero columns change no
 # optimum, and feature sets of similar size share a compilation.
 WIDTHS = (16, 64, 256, 1024)
+_LARGE = 2**29  # bytes of coordinates from which on a compilation saved is worth less than the columns
 LEAST = 1e-30  # penalty, and one over the largest: they and their inverses are float32
 
 
@@ -92,15 +93,18 @@ def logistic_path(
     penalties = check_penalties(penalties, least=LEAST, most=1 / LEAST)
     r = coordinates.shape[1]
     width = width_of(r, len(y))
-    z = np.pad(coordinates.astype(np.float32), ((0, 0), (0, width - r)))
+    z = np.zeros((len(y), width), np.float32)
+    z[:, :r] = coordinates
+    del coordinates  # they may be the last reference, and many
     order = np.argsort(penalties)[::-1]
     strengths = np.asarray(penalties, np.float32)[order]
     importance = element_weights(y, class_weights, exclusive, present)
     start = log_odds(kind, y, importance).astype(np.float32)
-    data = z, y.astype(np.float32), importance.astype(np.float32)
     numbers = start, curvature_of(eigenvalues, width), strengths, np.float32(len(y))
     with jax.enable_x64(False):  # optax's line search mixes types where float64 is the default
-        solution = _path(*map(jax.device_put, (*data, *numbers)), kind, tolerance, max_iterations)
+        data = [jax.device_put(each) for each in (z, y.astype(np.float32), importance.astype(np.float32))]
+        del z
+        solution = _path(*data, *map(jax.device_put, numbers), kind, tolerance, max_iterations)
         return path_of(jax.device_get(solution), r, order)
 
 
@@ -113,7 +117,8 @@ def check_stop(tolerance: float, max_iterations: int) -> None:
 
 def width_of(rank: int, samples: int) -> int:
     """Columns to pad the coordinates to."""
-    return next((w for w in WIDTHS if w >= rank), max(rank, min(samples, -(-rank // 1024) * 1024)))
+    step = 1024 if 4 * samples * rank <= _LARGE else 128
+    return next((w for w in WIDTHS if w >= rank), max(rank, min(samples, -(-rank // step) * step)))
 
 
 def curvature_of(eigenvalues: Float[np.ndarray, "r"], width: int) -> Float[np.ndarray, "width"]:

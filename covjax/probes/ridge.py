@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from covjax.errors import InputError
 from covjax.inputs import NumbersLike, TableLike, VectorLike, check_features, check_numbers, check_penalties, patterns
 from covjax.moments import Moments
-from covjax.probes.coordinates import LinearProbe, Probe, Space, check_eigenvalues, row_space
+from covjax.probes.coordinates import LinearProbe, Probe, Space, check_eigenvalues, row_blocks, row_space
 
 
 def fit_ridge_path(
@@ -68,7 +68,7 @@ def check_present(present: Bool[np.ndarray, "n k"]) -> None:
 
 def _path(eigenvalues, z, y, penalties) -> list[LinearProbe]:
     mean = y.mean(0)
-    cross = z.T @ (y - mean) / len(y)
+    cross = sum(z[part].astype(np.float64).T @ (y[part] - mean) for part in row_blocks(*z.shape)) / len(y)
     return [LinearProbe(cross / (eigenvalues[:, None] + penalty), mean) for penalty in penalties]
 
 

@@ -1,0 +1,83 @@
+"""Tables of a comparison by name: those that fit stay in memory, the others are read again when they are asked for."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from covjax.embedding.tables import Landmarks, Table
+from covjax.errors import InputError
+from covjax.jobs import checkpoint
+
+
+class TableFiles(Mapping[str, Table]):
+    """The tables of `names`, in this order, as checkpoints in a folder; at most `room` bytes stay in memory.
+
+    `expected` is the manifest that a table's checkpoint must have; `landmarks` are this run's, where it has any.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        expected: Callable[[str], dict[str, Any]],
+        landmarks: Landmarks | None,
+        room: float,
+    ):
+        self._folder, self._names, self._expected = folder, list(names), expected
+        self._landmarks, self._room, self._kept = landmarks, room, dict[str, Table]()
+
+    def put(self, name: str, table: Table) -> None:
+        """Write a table."""
+        state, more = {"values": table.values}, {"num_features": table.num_features, "is_kernel": table.is_kernel}
+        if table.landmarks is not None:
+            state["sample"] = table.landmarks.kernel
+            more["landmarks"] = len(table.landmarks.rows)
+        checkpoint.save(self._folder / name, state, self._expected(name) | more)
+        self._keep(name, table)
+
+    def find(self, name: str) -> Table | None:
+        """A table that is there; None where there is none.
+
+        Raises InputError for one made under other settings or with other landmarks, and as `checkpoint.load_complete`.
+        """
+        if name in self._kept:
+            return self._kept[name]
+        path = self._folder / name
+        manifest = checkpoint.read_manifest(path)
+        if manifest is None:
+            return None
+        count, own = manifest.get("landmarks", 0), 0 if self._landmarks is None else len(self._landmarks.rows)
+        if count not in (0, own):
+            raise InputError(
+                f"landmarks: {path} was made with {count:,}, this run takes {own or 'none'}, by its limit of memory or "
+                f"by --landmarks; add --landmarks {count}, or use --output OTHER"
+            )
+        like = {"values": 0, "sample": 0} if count else {"values": 0}
+        state = checkpoint.load(path, like, self._expected(name))
+        landmarks = None
+        if count:
+            assert self._landmarks is not None
+            drawn = self._landmarks
+            landmarks = Landmarks(drawn.rows, drawn.fitted, drawn.scored, state["sample"])
+        table = Table(state["values"], manifest["num_features"], manifest["is_kernel"], landmarks)
+        self._keep(name, table)
+        return table
+
+    def _keep(self, name: str, table: Table) -> None:
+        if table.values.nbytes + sum(each.values.nbytes for each in self._kept.values()) <= self._room:
+            self._kept[name] = table
+
+    def __getitem__(self, name: str) -> Table:
+        if name not in self._names:
+            raise KeyError(name)
+        if (table := self.find(name)) is None:
+            raise InputError(f"output: process {jax.process_index()} does not see {self._folder}")
+        return table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

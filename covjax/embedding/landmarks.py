@@ -1,0 +1,165 @@
+"""Kernels with some of the training rows, the landmarks, where those with all of them are too large (Nyström).
+
+Two passes over the tokens. In the first the vectors of the landmarks, and of a sample beside them, are made and kept;
+in the second those of all sequences pass by in batches, and their inner products with what is kept are the kernel. No
+array has more than landmarks x features or sequences x landmarks numbers.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from covjax.activations import ArrayTokens
+from covjax.activations.tokens import Fit
+from covjax.embedding import tables
+from covjax.embedding.plan import GIB
+from covjax.embedding.pools import FittedPool, each_vector, pool_groups, widths
+from covjax.embedding.tables import Landmarks, Table
+from covjax.errors import InputError
+from covjax.jobs.distributed import exchange, is_first
+
+_STEP = 64  # landmarks come in steps of so many
+_MOST = 8192  # chosen by themselves: the eigendecomposition of more takes longer than what they add is worth
+_SAMPLE = 2000, 1000  # most rows that a probe is fitted, and scored, on both ways
+_RUNTIME = 0.75 * GIB  # of Python, JAX and programs
+_ROOM = 1.0 * GIB  # that a run has beside it, whatever its limit
+
+
+@dataclasses.dataclass(frozen=True)
+class LandmarkPlan:
+    """How many landmarks there are, 0 for none, and which vectors they are for; see `plan_landmarks`."""
+
+    count: int
+    train: int
+    widest: int  # columns of a table that need none
+    narrow: int  # numbers of a vector that needs none
+    room: float  # bytes
+
+    def covers(self, width: int) -> bool:
+        """Whether vectors of so many numbers are compared through landmarks."""
+        return self.count > 0 and width > self.narrow and columns_of(width, self.train) > self.widest
+
+
+def columns_of(width: int, train: int) -> int:
+    """Columns of the exact table of such vectors: all numbers, or the kernel's training rows."""
+    return width if width <= max(tables.WIDE, train) else train
+
+
+def probe_bytes(sequences: int, columns: int) -> float:
+    """Memory that one table takes at most while it is made, and while probes are fitted on it."""
+    return 12.0 * sequences * columns + 44.0 * columns**2
+
+
+def plan_landmarks(
+    given: int | None, sequences: int, train: int, features: int, memory: float, tokens: float
+) -> LandmarkPlan:
+    """None where the exact table of a whole matrix fits; else as many landmarks as do, or as many as are `given`.
+
+    A given 0 is none. `features` are those of a token; `memory` and `tokens`, which stay in it, are bytes: numbers of
+    the settings, not of the moment, so that a run that goes on chooses the same.
+
+    Raises InputError where not even 64 fit.
+    """
+    width = features * (features + 1) // 2
+    room = max(memory - tokens - _RUNTIME, _ROOM)
+    if given is not None:
+        return LandmarkPlan(given if given < train else 0, train, given, tables.WIDE, room)
+    if probe_bytes(sequences, columns_of(width, train)) <= room:
+        return LandmarkPlan(0, train, 0, 0, room)
+
+    def need(count: int) -> float:
+        return max(probe_bytes(sequences, count), 4.0 * count * (sequences + 2 * width) + GIB / 2)
+
+    count = _STEP * (min(_MOST, train - 1, width) // _STEP)
+    while count > _STEP and need(count) > room:
+        count -= _STEP
+    if not count or need(count) > room:
+        needed = (need(_STEP) + tokens + _RUNTIME) / GIB
+        raise InputError(
+            f"max_memory_gib: {memory / GIB:.2g} is too little for {sequences:,} sequences of {features:,} features; "
+            f"{needed:.1f} is needed for {_STEP} landmarks"
+        )
+    widest = next(c for c in range(columns_of(width, train), 0, -_STEP) if probe_bytes(sequences, c) <= room)
+    return LandmarkPlan(count, train, widest, 0, room)
+
+
+def draw_landmarks(
+    count: int, train: Int[np.ndarray, "n_train"], validation: Int[np.ndarray, "v"], seed: int
+) -> Landmarks:
+    """So many training rows, drawn without looking at anything, and the rows of the sample; its kernel is empty yet."""
+    random = np.random.default_rng([seed, count])
+    order, held_out = random.permutation(train), random.permutation(validation)
+    fitted = order[count : count + min(_SAMPLE[0], count)]
+    scored = held_out[: _SAMPLE[1]]
+    kernel = np.zeros((len(fitted) + len(scored), len(fitted)), np.float32)
+    return Landmarks(np.sort(order[:count]), np.sort(fitted), np.sort(scored), kernel)
+
+
+def landmark_tables(
+    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int, landmarks: Landmarks, room: float
+) -> Iterator[tuple[str, Table]]:
+    """The kernel of every pool with the landmarks, of vectors centred and scaled to mean squared norm 1 on these.
+
+    Pools share their passes where `room` bytes allow it. In a job of several processes, which call this together, only
+    process 0 gets the tables.
+
+    Raises InputError for NaN or inf in a sequence's vector, with the row's number from 0.
+    """
+    n, sizes, count = len(tokens), widths(pools, tokens.features), len(landmarks.rows)
+    stays = np.concatenate([landmarks.rows, landmarks.fitted])
+    every = {name: width + n * count // len(stays) for name, width in sizes.items()}  # numbers for each row that stays
+    for group in pool_groups(every, len(stays), room / 2 / GIB):
+        chosen = {name: pools[name] for name in group}
+        known = {name: np.zeros((len(stays), sizes[name]), np.float32) for name in group}
+        place = np.full(n, -1)
+        place[stays] = np.arange(len(stays))
+        for rows, vectors in each_vector(chosen, tokens, fit, seed, stays):
+            for name, block in vectors.items():
+                _check(name, rows, block)
+                known[name][place[rows]] = block
+        own = place[tokens.own]
+        scales = {}
+        for name, table in known.items():
+            exchange(table, own[own >= 0])
+            scales[name] = _standardise(table, count)
+        kernels = {name: np.zeros((n, count), np.float32) for name in group}
+        sample = np.concatenate([landmarks.fitted, landmarks.scored])
+        exact = {name: np.zeros(landmarks.kernel.shape, np.float32) for name in group}
+        place[:] = -1
+        place[sample] = np.arange(len(sample))
+        for rows, vectors in each_vector(chosen, tokens, fit, seed):
+            inside = place[rows] >= 0
+            for name, block in vectors.items():
+                _check(name, rows, block)
+                centred = (block - scales[name][0]) / scales[name][1]
+                kernels[name][rows] = centred @ known[name][:count].T
+                exact[name][place[rows[inside]]] = centred[inside] @ known[name][count:].T
+        del known
+        own = place[tokens.own]
+        for name in group:
+            kernel, part = kernels.pop(name), exact.pop(name)
+            exchange(kernel, tokens.own)
+            exchange(part, own[own >= 0])
+            if is_first():
+                yield name, Table(kernel, sizes[name], True, Landmarks(*_rows(landmarks), part))
+
+
+def _rows(landmarks: Landmarks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return landmarks.rows, landmarks.fitted, landmarks.scored
+
+
+def _standardise(table: Float[np.ndarray, "s p"], count: int) -> tuple[Float[np.ndarray, "p"], np.float32]:
+    """Centre and scale on the first `count` rows, in place, as `make_table` does it; both are returned."""
+    centre = table[:count].mean(0, dtype=np.float64).astype(np.float32)
+    table -= centre
+    squares = np.einsum("ij,ij->i", table[:count], table[:count], dtype=np.float64)
+    scale = np.float32(np.sqrt(squares.mean()) or 1.0)  # equal rows stay as they are
+    table /= scale
+    return centre, scale
+
+
+def _check(name: str, rows: np.ndarray, block: np.ndarray) -> None:
+    if len(bad := np.flatnonzero(~np.isfinite(block).all(1))):
+        raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")
