@@ -33,6 +33,7 @@ from covjax.activations import ArrayTokens
 from covjax.comparison.config import CompareConfig, choose_recipes, small_note
 from covjax.comparison.features import Tables, make_features
 from covjax.comparison.figures import draw_figures
+from covjax.comparison.mixtures import make_mixtures
 from covjax.comparison.model import keep_winner
 from covjax.comparison.probing import Probes, fit_probes, probe_names
 from covjax.comparison.report import write_report
@@ -146,6 +147,7 @@ def _compare(
     }
     folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
     tables = make_features(config, data, tokens, rows, output, features)
+    tables |= make_mixtures(config, data, tables, rows, output, features)
     probes = fit_probes(config, data, tables, output, manifest)
     if is_first():
         results = _score(config, data, tokens, rows, tables, probes, manifest, label_names, command, output)

@@ -24,7 +24,7 @@ from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Components, Composition, Pooled, SpecialToken
+from covjax.recipes.base import MIXTURE, Components, Composition, Pooled, SpecialToken
 
 Item = TypeVar("Item")
 
@@ -102,37 +102,53 @@ def word_frequencies(
 Tables = dict[str, Table]
 
 
+def load_table(path: Path, expected: dict[str, Any]) -> Table | None:
+    """The table of a checkpoint that was made under `expected`; None where there is none."""
+    if (state := checkpoint.load_complete(path, {"values": 0}, expected)) is None:
+        return None
+    shape = state[1]
+    return Table(state[0]["values"], shape["num_features"], shape["is_kernel"], tuple(shape.get("shares", ())))
+
+
+def save_table(path: Path, table: Table, made_under: dict[str, Any]) -> None:
+    """Write a table as one checkpoint; see `load_table`."""
+    shape: dict[str, Any] = {"num_features": table.num_features, "is_kernel": table.is_kernel}
+    if table.shares:
+        shape["shares"] = list(table.shares)
+    checkpoint.save(path, {"values": table.values}, made_under | shape)
+
+
 def make_features(
     config: CompareConfig, data: Dataset, tokens: ArrayTokens, recipes: tuple[Recipe, ...], output: Path, manifest: dict
 ) -> Tables:
-    """The table of every recipe by name; complete checkpoints in `output/features` are reused.
+    """The table of every recipe but mixtures by name; complete checkpoints in `output/features` are reused.
 
     In a job of several processes all make the features of their own sequences and call this together; process 0 makes
     the tables and writes them, and all return them.
     A checkpoint made under another manifest is refused with the difference.
     """
-    folder, by_name = output / "features", {recipe.name: recipe for recipe in recipes}
+    folder = output / "features"
+    by_name = {recipe.name: recipe for recipe in recipes if recipe.role != MIXTURE}
+    mixtures = [recipe for recipe in recipes if recipe.role == MIXTURE]
 
     def expected(name: str) -> dict[str, Any]:
         return manifest | {"row": repr(by_name[name])}
 
     def load(name: str) -> Table | None:
-        state = checkpoint.load_complete(folder / name, {"values": 0}, expected(name))
-        return None if state is None else Table(state[0]["values"], state[1]["num_features"], state[1]["is_kernel"])
+        return load_table(folder / name, expected(name))
 
     tables, missing = find_complete(list(by_name), load)
     if not missing:
-        note(f"features: all {len(recipes)} complete in {folder}, reused")
+        note(f"features: all {len(by_name)} complete in {folder}, reused")
     else:
-        note(f"features: {len(recipes) - len(missing)} complete and reused, {len(missing)} to make")
+        note(f"features: {len(by_name) - len(missing)} complete and reused, {len(missing)} to make")
 
         def keep(name: str, table: Table) -> None:
-            shape = {"num_features": table.num_features, "is_kernel": table.is_kernel}
-            checkpoint.save(folder / name, {"values": table.values}, expected(name) | shape)
+            save_table(folder / name, table, expected(name))
             tables[name] = table
 
         to_make = [by_name[name] for name in missing]
-        for name, table in _pooled(config, data, tokens, to_make, output, manifest):
+        for name, table in _pooled(config, data, tokens, [*to_make, *mixtures], output, manifest):
             keep(name, table)
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):

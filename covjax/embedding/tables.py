@@ -15,12 +15,14 @@ WIDE = 4096  # more features than this are kept as a kernel: at d = 320, 51,360 
 class Table:
     """`values` is (n, num_features), or the (n, n_train) inner products with the training rows where `is_kernel`.
 
-    A linear probe with an L2 penalty fits and scores the same on either (representer theorem).
+    A linear probe with an L2 penalty fits and scores the same on either (representer theorem). `shares` are those of a
+    mixture's parts (`covjax.recipes.base.Weighted`).
     """
 
     values: Float[np.ndarray, "n k"]
     num_features: int
     is_kernel: bool = False
+    shares: tuple[int, ...] = ()
 
     def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | KernelSpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""
@@ -53,22 +55,31 @@ def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_tra
     return Table(kernel, p, is_kernel=True)
 
 
-def side_by_side(tables: Sequence[Table], train: Int[np.ndarray, "n_train"]) -> Table:
-    """The features of all tables, each block centred and scaled to mean squared norm 1 on the training rows.
+def side_by_side(
+    tables: Sequence[Table], train: Int[np.ndarray, "n_train"], weights: Sequence[float] | None = None
+) -> Table:
+    """The features of all tables, each block centred and scaled to mean squared norm 1, or its weight, on `train`.
 
     Without that, one penalty for all columns would favour the block with the larger numbers.
     """
     width = sum(table.num_features for table in tables)
     if not any(table.is_kernel for table in tables):
-        return make_table(np.concatenate([_scaled(table.values, train) for table in tables], axis=1), train)
-    kernels = []
-    for table in tables:
-        if table.is_kernel:
-            kernels.append(table.values)
-        else:
-            block = _scaled(table.values, train)
-            kernels.append(block @ block[train].T)
+        blocks = [_scaled(table.values, train) for table in tables]
+        for block, weight in zip(blocks, weights or ()):
+            block *= np.float32(np.sqrt(weight))
+        return make_table(np.concatenate(blocks, axis=1), train)
+    kernels = [block_kernel(table, train) for table in tables]
+    if weights is not None:
+        kernels = [np.float32(weight) * kernel for weight, kernel in zip(weights, kernels, strict=True)]
     return Table(np.sum(kernels, axis=0), width, is_kernel=True)
+
+
+def block_kernel(table: Table, train: Int[np.ndarray, "n_train"]) -> Float[np.ndarray, "n n_train"]:
+    """Inner products with the training rows of features centred and scaled to mean squared norm 1 on these."""
+    if table.is_kernel:
+        return table.values
+    block = _scaled(table.values, train)
+    return block @ block[train].T
 
 
 def _scaled(block: Float[np.ndarray, "n p"], train: np.ndarray) -> Float[np.ndarray, "n p"]:
