@@ -73,8 +73,9 @@ def choose_shares(blocks: Sequence[Table], steps: int, data: Dataset, config: Co
     """The shares whose ridge probe is best on validation, by the primary metric at the best of the penalties.
 
     Coarse to fine: first the mixtures in parts of 2 / `steps`, then the neighbours of the best, one part of it moved
-    from one block to another. `steps` is even. Where there are more than `MOST_ROWS` training rows, as many are drawn with `config.seed`. Ties go to fewer blocks,
-    and then to the earlier ones; blocks that are equal for all these rows get no share.
+    from one block to another. `steps` is even. Where there are more than `MOST_ROWS` training rows, as many are drawn
+    with `config.seed`. Ties go to fewer blocks, and then to the earlier ones; blocks that are equal for all these rows
+    get no share.
     """
     train, validation = data.rows("train"), data.rows("validation")
     places = np.arange(len(train))
