@@ -157,7 +157,7 @@ def test_what_retrieval_refuses(tmp_path):
         compare(tmp_path, "regression", ROWS, protocol="retrieval")
     with pytest.raises(InputError, match="probes: 'ridge' is not used by --protocol retrieval; leave --probes out"):
         compare(tmp_path, "multiclass", ROWS, protocol="retrieval", probes=["ridge"])
-    with pytest.raises(InputError, match="rows: 'attention' is trained on labels, which --protocol retrieval"):
+    with pytest.raises(InputError, match="rows: 'attention' needs labels, which --protocol retrieval"):
         compare(tmp_path, "multiclass", [*ROWS, "attention"], protocol="retrieval")
     with pytest.raises(InputError, match="protocol: 'search' is not allowed; probes or retrieval"):
         compare(tmp_path, "multiclass", ROWS, protocol="search")

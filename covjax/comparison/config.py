@@ -8,7 +8,7 @@ from covjax.errors import InputError
 from covjax.jobs.memory import limit_gib
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
-from covjax.recipes.base import SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
+from covjax.recipes.base import MIXTURE, SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
 from covjax.recipes.pairs import pair_recipes
 
 PROBES, RETRIEVAL = PROTOCOLS = ("probes", "retrieval")
@@ -206,21 +206,20 @@ def choose_recipes(
 
     Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
     (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
-    Without sequences (`has_sequences`) there are no counted letters, in retrieval no pools trained on labels.
+    Without sequences (`has_sequences`) there are no counted letters, in retrieval no rows that are fitted on labels.
     `pair` is what pools see of pairs.
 
     Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
-    not there, one that counts letters of sequences that are not there, and one trained on labels in retrieval.
+    not there, one that counts letters of sequences that are not there, and one fitted on labels in retrieval.
     """
-    if config.protocol == RETRIEVAL and (asked := [name for name in config.rows if name in TRAINABLE]):
-        raise InputError(
-            f"rows: {asked[0]!r} is trained on labels, which --protocol retrieval goes without; leave it out"
-        )
     named = [name for name in config.rows if name in TRAINABLE and name not in config.trained]
     every = all_recipes(dataclasses.replace(config, trained=(*config.trained, *named)), features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
     if config.protocol == RETRIEVAL:
-        every = tuple(recipe for recipe in every if not isinstance(recipe, Trained))
+        labelled = [recipe.name for recipe in every if isinstance(recipe, Trained) or recipe.role == MIXTURE]
+        if asked := [name for name in labelled if name in config.rows]:
+            raise InputError(f"rows: {asked[0]!r} needs labels, which --protocol retrieval goes without; leave it out")
+        every = tuple(recipe for recipe in every if recipe.name not in labelled)
     if pair == "both":
         every = pair_recipes(every)
     if not has_sequences:

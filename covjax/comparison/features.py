@@ -27,7 +27,7 @@ from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Components, Composition, Pooled, SpecialToken
+from covjax.recipes.base import MIXTURE, Components, Composition, Pooled, SpecialToken
 
 Item = TypeVar("Item")
 
@@ -107,30 +107,35 @@ Tables = Mapping[str, Table]
 
 def make_features(
     config: CompareConfig, data: Dataset, tokens: ArrayTokens, recipes: tuple[Recipe, ...], output: Path, manifest: dict
-) -> Tables:
+) -> TableFiles:
     """The table of every recipe by name; complete checkpoints in `output/features` are reused.
+
+    Those of mixtures are made by `covjax.comparison.mixtures`.
 
     In a job of several processes all make the features of their own sequences and call this together; process 0 makes
     the tables and writes them, and all return them.
     A checkpoint made under another manifest is refused with the difference.
     """
     folder, by_name = output / "features", {recipe.name: recipe for recipe in recipes}
+    mixtures = [recipe for recipe in recipes if recipe.role == MIXTURE]
     train, memory = data.rows("train"), config.memory_gib * GIB
     in_memory = tokens.gib * GIB if tokens.fits else 0.0
     plan = plan_landmarks(config.landmarks, len(data), len(train), tokens.features, memory, in_memory)
     landmarks = draw_landmarks(plan.count, train, data.rows("validation"), config.seed) if plan.count else None
 
     def expected(name: str) -> dict[str, Any]:
-        return manifest | {"row": repr(by_name[name])}
+        penalties = {"penalties": list(config.penalties)} if by_name[name] in mixtures else {}  # they chose the shares
+        return manifest | {"row": repr(by_name[name])} | penalties
 
     tables = TableFiles(folder, list(by_name), expected, landmarks, memory / 4)
-    missing = find_complete(list(by_name), lambda name: None if tables.find(name) is None else True)[1]
+    to_find = [name for name in by_name if by_name[name] not in mixtures]
+    missing = find_complete(to_find, lambda name: None if tables.find(name) is None else True)[1]
     if not missing:
-        note(f"features: all {len(recipes)} complete in {folder}, reused")
+        note(f"features: all {len(to_find)} complete in {folder}, reused")
     else:
-        note(f"features: {len(recipes) - len(missing)} complete and reused, {len(missing)} to make")
+        note(f"features: {len(to_find) - len(missing)} complete and reused, {len(missing)} to make")
         to_make = [by_name[name] for name in missing]
-        for name, table in _pooled(config, data, tokens, to_make, output, manifest, plan, landmarks):
+        for name, table in _pooled(config, data, tokens, [*to_make, *mixtures], output, manifest, plan, landmarks):
             tables.put(name, table)
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):

@@ -17,7 +17,10 @@ from covjax.notes import figure_text
 from covjax.recipes.standard import FAMILIES
 
 # Okabe-Ito: distinguishable with any colour vision and in grey print.
-COLOURS = {"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"}
+COLOURS = {
+    **{"baseline": "#555555", "second order": "#0072B2", "control": "#D55E00", "composition": "#009E73"},
+    "mixture": "#CC79A7",
+}
 MARKERS = {"logistic": "o", "ridge": "s", "retrieval": "o"}
 LINES: dict[str, Any] = {"logistic": "-", "ridge": ":", "retrieval": "-"}
 

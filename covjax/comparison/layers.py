@@ -17,6 +17,7 @@ from jaxtyping import Float
 from covjax.activations import ArrayTokens, EncodedTokens
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.features import Tables, make_features
+from covjax.comparison.mixtures import make_mixtures
 from covjax.comparison.probing import Probes, fit_probes, probe_names
 from covjax.comparison.results import Results
 from covjax.comparison.source import EncoderSource, Source
@@ -50,6 +51,7 @@ class Layer:
         """
         chosen = self.recipes if recipes is None else recipes
         tables = make_features(self.config, data, self.tokens, chosen, self.folder, self.features)
+        make_mixtures(self.config, data, tables, chosen)
         return tables, fit_probes(self.config, data, tables, self.folder, self.features)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from covjax.activations import ArrayTokens, GivenTokens, PairTokens
 from covjax.comparison.config import RETRIEVAL, CompareConfig
+from covjax.comparison.mixtures import resolved
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
 from covjax.comparison.results import Results
 from covjax.data import Dataset
@@ -26,7 +27,7 @@ from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note
 from covjax.probes import DualProbe, LinearProbe
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Components
+from covjax.recipes.base import Components, with_parts
 
 FORMAT = 1
 HALF = 500 * 2**20  # bytes of weights above which they are kept in half precision
@@ -183,12 +184,12 @@ def fit_winner(
 
     `folder` holds the trained pools and autoencoders of the comparison, made under `identity`, `tables` its rows'.
     """
-    by_name = {recipe.name: recipe for recipe in recipes}
-    parts = [by_name[part] for part in parts_of(by_name[name])]
+    by_name = {recipe.name: resolved(recipe, tables) for recipe in recipes}
+    *parts, recipe = with_parts(name, by_name)
     seeds = [recipe for recipe in recipes if getattr(recipe, "replica_of", "") == name]
     made_under = {key: identity[key] for key in ("data", "encoder")}
     train = data.rows("train")
-    recipe, memory = by_name[name], config.memory_gib
+    memory = config.memory_gib
     table = tables.get(recipe.part) if isinstance(recipe, Components) else None
     rows = tables[name if table is None else parts_of(recipe)[0]].kernel_rows(train)
     return fit_recipe(
@@ -251,22 +252,22 @@ def keep_winner(
     output: Path,
     pools: Path,
 ) -> None:
-    """Write `model/` of the second-order row that validation chose, and `predictions.csv`; a model that is there stays.
+    """Write `model/` of the row that validation chose, `Results.winner`, and `predictions.csv`; a model there stays.
 
     Retrieval has no probe, so the model is the embedder alone and there are no predictions.
     `config`, `tokens`, `recipes` and `identity` are of that row's layer; its trained pools lie in `pools`.
     In a job of several processes all call this together; process 0 writes.
     """
-    name = results.best_second_order
+    name = results.winner
     if config.protocol == RETRIEVAL:
         path = output / "model" / "embedder"
         if not agree(np.int64(is_first() and _holds(path, name))):
-            fitted = fit_winner(config, data, tokens, recipes, name, output / "pools", identity, tables)
+            fitted = fit_winner(config, data, tokens, recipes, name, pools, identity, tables)
             if is_first():
                 make_embedder(config, tokens, fitted).save(path)
                 note(f"model: {name}, an embedder alone: covjax.Embedder.load({str(path)!r})")
         return
-    chosen = next(recipe for recipe in recipes if recipe.name == name)
+    chosen = resolved(next(recipe for recipe in recipes if recipe.name == name), tables)
     kind = probe_names(config, data)[0]
     path = output / "model"
     made_of = dict(identity) | {"row": repr(chosen), "penalties": list(config.penalties)}

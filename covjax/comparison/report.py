@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from covjax.comparison.chain import LINKS, carrier
 from covjax.comparison.config import RETRIEVAL
 from covjax.comparison.page import Html, Row, difference, escape, figure, note, number, page, signed, table
 from covjax.comparison.results import ProbeResult, Results, RowResult
@@ -30,6 +31,7 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path) -> No
         f"<p>Values are of the {escape(results.probes[0])} probe. {escape(_strongest(results))}</p>",
         note(_setting(results)),
         *[f"<h2>All poolers, {escape(probe)} probe</h2>{_table(results, probe)}" for probe in results.probes],
+        *([f"<h2>From the {escape(results.reference)} to Σ</h2>{_chain(results)}"] if results.chain else []),
         note(_how_to_read(results)),
         *(["<h2>Which layer?</h2>", _layer_table(results)] if results.layers else []),
         *[note(f"Warning: {text}") for text in results.warnings],
@@ -144,6 +146,20 @@ def _layer_table(results: Results) -> Html:
         "Every row takes its own best, the mean too; the test set is scored at these alone."
     )
     return table(["pooler", *map(str, results.layers)], rows, caption=caption)
+
+
+def _chain(results: Results) -> Html:
+    rows, titles = [], {row.label: row.title for row in results.rows}
+    for link, step in results.chain.items():
+        name = f"{link} (carries the gain)" if link == carrier(results) else link
+        taken = step.row != step.other
+        gain = difference(step.value, step.interval) if taken else "–"
+        rows.append([name, LINKS[link][0], titles[step.row] if taken else "no row above", gain])
+    caption = (
+        f"test {results.primary_name}, {results.probes[0]} probe; each link's row is the best so far on validation; "
+        "the steps add up to the last row's gain"
+    )
+    return table(["link", "what it adds", "row", "step [95 %]"], rows, caption=caption)
 
 
 def _difference(row: RowResult, fit: ProbeResult, results: Results) -> str:

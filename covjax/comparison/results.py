@@ -9,6 +9,7 @@ from typing import Any
 
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import read_sealed
+from covjax.recipes.base import MIXTURE
 
 Interval = tuple[float, float]
 ABSENT: tuple[tuple[str, Any], ...] = (("seeds", None), ("layer", None), ("layer_validation", ()), ("layers", ()))
@@ -101,6 +102,14 @@ class Results:
     warnings: tuple[str, ...]
     manifest: dict[str, Any]
     layers: tuple[int, ...] = ()  # that the rows chose from, where there were several
+    chain: dict[str, Contrast] = dataclasses.field(default_factory=dict)  # older files have none
+
+    @property
+    def winner(self) -> str:
+        """The row of `model/`: the mixture that is above the chosen second-order row on validation, or else that."""
+        mixtures = [row.label for row in self.rows if row.role == MIXTURE]
+        rows, probe = self.by_label, self.probes[0]
+        return max([self.best_second_order, *mixtures], key=lambda label: rows[label].probes[probe].validation)
 
     @property
     def by_label(self) -> dict[str, RowResult]:
@@ -155,7 +164,8 @@ def _load(kind: Any, data: Any, file: str, entry: str) -> Any:
         return data
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
-        required = {field.name for field in fields if field.default is dataclasses.MISSING}
+        missing = dataclasses.MISSING
+        required = {each.name for each in fields if each.default is missing and each.default_factory is missing}
         if not isinstance(data, Mapping):
             raise wrong(f"is {shown(data, 40)}, not {kind.__name__}")
         for name in [*sorted(required - set(data)), *sorted(set(data) - set(hints))]:

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from covjax.activations import ArrayTokens
+from covjax.comparison.chain import chain_pairs
 from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.features import Tables
 from covjax.comparison.landmark_check import landmark_warnings
+from covjax.comparison.mixtures import described
 from covjax.comparison.probing import Probes, macro, predictions, probe_names, task_of
 from covjax.comparison.results import Contrast, Interval, ProbeResult, Results, RowResult, Score, Term
 from covjax.comparison.retrieval import unanswerable
@@ -23,7 +25,7 @@ from covjax.jobs.folder import write_text
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.notes import progress
 from covjax.recipes import Recipe
-from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER
+from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER, Weighted
 from covjax.recipes.standard import QUADRATIC, TWINS, matched_rank
 
 
@@ -81,8 +83,9 @@ def contrasts(
     metric: str,
     draws: Mapping[str, Float[np.ndarray, "resamples"]] | None = None,
     groups: int = 0,
+    pairs: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, Contrast]:
-    """The planned differences on the test set, by name.
+    """The planned differences on the test set, by name, or those of the given `pairs` of rows.
 
     `draws` are the bootstrapped metric of every row by label, on the same resamples (paired) of `groups` test groups.
     Without them the interval and p-value are known only against the reference, where the rows carry them; elsewhere
@@ -90,7 +93,8 @@ def contrasts(
     """
     tests = {row.label: row.probes[probe].test[metric] for row in rows if probe in row.probes}
     out = {}
-    for name, (label, other) in planned_pairs(rows, reference, probe).items():
+    pairs = planned_pairs(rows, reference, probe) if pairs is None else pairs
+    for name, (label, other) in pairs.items():
         ends: Interval | None = None
         p_value: float | None = None
         if label == other:
@@ -174,9 +178,13 @@ def summarise(
                 test=test_scores,
                 per_term=per_term,
             )
-        size = tables[recipe.name].num_features
-        rows.append(RowResult(recipe.name, recipe.title, recipe.role, recipe.family, recipe.rank, by_probe, size))
-    differences = contrasts(rows, REFERENCE, names[0], task.primary, planned, groups["test"])
+        table, title = tables[recipe.name], recipe.title
+        if isinstance(recipe, Weighted):
+            title += f": {described(recipe.parts, table.shares)}"
+        size = table.num_features
+        rows.append(RowResult(recipe.name, title, recipe.role, recipe.family, recipe.rank, by_probe, size))
+    compared = REFERENCE, names[0], task.primary, planned, groups["test"]
+    differences = contrasts(rows, *compared)
     return Results(
         name=config.name,
         task=data.task,
@@ -193,6 +201,7 @@ def summarise(
         composition_unit="word" if data.is_text else "letter" if config.composition_k == 1 else "k-mer",
         best_second_order=differences["gain"].row,
         contrasts=differences,
+        chain=contrasts(rows, *compared, chain_pairs(rows, REFERENCE, names[0])),
         rows=tuple(rows),
         terms=terms,
         test_looks=looks,

@@ -31,6 +31,8 @@ class TableFiles(Mapping[str, Table]):
     def put(self, name: str, table: Table) -> None:
         """Write a table."""
         state, more = {"values": table.values}, {"num_features": table.num_features, "is_kernel": table.is_kernel}
+        if table.shares:
+            more["shares"] = list(table.shares)
         if table.landmarks is not None:
             state["sample"] = table.landmarks.kernel
             more["landmarks"] = len(table.landmarks.rows)
@@ -61,7 +63,8 @@ class TableFiles(Mapping[str, Table]):
             assert self._landmarks is not None
             drawn = self._landmarks
             landmarks = Landmarks(drawn.rows, drawn.fitted, drawn.scored, state["sample"])
-        table = Table(state["values"], manifest["num_features"], manifest["is_kernel"], landmarks)
+        shares = tuple(manifest.get("shares", ()))
+        table = Table(state["values"], manifest["num_features"], manifest["is_kernel"], landmarks, shares)
         self._keep(name, table)
         return table
 

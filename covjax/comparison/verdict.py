@@ -1,5 +1,6 @@
 """The answer of a comparison in one paragraph, from its results alone; the same in the terminal and on the page."""
 
+from covjax.comparison.chain import chain_sentence
 from covjax.comparison.page import interval_text, number, signed
 from covjax.comparison.results import Interval, Results, side
 
@@ -59,7 +60,16 @@ def verdict(results: Results) -> str:
     if side(ends) == "below":
         answer = f"{answer}: the {results.reference} is better"
     family = " (within one family)" if results.one_family else ""
-    return f"{'; '.join(parts)}. That is {answer}{family}."
+    sentences = [f"{'; '.join(parts)}. That is {answer}{family}."]
+    sentences += [chain_sentence(results)] if results.chain else []
+    if results.winner != chosen:
+        score = results.scores()[results.winner]
+        sentences.append(
+            f"The model is {results.winner}, above {chosen} on validation: {number(score.value)}, "
+            f"{_gain(score.difference, score.difference_interval)} over the {results.reference}; it mixes first and "
+            "second order, so its gain is evidence of neither."
+        )
+    return " ".join(sentences)
 
 
 def _named(results: Results, label: str) -> str:
@@ -80,7 +90,7 @@ def table(results: Results, every: bool = False, most: int = 10) -> str:
     probe, scores = results.probes[0], results.scores()
     rows = [row for row in results.rows if row.label in scores]
     if not every and len(rows) > most:
-        named = [results.reference, results.best_second_order]
+        named = [results.reference, results.best_second_order, results.winner]
         named += [contrast.other for contrast in results.contrasts.values()]
         by_validation = sorted(rows, key=lambda row: -row.probes[probe].validation)
         chosen = list(dict.fromkeys([*named, *(row.label for row in by_validation)]))[:most]
@@ -93,13 +103,14 @@ def table(results: Results, every: bool = False, most: int = 10) -> str:
     for row in rows:
         score = scores[row.label]
         gain = _gain(score.difference, score.difference_interval) if row.label != results.reference else ""
-        mark = "*" if row.label == results.best_second_order else " "
+        mark = "*" if row.label == results.best_second_order else "+" if row.label == results.winner else " "
         layer = "" if row.layer is None else row.layer
         lines.append(
             f"{row.label:<{width}}{layer:>{wide}}{row.num_features:>9,}{number(score.value):>12}{mark}  {gain}".rstrip()
         )
     rest = len(results.rows) - len(rows)
-    lines.append(f"* chosen on validation; {probe} probe" + (f"; {rest} more rows: --all" if rest else ""))
+    model = "; + in model/" if results.winner != results.best_second_order else ""
+    lines.append(f"* chosen on validation; {probe} probe{model}" + (f"; {rest} more rows: --all" if rest else ""))
     if layered:
         lines.append("layer: of each row the one that is best on validation")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.distributed import agree
 from covjax.probes import DualProbe, LinearProbe, RowSpace
-from covjax.recipes import Recipe
+from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import (
     Components,
     Composition,
@@ -29,10 +29,14 @@ from covjax.recipes.base import (
     SpecialToken,
     Trained,
     Truncated,
+    Weighted,
 )
 from covjax.recipes.pairs import PairPooled
 
-KINDS = (Pooled, PairPooled, Truncated, Referenced, SparsePooled, Trained, SpecialToken, SideBySide, Components)
+KINDS = (
+    *(Pooled, PairPooled, Truncated, Referenced, SparsePooled, Trained, SpecialToken),
+    *(SideBySide, Weighted, Components),
+)
 FORMAT = 1
 
 
@@ -131,47 +135,56 @@ def fit_recipe(
     are taken, where it is made already. `kernel_rows` are those that its kernel, or a part's, is
     with, by default the training rows.
 
-    Raises InputError for a recipe that sees no tokens, and as `fit_pools`.
+    Raises InputError for a recipe that sees no tokens, for a mixture without shares, and as `fit_pools`.
     """
     recipe = recipes[-1]
     if isinstance(recipe, Composition):
         raise InputError(f"recipe: {recipe.name!r} counts letters and embeds no tokens")
+    beside = next((each for each in recipes if isinstance(each, SideBySide)), None)
+    if isinstance(beside, Weighted) and not beside.shares:
+        raise InputError(
+            f"recipe: the shares of {beside.name!r} are chosen on labels; take it from a comparison's best()"
+        )
     fit, pools = fit_pools([*recipes, *seeds], tokens, train, seed, folder, identity, data)
     pools = {each.name: pools[each.name] for each in recipes if each.name in pools}
     blocks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    components = None
-    if isinstance(recipe, SideBySide):
+    if beside is not None:
         sizes, rows = widths(pools, tokens.features), train if kernel_rows is None else kernel_rows
-        sums = {name: TrainingSums(rows, np.zeros((len(rows), 0)), sizes[name]) for name in recipe.parts}
+        sums = {name: TrainingSums(rows, np.zeros((len(rows), 0)), sizes[name]) for name in parts_of(beside)}
         for numbers, vectors in each_vector(pools, tokens, fit, seed):
             for name, running in sums.items():
                 running.add(numbers, vectors[name])
         blocks = {name: block_of(running.total()) for name, running in sums.items()}
-    elif isinstance(recipe, Components):
-        probe = _components(pools, tokens, fit, seed, train, recipe.count, folder, memory_gib, table)
-        components = (probe.weights, probe.bias)
-    return FittedRecipe(tuple(recipes), tokens.features, seed, fit, pools, blocks, components)
+    if isinstance(beside, Weighted):
+        share = dict(zip(beside.parts, beside.shares, strict=True))
+        blocks = {
+            name: (centre, np.asarray(scale / np.sqrt(share[name] / beside.steps)))
+            for name, (centre, scale) in blocks.items()
+        }
+    fitted = FittedRecipe(tuple(recipes), tokens.features, seed, fit, pools, blocks, None)
+    if isinstance(recipe, Components):
+        probe = _components(fitted, tokens, train, recipe.count, folder, memory_gib, table)
+        fitted = dataclasses.replace(fitted, components=(probe.weights, probe.bias))
+    return fitted
 
 
 def _components(
-    pools: dict[str, FittedPool],
+    fitted: FittedRecipe,
     tokens: ArrayTokens,
-    fit: Fit,
-    seed: int,
     train: np.ndarray,
     count: int,
     folder: Path,
     memory_gib: float | None,
     table: Table | None,
 ) -> LinearProbe:
-    """The first principal components of the one pool's vectors as a linear map of these and its offset."""
-    ((name, pool),) = pools.items()
-    width = widths(pools, tokens.features)[name]
-    if table is None and is_wide(pool, tokens.features, len(train)):
+    """The first principal components of the fitted vectors as a linear map of these and its offset."""
+    pools, fit, seed = fitted.pools, fitted.fit, fitted.seed
+    name, pool = next(iter(pools.items()))
+    if table is None and len(pools) == 1 and is_wide(pool, tokens.features, len(train)):
         plan = plan_tables(pools, tokens, len(train), folder, memory_gib)
         table = dict(kernel_tables(pools, tokens, fit, seed, train, plan, folder)).get(name)  # of process 0 alone
     elif table is None:
-        table = make_table(pool_tokens(pools, tokens, fit, seed)[name], train)
+        table = make_table(fitted.transform(tokens), train)
     space = None if table is None else table.space(train)
     first = first_components(space, count) if space is not None else np.empty(0, int)
     if isinstance(space, RowSpace):
@@ -183,10 +196,7 @@ def _components(
     if space is not None:
         dual, offset = space.dual[:, first], space.offset[first]
     probe = DualProbe(*agree((dual, offset)))
-    sums = TrainingSums(rows, probe.alpha, width)
-    for numbers, vectors in each_vector(pools, tokens, fit, seed):
-        sums.add(numbers, vectors[name])
-    return centred_probe(probe, sums.total())
+    return centred_probe(probe, fitted.sums(tokens, rows, probe.alpha))
 
 
 def load_fitted(path: str | Path) -> tuple[FittedRecipe, dict[str, Any]]:

@@ -40,12 +40,14 @@ class Table:
 
     A linear probe with an L2 penalty fits and scores the same on either (representer theorem). With `landmarks`, some
     of the training rows, the inner products are with these alone (Nyström): the probe's weights lie in their span.
+    `shares` are those of a mixture's parts (`covjax.recipes.base.Weighted`).
     """
 
     values: Float[np.ndarray, "n k"]
     num_features: int
     is_kernel: bool = False
     landmarks: Landmarks | None = None
+    shares: tuple[int, ...] = ()
 
     def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | KernelSpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""
@@ -106,28 +108,41 @@ def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_tra
     return Table(kernel, p, is_kernel=True)
 
 
-def side_by_side(tables: Sequence[Table], train: Int[np.ndarray, "n_train"]) -> Table:
-    """The features of all tables, each block centred and scaled to mean squared norm 1 on the training rows.
+def side_by_side(
+    tables: Sequence[Table], train: Int[np.ndarray, "n_train"], weights: Sequence[float] | None = None
+) -> Table:
+    """The features of all tables, each block centred and scaled to mean squared norm 1, or its weight, on `train`.
 
     Without that, one penalty for all columns would favour the block with the larger numbers. Beside a kernel with
     landmarks it is on these.
     """
     width = sum(table.num_features for table in tables)
     wide = next((table for table in tables if table.is_kernel), None)
+    roots = np.sqrt(np.ones(len(tables), np.float32) if weights is None else np.asarray(weights, np.float32))
     if wide is None:
-        return make_table(np.concatenate([_scaled(table.values, train) for table in tables], axis=1), train)
+        blocks = [root * _scaled(table.values, train) for root, table in zip(roots, tables, strict=True)]
+        return make_table(np.concatenate(blocks, axis=1), train)
     rows, landmarks, kernels, samples = wide.kernel_rows(train), wide.landmarks, [], []
-    for table in tables:
+    for root, table in zip(roots, tables, strict=True):
+        weight = root * root
         block = None if table.is_kernel else _scaled(table.values, rows)
-        kernels.append(table.values if block is None else block @ block[rows].T)
+        kernels.append(weight * (table.values if block is None else block @ block[rows].T))
         if table.landmarks is not None:
-            samples.append(table.landmarks.kernel)
+            samples.append(weight * table.landmarks.kernel)
         elif landmarks is not None and block is not None:
             sample = np.concatenate([landmarks.fitted, landmarks.scored])
-            samples.append(block[sample] @ block[landmarks.fitted].T)
+            samples.append(weight * (block[sample] @ block[landmarks.fitted].T))
     if landmarks is not None:
         landmarks = dataclasses.replace(landmarks, kernel=sum(samples[1:], samples[0]))
     return Table(sum(kernels[1:], kernels[0]), width, True, landmarks)
+
+
+def block_kernel(table: Table, train: Int[np.ndarray, "n_train"]) -> Float[np.ndarray, "n n_train"]:
+    """Inner products with the training rows of features centred and scaled to mean squared norm 1 on these."""
+    if table.is_kernel:
+        return table.values
+    block = _scaled(table.values, train)
+    return block @ block[train].T
 
 
 def _scaled(block: Float[np.ndarray, "n p"], train: np.ndarray) -> Float[np.ndarray, "n p"]:

@@ -16,6 +16,7 @@ from covjax.recipes.base import (
     parts_of,
     recipes,
     unknown_recipe,
+    with_parts,
 )
 
 for _module in pkgutil.iter_modules(__path__):
@@ -50,7 +51,7 @@ def get_recipe(name: str, settings: RecipeSettings | None = None) -> tuple[Recip
     every = {recipe.name: recipe for recipe in all_recipes(settings)}
     if name not in every:
         raise unknown_recipe("recipe", name, all_recipes(_everything(RecipeSettings(seeds=(0,)))))
-    return (*(every[part] for part in parts_of(every[name])), every[name])
+    return with_parts(str(name), every)
 
 
 def _everything(settings: RecipeSettings) -> RecipeSettings:

@@ -2,14 +2,15 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from covjax.errors import InputError, shown
 from covjax.options import at_least, option
 
 BASELINE, SECOND_ORDER, CONTROL, COMPOSITION = "baseline", "second order", "control", "composition"
-ROLES = (BASELINE, SECOND_ORDER, CONTROL, COMPOSITION)
+MIXTURE = "mixture"  # of blocks of first and second order, with shares chosen on labels: evidence of neither
+ROLES = (BASELINE, SECOND_ORDER, CONTROL, COMPOSITION, MIXTURE)
 BASES = {"pca": "PCA", "tucker": "Tucker", "random": "random"}  # name: what a report calls it
 TRAINED = ("attention", "light_attention", "projected")
 TRAINABLE = (*TRAINED, "attention_4_queries", "attention_16_queries", "learned_sliced_wasserstein")
@@ -176,6 +177,17 @@ class SideBySide(Recipe):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Weighted(SideBySide):
+    """Other recipes' vectors side by side, the kernel of each with a share of the whole that validation chooses.
+
+    `shares` count in parts of 1 / `steps` and sum to `steps`, one for each of `parts`; empty before they are chosen.
+    """
+
+    steps: int
+    shares: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Components(Recipe):
     """The first `count` principal components of another recipe's vectors, fitted on the training sequences."""
 
@@ -191,10 +203,19 @@ class Composition(Recipe):
 
 
 def parts_of(recipe: Recipe) -> tuple[str, ...]:
-    """Names of the recipes that this one is made of."""
+    """Names of the recipes that this one is made of; of a mixture with known shares, those that have one."""
+    if isinstance(recipe, Weighted) and recipe.shares:
+        return tuple(part for part, share in zip(recipe.parts, recipe.shares, strict=True) if share)
     if isinstance(recipe, SideBySide):
         return recipe.parts
     return (recipe.part,) if isinstance(recipe, Components) else ()
+
+
+def with_parts(name: str, by_name: Mapping[str, Recipe]) -> tuple[Recipe, ...]:
+    """The recipe of that name, after all that it is made of, each once."""
+    recipe = by_name[name]
+    every = [each for part in parts_of(recipe) for each in with_parts(part, by_name)]
+    return tuple(dict.fromkeys([*every, recipe]))
 
 
 # Makes recipes for encoders of that many features a token; None where the number is not known yet.

@@ -19,6 +19,7 @@ def order(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
     yield Pooled(name="regional_mean", title="regional mean", role=BASELINE, pooler="regional", options=bins)
     yield Pooled(name="dct", title="DCT", role=BASELINE, pooler="dct", options=(("k", BINS),), optional=True)
     for name, title, pooler, options in (
+        ("regional_covariance", "regional Σ", "regional", (*bins, ("pool", "covariance"))),
         ("regional_sqrt_covariance", "regional sqrt Σ", "regional", (*bins, *root)),
         ("lagged_covariance", "lag-1 covariance", "lagged_covariance", (("lags", (1,)),)),
     ):
