@@ -1,5 +1,6 @@
 """Features of every row, composition among them, made once and found again."""
 
+import dataclasses
 import re
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Components, Composition, Pooled, SpecialToken
+from covjax.recipes.base import Components, Composition, Pooled, Probed, SpecialToken
 
 Item = TypeVar("Item")
 
@@ -118,7 +119,10 @@ def make_features(
 
     def load(name: str) -> Table | None:
         state = checkpoint.load_complete(folder / name, {"values": 0}, expected(name))
-        return None if state is None else Table(state[0]["values"], state[1]["num_features"], state[1]["is_kernel"])
+        if state is None:
+            return None
+        probe = getattr(by_name[name], "probe", "")
+        return Table(state[0]["values"], state[1]["num_features"], state[1]["is_kernel"], probe)
 
     tables, missing = find_complete(list(by_name), load)
     if not missing:
@@ -137,6 +141,8 @@ def make_features(
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
                 keep(recipe.name, _composition(recipe, data))
+            elif isinstance(recipe, Probed):
+                keep(recipe.name, dataclasses.replace(tables[recipe.part], probe=recipe.probe))
             elif parts := parts_of(recipe):
                 table = side_by_side([tables[part] for part in parts], data.rows("train"))
                 if isinstance(recipe, Components):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from covjax.jobs.distributed import is_first, share, wait
 from covjax.notes import note, progress
 from covjax.probes import DualProbe, LinearProbe
 from covjax.probes.logistic import logistic_path, probabilities
+from covjax.probes.nonlinear import DECAYS, MULTIPLES, NetworkProbe, RadialProbe, empty_probe, fit_networks
 from covjax.probes.ridge import ridge_path
 
 
@@ -85,7 +87,7 @@ def macro(values: Float[np.ndarray, "*resamples k"]) -> Float[np.ndarray, "*resa
 class FittedProbe:
     """The probe at the chosen penalty, its scores of every sequence, and what the choice saw on validation."""
 
-    probe: LinearProbe | DualProbe
+    probe: LinearProbe | DualProbe | RadialProbe | NetworkProbe
     scores: Float[np.ndarray, "n k"]
     penalty: float
     validation: list[float]
@@ -114,7 +116,8 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
 
     def load(label: str) -> dict[str, FittedProbe] | None:
         table = tables[label]
-        empty = DualProbe(np.empty(0), np.empty(0)) if table.is_kernel else LinearProbe(np.empty(0), np.empty(0))
+        linear = DualProbe if table.is_kernel else LinearProbe
+        empty: Any = empty_probe(table.probe) if table.probe else linear(np.empty(0), np.empty(0))
         like = {name: {"probe": empty, "scores": 0} for name in names}
         found = checkpoint.load_complete(folder / label, like, _settings(config, manifest, names, table))
         return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
@@ -159,7 +162,7 @@ def _save(path: Path, fits: dict[str, FittedProbe], settings: dict[str, Any]) ->
 
 
 def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str, ...], table: Table) -> dict[str, Any]:
-    return {
+    return ({"probe": [table.probe, MULTIPLES, DECAYS]} if table.probe else {}) | {
         "penalties": list(config.penalties),
         "probes": list(names),
         "data": manifest["data"],
@@ -168,30 +171,58 @@ def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str,
 
 
 def _fit(config: CompareConfig, data: Dataset, names: tuple[str, ...], table: Table) -> dict[str, FittedProbe]:
+    """Every probe where validation is best: over penalties, and over bandwidths or weight decays where there are any.
+
+    Of equal values the first space is taken, and in it the strongest penalty.
+    """
     task: Task = TASKS[data.task]
     train, validation = data.rows("train"), data.rows("validation")
-    space = table.space(train)
-    coordinates = space.coordinates(table.values)
-    targets = data.targets[train]
-    paths: dict[str, tuple[list[LinearProbe], list[bool]]] = {}
-    if "ridge" in names:
-        path = ridge_path(space.eigenvalues, coordinates[train], targets, config.penalties)
-        paths["ridge"] = (path, [True] * len(path))
-    if "logistic" in names:
-        logistic = logistic_path(space.eigenvalues, coordinates[train], targets, config.penalties, task.exclusive)
-        paths["logistic"] = (logistic.probes, [slope <= 1e-4 for slope in logistic.gradient])
-    fitted = {}
-    metric = task.metrics[task.primary][1]
-    for name in names:
-        probes, converged = paths[name]
-        scores = (predictions(task, name, probe.scores(coordinates[validation])) for probe in probes)
-        values = [float(macro(np.atleast_1d(metric(data.targets[validation], each)))) for each in scores]
-        best = best_penalty(values, config.penalties)
-        fitted[name] = FittedProbe(
-            space.probe(probes[best]),
-            probes[best].scores(coordinates),
-            config.penalties[best],
-            values,
-            converged[best],
-        )
+    targets, metric = data.targets[train], task.metrics[task.primary][1]
+
+    def value(name: str, scores: np.ndarray) -> float:
+        shown = predictions(task, name, scores)
+        return float(macro(np.atleast_1d(metric(data.targets[validation], shown))))
+
+    if table.probe == "mlp":
+        return {name: _fit_network(config, data, table, name, partial(value, name)) for name in names}
+    fitted: dict[str, FittedProbe] = {}
+    for space in table.spaces(train):
+        coordinates = space.coordinates(table.values)
+        for name in names:
+            if name == "ridge":
+                probes = ridge_path(space.eigenvalues, coordinates[train], targets, config.penalties)
+                converged = [True] * len(probes)
+            else:
+                path = logistic_path(space.eigenvalues, coordinates[train], targets, config.penalties, task.exclusive)
+                probes, converged = path.probes, [slope <= 1e-4 for slope in path.gradient]
+            values = [value(name, probe.scores(coordinates[validation])) for probe in probes]
+            if name in fitted and max(values) <= max(fitted[name].validation):
+                continue
+            best = best_penalty(values, config.penalties)
+            fitted[name] = FittedProbe(
+                space.probe(probes[best]),
+                probes[best].scores(coordinates),
+                config.penalties[best],
+                values,
+                converged[best],
+            )
     return fitted
+
+
+def _fit_network(
+    config: CompareConfig, data: Dataset, table: Table, name: str, value: Callable[[np.ndarray], float]
+) -> FittedProbe:
+    """The network of the probe's loss: squares under ridge, cross entropy under logistic."""
+    train, validation = data.rows("train"), data.rows("validation")
+    kind = "regression" if name == "ridge" else data.task
+    path = fit_networks(
+        table.values[train],
+        data.targets[train].astype(np.float64),
+        table.values[validation],
+        value,
+        kind,
+        seed=config.seed,
+    )
+    best = best_penalty(path.validation, DECAYS)
+    probe = path.probes[best]
+    return FittedProbe(probe, probe.scores(table.values), DECAYS[best], path.validation, path.converged[best])

@@ -25,6 +25,7 @@ from covjax.recipes.base import (
     Components,
     Composition,
     Pooled,
+    Probed,
     Referenced,
     SideBySide,
     SparsePooled,
@@ -135,6 +136,8 @@ def fit_recipe(
     recipe = recipes[-1]
     if isinstance(recipe, Composition):
         raise InputError(f"recipe: {recipe.name!r} counts letters and embeds no tokens")
+    if isinstance(recipe, Probed):
+        raise InputError(f"recipe: {recipe.name!r} is a probe of {recipe.part!r}, whose vectors are the embedding")
     fit, pools = fit_pools([*recipes, *seeds], tokens, train, seed, folder, identity, data)
     pools = {each.name: pools[each.name] for each in recipes if each.name in pools}
     blocks: dict[str, tuple[np.ndarray, np.ndarray]] = {}

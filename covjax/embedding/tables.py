@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.probes import KernelSpace, RowSpace, kernel_space, row_space
+from covjax.probes.nonlinear import MULTIPLES, radial_space
 
 WIDE = 4096  # more features than this are kept as a kernel: at d = 320, 51,360 numbers a sequence become n_train
 
@@ -21,6 +23,13 @@ class Table:
     values: Float[np.ndarray, "n k"]
     num_features: int
     is_kernel: bool = False
+    probe: str = ""  # rbf or mlp, where other probes than linear ones score the features
+
+    def spaces(self, train: Int[np.ndarray, "n_train"]) -> list[Any]:
+        """The spaces that validation chooses from: one a bandwidth for a radial kernel, else the table's own."""
+        if self.probe != "rbf":
+            return [self.space(train)]
+        return [radial_space(self.values[train], multiple) for multiple in MULTIPLES]
 
     def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | KernelSpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""

@@ -184,6 +184,14 @@ class Components(Recipe):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Probed(Recipe):
+    """Another recipe's vectors under a probe that is not linear: `probe` is rbf (a radial kernel) or mlp."""
+
+    part: str
+    probe: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Composition(Recipe):
     """How often every k-mer of the sequence, or word of a text, occurs; it sees no tokens."""
 
@@ -194,7 +202,7 @@ def parts_of(recipe: Recipe) -> tuple[str, ...]:
     """Names of the recipes that this one is made of."""
     if isinstance(recipe, SideBySide):
         return recipe.parts
-    return (recipe.part,) if isinstance(recipe, Components) else ()
+    return (recipe.part,) if isinstance(recipe, Components | Probed) else ()
 
 
 # Makes recipes for encoders of that many features a token; None where the number is not known yet.
