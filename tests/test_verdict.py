@@ -53,6 +53,7 @@ def make(
         (make(baseline=("cls", -0.1, -0.2, -0.15)), "position"),
         (make(baseline=("regional_mean", 0.1, -0.05, 0.15)), "position"),
         (make(baseline=("kernel_mean", 0.1, -0.05, 0.15)), "distribution"),
+        (make(baseline=("mean_rbf", 0.1, -0.05, 0.15)), "probe"),
         (make(control=("mean_outer", 0.1, -0.05, 0.15)), "quadratic"),
         (make(control=("shuffled_log_covariance", 0.1, 0.0, 0.15)), "marginals"),
         (make(control=None), "open"),

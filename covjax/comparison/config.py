@@ -8,7 +8,16 @@ from covjax.errors import InputError
 from covjax.jobs.memory import limit_gib
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
-from covjax.recipes.base import MIXTURE, SECOND_ORDER, TRAINABLE, Composition, SpecialToken, Trained, unknown_recipe
+from covjax.recipes.base import (
+    MIXTURE,
+    SECOND_ORDER,
+    TRAINABLE,
+    Composition,
+    Probed,
+    SpecialToken,
+    Trained,
+    unknown_recipe,
+)
 from covjax.recipes.pairs import pair_recipes
 
 PROBES, RETRIEVAL = PROTOCOLS = ("probes", "retrieval")
@@ -216,7 +225,8 @@ def choose_recipes(
     every = all_recipes(dataclasses.replace(config, trained=(*config.trained, *named)), features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
     if config.protocol == RETRIEVAL:
-        labelled = [recipe.name for recipe in every if isinstance(recipe, Trained) or recipe.role == MIXTURE]
+        fitted = [recipe for recipe in every if isinstance(recipe, Trained | Probed) or recipe.role == MIXTURE]
+        labelled = [recipe.name for recipe in fitted]
         if asked := [name for name in labelled if name in config.rows]:
             raise InputError(f"rows: {asked[0]!r} needs labels, which --protocol retrieval goes without; leave it out")
         every = tuple(recipe for recipe in every if recipe.name not in labelled)

@@ -1,5 +1,6 @@
 """Features of every row, composition among them, made once and found again."""
 
+import dataclasses
 import re
 import sys
 from collections import Counter
@@ -27,7 +28,7 @@ from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import MIXTURE, Components, Composition, Pooled, SpecialToken
+from covjax.recipes.base import MIXTURE, Components, Composition, Pooled, Probed, SpecialToken
 
 Item = TypeVar("Item")
 
@@ -140,6 +141,8 @@ def make_features(
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
                 tables.put(recipe.name, _composition(recipe, data, getattr(tokens, "kind", "")))
+            elif isinstance(recipe, Probed):
+                tables.put(recipe.name, dataclasses.replace(tables[recipe.part], probe=recipe.probe))
             elif parts := parts_of(recipe):
                 table = side_by_side([tables[part] for part in parts], train)
                 if isinstance(recipe, Components):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.distributed import is_first, share, wait
 from covjax.notes import note, progress
-from covjax.probes import DualProbe, KernelSpace, LinearProbe, RowSpace
+from covjax.probes import DualProbe, LinearProbe
 from covjax.probes.coordinates import row_blocks
 from covjax.probes.logistic import logistic_path, probabilities
+from covjax.probes.nonlinear import DECAYS, MULTIPLES, NetworkProbe, RadialProbe, empty_probe, fit_networks
 from covjax.probes.ridge import ridge_path
 
 _LARGE = 2**29  # bytes of float64 coordinates
@@ -109,7 +111,7 @@ class FittedProbe:
     Retrieval has no probe and a penalty of 0; its scores are the metrics of each query, NaN for training sequences.
     """
 
-    probe: LinearProbe | DualProbe | None
+    probe: LinearProbe | DualProbe | RadialProbe | NetworkProbe | None
     scores: Float[np.ndarray, "n k"]
     penalty: float
     validation: list[float]
@@ -137,16 +139,17 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
     A checkpoint fitted on other features, penalties or targets is refused with the difference.
     """
     names, folder = probe_names(config, data), output / "probes"
-    settings, columns, is_kernel = {}, {}, {}
+    settings, columns, is_kernel, kinds = {}, {}, {}, {}
     for label in tables:  # each once: they may be read from files
         table = tables[label]
         settings[label] = _settings(config, manifest, names, table)
-        columns[label], is_kernel[label] = table.values.shape[1], table.is_kernel
+        columns[label], is_kernel[label], kinds[label] = table.values.shape[1], table.is_kernel, table.probe
     del table
 
     def load(label: str) -> dict[str, FittedProbe] | None:
-        # The two kinds of probe have leaves of different names.
-        empty: Any = (DualProbe if is_kernel[label] else LinearProbe)(np.empty(0), np.empty(0))
+        # The kinds of probe have leaves of different names.
+        linear = DualProbe if is_kernel[label] else LinearProbe
+        empty: Any = empty_probe(kinds[label]) if kinds[label] else linear(np.empty(0), np.empty(0))
         empty = None if config.protocol == RETRIEVAL else empty
         like = {name: {"probe": empty, "scores": 0} for name in names}
         found = checkpoint.load_complete(folder / label, like, settings[label])
@@ -207,7 +210,7 @@ def _rank(data: Dataset, table: Table) -> FittedProbe:
 
 
 def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str, ...], table: Table) -> dict[str, Any]:
-    return {
+    return ({"probe": [table.probe, MULTIPLES, DECAYS]} if table.probe else {}) | {
         "penalties": list(config.penalties),
         "probes": list(names),
         "data": manifest["data"],
@@ -215,7 +218,7 @@ def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str,
     }
 
 
-def _coordinates(space: RowSpace | KernelSpace, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n r"]:
+def _coordinates(space: Any, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n r"]:
     """Of all sequences; many are float32, which is rounding of every coordinate by itself."""
     shape = len(values), len(space.eigenvalues)
     out = np.empty(shape, np.float64 if 8 * shape[0] * shape[1] <= _LARGE else np.float32)
@@ -227,34 +230,61 @@ def _coordinates(space: RowSpace | KernelSpace, values: Float[np.ndarray, "n k"]
 def _fit(
     config: CompareConfig, data: Dataset, names: tuple[str, ...], tables: Tables, label: str
 ) -> dict[str, FittedProbe]:
+    """Every probe where validation is best: over penalties, and over bandwidths or weight decays where there are any.
+
+    Of equal values the first space is taken, and in it the strongest penalty.
+    """
+    table = tables[label]
     if config.protocol == RETRIEVAL:
-        return {RETRIEVAL: _rank(data, tables[label])}
+        return {RETRIEVAL: _rank(data, table)}
     task: Task = TASKS[data.task]
     train, validation = data.rows("train"), data.rows("validation")
-    table = tables[label]
-    space = table.space(train)
-    coordinates = _coordinates(space, table.values)
-    del table  # it may be in a file, and large
-    targets = data.targets[train]
-    paths: dict[str, tuple[list[LinearProbe], list[bool]]] = {}
-    if "ridge" in names:
-        path = ridge_path(space.eigenvalues, coordinates[train], targets, config.penalties)
-        paths["ridge"] = (path, [True] * len(path))
-    if "logistic" in names:
-        logistic = logistic_path(space.eigenvalues, coordinates[train], targets, config.penalties, task.exclusive)
-        paths["logistic"] = (logistic.probes, [slope <= 1e-4 for slope in logistic.gradient])
-    fitted = {}
-    metric = task.metrics[task.primary][1]
-    for name in names:
-        probes, converged = paths[name]
-        scores = (predictions(task, name, probe.scores(coordinates[validation])) for probe in probes)
-        values = [float(macro(np.atleast_1d(metric(data.targets[validation], each)))) for each in scores]
-        best = best_penalty(values, config.penalties)
-        fitted[name] = FittedProbe(
-            space.probe(probes[best]),
-            probes[best].scores(coordinates),
-            config.penalties[best],
-            values,
-            converged[best],
-        )
+    targets, metric = data.targets[train], task.metrics[task.primary][1]
+
+    def value(name: str, scores: np.ndarray) -> float:
+        shown = predictions(task, name, scores)
+        return float(macro(np.atleast_1d(metric(data.targets[validation], shown))))
+
+    if table.probe == "mlp":
+        return {name: _fit_network(config, data, table, name, partial(value, name)) for name in names}
+    fitted: dict[str, FittedProbe] = {}
+    for space in table.spaces(train):
+        coordinates = _coordinates(space, table.values)
+        for name in names:
+            if name == "ridge":
+                probes = ridge_path(space.eigenvalues, coordinates[train], targets, config.penalties)
+                converged = [True] * len(probes)
+            else:
+                path = logistic_path(space.eigenvalues, coordinates[train], targets, config.penalties, task.exclusive)
+                probes, converged = path.probes, [slope <= 1e-4 for slope in path.gradient]
+            values = [value(name, probe.scores(coordinates[validation])) for probe in probes]
+            if name in fitted and max(values) <= max(fitted[name].validation):
+                continue
+            best = best_penalty(values, config.penalties)
+            fitted[name] = FittedProbe(
+                space.probe(probes[best]),
+                probes[best].scores(coordinates),
+                config.penalties[best],
+                values,
+                converged[best],
+            )
     return fitted
+
+
+def _fit_network(
+    config: CompareConfig, data: Dataset, table: Table, name: str, value: Callable[[np.ndarray], float]
+) -> FittedProbe:
+    """The network of the probe's loss: squares under ridge, cross entropy under logistic."""
+    train, validation = data.rows("train"), data.rows("validation")
+    kind = "regression" if name == "ridge" else data.task
+    path = fit_networks(
+        table.values[train],
+        data.targets[train].astype(np.float64),
+        table.values[validation],
+        value,
+        kind,
+        seed=config.seed,
+    )
+    best = best_penalty(path.validation, DECAYS)
+    probe = path.probes[best]
+    return FittedProbe(probe, probe.scores(table.values), DECAYS[best], path.validation, path.converged[best])

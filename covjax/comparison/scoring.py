@@ -242,7 +242,9 @@ def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: 
             if fit.at_edge:
                 texts.append(f"{row.label}, {name}: penalty {fit.penalty:g} is at the edge of the grid")
             if not fit.converged:
-                texts.append(f"{row.label}, {name}: L-BFGS stopped before its tolerance")
+                is_network = tables[row.label].probe == "mlp"
+                why = "was best at its last step" if is_network else "L-BFGS stopped before its tolerance"
+                texts.append(f"{row.label}, {name}: {why}")
     return texts
 
 

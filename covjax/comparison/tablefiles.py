@@ -33,6 +33,8 @@ class TableFiles(Mapping[str, Table]):
         state, more = {"values": table.values}, {"num_features": table.num_features, "is_kernel": table.is_kernel}
         if table.shares:
             more["shares"] = list(table.shares)
+        if table.probe:
+            more["probe"] = table.probe
         if table.landmarks is not None:
             state["sample"] = table.landmarks.kernel
             more["landmarks"] = len(table.landmarks.rows)
@@ -64,7 +66,8 @@ class TableFiles(Mapping[str, Table]):
             drawn = self._landmarks
             landmarks = Landmarks(drawn.rows, drawn.fitted, drawn.scored, state["sample"])
         shares = tuple(manifest.get("shares", ()))
-        table = Table(state["values"], manifest["num_features"], manifest["is_kernel"], landmarks, shares)
+        probe, size = manifest.get("probe", ""), manifest["num_features"]
+        table = Table(state["values"], size, manifest["is_kernel"], landmarks, shares, probe)
         self._keep(name, table)
         return table
 

@@ -10,12 +10,14 @@ DISTRIBUTION = (
     *("sliced_wasserstein", "learned_sliced_wasserstein", "kernel_mean", "vlad", "fisher_vector"),
     *("sliced_wasserstein_matched", "kernel_mean_matched", "vlad_matched", "fisher_vector_matched"),
 )
+RICHER = ("mean_rbf", "mean_mlp")
 EVIDENCE = {
     "none": "no evidence that second order helps here",
     "co-occurrence": "evidence of co-occurrence: no first-order pool and no control does as well",
     "marginals": "a gain that single features explain: a pool without co-occurrence does as well",
     "position": "a gain that position explains: a pool that knows where tokens stand does as well",
     "distribution": "a gain that the tokens' distribution explains: a pool of it without second moments does as well",
+    "probe": "a gain that a richer probe explains: one of the mean that is not linear does as well",
     "quadratic": "a gain that quadratic features of the mean explain: a control without co-occurrence does as well",
     "open": "a gain whose cause is open: no control was compared (--rows names none)",
 }
@@ -34,7 +36,8 @@ def evidence(results: Results) -> str:
         return "none"
     if "over_baseline" in planned and not above["over_baseline"]:
         other = planned["over_baseline"].other
-        return "position" if other in ORDERED else "distribution" if other in DISTRIBUTION else "marginals"
+        kinds = {"position": ORDERED, "distribution": DISTRIBUTION, "probe": RICHER}
+        return next((kind for kind, names in kinds.items() if other in names), "marginals")
     if "over_control" not in planned:
         return "open"
     if not above["over_control"]:

@@ -49,6 +49,47 @@ def assign_splits(data: Dataset, shares: tuple[float, float, float] = (0.7, 0.15
     return dataclasses.replace(data, splits=np.array(SPLITS)[part])
 
 
+def assign_folds(
+    data: Dataset, folds: int, repeats: int = 1, shares: tuple[float, float, float] = (0.7, 0.15, 0.15), seed: int = 0
+) -> list[Dataset]:
+    """The dataset split in `folds` × `repeats` ways: in each repeat every group is in the test set of one fold.
+
+    Groups are those of `assign_splits`, and balanced as there; what is not in the test set is parted into training and
+    validation as `shares` says of these two. Every repeat deals anew.
+
+    Raises InputError for splits that the file gave, fewer than two folds, no repeat, and fewer groups than folds, or
+    than three.
+    """
+    if data.splits is not None:
+        raise InputError(
+            f"folds: {data.name} has a column 'split', which says what the test set is; leave one of them out"
+        )
+    if folds < 2 or repeats < 1:
+        raise InputError(f"folds: {folds} x {repeats} is not allowed; two folds and one repeat are the least")
+    data = group_near_copies(data)
+    groups = _numbered(data.groups)
+    if data.has_group_column and data.sequences:
+        groups = _joined(groups, _numbered(data.sequences))
+    count = int(groups.max()) + 1
+    if count < max(folds, len(SPLITS)):
+        raise InputError(f"folds: {folds} are more than the {count} groups of {data.name} can fill; give fewer folds")
+    train, validation, _ = shares
+    parts = [train / (train + validation), validation / (train + validation)]
+    out = []
+    for repeat in range(repeats):
+        test = deal_groups(groups, strata(data.targets, count), [1 / folds] * folds, seed + repeat)
+        for fold in range(folds):
+            splits = np.full(len(data), "test", dtype=np.array(SPLITS).dtype)
+            rest = np.flatnonzero(test != fold)
+            own = np.unique(groups[rest], return_inverse=True)[1]
+            if own.max() < 1:
+                raise InputError(f"folds: {folds} leave one group of {data.name} to train and validate on; give more")
+            members = strata(data.targets[rest], int(own.max()) + 1)
+            splits[rest] = np.array(SPLITS[:2])[deal_groups(own, members, parts, seed + repeat)]
+            out.append(dataclasses.replace(data, splits=splits))
+    return out
+
+
 def group_near_copies(data: Dataset) -> Dataset:
     """The dataset with near copies as groups where the file has no group column; see `near_copies` for what they are.
 

@@ -23,6 +23,7 @@ from covjax.recipes.base import (
     Components,
     Composition,
     Pooled,
+    Probed,
     Referenced,
     SideBySide,
     SparsePooled,
@@ -140,6 +141,8 @@ def fit_recipe(
     recipe = recipes[-1]
     if isinstance(recipe, Composition):
         raise InputError(f"recipe: {recipe.name!r} counts letters and embeds no tokens")
+    if isinstance(recipe, Probed):
+        raise InputError(f"recipe: {recipe.name!r} is a probe of {recipe.part!r}, whose vectors are the embedding")
     beside = next((each for each in recipes if isinstance(each, SideBySide)), None)
     if isinstance(beside, Weighted) and not beside.shares:
         raise InputError(

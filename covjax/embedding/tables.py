@@ -5,7 +5,7 @@ Below: linear maps of wide vectors from their kernel, as sums over the training 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from covjax.jobs.distributed import gather
 from covjax.probes import DualProbe, KernelSpace, LinearProbe, RowSpace, kernel_space, row_space
 from covjax.probes.coordinates import row_blocks
+from covjax.probes.nonlinear import MULTIPLES, radial_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Table:
     is_kernel: bool = False
     landmarks: Landmarks | None = None
     shares: tuple[int, ...] = ()
+    probe: str = ""  # rbf or mlp, where other probes than linear ones score the features
+
+    def spaces(self, train: Int[np.ndarray, "n_train"]) -> list[Any]:
+        """The spaces that validation chooses from: one a bandwidth for a radial kernel, else the table's own."""
+        if self.probe != "rbf":
+            return [self.space(train)]
+        return [radial_space(self.values[train], multiple) for multiple in MULTIPLES]
 
     def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | KernelSpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""

@@ -1,4 +1,4 @@
-"""Intervals and p values from bootstrap resamples, and their correction by Holm."""
+"""Intervals and p values from bootstrap resamples and from folds, and their correction by Holm."""
 
 import numbers
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import special
 
 from covjax.errors import InputError, shown
 from covjax.inputs import VectorLike, check_whole, host_array, is_torch
@@ -88,6 +89,33 @@ def bootstrap_p_value(differences: VectorLike, groups: Annotated[Any, int]) -> f
         raise InputError(f"differences: none of {len(differences)} resamples is defined")
     shares = [(1 + np.sum(side)) / (1 + len(defined)) for side in (defined <= 0, defined >= 0)]
     return float(min(1.0, max(2 * min(shares), 2.0 ** (1 - groups))))
+
+
+def corrected_interval(
+    differences: VectorLike, ratio: Annotated[Any, float], level: Annotated[Any, float] = 0.95
+) -> tuple[float, float, float]:
+    """Low and high end and two-sided p-value of a mean difference over the J folds of repeated cross-validation.
+
+    Folds share training rows, so the variance of their mean is not s²/J. The corrected resampled method (Nadeau and
+    Bengio 2003) takes s²(1/J + `ratio`), `ratio` being test rows over training rows, with Student's t of J − 1 degrees.
+    Equal differences have an interval of no width, and a p-value of 0, or of 1 where they are 0.
+
+    Raises InputError for fewer than two differences, ones that are not finite, a `ratio` that is not above 0, and a
+    `level` outside (0, 1).
+    """
+    values = host_array(differences, "differences").astype(np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise InputError(f"differences: shape {values.shape} must be (folds >= 2,), all of them finite")
+    if not isinstance(ratio, int | float | np.number) or not 0 < ratio < np.inf:
+        raise InputError(f"ratio: {shown(ratio)} must be a number > 0: test rows over training rows")
+    if not isinstance(level, int | float | np.number) or not 0 < level < 1:
+        raise InputError(f"level: {shown(level)} must be between 0 and 1")
+    mean, folds = values.mean(), len(values)
+    error = values.std(ddof=1) * np.sqrt(1 / folds + ratio)
+    if not error > 1e-15 * abs(mean):  # equal values, up to their rounding
+        return float(mean), float(mean), float(mean == 0)
+    half = special.stdtrit(folds - 1, (1 + level) / 2) * error
+    return float(mean - half), float(mean + half), float(2 * special.stdtr(folds - 1, -abs(mean) / error))
 
 
 def holm(p_values: VectorLike) -> Float[np.ndarray, "m"]:

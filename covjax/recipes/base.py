@@ -196,6 +196,14 @@ class Components(Recipe):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Probed(Recipe):
+    """Another recipe's vectors under a probe that is not linear: `probe` is rbf (a radial kernel) or mlp."""
+
+    part: str
+    probe: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Composition(Recipe):
     """How often every k-mer of the sequence, or word of a text, occurs; it sees no tokens."""
 
@@ -208,7 +216,7 @@ def parts_of(recipe: Recipe) -> tuple[str, ...]:
         return tuple(part for part, share in zip(recipe.parts, recipe.shares, strict=True) if share)
     if isinstance(recipe, SideBySide):
         return recipe.parts
-    return (recipe.part,) if isinstance(recipe, Components) else ()
+    return (recipe.part,) if isinstance(recipe, Components | Probed) else ()
 
 
 def with_parts(name: str, by_name: Mapping[str, Recipe]) -> tuple[Recipe, ...]:

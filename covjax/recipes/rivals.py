@@ -5,7 +5,17 @@ Regional means and power means are rows of every comparison; the others are comp
 
 from collections.abc import Iterator
 
-from covjax.recipes.base import BASELINE, SECOND_ORDER, Options, Pooled, Recipe, RecipeSettings, Referenced, recipes
+from covjax.recipes.base import (
+    BASELINE,
+    SECOND_ORDER,
+    Options,
+    Pooled,
+    Probed,
+    Recipe,
+    RecipeSettings,
+    Referenced,
+    recipes,
+)
 
 BINS = 4
 TANGENT_RANK = 64  # the affine-invariant mean iterates over as many matrices as it is of: few components
@@ -89,6 +99,13 @@ def matched(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
             fitting=fitting,
             optional=True,
         )
+
+
+@recipes
+def richer_probes(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
+    """The mean under probes that are not linear: a gain that they have too needs a richer probe, not second order."""
+    for kind, title in (("rbf", "mean, RBF kernel"), ("mlp", "mean, MLP")):
+        yield Probed(name=f"mean_{kind}", title=title, role=BASELINE, part="mean", probe=kind, optional=True)
 
 
 @recipes
