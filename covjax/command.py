@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
     "extract": ("covjax.extraction.extract:main", "pool many sequences in shards, resumable; also keeps tokens"),
     "train": ("covjax.training.autoencoder:main", "train an autoencoder on token activations"),
+    "train encoder": ("covjax.training.encoder:main", "train a small genomic language model on a genome"),
     "tasks": ("covjax.tasks.run:main", "list the built-in tasks, or compare pools on all or some of them"),
     "info": ("covjax.info:main", "versions, devices, encoders, poolers, extras; what is missing here"),
 }
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
         print(f"covjax {__version__}")
     elif name in COMMANDS:
+        if rest and f"{name} {rest[0]}" in COMMANDS:
+            name, rest = f"{name} {rest[0]}", rest[1:]
         module, function = COMMANDS[name][0].split(":")
         return getattr(importlib.import_module(module), function)([*quiet, *rest])
     else:
@@ -54,7 +57,7 @@ def help_text() -> str:
             *(f"    {example}" for example in EXAMPLES),
             "",
             "commands:",
-            *(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()),
+            *(f"  {name:<15}{text}" for name, (_, text) in COMMANDS.items()),
             "",
             "options:",
             "  --help    this text; after a command: its options",

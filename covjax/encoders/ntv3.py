@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
 from covjax.encoders.layers import Dense, Frequencies, LayerNorm, attended, attention, places, rotate, split_heads
-from covjax.encoders.weights import Tensors, check_options, read_json
+from covjax.encoders.weights import AskedTensors, Tensors, check_options, read_json
 from covjax.errors import InputError, shown
 
 VOCABULARY = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>", "A", "T", "C", "G", "N")
@@ -130,15 +130,9 @@ class NTv3(nnx.Module):
 
     letters = "dna"
 
-    def __init__(self, name: str, folder: Path, dtype: Any = jnp.float32):
+    def __init__(self, name: str, folder: Path, dtype: Any = jnp.float32, tensors: AskedTensors | None = None):
         config = _read_config(folder)
-        tensors = Tensors(folder, dtype, parts=("core.",))
-        levels = len({name.split(".")[2] for name in tensors if name.startswith("core.conv_tower_blocks.")})
-        if config["num_downsamples"] != levels:
-            raise InputError(
-                f"{folder}/config.json: num_downsamples is {shown(config['num_downsamples'])}; "
-                f"the weights have {levels} blocks that halve the length"
-            )
+        tensors = _read_tensors(folder, dtype, config["num_downsamples"]) if tensors is None else tensors
         self.name, self.num_layers, self.multiple = name, 3, 2 ** config["num_downsamples"]
         widths = np.linspace(config["conv_init_embed_dim"], config["embed_dim"], config["num_downsamples"] + 1)
         self.widths = tuple(int(width) for width in widths)
@@ -158,7 +152,17 @@ class NTv3(nnx.Module):
             for i, (inputs, outputs) in enumerate(zip(self.widths[::-1], self.widths[-2::-1]))
         )
         self.skip = config["use_skip_connection"]
-        self.weights_digest = tensors.finish(UNUSED)
+        self.weights_digest = tensors.finish(UNUSED)  # before the head, on which no activation depends
+        head = "core.lm_head.head"
+        headed = f"{head}.weight" in tensors
+        self.head: Any = Dense(tensors, [head], self.widths[0], config["alphabet_size"]) if headed else None
+
+    def token_logits(self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t letters"]:
+        """Of every letter of the vocabulary, in float32; a pure function of the arguments and the parameters.
+
+        Only of models whose folder has the head of masked prediction.
+        """
+        return self.head(self.hidden_states(tokens, mask)[-1]).astype(jnp.float32)
 
     def features(self, layer: int) -> int:
         """Width of one token at a layer."""
@@ -221,6 +225,17 @@ class NTv3(nnx.Module):
 def _apply(graph: Any, state: Any, tokens: Array, mask: Array, layers: tuple[int, ...]) -> dict[int, Array]:
     states = nnx.merge(graph, state).hidden_states(tokens, mask)
     return {i: jnp.where(mask[..., None], states[i], 0) for i in layers}
+
+
+def _read_tensors(folder: Path, dtype: Any, downsamples: int) -> Tensors:
+    tensors = Tensors(folder, dtype, parts=("core.",))
+    levels = len({name.split(".")[2] for name in tensors if name.startswith("core.conv_tower_blocks.")})
+    if downsamples != levels:
+        raise InputError(
+            f"{folder}/config.json: num_downsamples is {shown(downsamples)}; "
+            f"the weights have {levels} blocks that halve the length"
+        )
+    return tensors
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -26,12 +26,13 @@ class TrainState(nnx.Module):
 
 
 def make_optimiser(
-    steps: int, learning_rate: float, warmup: int, decay: float, clip: float | None
+    steps: int, learning_rate: float, warmup: int, decay: float, clip: float | None, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
     """Adam; the rate rises linearly over `warmup` steps and falls linearly to 0 over the last `decay` share of steps,
     or over what the warm-up leaves of them.
 
-    `clip` bounds the global norm of the gradient.
+    `clip` bounds the global norm of the gradient. With `weight_decay` it is AdamW, which leaves vectors (biases, scales
+    of norms) alone.
     """
     last = max(1, min(round(decay * steps), steps - warmup))
     parts = [optax.constant_schedule(learning_rate)]
@@ -44,6 +45,9 @@ def make_optimiser(
         boundaries.append(max(steps - last, warmup))
     schedule = optax.join_schedules(parts, boundaries)
     adam = optax.adam(schedule)
+    if weight_decay:
+        matrices = lambda parameters: jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)  # noqa: E731
+        adam = optax.adamw(schedule, weight_decay=weight_decay, mask=matrices)
     return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
 

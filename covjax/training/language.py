@@ -1,0 +1,114 @@
+"""A masked language model as the training loop sees it, and the way back to a published folder."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from covjax.encoders.weights import AskedTensors
+
+
+class MaskedModel(nnx.Module):
+    """An encoder with a head that names hidden tokens; a pure loss of batches of `covjax.training.genome.Windows`.
+
+    `dtype` is that of the computation; parameters keep their own.
+    """
+
+    examples = "sequences"
+
+    def __init__(self, encoder: Any, dtype: Any):
+        self.encoder, self.dtype = encoder, jnp.dtype(dtype)
+
+    def loss(
+        self, x: Int[Array, "b 3 t"], weights: Float[Array, "b t"]
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Weighted mean of −log p of the hidden tokens, in nats, and the share of them that are named right."""
+        nats, right = self._tokens(x)
+        total = jnp.maximum(weights.sum(), jnp.finfo(jnp.float32).tiny)
+        loss = (nats * weights).sum() / total
+        return loss, {"nats": loss, "accuracy": (right * weights).sum() / total}
+
+    def evaluate(self, x: Int[Array, "b 3 t"], weights: Float[Array, "b t"]) -> Float[Array, "2 3"]:
+        """Sums of nats, of tokens named right and of weights, outside regions and in them."""
+        nats, right = self._tokens(x)
+        inside = x[:, 2]
+        parts = jnp.stack([nats, right, jnp.ones_like(nats)]) * weights
+        return jnp.stack([(parts * (inside == side)).sum((1, 2)) for side in (0, 1)])
+
+    def summarise(self, sums: Float[Any, "2 3"]) -> Mapping[str, float]:
+        """Nats and accuracy over all held-out tokens."""
+        nats, right, count = np.asarray(sums, np.float64).sum(0)
+        return {"nats": float(nats / count), "accuracy": float(right / count)}
+
+    def project_gradients(self, gradients: Any) -> Any:
+        """The gradients as they are."""
+        return gradients
+
+    def after_step(self, x: Array, weights: Array | None = None) -> None:
+        """Nothing is kept beside the parameters."""
+
+    def _tokens(self, x: Int[Array, "b 3 t"]) -> tuple[Float[Array, "b t"], Float[Array, "b t"]]:
+        graph, state = nnx.split(self.encoder)
+        encoder = nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(self.dtype), state))
+        logits = encoder.token_logits(x[:, 0], jnp.ones(x[:, 0].shape, bool))
+        chances = jax.nn.log_softmax(logits)
+        nats = -jnp.take_along_axis(chances, x[:, 1, :, None], -1)[..., 0]
+        return nats, (logits.argmax(-1) == x[:, 1]).astype(jnp.float32)
+
+
+def initial_weights(seed: int) -> Callable[[str, tuple[int, ...]], np.ndarray]:
+    """What a training starts from: `draw` of `AskedTensors`.
+
+    Biases are 0, scales of norms 1, matrices normal with variance 1 / inputs, embeddings normal with deviation 0.02.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) == 1:
+            return np.full(shape, float(name.endswith("weight")))
+        scale = 0.02 if "embed" in name else np.prod(shape[1:]) ** -0.5
+        return rng.normal(size=shape) * scale
+
+    return draw
+
+
+def named_tensors(make: Callable[[AskedTensors], nnx.Module], model: nnx.Module) -> dict[str, np.ndarray]:
+    """The parameters of a model under the names and in the shapes of its published layout.
+
+    make: builds a model of the same kind from tensors. It is called with tensors whose numbers are their places, so
+        that a parameter tells where each of its numbers belongs, however the model turns and joins what it reads.
+    """
+    size = 0
+
+    def places(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        nonlocal size
+        start, size = size, size + int(np.prod(shape))
+        return np.arange(start, size).reshape(shape)
+
+    tensors = AskedTensors(places, np.float32)
+    layout = jax.tree.leaves(nnx.state(make(tensors), nnx.Param))
+    if size > 2**24:
+        raise ValueError(f"{size} parameters: float32 counts to {2**24} without gaps")
+    flat = np.full(size, np.nan, np.float32)
+    for place, values in zip(layout, jax.tree.leaves(nnx.state(model, nnx.Param)), strict=True):
+        flat[np.asarray(place).astype(np.int64)] = np.asarray(values, np.float32)
+    if np.isnan(flat).any():
+        raise ValueError("a parameter of the layout is not in the model, or is NaN")
+    ends = np.cumsum([int(np.prod(shape)) for shape in tensors.shapes.values()])[:-1]
+    parts = np.split(flat, ends)
+    return {name: part.reshape(shape) for (name, shape), part in zip(tensors.shapes.items(), parts, strict=True)}
+
+
+def save_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], dtype: Any) -> None:
+    """Write config.json and model.safetensors, as `covjax.encoders.load` reads them."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=1) + "\n")
+    save_file({name: tensor.astype(dtype) for name, tensor in tensors.items()}, folder / "model.safetensors")

@@ -1,0 +1,261 @@
+"""`covjax train encoder`: windows, rivals, the loss, the way back to a folder, and resuming."""
+
+import collections
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from covjax.data.genome import Region
+from covjax.encoders import load, ntv3, tokenize
+from covjax.encoders.weights import AskedTensors
+from covjax.errors import InputError
+from covjax.training import encoder as run
+from covjax.training.genome import TwoSided, Windows, base_codes, inside_regions, repeat_weights, reverse_complement
+from covjax.training.language import MaskedModel, initial_weights, named_tensors, save_folder
+
+NUMBERS, MASK = np.array([6, 8, 9, 7, 10], np.int32), 2  # of A, C, G, T, N and a hidden base
+COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+
+
+def random_sequence(rng, length, letters="ACGT"):
+    return "".join(rng.choice(list(letters), size=length))
+
+
+def windows(records, weights=None, inside=None, length=32):
+    codes = {name: base_codes(sequence) for name, sequence in records.items()}
+    return Windows(codes, weights, inside, length, NUMBERS, MASK)
+
+
+def test_codes_and_the_other_strand():
+    assert base_codes("ACGTacgtNR").tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 4]
+    text = "AACGTNNT"
+    np.testing.assert_array_equal(reverse_complement(base_codes(text)), base_codes(text[::-1].translate(COMPLEMENT)))
+
+
+def test_a_base_counts_by_how_often_it_stands_in_the_genome():
+    rng = np.random.default_rng(0)
+    repeat = random_sequence(rng, 60)
+    texts = [
+        random_sequence(rng, 40) + repeat + random_sequence(rng, 30),
+        random_sequence(rng, 50) + repeat[::-1].translate(COMPLEMENT) + "N" + random_sequence(rng, 40),
+        "ACGT",
+    ]
+    copies = collections.Counter()
+    for text in texts:
+        for i in range(len(text) - 30):
+            word = text[i : i + 31]
+            copies[min(word, word[::-1].translate(COMPLEMENT))] += "N" not in word
+    for text, weights in zip(texts, repeat_weights([base_codes(text) for text in texts]), strict=True):
+        assert len(weights) == len(text)
+        for i in range(15, len(text) - 15):
+            word = text[i - 15 : i + 16]
+            count = 1 if "N" in word else copies[min(word, word[::-1].translate(COMPLEMENT))]
+            assert weights[i] == np.float32(1 / count)
+    assert copies.most_common(1)[0][1] == 2
+
+
+def test_windows_show_what_is_not_hidden_on_either_strand():
+    rng = np.random.default_rng(1)
+    text = random_sequence(rng, 300, "ACGTN")
+    weights = {"chr1": rng.random(300).astype(np.float32)}
+    source = windows({"chr1": text, "short": "ACGT"}, weights, length=48)
+    letter = dict(zip(NUMBERS.tolist(), "ACGTN", strict=True))
+    strands = set()
+    for number in range(6):
+        x, w = source.batch(4, 7, number)
+        assert (x.shape, w.shape) == ((4, 3, 48), (4, 48))
+        for (shown, true, _), weight in zip(x, w):
+            window = "".join(letter[i] for i in true.tolist())
+            forward = text.find(window)
+            start = forward if forward >= 0 else text.find(window[::-1].translate(COMPLEMENT))
+            strands.add(forward >= 0)
+            own = weights["chr1"][start : start + 48][:: 1 if forward >= 0 else -1]
+            hidden = shown == MASK
+            np.testing.assert_array_equal(weight, np.where(hidden, own, 0))
+            np.testing.assert_array_equal(shown[~hidden], true[~hidden])
+            assert not hidden[true == NUMBERS[4]].any()
+            assert hidden.any()
+    assert strands == {True, False}
+    for again, first in zip(source.batch(4, 7, 3), source.batch(4, 7, 3)):
+        np.testing.assert_array_equal(again, first)
+    assert (source.batch(4, 7, 3)[0] != source.batch(4, 7, 4)[0]).any()
+
+
+def test_every_start_of_every_record_can_be_drawn():
+    source = windows({"a": "A" * 33, "b": "C" * 32, "c": "G" * 34}, length=32)
+    true = np.concatenate([source.batch(64, 0, number)[0][:, 1] for number in range(4)])
+    counts = collections.Counter(map(int, true[:, 0]))
+    by_base = [counts[int(NUMBERS[i])] + counts[int(NUMBERS[3 - i])] for i in (0, 1)]  # A and T: a; C and G: b, c
+    assert len({*map(tuple, true)}) == 4  # a and its strand; b and c, each the other's letters
+    assert by_base[0] / sum(by_base) == pytest.approx(2 / 6, abs=0.1)
+
+
+def test_held_out_windows_do_not_overlap_and_hide_no_end():
+    rng = np.random.default_rng(2)
+    text = random_sequence(rng, 330)
+    codes = {"chr1": base_codes(text)}
+    inside = inside_regions([Region("chr1", 40, 90), Region("other", 0, 9)], codes)
+    source = Windows(codes, None, inside, 64, NUMBERS, MASK)
+    parts = list(source.held_out(100, 2, 0))
+    x, w = (np.concatenate(each) for each in zip(*parts))
+    assert len(x) == 5
+    expected = np.zeros(330, np.int32)
+    expected[40:90] = 1
+    np.testing.assert_array_equal(x[:, 2].ravel(), expected[:320])
+    np.testing.assert_array_equal(x[:, 1].ravel(), NUMBERS[base_codes(text)[:320]])
+    assert not w[:, [*range(5), *range(-5, 0)]].any()
+    assert w.any(1).all()
+    with pytest.raises(InputError, match="length: 400 is more than the longest record has, 330"):
+        Windows(codes, None, None, 400, NUMBERS, MASK)
+
+
+def test_two_sided_models_against_counting_by_hand():
+    rng = np.random.default_rng(3)
+    text = random_sequence(rng, 400, "ACGTTN")
+    model = TwoSided([base_codes(text)], most=2)
+    strands = text, text[::-1].translate(COMPLEMENT)
+    places = np.array([i for i in range(5, 395) if text[i] != "N"])
+    losses = model.nats(base_codes(text), places, strength=3.0)
+    for j, place in enumerate(places[:60]):
+        p = np.array([sum(s.count(base) for s in strands) for base in "ACGT"], float)
+        p /= p.sum()
+        for k in range(3):
+            if k:
+                left, right = text[place - k : place], text[place + 1 : place + k + 1]
+                counts = np.zeros(4)
+                for s in strands:
+                    for i in range(k, len(s) - k):
+                        if (
+                            s[i] != "N"
+                            and "N" not in left + right
+                            and (s[i - k : i], s[i + 1 : i + k + 1]) == (left, right)
+                        ):
+                            counts["ACGT".index(s[i])] += 1
+                p = (counts + 3 * p) / (counts.sum() + 3)
+            assert losses[k, j] == pytest.approx(-np.log(p["ACGT".index(text[place])]), abs=1e-12)
+
+
+SMALL = run.EncoderConfig(
+    data="x", width=8, blocks=1, heads=2, downsamples=1, length=32, batch=4, steps=6, warmup=1, held_windows=6,
+    save_every=2, evaluate_every=3, log_every=1,
+)  # fmt: skip
+
+
+def small_model(folder, seed=0):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(SMALL.model()))
+
+    def make(tensors):
+        return ntv3.NTv3("start", folder, np.float32, tensors)
+
+    return make, make(AskedTensors(initial_weights(seed)))
+
+
+def test_a_model_goes_back_to_the_folder_that_it_would_be_read_from(tmp_path):
+    make, model = small_model(tmp_path / "start")
+    tensors = named_tensors(make, model)
+    again = AskedTensors(initial_weights(0))
+    make(again)
+    assert tensors.keys() == again.shapes.keys()
+    drawn = initial_weights(0)
+    for name, shape in again.shapes.items():
+        np.testing.assert_array_equal(tensors[name], drawn(name, shape).astype(np.float32))
+    save_folder(tmp_path / "saved", SMALL.model(), tensors, np.float32)
+    loaded = load(tmp_path / "saved")
+    tokens, mask, _ = tokenize(loaded, ["ACGTACGTNNAC"])
+    for layer in range(3):
+        np.testing.assert_array_equal(
+            loaded.apply(tokens, mask, (layer,))[layer], model.apply(tokens, mask, (layer,))[layer]
+        )
+    given = jnp.asarray(tokens), jnp.asarray(mask)
+    np.testing.assert_array_equal(loaded.token_logits(*given), model.token_logits(*given))
+
+
+def test_the_loss_against_numpy(tmp_path):
+    _, encoder = small_model(tmp_path / "start")
+    model = MaskedModel(encoder, "float32")
+    rng = np.random.default_rng(4)
+    text = random_sequence(rng, 200)
+    inside = inside_regions([Region("a", 0, 77)], {"a": base_codes(text)})
+    x, w = windows({"a": text}, {"a": rng.random(200).astype(np.float32)}, inside).batch(3, 0, 0)
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    logits = np.asarray(encoder.token_logits(x[:, 0], jnp.ones(x[:, 0].shape, bool)), np.float64)
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    nats = -np.log(np.take_along_axis(chances, np.asarray(x[:, 1, :, None]), -1)[..., 0])
+    right = logits.argmax(-1) == np.asarray(x[:, 1])
+    loss, metrics = model.loss(x, w)
+    w = np.asarray(w)
+    assert float(loss) == pytest.approx((nats * w).sum() / w.sum(), rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx((right * w).sum() / w.sum(), rel=1e-5)
+    sums = np.asarray(model.evaluate(x, jnp.asarray(w)))
+    for side in (0, 1):
+        at = np.asarray(w * (x[:, 2] == side))
+        np.testing.assert_allclose(sums[side], [(nats * at).sum(), (right * at).sum(), at.sum()], rtol=1e-5)
+    assert model.summarise(sums)["nats"] == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.fixture
+def genome(tmp_path):
+    rng = np.random.default_rng(5)
+    records = {f"chr{i}": random_sequence(rng, 200, "AAACGT") for i in range(3)}
+    (tmp_path / "g.fa").write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
+    return dataclasses.replace(SMALL, data=str(tmp_path / "g.fa"), holdout="chr2", output=str(tmp_path / "whole"))
+
+
+def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
+    whole = run.train_encoder(genome)
+    assert whole["model"]["all"]["bases"] == 18
+    assert set(whole["k-mers"]) == {*"012345"}
+    halves = dataclasses.replace(genome, output=str(tmp_path / "halves"))
+
+    class Killed(run.Step):
+        calls = 0
+
+        def __call__(self, *arguments):
+            Killed.calls += 1
+            if Killed.calls == 4:  # after the checkpoint of step 2
+                raise KeyboardInterrupt
+            return super().__call__(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "Step", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.train_encoder(halves)
+    assert run.train_encoder(halves) == whole
+    files = [load_file(tmp_path / name / "encoder" / "model.safetensors") for name in ("whole", "halves")]
+    assert files[0].keys() == files[1].keys()
+    for name, tensor in files[0].items():
+        np.testing.assert_array_equal(tensor, files[1][name])
+    start = initial_weights(0)
+    assert any((start(name, t.shape) != t).any() for name, t in files[0].items() if t.ndim > 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": ""}, "data: '' is not allowed"),
+        ({"holdout": "chrX"}, "holdout: 'chrX' is no record of .*it has 'chr0', 'chr1'"),
+        ({"holdout": ""}, "holdout: '' leaves nothing"),
+        ({"holdout": "chr0,chr1,chr2"}, "leaves nothing to train on"),
+        ({"length": 33}, "length: 33 is not a multiple of 2"),
+        ({"heads": 3}, "heads: 8 features cannot be divided by 2 · 3"),
+        ({"length": 256}, "length: 256 is more than the longest record"),
+        ({"warmup": 7}, "warmup: 7 is not allowed"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(genome, change, message):
+    with pytest.raises(InputError, match=message):
+        run.train_encoder(dataclasses.replace(genome, **change))
+
+
+def test_the_command_of_two_words(capsys):
+    from covjax.command import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["train", "encoder", "--help"])
+    assert not end.value.code
+    assert "covjax train encoder" in capsys.readouterr().out
