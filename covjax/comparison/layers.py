@@ -22,6 +22,7 @@ from covjax.comparison.probing import Probes, fit_probes, probe_names
 from covjax.comparison.results import Results
 from covjax.comparison.source import EncoderSource, Source
 from covjax.data import Dataset
+from covjax.embedding.tables import Table
 from covjax.errors import InputError
 from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note, silence
@@ -154,7 +155,8 @@ def choose_layers(layers: Sequence[Layer], data: Dataset) -> Choice:
                 values[i, j] = np.mean([max(fit.validation) for fit in fits])
     values = agree(values)
     place = best_layers(values, [[bool(_seeds(layer, name)) for layer in layers] for name in names])
-    out: Choice = Choice({}, {}, {}, tuple(layer.number for layer in layers if layer.number is not None))
+    chosen_tables: dict[str, Table] = {}
+    out: Choice = Choice(chosen_tables, {}, {}, tuple(layer.number for layer in layers if layer.number is not None))
     for j, layer in enumerate(layers):
         chosen = [name for i, name in enumerate(names) if place[i] == j]
         if not chosen:
@@ -162,7 +164,7 @@ def choose_layers(layers: Sequence[Layer], data: Dataset) -> Choice:
         with silence(True):
             tables, probes = layer.fit(data, _with_parts(layer, chosen))
         for each in (each for name in chosen for each in _seeds(layer, name)):
-            out.tables[each.name], out.home[each.name] = tables[each.name], layer
+            chosen_tables[each.name], out.home[each.name] = tables[each.name], layer
             out.probes.update({each.name: probes[each.name]} if is_first() else {})
     tokenless = {recipe.name for recipe in first.recipes if isinstance(recipe, Composition)}
     out.validation.update(

@@ -30,7 +30,8 @@ class TableFiles(Mapping[str, Table]):
 
     def put(self, name: str, table: Table) -> None:
         """Write a table."""
-        state, more = {"values": table.values}, {"num_features": table.num_features, "is_kernel": table.is_kernel}
+        state = {"values": table.values}
+        more: dict[str, Any] = {"num_features": table.num_features, "is_kernel": table.is_kernel}
         if table.shares:
             more["shares"] = list(table.shares)
         if table.probe:

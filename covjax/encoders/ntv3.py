@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
 from covjax.encoders.layers import Dense, Frequencies, LayerNorm, attended, attention, places, rotate, split_heads
-from covjax.encoders.weights import AskedTensors, Tensors, check_options, read_json
+from covjax.encoders.weights import Tensors, check_options, read_json
 from covjax.errors import InputError, shown
 
 VOCABULARY = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>", "A", "T", "C", "G", "N")
@@ -130,7 +130,7 @@ class NTv3(nnx.Module):
 
     letters = "dna"
 
-    def __init__(self, name: str, folder: Path, dtype: Any = jnp.float32, tensors: AskedTensors | None = None):
+    def __init__(self, name: str, folder: Path, dtype: Any = jnp.float32, tensors: Tensors | None = None):
         config = _read_config(folder)
         tensors = _read_tensors(folder, dtype, config["num_downsamples"]) if tensors is None else tensors
         self.name, self.num_layers, self.multiple = name, 3, 2 ** config["num_downsamples"]

@@ -248,8 +248,8 @@ def read_genome(config: EncoderConfig) -> Genome:
     )
 
 
-def _evaluated(evaluation: Any, state: Any, mesh: Any, *batch: np.ndarray) -> Any:
-    return evaluation(state, *distribute(mesh, batch))
+def _evaluated(evaluation: Any, state: Any, mesh: Any, x: np.ndarray, weights: np.ndarray) -> Any:
+    return evaluation(state, *distribute(mesh, (x, weights)))
 
 
 def _held_out_sums(config: EncoderConfig, genome: Genome, sums: Any) -> Any:
