@@ -13,6 +13,7 @@ from covjax.activations import EncodedTokens
 from covjax.comparison import compare, scoring
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.layers import best_layers
+from covjax.comparison.results import Results
 from covjax.comparison.source import several_layers
 from covjax.comparison.verdict import table
 from covjax.embedding_command import predict_main
@@ -131,6 +132,21 @@ def test_the_model_has_the_layer_of_its_row_and_predicts_what_the_comparison_did
     predict_main([str(folder / "all" / "model"), str(folder / "t.csv"), "--to", str(tmp_path / "p.csv")])
     with (tmp_path / "p.csv").open() as file:
         assert {row["id"]: row["prediction"] for row in csv.DictReader(file)} == expected
+
+
+@pytest.mark.parametrize("row", ["log_covariance", "auto", "auto_3_components"])
+def test_the_model_has_the_layer_of_the_row_that_it_is_of_beside_a_mixture_too(tmp_path, monkeypatch, row):
+    monkeypatch.setattr("covjax.recipes.mixtures.WIDE", 4)
+    monkeypatch.setattr(Results, "winner", row)
+    parts = ["mean", "regional_mean", "sqrt_covariance", "log_covariance"]
+    options = OPTIONS | {"rows": [*parts, "auto", "auto_3_components"], "components": [3]}
+    result = covjax.compare(write_table(tmp_path / "t.csv"), output=tmp_path / "run", layers="0,2", **options)
+    model = result.best()
+    assert (model.embedder.layer_, model.embedder.recipe) == (result.results.by_label[row].layer, row)
+    with (tmp_path / "t.csv").open() as file:
+        sequences = [line["sequence"] for line in csv.DictReader(file)]
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        assert list(model.predict(sequences)) == [line["prediction"] for line in csv.DictReader(file)]
 
 
 def test_a_run_that_lost_parts_ends_in_the_same_numbers(swept, tmp_path, capsys):

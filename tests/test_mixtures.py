@@ -1,5 +1,7 @@
 """Mixtures: the choice against every mixture by hand, the model of one, its role; and the chain names its link."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from covjax.comparison.chain import LINKS, carrier, chain_sentence
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.mixtures import choose_shares, described, simplex
 from covjax.comparison.model import Model
-from covjax.comparison.results import read_results
+from covjax.comparison.results import Contrast, read_results
 from covjax.data.dataset import Dataset
 from covjax.embedding.tables import make_table, side_by_side
 from covjax.jobs import checkpoint
@@ -71,6 +73,25 @@ def test_the_chain_names_the_link_that_carries_the_label(tmp_path, kind, link):
     assert read_results(tmp_path / "run" / "results.json") == results
 
 
+def test_a_step_that_makes_good_a_step_down_carries_no_gain(tmp_path):
+    results = run(tmp_path, rows=["mean", "regional_mean", "covariance", "mean_outer"], n=72)[0].results
+
+    def row(name, ends):
+        fit = results.by_label[name].probes["ridge"]
+        score = dataclasses.replace(fit.test["mcc"], difference_interval=ends)
+        fit = dataclasses.replace(fit, test=fit.test | {"mcc": score})
+        return dataclasses.replace(results.by_label[name], probes={"ridge": fit})
+
+    down = Contrast("regional_mean", "mean", -0.2, (-0.3, -0.1), 0.01)
+    up = Contrast("covariance", "regional_mean", 0.2, (0.1, 0.3), 0.01)
+    chain = {"position": down, "co-occurrence": up}
+    for ends, link in (((-0.1, 0.1), ""), ((0.05, 0.2), "co-occurrence")):
+        rows = (row("mean", (0.0, 0.0)), row("covariance", ends))
+        made = dataclasses.replace(results, chain=chain, rows=rows)
+        assert carrier(made) == link
+        assert ("carries the gain" in chain_sentence(made)) == bool(link)
+
+
 def data_of(n, rng):
     """Labels that two of three blocks know, half each."""
     splits = np.repeat(["train", "validation", "test"], n // 3)
@@ -116,6 +137,7 @@ def test_a_block_that_does_not_vary_gets_no_share_and_ties_go_to_fewer_blocks(rn
     constant = make_table(np.ones((60, 2), np.float32), data.rows("train"))
     config = CompareConfig(data="t.csv", penalties=(0.1, 1.0))
     assert choose_shares([constant, tables[1], tables[1]], 4, data, config) == (0, 4, 0)
+    assert choose_shares([constant, constant, constant], 4, data, config) == (4, 0, 0)
 
 
 def test_shares_weigh_the_kernel_of_every_block(rng):

@@ -9,7 +9,7 @@ from sklearn.kernel_ridge import KernelRidge
 from covjax import Embedder, InputError
 from covjax.comparison import compare
 from covjax.probes.minibatch import Budget
-from covjax.probes.nonlinear import fit_networks, radial_space
+from covjax.probes.nonlinear import DECAYS, fit_networks, radial_space
 from covjax.probes.ridge import ridge_path
 from covjax.recipes import get_recipe
 from tests.test_compare import sequences, write_table  # registers the encoder "tiny"
@@ -103,7 +103,7 @@ def test_rows_of_a_comparison(tmp_path):
         "--ranks",
         "2",
         "--penalties",
-        "1e-3,1e-1,1",
+        "1e-3,1e-1,10",
         "--resamples",
         "100",
         "--output",
@@ -122,6 +122,8 @@ def test_rows_of_a_comparison(tmp_path):
         assert all_rows[name]["role"] == "baseline"
         assert set(all_rows[name]["probes"]) == {"logistic", "ridge"}
         assert all_rows[name]["num_features"] == all_rows["mean"]["num_features"]
+    for fit in all_rows["mean_mlp"]["probes"].values():  # of its own grid
+        assert fit["at_edge"] == (fit["penalty"] in (min(DECAYS), max(DECAYS)))
     (tmp_path / "run" / "results.json").unlink()
     compare.main(["--data", str(tmp_path / "t.csv"), *options, "--rows", ",".join(rows)])
     again = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -37,7 +37,14 @@ def chain_pairs(rows: Sequence[RowResult], reference: str, probe: str) -> dict[s
 
 
 def carrier(results: Results) -> str:
-    """The link with the largest step whose interval is above 0; nothing where there is none."""
+    """The link with the largest step whose interval is above 0.
+
+    Nothing where there is none, or where the last row itself is not above the reference: a step up that only makes good
+    a step down before it carries no gain.
+    """
+    last = next((step.row for step in reversed(results.chain.values())), results.reference)
+    if side(results.scores()[last].difference_interval) != "above":
+        return ""
     above = [link for link, step in results.chain.items() if side(step.interval) == "above"]
     return max(above, key=lambda link: results.chain[link].value, default="")
 
@@ -48,7 +55,8 @@ def chain_sentence(results: Results) -> str:
     if not steps:
         return f"No link from the {results.reference} to Σ is above it on validation."
     link = carrier(results)
-    answer = f"{link} carries the gain" if link else "no link is above 0"
+    total = sum(step.value for step in results.chain.values())
+    answer = f"{link} carries the gain" if link else f"the sum, {signed(total)}, is no clear gain"
     return f"Link by link from the {results.reference}: {', '.join(steps)}; {answer}."
 
 

@@ -64,7 +64,7 @@ def choose_shares(blocks: Sequence[Table], steps: int, data: Dataset, config: Co
     Coarse to fine: first the mixtures in parts of 2 / `steps`, then the neighbours of the best, one part of it moved
     from one block to another. `steps` is even. Where there are more than `MOST_ROWS` training rows, as many are drawn
     with `config.seed`. Ties go to fewer blocks, and then to the earlier ones; blocks that are equal for all these rows
-    get no share.
+    get no share; where all are, the first has all of it.
     """
     train, validation = data.rows("train"), data.rows("validation")
     places = np.arange(len(train))
@@ -73,6 +73,8 @@ def choose_shares(blocks: Sequence[Table], steps: int, data: Dataset, config: Co
     rows, n = np.concatenate([train[places], validation]), len(places)
     kernels = np.array([block_kernel(table, train)[np.ix_(rows, places)] for table in blocks])
     varied = np.array([np.ptp(kernel[:n]) > 0 for kernel in kernels])
+    if not varied.any():
+        return (steps, *[0] * (len(blocks) - 1))
     metric = TASKS[data.task].metrics[TASKS[data.task].primary][1]
 
     def validation_value(shares: tuple[int, ...]) -> float:

@@ -184,7 +184,8 @@ def fit_winner(
 
     `folder` holds the trained pools and autoencoders of the comparison, made under `identity`, `tables` its rows'.
     """
-    by_name = {recipe.name: resolved(recipe, tables) for recipe in recipes}
+    by_name = {recipe.name: recipe for recipe in recipes}
+    by_name |= {each.name: resolved(each, tables) for each in with_parts(name, by_name)}
     *parts, recipe = with_parts(name, by_name)
     seeds = [recipe for recipe in recipes if getattr(recipe, "replica_of", "") == name]
     made_under = {key: identity[key] for key in ("data", "encoder")}

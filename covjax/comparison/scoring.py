@@ -24,6 +24,7 @@ from covjax.jobs.disk import json_digest, read_line, sealed_line
 from covjax.jobs.folder import write_text
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.notes import progress
+from covjax.probes.nonlinear import DECAYS
 from covjax.recipes import Recipe
 from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER, Weighted
 from covjax.recipes.standard import QUADRATIC, TWINS, matched_rank
@@ -136,13 +137,14 @@ def summarise(
     groups = {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS}
     terms = _terms(data, label_names) if data.task == "multilabel" and config.protocol != RETRIEVAL else ()
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
-    edges = min(config.penalties), max(config.penalties)
     rows: list[RowResult] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
     shown_rows = [recipe for recipe in recipes if not getattr(recipe, "replica_of", "")]
     for recipe in progress(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
         labels = [each.name for each in recipes if recipe.name in (each.name, getattr(each, "replica_of", ""))]
+        grid = DECAYS if getattr(recipe, "probe", "") == "mlp" else config.penalties
+        edges = min(grid), max(grid)
         by_probe = {}
         for name in names:
             fits = [probes[label][name] for label in labels]

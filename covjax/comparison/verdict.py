@@ -68,9 +68,9 @@ def verdict(results: Results) -> str:
     if results.winner != chosen:
         score = results.scores()[results.winner]
         sentences.append(
-            f"The model is {results.winner}, above {chosen} on validation: {number(score.value)}, "
-            f"{_gain(score.difference, score.difference_interval)} over the {results.reference}; it mixes first and "
-            "second order, so its gain is evidence of neither."
+            f"The model is {_named(results, results.winner)}, above {chosen} on validation: {number(score.value)}, "
+            f"{_gain(score.difference, score.difference_interval)} over the {results.reference}; it is one of the "
+            "mixtures of first and second order, so its gain is evidence of neither."
         )
     return " ".join(sentences)
 
