@@ -156,8 +156,8 @@ def _compare(
     wait()  # while process 0 scores the test set
     if not is_first():
         results = read_results(output / "results.json")
-    best = choice.home[results.best_second_order]
-    tables = choice.tables_of(results.best_second_order, data)
+    best = choice.home[results.winner]
+    tables = choice.tables_of(results.winner, data)
     keep_winner(
         *(best.config, data, best.tokens, best.recipes, tables, choice.probes, results, best.features),
         *(output, best.folder / "pools"),
