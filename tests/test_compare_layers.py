@@ -16,6 +16,7 @@ from covjax.comparison.layers import best_layers
 from covjax.comparison.results import Results
 from covjax.comparison.source import several_layers
 from covjax.comparison.verdict import table
+from covjax.embedding import tables
 from covjax.embedding_command import predict_main
 from covjax.encoders import load, register_encoder
 from covjax.encoders.unirep import UniRep
@@ -292,3 +293,31 @@ def test_the_command_takes_negative_layers():
     config, _ = parse("covjax compare", "", CompareConfig, ["t.csv", "--layers", "-1,-3"], ("data",))
     config.check()
     assert config.layers == "-1,-3"
+
+
+def test_a_mixture_that_wins_is_the_model_at_its_own_layer(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["id,sequence,label,split"]
+    for i in range(N):
+        letters = sorted(rng.choice(list("ACDEFGHIKL"), 12), reverse=i % 2 > 0)  # the order alone says the class
+        lines.append(f"P{i},{''.join(letters)},{i % 2}.5,{('train', 'validation', 'test')[i // 2 % 3]}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    rows = ["mean", "regional_mean", "sqrt_covariance", "log_covariance", "auto"]
+    options = OPTIONS | {"rows": rows, "probes": ["ridge"], "task": "regression"}
+    result = covjax.compare(tmp_path / "t.csv", output=tmp_path / "run", layers="all", **options)
+    rows = result.results.by_label
+    assert result.results.winner == "auto"
+    assert rows["auto"].layer != rows[result.results.best_second_order].layer
+    model = result.best()
+    assert (model.embedder.layer_, model.embedder.fitted_.recipe.name) == (rows["auto"].layer, "auto")
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        expected = [float(row["prediction"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(model.predict([line.split(",")[1] for line in lines[1:]]), expected, atol=1e-4)
+
+
+def test_wide_rows_are_compared_at_several_layers(swept, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "WIDE", 10)
+    options = OPTIONS | {"rows": ["mean", "sqrt_covariance"]}
+    rows = covjax.compare(swept[0] / "t.csv", output=tmp_path / "run", layers="0,2", **options).results.by_label
+    expected = swept[1].results.by_label["sqrt_covariance"].layer_validation
+    np.testing.assert_allclose(rows["sqrt_covariance"].layer_validation, [expected[0], expected[2]], atol=1e-5)

@@ -15,6 +15,7 @@ from covjax.comparison import compare
 from covjax.comparison.model import Model
 from covjax.data import assign_splits, read_table
 from covjax.data.pairs import choose_kind, group_pairs, read_pairs
+from covjax.data.splits import assign_folds
 from covjax.embedding.fitted import fit_recipe
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
@@ -233,3 +234,11 @@ def test_a_table_without_a_second_sequence_is_refused_where_pairs_are_asked_for(
     assert "has no column 'sequence_b'" in capsys.readouterr().err
     with pytest.raises(InputError, match="missing column 'sequence_b'"):
         read_pairs(write(tmp_path / "n.csv", [("MKA",)], "sequence"))
+
+
+def test_folds_by_the_files_groups_keep_swapped_copies_together(tmp_path, rng):
+    rows = [(sequence(rng, 40), sequence(rng, 40), str(i % 2), f"g{i}") for i in range(30)]
+    rows += [(b, a, label, f"h{group}") for a, b, label, group in rows]
+    data = read_table(write(tmp_path / "t.csv", rows, "seq_a,seq_b,label,group"))
+    for fold in assign_folds(data, 3):
+        assert fold.splits[:30].tolist() == fold.splits[30:].tolist()

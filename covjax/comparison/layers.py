@@ -51,6 +51,7 @@ class Layer:
         In a job of several processes all call this together.
         """
         chosen = self.recipes if recipes is None else recipes
+        self.folder.mkdir(parents=True, exist_ok=True)  # its disk is asked for free space
         tables = make_features(self.config, data, self.tokens, chosen, self.folder, self.features)
         make_mixtures(self.config, data, tables, chosen)
         return tables, fit_probes(self.config, data, tables, self.folder, self.features)

@@ -69,7 +69,8 @@ def assign_folds(
     data = group_near_copies(data)
     groups = _numbered(data.groups)
     if data.has_group_column and data.sequences:
-        groups = _joined(groups, _numbered(data.sequences))
+        same = pair_names(data.sequences, data.partners) if data.partners else data.sequences
+        groups = _joined(groups, _numbered(same))
     count = int(groups.max()) + 1
     if count < max(folds, len(SPLITS)):
         raise InputError(f"folds: {folds} are more than the {count} groups of {data.name} can fill; give fewer folds")
