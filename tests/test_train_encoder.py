@@ -36,6 +36,15 @@ def test_codes_and_the_other_strand():
     np.testing.assert_array_equal(reverse_complement(base_codes(text)), base_codes(text[::-1].translate(COMPLEMENT)))
 
 
+@pytest.mark.parametrize(
+    ("text", "letter", "place"), [("ACGU", "U", 4), ("AC-T", "-", 3), ("NNLV", "L", 3), ("é", "é", 1)]
+)
+def test_letters_that_are_no_dna_are_named(text, letter, place):
+    with pytest.raises(InputError, match=rf"record 'chr7': '{letter}' at position {place} is no letter of DNA"):
+        base_codes(text, "chr7")
+    assert base_codes("RYSWKMBDHVryn").tolist() == [4] * 13
+
+
 def test_a_base_counts_by_how_often_it_stands_in_the_genome():
     rng = np.random.default_rng(0)
     repeat = random_sequence(rng, 60)
@@ -241,6 +250,7 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
         ({"holdout": "chrX"}, "holdout: 'chrX' is no record of .*it has 'chr0', 'chr1'"),
         ({"holdout": ""}, "holdout: '' leaves nothing"),
         ({"holdout": "chr0,chr1,chr2"}, "leaves nothing to train on"),
+        ({"holdout": " chr0,chr1, chr2, chr2"}, "leaves nothing to train on"),
         ({"length": 33}, "length: 33 is not a multiple of 2"),
         ({"heads": 3}, "heads: 8 features cannot be divided by 2 · 3"),
         ({"length": 256}, "length: 256 is more than the longest record"),
@@ -250,6 +260,41 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
 def test_what_cannot_be_trained_on_is_refused(genome, change, message):
     with pytest.raises(InputError, match=message):
         run.train_encoder(dataclasses.replace(genome, **change))
+
+
+def add(genome, text):
+    with open(genome.data, "a") as file:
+        file.write(text)
+
+
+def test_records_without_what_is_needed_are_refused_before_the_training(genome):
+    add(genome, f">N\n{'N' * 100}\n>ends\nACGTA{'N' * 27}\n")
+    with pytest.raises(InputError, match="data: 'N': no A, C, G or T in any record"):
+        run.train_encoder(dataclasses.replace(genome, holdout="N"))
+    with pytest.raises(InputError, match="data: 'N': no A, C, G or T in any record"):
+        run.train_encoder(dataclasses.replace(genome, holdout="chr0,chr1,chr2,ends"))
+    with pytest.raises(InputError, match="holdout: no known base is hidden"):
+        run.train_encoder(dataclasses.replace(genome, holdout="ends"))
+
+
+def test_what_is_left_out_is_said(genome, tmp_path, capsys):
+    add(genome, f">short\n{'ACGT' * 7}\n")
+    genome = dataclasses.replace(genome, regions=str(tmp_path / "r.bed"))
+    (tmp_path / "r.bed").write_text("chr2\t0\t9\nX\t5\t10\n")
+    read = run.read_genome(genome)
+    assert [*read.train.records] == ["chr0", "chr1"]
+    said = capsys.readouterr().err
+    assert "left out 1 records shorter than 32 bases: 'short'" in said
+    assert "r.bed: left out 1 on 1 chromosomes that are not in" in said
+    (tmp_path / "r.bed").write_text("X\t5\t10\n")
+    with pytest.raises(InputError, match="line 1: chromosome 'X' is not in .*, nor is any other"):
+        run.read_genome(genome)
+    (tmp_path / "r.bed").write_text("chr1\t5\t10\n")
+    with pytest.raises(InputError, match="regions: none of .*r.bed lies on a held-out record"):
+        run.read_genome(genome)
+    add(genome, ">rna\nACGUACGU\n")
+    with pytest.raises(InputError, match="record 'rna': 'U' at position 4 is no letter of DNA; .*; write T for it"):
+        run.read_genome(genome)
 
 
 def test_the_command_of_two_words(capsys):
