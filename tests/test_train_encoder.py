@@ -7,6 +7,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from covjax.data.genome import Region
@@ -182,6 +183,25 @@ def test_a_model_goes_back_to_the_folder_that_it_would_be_read_from(tmp_path):
         )
     given = jnp.asarray(tokens), jnp.asarray(mask)
     np.testing.assert_array_equal(loaded.token_logits(*given), model.token_logits(*given))
+
+
+def test_more_parameters_than_float32_counts_go_back_too():
+    class Large(nnx.Module):
+        def __init__(self, tensors):
+            self.large = nnx.Param(jnp.asarray(tensors.take("large", 2**12, 2**12 + 1)).T)
+            self.small = nnx.Param(jnp.asarray(tensors.take("small", 3)))
+
+    drawn = {"large": np.zeros((2**12, 2**12 + 1), np.float32), "small": np.arange(3, dtype=np.float32)}
+    drawn["large"][:, 0] = np.arange(2**12)
+    drawn["large"][-1] = np.arange(2**12 + 1)
+    tensors = named_tensors(Large, Large(AskedTensors(lambda name, shape: drawn[name])))
+    for name, values in drawn.items():
+        np.testing.assert_array_equal(tensors[name], values)
+
+
+def test_a_training_that_diverges_is_stopped(genome):
+    with pytest.raises(InputError, match=r"learning_rate: \w+ is \w+ at step \d; lower the rate, or raise --warmup"):
+        run.train_encoder(dataclasses.replace(genome, learning_rate=1e38, warmup=0))
 
 
 def test_the_loss_against_numpy(tmp_path):

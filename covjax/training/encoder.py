@@ -59,6 +59,7 @@ from covjax.training.state import (
     make_optimiser,
     own_part,
     place,
+    refuse_divergence,
     state_layout,
 )
 
@@ -191,15 +192,18 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
             step += 1
             bar.update()
             last = step == config.steps
-            if step % config.log_every == 0 or last:
+            saves = step % config.save_every == 0 or last
+            if saves or step % config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
+                refuse_divergence(values, step, "lower the rate, or raise --warmup")
+            if step % config.log_every == 0 or last:
                 log.write(step, "train", values, time.monotonic() - begin)
                 bar.set_postfix({"nats": f"{values['nats']:.4f}"})
             if step % config.evaluate_every == 0 or last:
                 sums = _held_out_sums(config, genome, functools.partial(_evaluated, evaluation, state, mesh))
                 figures = nnx.merge(graph, state).model.summarise(sums)
                 log.write(step, "held-out", figures, time.monotonic() - begin)
-            if step % config.save_every == 0 or last:
+            if saves:
                 position = {"step": step, "rows": log.rows}
                 save_step_together(output / "checkpoints", step, plain(state), manifest | position)
     report: dict[str, Any] = {}
