@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from covjax.activations import ArrayTokens
+from covjax.comparison import features
 from covjax.data import read_table
 from covjax.embedding import landmarks, tables
 from covjax.embedding.fitted import fit_recipe
@@ -161,6 +162,23 @@ def test_a_comparison_through_landmarks(tmp_path, monkeypatch):
     assert again.results.dump() == result.results.dump()
     with pytest.raises(InputError, match="landmarks: .* was made with 16, this run takes 18"):
         compare(tmp_path, "regression", rows, 150, landmarks=18, probes=["ridge"])
+
+
+def test_what_needs_all_inner_products_is_refused_before_the_encoder_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "WIDE", 20)
+    monkeypatch.setattr(features, "fit_pools", None)  # the first to ask for tokens
+    (tmp_path / "auto").mkdir()
+    rows = ["mean", "log_covariance"]
+    with pytest.raises(InputError, match="retrieval needs all .* 'log_covariance', not 16; leave --landmarks out"):
+        compare(tmp_path, "multiclass", rows, 150, landmarks=16, protocol="retrieval")
+    rows = ["mean", "regional_mean", "sqrt_covariance", "log_covariance", "auto"]
+    with pytest.raises(InputError, match="landmarks: 'auto' needs all .* 'regional_mean'; leave --landmarks out"):
+        compare(tmp_path / "auto", "multiclass", rows, 150, landmarks=16)
+
+
+def test_retrieval_goes_on_where_no_row_has_landmarks(tmp_path):
+    result = compare(tmp_path, "multiclass", ["mean", "log_covariance"], 150, landmarks=16, protocol="retrieval")
+    assert result.results.probes == ("retrieval",)
 
 
 def check_landmark_model(result):

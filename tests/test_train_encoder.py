@@ -7,6 +7,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from covjax.data.genome import Region
@@ -34,6 +35,15 @@ def test_codes_and_the_other_strand():
     assert base_codes("ACGTacgtNR").tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 4]
     text = "AACGTNNT"
     np.testing.assert_array_equal(reverse_complement(base_codes(text)), base_codes(text[::-1].translate(COMPLEMENT)))
+
+
+@pytest.mark.parametrize(
+    ("text", "letter", "place"), [("ACGU", "U", 4), ("AC-T", "-", 3), ("NNLV", "L", 3), ("é", "é", 1)]
+)
+def test_letters_that_are_no_dna_are_named(text, letter, place):
+    with pytest.raises(InputError, match=rf"record 'chr7': '{letter}' at position {place} is no letter of DNA"):
+        base_codes(text, "chr7")
+    assert base_codes("RYSWKMBDHVryn").tolist() == [4] * 13
 
 
 def test_a_base_counts_by_how_often_it_stands_in_the_genome():
@@ -175,6 +185,25 @@ def test_a_model_goes_back_to_the_folder_that_it_would_be_read_from(tmp_path):
     np.testing.assert_array_equal(loaded.token_logits(*given), model.token_logits(*given))
 
 
+def test_more_parameters_than_float32_counts_go_back_too():
+    class Large(nnx.Module):
+        def __init__(self, tensors):
+            self.large = nnx.Param(jnp.asarray(tensors.take("large", 2**12, 2**12 + 1)).T)
+            self.small = nnx.Param(jnp.asarray(tensors.take("small", 3)))
+
+    drawn = {"large": np.zeros((2**12, 2**12 + 1), np.float32), "small": np.arange(3, dtype=np.float32)}
+    drawn["large"][:, 0] = np.arange(2**12)
+    drawn["large"][-1] = np.arange(2**12 + 1)
+    tensors = named_tensors(Large, Large(AskedTensors(lambda name, shape: drawn[name])))
+    for name, values in drawn.items():
+        np.testing.assert_array_equal(tensors[name], values)
+
+
+def test_a_training_that_diverges_is_stopped(genome):
+    with pytest.raises(InputError, match=r"learning_rate: \w+ is \w+ at step \d; lower the rate, or raise --warmup"):
+        run.train_encoder(dataclasses.replace(genome, learning_rate=1e38, warmup=0))
+
+
 def test_the_loss_against_numpy(tmp_path):
     _, encoder = small_model(tmp_path / "start")
     model = MaskedModel(encoder, "float32")
@@ -241,6 +270,7 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
         ({"holdout": "chrX"}, "holdout: 'chrX' is no record of .*it has 'chr0', 'chr1'"),
         ({"holdout": ""}, "holdout: '' leaves nothing"),
         ({"holdout": "chr0,chr1,chr2"}, "leaves nothing to train on"),
+        ({"holdout": " chr0,chr1, chr2, chr2"}, "leaves nothing to train on"),
         ({"length": 33}, "length: 33 is not a multiple of 2"),
         ({"heads": 3}, "heads: 8 features cannot be divided by 2 · 3"),
         ({"length": 256}, "length: 256 is more than the longest record"),
@@ -250,6 +280,41 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
 def test_what_cannot_be_trained_on_is_refused(genome, change, message):
     with pytest.raises(InputError, match=message):
         run.train_encoder(dataclasses.replace(genome, **change))
+
+
+def add(genome, text):
+    with open(genome.data, "a") as file:
+        file.write(text)
+
+
+def test_records_without_what_is_needed_are_refused_before_the_training(genome):
+    add(genome, f">N\n{'N' * 100}\n>ends\nACGTA{'N' * 27}\n")
+    with pytest.raises(InputError, match="data: 'N': no A, C, G or T in any record"):
+        run.train_encoder(dataclasses.replace(genome, holdout="N"))
+    with pytest.raises(InputError, match="data: 'N': no A, C, G or T in any record"):
+        run.train_encoder(dataclasses.replace(genome, holdout="chr0,chr1,chr2,ends"))
+    with pytest.raises(InputError, match="holdout: no known base is hidden"):
+        run.train_encoder(dataclasses.replace(genome, holdout="ends"))
+
+
+def test_what_is_left_out_is_said(genome, tmp_path, capsys):
+    add(genome, f">short\n{'ACGT' * 7}\n")
+    genome = dataclasses.replace(genome, regions=str(tmp_path / "r.bed"))
+    (tmp_path / "r.bed").write_text("chr2\t0\t9\nX\t5\t10\n")
+    read = run.read_genome(genome)
+    assert [*read.train.records] == ["chr0", "chr1"]
+    said = capsys.readouterr().err
+    assert "left out 1 records shorter than 32 bases: 'short'" in said
+    assert "r.bed: left out 1 on 1 chromosomes that are not in" in said
+    (tmp_path / "r.bed").write_text("X\t5\t10\n")
+    with pytest.raises(InputError, match="line 1: chromosome 'X' is not in .*, nor is any other"):
+        run.read_genome(genome)
+    (tmp_path / "r.bed").write_text("chr1\t5\t10\n")
+    with pytest.raises(InputError, match="regions: none of .*r.bed lies on a held-out record"):
+        run.read_genome(genome)
+    add(genome, ">rna\nACGUACGU\n")
+    with pytest.raises(InputError, match="record 'rna': 'U' at position 4 is no letter of DNA; .*; write T for it"):
+        run.read_genome(genome)
 
 
 def test_the_command_of_two_words(capsys):

@@ -15,14 +15,14 @@ from jaxtyping import Float, Int
 
 from covjax.activations import ArrayTokens
 from covjax.activations.pairs import both_sides
-from covjax.comparison.config import CompareConfig
+from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.tablefiles import TableFiles
 from covjax.data import Dataset
 from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
 from covjax.embedding.landmarks import LandmarkPlan, draw_landmarks, landmark_tables, plan_landmarks
 from covjax.embedding.plan import GIB
-from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, widths
-from covjax.embedding.tables import Landmarks, Table, make_table, principal_components, side_by_side
+from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, unfitted_pools, widths
+from covjax.embedding.tables import WIDE, Landmarks, Table, make_table, principal_components, side_by_side
 from covjax.errors import InputError
 from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
@@ -136,6 +136,7 @@ def make_features(
     else:
         note(f"features: {len(to_find) - len(missing)} complete and reused, {len(missing)} to make")
         to_make = [by_name[name] for name in missing]
+        _refuse_landmarks(config, plan, tokens.features, to_make, mixtures)
         for name, table in _pooled(config, data, tokens, [*to_make, *mixtures], output, manifest, plan, landmarks):
             tables.put(name, table)
         for recipe in to_make if is_first() else ():
@@ -150,6 +151,22 @@ def make_features(
                 tables.put(recipe.name, table)
     wait()
     return tables
+
+
+def _refuse_landmarks(
+    config: CompareConfig, plan: LandmarkPlan, features: int, to_make: list[Recipe], mixtures: list[Recipe]
+) -> None:
+    """InputError, before the encoder runs, where landmarks stand for training rows whose inner products are needed."""
+    sizes = widths(unfitted_pools(to_make), features)
+    through = [name for name, width in sizes.items() if plan.covers(width)]
+    remedy = "leave --landmarks out" if config.landmarks else "give more --max-memory-gib, or leave the row out"
+    if through and config.protocol == RETRIEVAL:
+        raise InputError(
+            f"landmarks: retrieval needs all inner products of {through[0]!r}, not {plan.count:,}; {remedy}"
+        )
+    for recipe in mixtures:
+        if parts := [part for part in parts_of(recipe) if part in through]:
+            raise InputError(f"landmarks: {recipe.name!r} needs all inner products of {parts[0]!r}; {remedy}")
 
 
 def _pooled(
@@ -185,6 +202,11 @@ def _pooled(
             if config.landmarks is None
             else f"plan: {len(many)} recipes through {plan.count:,} of {len(train):,} training sequences (Nyström)"
         )
+    elif config.landmarks:
+        reason = (
+            f"none has more than {WIDE:,} numbers" if plan.count else f"there are {len(train):,} training sequences"
+        )
+        note(f"plan: no recipe through landmarks: {reason}")
     most = min(config.max_features_gib, config.memory_gib / 4)
     for group in pool_groups(sizes, len(data), most) if sizes else ():
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}

@@ -41,8 +41,8 @@ def make_mixtures(config: CompareConfig, data: Dataset, tables: TableFiles, reci
         blocks = [tables[part] for part in recipe.parts]
         if any(block.landmarks is not None for block in blocks):
             raise InputError(
-                f"rows: the shares of {recipe.name!r} are chosen on all inner products, which do not fit in memory; "
-                "leave it out, or give more --max-memory-gib"
+                f"landmarks: the shares of {recipe.name!r} are chosen on all inner products; leave it out, or give "
+                "--landmarks 0, with more --max-memory-gib where they do not fit, and another --output"
             )
         shares = choose_shares(blocks, recipe.steps, data, config)
         note(f"{recipe.name}: {described(recipe.parts, shares)}, chosen on validation")

@@ -87,6 +87,13 @@ def restored(recipe: Recipe, features: int, arrays: Mapping[str, np.ndarray]) ->
     return FittedPool(recipe, pooler, arrays.get("projection"))
 
 
+def unfitted_pools(recipes: Sequence[Recipe]) -> dict[str, FittedPool]:
+    """The pools of those recipes that fit nothing beside the standardiser, by name."""
+    fitted = Referenced | Truncated | Trained | SparsePooled
+    plain = [recipe for recipe in recipes if isinstance(recipe, Pooled) and not isinstance(recipe, fitted)]
+    return {recipe.name: FittedPool(recipe, get_pooler(recipe.pooler, **dict(recipe.options))) for recipe in plain}
+
+
 def fit_pools(
     recipes: Sequence[Recipe],
     tokens: ArrayTokens,
@@ -134,6 +141,7 @@ def fit_pools(
     bases = make_bases(training, wanted, tokens.token_budget)
     references: dict[tuple[str, Options], Arrays] = {}
     pools: dict[str, FittedPool] = {}
+    plain = unfitted_pools(pooled)
     for recipe in pooled:
         if isinstance(recipe, SpecialToken):
             pools[recipe.name] = FittedPool(recipe, None)
@@ -147,8 +155,8 @@ def fit_pools(
         elif isinstance(recipe, Truncated):
             basis = bases[recipe.basis, recipe.rank or 0]
             pools[recipe.name] = FittedPool(recipe, get_pooler(recipe.pooler, basis=basis, **dict(recipe.options)))
-        elif not isinstance(recipe, Trained | SparsePooled):
-            pools[recipe.name] = FittedPool(recipe, get_pooler(recipe.pooler, **dict(recipe.options)))
+        elif recipe.name in plain:
+            pools[recipe.name] = plain[recipe.name]
     for name, group in trained.items():
         projection = bases["pca", group[0].width] if group[0].width else None
         modules = train_pools(cast(Dataset, data), tokens, group, fit, projection, seed, folder / name)

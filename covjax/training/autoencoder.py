@@ -16,7 +16,6 @@ latents are active how often and, where the encoder has a head, how much of its 
 import contextlib
 import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -52,6 +51,7 @@ from covjax.training.state import (
     make_optimiser,
     own_part,
     place,
+    refuse_divergence,
     refuse_too_large_state,
     state_layout,
     summarise,
@@ -237,7 +237,8 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
             saves = step % config.save_every == 0 or last
             if saves or step % config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
-                _refuse_divergence(values, step)  # also before a save: what cannot be continued is not kept
+                # Also before a save: what cannot be continued is not kept.
+                refuse_divergence(values, step, "lower the rate or clip the gradient")
             if step % config.log_every == 0 or last:
                 log.write(step, "train", values, time.monotonic() - start)
                 shown = values | figures
@@ -340,12 +341,6 @@ def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -
     versions = {"jax": jax.__version__} | {name: version(name) for name in ("grain", "numpy")}
     made = {"config": settings, "data": activations.identity, "order": order, "versions": versions}
     return json.loads(json.dumps(made))
-
-
-def _refuse_divergence(values: dict[str, float], step: int) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise InputError(f"learning_rate: {name} is {value} at step {step}; lower the rate or clip the gradient")
 
 
 def main(argv: Sequence[str], command: str = "covjax train") -> int:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ import numpy as np
 from flax import nnx
 
 from covjax.autoencoders.saved import plain, to_arrays
-from covjax.data.genome import read_bed, stream_chromosomes
+from covjax.data.genome import read_bed, report_absent, stream_chromosomes
+from covjax.data.text import NAMED, warn
 from covjax.encoders import load
 from covjax.encoders.ntv3 import LETTERS, VOCABULARY, NTv3
 from covjax.encoders.weights import AskedTensors
@@ -57,6 +59,7 @@ from covjax.training.state import (
     make_optimiser,
     own_part,
     place,
+    refuse_divergence,
     state_layout,
 )
 
@@ -189,15 +192,18 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
             step += 1
             bar.update()
             last = step == config.steps
-            if step % config.log_every == 0 or last:
+            saves = step % config.save_every == 0 or last
+            if saves or step % config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
+                refuse_divergence(values, step, "lower the rate, or raise --warmup")
+            if step % config.log_every == 0 or last:
                 log.write(step, "train", values, time.monotonic() - begin)
                 bar.set_postfix({"nats": f"{values['nats']:.4f}"})
             if step % config.evaluate_every == 0 or last:
                 sums = _held_out_sums(config, genome, functools.partial(_evaluated, evaluation, state, mesh))
                 figures = nnx.merge(graph, state).model.summarise(sums)
                 log.write(step, "held-out", figures, time.monotonic() - begin)
-            if step % config.save_every == 0 or last:
+            if saves:
                 position = {"step": step, "rows": log.rows}
                 save_step_together(output / "checkpoints", step, plain(state), manifest | position)
     report: dict[str, Any] = {}
@@ -225,27 +231,40 @@ def read_genome(config: EncoderConfig) -> Genome:
     """Read and check the genome, and split it into what is trained on and what is held out."""
     records, digest = {}, hashlib.sha256()
     for name, sequence in stream_chromosomes(config.data):
-        records[name] = base_codes(sequence)
+        records[name] = base_codes(sequence, name)
         digest.update(name.encode() + records[name].tobytes())
-    names = [name for name in config.holdout.split(",") if name]
+    names = [*dict.fromkeys(name.strip() for name in config.holdout.split(",") if name.strip())]
     if unknown := [name for name in names if name not in records]:
         some = ", ".join(shown(name, 40) for name in [*records][:5])
         raise InputError(f"holdout: {shown(unknown[0])} is no record of {config.data}; it has {some}, …")
     if not names or len(names) == len(records):
         raise InputError(f"holdout: {config.holdout!r} leaves nothing to train on or to judge by; name some records")
-    inside = inside_regions(read_bed(config.regions), records) if config.regions else None
+    inside = _inside(config, records, names) if config.regions else None
+    if short := [name for name, codes in records.items() if len(codes) < config.length]:
+        some = ", ".join(shown(name, 40) for name in short[:NAMED])
+        warn(f"{config.data}: left out {len(short):,} records shorter than {config.length} bases: {some}")
     weights = dict(zip(records, repeat_weights([*records.values()]), strict=True))
     numbers = np.array([LETTERS[letter] for letter in "ACGTN"], np.int32)
     mask = VOCABULARY.index("<mask>")
     rest = {name: codes for name, codes in records.items() if name not in names}
     held = {name: records[name] for name in names}
     note(f"{sum(map(len, rest.values())):,} bases to train on, {sum(map(len, held.values())):,} held out")
-    return Genome(
-        Windows(rest, weights, inside, config.length, numbers, mask),
-        Windows(held, None, inside, config.length, numbers, mask),
-        TwoSided([*rest.values()]),
-        digest.hexdigest(),
+    train, judge = (
+        Windows(part, counts, inside, config.length, numbers, mask) for part, counts in ((rest, weights), (held, None))
     )
+    if not any(hidden.any() for _, hidden in judge.held_out(config.held_windows, config.batch, config.seed)):
+        raise InputError("holdout: no known base is hidden in the held-out windows; hold out more, or raise --length")
+    return Genome(train, judge, TwoSided([*rest.values()]), digest.hexdigest())
+
+
+def _inside(config: EncoderConfig, records: Mapping[str, np.ndarray], held: Sequence[str]) -> dict[str, np.ndarray]:
+    lines = defaultdict[str, list[int]](list)
+    for region in (regions := read_bed(config.regions)):
+        lines[region.chromosome].append(region.line)
+    report_absent(config.regions, config.data, lines, [*records], warn)
+    if not set(lines) & set(held):
+        raise InputError(f"regions: none of {config.regions} lies on a held-out record; leave --regions out")
+    return inside_regions(regions, records)
 
 
 def _evaluated(evaluation: Any, state: Any, mesh: Any, x: np.ndarray, weights: np.ndarray) -> Any:

@@ -7,23 +7,35 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int32
 
 from covjax.data.genome import Region
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 
 HIDDEN = 0.15  # share of the bases that the model must name (Devlin et al. 2019)
 REACH = 15  # bases on each side of one that decide how often it stands in the genome
 MARGIN = 5  # bases at the ends of held-out windows that are never hidden: k-mer models need their neighbours
 LETTERS = "ACGT"
-UNKNOWN = 4  # N and the like: shown as N, never hidden
+UNKNOWN = 4  # N and IUPAC's codes of several bases: shown as N, never hidden
+AMBIGUOUS = "NRYSWKMBDHV"
 
 Batch = tuple[Int32[np.ndarray, "b 3 t"], Float32[np.ndarray, "b t"]]
 
 
-def base_codes(sequence: str) -> Int8[np.ndarray, "t"]:
-    """0 … 3 for A, C, G, T in either case, 4 for every other letter."""
-    table = np.full(256, UNKNOWN, np.int8)
-    for code, letter in enumerate(LETTERS):
-        table[[ord(letter), ord(letter.lower())]] = code
-    return table[np.frombuffer(sequence.encode("ascii", "replace"), np.uint8)]
+def base_codes(sequence: str, name: str = "sequence") -> Int8[np.ndarray, "t"]:
+    """0 … 3 for A, C, G, T in either case, 4 for N and IUPAC's codes of several bases.
+
+    Raises InputError for another letter, with the record's `name` and the position, counted from 1.
+    """
+    table = np.full(256, UNKNOWN + 1, np.int8)
+    for letter in LETTERS + AMBIGUOUS:
+        table[[ord(letter), ord(letter.lower())]] = LETTERS.index(letter) if letter in LETTERS else UNKNOWN
+    codes = table[np.frombuffer(sequence.encode("ascii", "replace"), np.uint8)]
+    if (odd := codes > UNKNOWN).any():
+        at = int(odd.argmax())
+        remedy = "; write T for it" if sequence[at] in "uU" else ""
+        raise InputError(
+            f"record {shown(name, 40)}: {sequence[at]!r} at position {at + 1:,} is no letter of DNA; allowed: "
+            f"{LETTERS}{AMBIGUOUS}{remedy}"
+        )
+    return codes
 
 
 def reverse_complement(codes: Int[np.ndarray, "*b t"]) -> Int[np.ndarray, "*b t"]:
@@ -80,7 +92,7 @@ class Windows:
         numbers: the encoder's numbers of A, C, G, T and N.
         mask: its number of a hidden base.
 
-    Raises InputError where no record is as long as a window.
+    Raises InputError where no record is as long as a window, and where those that are have no known base.
     """
 
     def __init__(
@@ -98,6 +110,8 @@ class Windows:
             raise InputError(f"length: {length} is more than the longest record has, {longest} bases; make it smaller")
         self.records = {name: records[name] for name in names}
         self._codes = np.concatenate([records[name] for name in names])
+        if (self._codes == UNKNOWN).all():
+            raise InputError(f"data: {', '.join(shown(name, 40) for name in names[:3])}: no A, C, G or T in any record")
         self._weights = None if weights is None else np.concatenate([weights[name] for name in names])
         self._inside = None if inside is None else np.concatenate([inside[name] for name in names])
         sizes = np.array([len(records[name]) for name in names])

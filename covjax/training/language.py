@@ -84,25 +84,35 @@ def named_tensors(make: Callable[[AskedTensors], nnx.Module], model: nnx.Module)
     make: builds a model of the same kind from tensors. It is called with tensors whose numbers are their places, so
         that a parameter tells where each of its numbers belongs, however the model turns and joins what it reads.
     """
-    size = 0
-
-    def places(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        nonlocal size
-        start, size = size, size + int(np.prod(shape))
-        return np.arange(start, size).reshape(shape)
-
-    tensors = AskedTensors(places, np.float32)
-    layout = jax.tree.leaves(nnx.state(make(tensors), nnx.Param))
-    if size > 2**24:
-        raise ValueError(f"{size} parameters: float32 counts to {2**24} without gaps")
-    flat = np.full(size, np.nan, np.float32)
-    for place, values in zip(layout, jax.tree.leaves(nnx.state(model, nnx.Param)), strict=True):
-        flat[np.asarray(place).astype(np.int64)] = np.asarray(values, np.float32)
+    shapes, low = _places(make, lambda place: place % _EXACT)
+    _, high = _places(make, lambda place: place // _EXACT)
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    flat = np.full(ends[-1], np.nan, np.float32)
+    for rest, multiple, values in zip(low, high, jax.tree.leaves(nnx.state(model, nnx.Param)), strict=True):
+        flat[multiple * _EXACT + rest] = np.asarray(values, np.float32)
     if np.isnan(flat).any():
         raise ValueError("a parameter of the layout is not in the model, or is NaN")
-    ends = np.cumsum([int(np.prod(shape)) for shape in tensors.shapes.values()])[:-1]
-    parts = np.split(flat, ends)
-    return {name: part.reshape(shape) for (name, shape), part in zip(tensors.shapes.items(), parts, strict=True)}
+    parts = np.split(flat, ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+_EXACT = 2**24  # float32 counts to it without gaps
+
+
+def _places(
+    make: Callable[[AskedTensors], nnx.Module], part: Callable[[np.ndarray], np.ndarray]
+) -> tuple[dict[str, tuple[int, ...]], list[np.ndarray]]:
+    """The shapes of all tensors, and for every parameter a part of the places of its numbers among these tensors."""
+    size = 0
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        nonlocal size
+        start, size = size, size + int(np.prod(shape))
+        return part(np.arange(start, size)).reshape(shape)
+
+    tensors = AskedTensors(draw, np.float32)
+    leaves = jax.tree.leaves(nnx.state(make(tensors), nnx.Param))
+    return tensors.shapes, [np.asarray(leaf).astype(np.int64) for leaf in leaves]
 
 
 def save_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], dtype: Any) -> None:

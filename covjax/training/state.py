@@ -1,6 +1,7 @@
 """The state of a training, one donated step of it, and where it lies."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -177,6 +178,13 @@ def place(layout: Any, like: nnx.State, arrays: Any) -> nnx.State:
         return jax.random.wrap_key_data(spread, impl=jax.random.key_impl(leaf)) if is_key(leaf) else spread
 
     return jax.tree_util.tree_map_with_path(put, like, arrays, layout)
+
+
+def refuse_divergence(values: Mapping[str, float], step: int, remedy: str) -> None:
+    """Raise InputError, with the remedy, where one of a step's figures is NaN or infinite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(f"learning_rate: {name} is {value} at step {step}; {remedy}")
 
 
 def distribute(mesh: Mesh | None, batch: tuple[Any, Any], examples: int | None = None) -> tuple[Array, Array | None]:
