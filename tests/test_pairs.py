@@ -12,6 +12,7 @@ from covjax import InputError, command
 from covjax.activations import EncodedTokens, PairTokens
 from covjax.activations.pairs import shuffle_sides, sides
 from covjax.comparison import compare
+from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model
 from covjax.data import assign_splits, read_table
 from covjax.data.pairs import choose_kind, group_pairs, read_pairs
@@ -242,3 +243,22 @@ def test_folds_by_the_files_groups_keep_swapped_copies_together(tmp_path, rng):
     data = read_table(write(tmp_path / "t.csv", rows, "seq_a,seq_b,label,group"))
     for fold in assign_folds(data, 3):
         assert fold.splits[:30].tolist() == fold.splits[30:].tolist()
+
+
+def test_both_columns_are_text_or_none_is(tmp_path):
+    rows = [("Hello", "hello world there", "1"), ("Yes", "no and no", "0")]
+    data = read_table(write(tmp_path / "t.csv", rows))
+    assert (data.sequences, data.partners) == (("Hello", "Yes"), ("hello world there", "no and no"))
+    assert data.is_text
+
+
+def test_pairs_are_not_retrieved(tmp_path, rng):
+    rows = [(sequence(rng), sequence(rng), str(i % 2)) for i in range(30)]
+    config = CompareConfig(
+        data=str(write(tmp_path / "t.csv", rows)),
+        encoder="pair-unirep",
+        protocol="retrieval",
+        output=str(tmp_path / "o"),
+    )
+    with pytest.raises(InputError, match="protocol: retrieval of pairs is not defined"):
+        compare.compare(config)

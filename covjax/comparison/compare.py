@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from covjax.comparison.config import CompareConfig, choose_recipes, small_note
+from covjax.comparison.config import RETRIEVAL, CompareConfig, choose_recipes, small_note
 from covjax.comparison.figures import draw_figures
 from covjax.comparison.layers import Choice, choose_layers, split_layers, tokens_by_layer
 from covjax.comparison.model import keep_winner
@@ -118,6 +118,8 @@ def _compare(
     check_folder(output)
     table, is_encoded = config.data or _source_table(config, output), activations is None and not config.activations
     data = read_table(table, config.task, **config.table_options, needs_sequence=is_encoded)
+    if config.protocol == RETRIEVAL and data.partners:
+        raise InputError("protocol: retrieval of pairs is not defined; compare them with --protocol probes")
     label_names = read_label_names(config.label_names)  # bad names are said before hours of work, not after
     _tell("note", data, [*data.notes, *label_name_notes(label_names, data, config.label_names)])
     data, source = open_source(config, data, activations)

@@ -262,7 +262,7 @@ class Dataset:
     @property
     def is_text(self) -> bool:
         """Words, not residues or nucleotides: white space stands in some sequence."""
-        return has_words(self.sequences)
+        return has_words([*self.sequences, *self.partners])
 
     def place(self, row: int) -> str:
         """Where a row stands in its file, for messages: "line 17", or "row 17" where the file has no lines."""

@@ -133,11 +133,13 @@ def read_table(
     rows, places = [rows[i] for i in targets.rows], [places[i] for i in targets.rows]
     ids = _ids(rows, cells("id") if "id" in columns else None, places)
     sequences: tuple[str, ...] = ()
-    if "sequence" in columns:
-        sequences = tidy_sequences(cells("sequence"), places, titles["sequence"], notes)
     partners: tuple[str, ...] = ()
-    if "sequence_b" in columns:
-        partners = tidy_sequences(cells("sequence_b"), places, titles["sequence_b"], notes)
+    if "sequence_b" in columns:  # both columns are text, or none
+        both, either = [*cells("sequence"), *cells("sequence_b")], f"{titles['sequence']} or {titles['sequence_b']}"
+        tidy = tidy_sequences(both, places * 2, either, notes)
+        sequences, partners = tidy[: len(rows)], tidy[len(rows) :]
+    elif "sequence" in columns:
+        sequences = tidy_sequences(cells("sequence"), places, titles["sequence"], notes)
     groups = (
         _groups(cells("group"), places, titles["group"])
         if "group" in columns
