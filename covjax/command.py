@@ -14,8 +14,8 @@ COMMANDS = {
     "extract": ("covjax.extraction.extract:main", "pool many sequences in shards, resumable; also keeps tokens"),
     "train": ("covjax.training.autoencoder:main", "train an autoencoder on token activations"),
     "train encoder": ("covjax.training.encoder:main", "train a small genomic language model on a genome"),
-    "tasks": ("covjax.tasks.run:main", "list the built-in tasks, or compare pools on all or some of them"),
-    "info": ("covjax.info:main", "versions, devices, encoders, poolers, extras; what is missing here"),
+    "tasks": ("covjax.tasks.run:main", "list the built-in tasks, or compare pools on them"),
+    "info": ("covjax.info:main", "versions, devices, encoders, extras; what is missing here"),
 }
 EXAMPLES = (
     "covjax info",
@@ -57,7 +57,7 @@ def help_text() -> str:
             *(f"    {example}" for example in EXAMPLES),
             "",
             "commands:",
-            *(f"  {name:<15}{text}" for name, (_, text) in COMMANDS.items()),
+            *(f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()),
             "",
             "options:",
             "  --help    this text; after a command: its options",

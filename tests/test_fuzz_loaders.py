@@ -203,6 +203,8 @@ def esm_ids(folder):
 
 def check_ntv3(folder):
     names = ("core.embed", "core.stem", "core.conv_", "core.deconv", "core.transformer")
+    if "core.lm_head.head.weight" in load_file(folder / WEIGHTS):
+        names += ("core.lm_head.head.weight", "core.lm_head.head.bias")
     model, config = check_encoder(folder, "", names)
     assert (len(model.blocks), model.multiple) == (config["num_layers"], 2 ** config["num_downsamples"])
     assert model.blocks[0].norm_mlp.eps == config.get("layer_norm_eps", 1e-5)

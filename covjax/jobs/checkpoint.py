@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ Tree = Any
 
 DIGEST_FORMAT = 3  # of runs of rows, and of the manifest; others are refused by name, not called damaged
 MOST_BLOCKS = 256
+
+
+# Threads take turns: Orbax's operations share signals, and one that waits for another's never ends.
+_ONE = threading.RLock()
 
 
 def leaf_digests(tree: Tree) -> dict[str, str]:
@@ -176,7 +181,10 @@ def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[st
             path.parent.mkdir(parents=True, exist_ok=True)
             # Where no folder can be made Orbax fails too, but leaves threads behind that the process waits for.
             tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{TEMPORARY}-").cleanup()
-            ocp.save_checkpointables(str(temporary), {"state": dict(flat), "manifest": dict(record)}, overwrite=True)
+            with _ONE:
+                ocp.save_checkpointables(
+                    str(temporary), {"state": dict(flat), "manifest": dict(record)}, overwrite=True
+                )
             once(lambda: put(temporary, path))
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -197,7 +205,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     if not (path / "_CHECKPOINT_METADATA").is_file():  # Orbax's own test calls an empty folder a checkpoint
         return None
     try:
-        with _alone():
+        with _ONE, _alone():
             record = dict(ocp.load_checkpointables(str(path), {"manifest": None})["manifest"])
     except Exception as error:  # Orbax raises many types here; all mean the same to the user
         raise Damaged(f"{path}: the checkpoint's manifest cannot be read: {_first_line(error)}") from None
@@ -243,7 +251,7 @@ def load_complete(
         odd = sorted(set(paths) ^ set(digests))[0]
         raise InputError(f"{path}: leaf {odd} is {'missing from' if odd in paths else 'unexpected in'} the checkpoint")
     try:
-        with _alone():
+        with _ONE, _alone():
             stored = ocp.metadata(str(path), "state").metadata
             # Asked for as NumPy arrays: else Orbax wants the devices that they were saved from.
             wanted = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}

@@ -1,6 +1,6 @@
 """Train a small genomic language model from a genome alone: masked bases, the architecture of NTv3.
 
-    covjax train encoder genome.fa.gz --holdout chr4,chr12,chr16 --output runs/lm
+    covjax train encoder genome.fa.gz --holdout chr4,chr12 --output runs/lm
     covjax compare windows.csv --encoder runs/lm/encoder
 
 15 % of the bases of a window are hidden, and the model names them from the rest, on both strands. A base counts less
