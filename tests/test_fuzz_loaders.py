@@ -161,6 +161,8 @@ def check_encoder(folder, base, parts, trim=None):
     """The parameters are the file's numbers; sizes and epsilon are those of the JSON."""
     model = encoders.load(str(folder))
     stored = {name.removeprefix(base): array for name, array in load_file(folder / WEIGHTS).items()}
+    head = "core.lm_head.head"  # of NTv3, where its weight is there
+    parts += (f"{head}.weight", f"{head}.bias") if f"{head}.weight" in stored else ()
     own = {name: array for name, array in stored.items() if name.startswith(parts)}
     if trim:
         own = {name: trim(name, array) for name, array in own.items()}
@@ -203,8 +205,6 @@ def esm_ids(folder):
 
 def check_ntv3(folder):
     names = ("core.embed", "core.stem", "core.conv_", "core.deconv", "core.transformer")
-    if "core.lm_head.head.weight" in load_file(folder / WEIGHTS):
-        names += ("core.lm_head.head.weight", "core.lm_head.head.bias")
     model, config = check_encoder(folder, "", names)
     assert (len(model.blocks), model.multiple) == (config["num_layers"], 2 ** config["num_downsamples"])
     assert model.blocks[0].norm_mlp.eps == config.get("layer_norm_eps", 1e-5)
