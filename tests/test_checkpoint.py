@@ -1,5 +1,6 @@
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,17 @@ def test_a_folder_that_cannot_be_made_fails_without_waiting_threads():
     with pytest.raises(InputError, match="/proc/x: cannot be written"):
         checkpoint.save("/proc/x", {"a": np.zeros(1)}, {"b": 1})
     assert threading.active_count() == before
+
+
+def test_threads_read_while_another_writes(tmp_path):
+    """Orbax's operations wait for each other's signals: started from two threads at once, they have failed."""
+    tree = {"a": np.arange(6.0)}
+    checkpoint.save(tmp_path / "first", tree, {})
+    with ThreadPoolExecutor(2) as threads:
+        reads = [threads.submit(checkpoint.load, tmp_path / "first", {"a": 0}) for _ in range(8)]
+        for number in range(8):
+            checkpoint.save(tmp_path / str(number), tree, {"number": number})
+    for read in reads:
+        np.testing.assert_array_equal(read.result()["a"], tree["a"])
+    for number in range(8):
+        assert checkpoint.read_manifest(tmp_path / str(number))["number"] == number
