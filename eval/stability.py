@@ -35,7 +35,7 @@ from covjax.autoencoders.stability import (
 )
 from covjax.comparison.figures import save_figure
 from covjax.comparison.page import escape, figure, page, table
-from covjax.comparison.probing import TASKS, macro
+from covjax.comparison.probing import TASKS, metric_value
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.encoders import load
 from covjax.errors import InputError
@@ -292,7 +292,7 @@ def probe_score(features: Float[np.ndarray, "n k"], data: Dataset, penalties: tu
     metric = task.metrics[task.primary][1]
 
     def score(probe, rows):
-        return float(macro(np.atleast_1d(metric(data.targets[rows], probe.scores(features[rows])))))
+        return metric_value(metric, data.targets[rows], probe.scores(features[rows]))
 
     return score(max(probes, key=lambda probe: score(probe, validation)), test)
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from covjax import projected_moment, second_moment
 from covjax.autoencoders import make_autoencoder
 from covjax.encoders import ntv3
+from covjax.encoders.weights import AskedTensors
 from covjax.training.state import Step, TrainState, make_optimiser
 
 SLICE = "v5e:2x4"
@@ -155,36 +155,13 @@ def _lower_step(graph: Any, state: Any, x: jax.ShapeDtypeStruct, w: jax.ShapeDty
     return Step(graph, jax.tree.map(lambda a: a.sharding, state)).lower(state, x, w)
 
 
-class Zeros:
-    """Every tensor that an encoder asks of its file, 0: only shapes matter here."""
-
-    def __init__(self, folder: Path, dtype: Any):
-        self.dtype = dtype
-
-    def __contains__(self, name: str) -> bool:
-        return False
-
-    def __iter__(self):
-        """The blocks that NTv3 counts before it takes any."""
-        return (f"core.conv_tower_blocks.{i}" for i in range(NTV3_650M["num_downsamples"]))
-
-    def check(self, name: str, *shape: int) -> None:
-        """Every tensor is there."""
-
-    def take(self, name: str, *shape: int, again: bool = False, dtype: Any = None) -> np.ndarray:
-        """Zeros."""
-        return np.zeros(shape, dtype or self.dtype)
-
-    def finish(self, unused: Any) -> str:
-        """No digest."""
-        return ""
-
-
 def _ntv3(mesh: Mesh) -> jax.stages.Lowered:
     """The frozen encoder on one window: every device has its own, whole."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ntv3, "Tensors", Zeros):
+    dtype = jnp.dtype("bfloat16")
+    zeros = AskedTensors(lambda name, shape: np.zeros(shape, dtype), dtype, heads=False)  # only shapes matter here
+    with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(NTV3_650M))
-        graph, state = nnx.split(ntv3.NTv3("ntv3", Path(folder), jnp.dtype("bfloat16")))
+        graph, state = nnx.split(ntv3.NTv3("ntv3", Path(folder), dtype, zeros))
     one = SingleDeviceSharding(mesh.devices.flat[0])
     place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=one)  # noqa: E731
     tokens, mask = (jax.ShapeDtypeStruct((1, WINDOW), dtype, sharding=one) for dtype in (jnp.int32, jnp.bool_))

@@ -44,6 +44,7 @@ class ArrayTokens:
     has_special = False
     fits = True
     gib = 0.0
+    kind = ""  # of pairs: what stands for a pair (`covjax.data.pairs.KINDS`)
     _special: np.ndarray  # of every sequence, where the model has such tokens
 
     def __init__(self, arrays: Sequence[Float[np.ndarray, "_ d"]], token_budget: int = 16384, mesh: Mesh | None = None):

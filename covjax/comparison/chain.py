@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from covjax.comparison.page import interval_text, signed
-from covjax.comparison.results import Contrast, Results, RowResult, side
+from covjax.comparison.page import gain_text, signed
+from covjax.comparison.results import Results, RowResult, side
 from covjax.recipes.standard import QUADRATIC, TITLES, TWINS
 
 # Each link's rows know one thing more than those of the links before it: {link: (what it is, its rows)}.
@@ -51,15 +51,14 @@ def carrier(results: Results) -> str:
 
 def chain_sentence(results: Results) -> str:
     """The links that validation took, with their steps on the test set, and which of them carries the gain."""
-    steps = [f"{link} {step_text(step)}" for link, step in results.chain.items() if step.row != step.other]
+    steps = [
+        f"{link} {gain_text(step.value, step.interval)}"
+        for link, step in results.chain.items()
+        if step.row != step.other
+    ]
     if not steps:
         return f"No link from the {results.reference} to Σ is above it on validation."
     link = carrier(results)
     total = sum(step.value for step in results.chain.values())
     answer = f"{link} carries the gain" if link else f"the sum, {signed(total)}, is no clear gain"
     return f"Link by link from the {results.reference}: {', '.join(steps)}; {answer}."
-
-
-def step_text(step: Contrast) -> str:
-    """A step with its interval."""
-    return f"{signed(step.value)} {interval_text(step.interval)}"

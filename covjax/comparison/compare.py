@@ -137,10 +137,9 @@ def _compare(
     decisive = decided_by(config, FEATURES)
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     tokens = tokens_by_layer(config, data, source, mesh)
-    features_a_token, has_special = next(iter(tokens.values())).features, any(t.has_special for t in tokens.values())
+    some, has_special = next(iter(tokens.values())), any(each.has_special for each in tokens.values())
     test = len(data.rows("test"))
-    pair = getattr(next(iter(tokens.values())), "kind", "")
-    rows = choose_recipes(config, features_a_token, has_special, test, bool(data.sequences), pair)
+    rows = choose_recipes(config, some.features, has_special, test, bool(data.sequences), some.kind)
     _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}
@@ -160,10 +159,7 @@ def _compare(
         results = read_results(output / "results.json")
     best = choice.home[results.winner]
     tables = choice.tables_of(results.winner, data)
-    keep_winner(
-        *(best.config, data, best.tokens, best.recipes, tables, choice.probes, results, best.features),
-        *(output, best.folder / "pools"),
-    )
+    keep_winner(best, data, tables, choice.probes, results, output)
     if is_first():
         svgs = draw_figures(results, output / "figures")
         write_report(results, svgs, output / "report.html")

@@ -141,7 +141,7 @@ def make_features(
             tables.put(name, table)
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
-                tables.put(recipe.name, _composition(recipe, data, getattr(tokens, "kind", "")))
+                tables.put(recipe.name, _composition(recipe, data, tokens.kind))
             elif isinstance(recipe, Probed):
                 tables.put(recipe.name, dataclasses.replace(tables[recipe.part], probe=recipe.probe))
             elif parts := parts_of(recipe):

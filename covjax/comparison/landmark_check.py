@@ -6,11 +6,10 @@ import numpy as np
 
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.features import Tables
-from covjax.comparison.probing import TASKS, macro, predictions
+from covjax.comparison.probing import TASKS, best_ridge_value
 from covjax.data import Dataset
 from covjax.embedding.tables import Table, landmark_space
 from covjax.probes import kernel_space
-from covjax.probes.ridge import ridge_path
 
 _FEWEST = 10  # rows of a sample that says anything
 
@@ -44,17 +43,12 @@ def sample_scores(table: Table, data: Dataset, penalties: Sequence[float]) -> tu
     assert landmarks is not None
     if min(len(landmarks.fitted), len(landmarks.scored)) < _FEWEST:
         return float("nan"), float("nan")
-    count, metric = len(landmarks.fitted), task.metrics[task.primary][1]
-    known, truth = data.targets[landmarks.fitted], data.targets[landmarks.scored]
     rows = np.concatenate([landmarks.fitted, landmarks.scored])
-    ways = (
-        (kernel_space(landmarks.kernel[:count]), landmarks.kernel),
-        (landmark_space(table.values, landmarks.rows, landmarks.fitted), table.values[rows]),
+    targets = data.targets[landmarks.fitted], data.targets[landmarks.scored]
+    exact, through = landmarks.kernel, table.values[rows]
+    return (
+        best_ridge_value(task, kernel_space(exact[: len(landmarks.fitted)]), exact, *targets, penalties),
+        best_ridge_value(
+            task, landmark_space(table.values, landmarks.rows, landmarks.fitted), through, *targets, penalties
+        ),
     )
-    best = []
-    for space, kernel in ways:
-        z = space.coordinates(kernel)
-        path = ridge_path(space.eigenvalues, z[:count], known, penalties)
-        scores = (predictions(task, "ridge", probe.scores(z[count:])) for probe in path)
-        best.append(max(float(macro(np.atleast_1d(metric(truth, each)))) for each in scores))
-    return best[0], best[1]

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.probing import TASKS, macro
+from covjax.comparison.probing import TASKS, best_ridge_value
 from covjax.comparison.tablefiles import TableFiles
 from covjax.data import Dataset
 from covjax.embedding.tables import Table, block_kernel, principal_components, side_by_side
@@ -15,7 +15,6 @@ from covjax.errors import InputError
 from covjax.jobs.distributed import is_first, wait
 from covjax.notes import note, progress
 from covjax.probes import kernel_space
-from covjax.probes.ridge import ridge_path
 from covjax.recipes import Recipe
 from covjax.recipes.base import MIXTURE, Components, Weighted
 
@@ -75,15 +74,11 @@ def choose_shares(blocks: Sequence[Table], steps: int, data: Dataset, config: Co
     varied = np.array([np.ptp(kernel[:n]) > 0 for kernel in kernels])
     if not varied.any():
         return (steps, *[0] * (len(blocks) - 1))
-    metric = TASKS[data.task].metrics[TASKS[data.task].primary][1]
+    targets = data.targets[train[places]], data.targets[validation]
 
     def validation_value(shares: tuple[int, ...]) -> float:
         kernel = np.tensordot(np.array(shares, np.float32) / np.float32(steps), kernels, 1)
-        space = kernel_space(kernel[:n])
-        coordinates = space.coordinates(kernel)
-        path = ridge_path(space.eigenvalues, coordinates[:n], data.targets[train[places]], config.penalties)
-        scores = [probe.scores(coordinates[n:]) for probe in path]
-        return max(float(macro(np.atleast_1d(metric(data.targets[validation], each)))) for each in scores)
+        return best_ridge_value(TASKS[data.task], kernel_space(kernel[:n]), kernel, *targets, config.penalties)
 
     fine = [shares for shares in simplex(len(blocks), steps) if not np.any(np.array(shares)[~varied])]
     values: dict[tuple[int, ...], float] = {}

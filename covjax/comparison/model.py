@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from covjax.activations import ArrayTokens, GivenTokens, PairTokens
 from covjax.comparison.config import RETRIEVAL, CompareConfig
+from covjax.comparison.layers import Layer
 from covjax.comparison.mixtures import resolved
 from covjax.comparison.probing import TASKS, FittedProbe, Probes, predictions, probe_names
 from covjax.comparison.results import Results
@@ -242,24 +243,20 @@ def make_model(
 
 
 def keep_winner(
-    config: CompareConfig,
+    layer: Layer,
     data: Dataset,
-    tokens: ArrayTokens,
-    recipes: Sequence[Recipe],
     tables: Mapping[str, Table],
     probes: Probes,
     results: Results,
-    identity: Mapping[str, Any],
     output: Path,
-    pools: Path,
 ) -> None:
     """Write `model/` of the row that validation chose, `Results.winner`, and `predictions.csv`; a model there stays.
 
     Retrieval has no probe, so the model is the embedder alone and there are no predictions.
-    `config`, `tokens`, `recipes` and `identity` are of that row's layer; its trained pools lie in `pools`.
-    In a job of several processes all call this together; process 0 writes.
+    `layer` and `tables` are that row's. In a job of several processes all call this together; process 0 writes.
     """
-    name = results.winner
+    name, pools, identity = results.winner, layer.folder / "pools", layer.features
+    config, tokens, recipes = layer.config, layer.tokens, layer.recipes
     if config.protocol == RETRIEVAL:
         path = output / "model" / "embedder"
         if not agree(np.int64(is_first() and _holds(path, name))):

@@ -69,6 +69,11 @@ def interval_text(interval: Interval | None, form: Callable[[float], str] = sign
     return "(no interval)" if interval is None else f"[{form(interval[0])}, {form(interval[1])}]"
 
 
+def gain_text(value: float, interval: Interval | None) -> str:
+    """A difference with its interval, where it has one."""
+    return signed(value) if interval is None else f"{signed(value)} {interval_text(interval)}"
+
+
 def soft(text: object) -> Html:
     """Grey and small: what stands beside a value."""
     return Html(f"<span class='interval'>{escape(text)}</span>")

@@ -23,7 +23,7 @@ from covjax.jobs import checkpoint
 from covjax.jobs.distributed import is_first, share, wait
 from covjax.notes import note, progress
 from covjax.probes import DualProbe, LinearProbe
-from covjax.probes.coordinates import row_blocks
+from covjax.probes.coordinates import Space, row_blocks
 from covjax.probes.logistic import logistic_path, probabilities
 from covjax.probes.nonlinear import DECAYS, MULTIPLES, NetworkProbe, RadialProbe, empty_probe, fit_networks
 from covjax.probes.ridge import ridge_path
@@ -102,6 +102,30 @@ def macro(values: Float[np.ndarray, "*resamples k"]) -> Float[np.ndarray, "*resa
     defined = ~np.isnan(values)
     count = defined.sum(-1)
     return np.asarray(np.where(defined, values, 0).sum(-1) / np.where(count == 0, np.nan, count))
+
+
+def metric_value(metric: Callable, truth: np.ndarray, shown: np.ndarray) -> float:
+    """One number of a metric: the mean over labels where it has a value for each."""
+    return float(macro(np.atleast_1d(metric(truth, shown))))
+
+
+def best_ridge_value(
+    task: Task,
+    space: Space,
+    inputs: Float[np.ndarray, "m k"],
+    known: np.ndarray,
+    truth: np.ndarray,
+    penalties: Sequence[float],
+) -> float:
+    """The primary metric of ridge at the best of the penalties: fitted on the first rows, scored on the others.
+
+    `inputs` are what the space takes; `known` are the targets of the rows that ridge is fitted on, `truth` of the rest.
+    """
+    count, metric = len(known), task.metrics[task.primary][1]
+    coordinates = space.coordinates(inputs)
+    path = ridge_path(space.eigenvalues, coordinates[:count], known, penalties)
+    scores = (predictions(task, "ridge", probe.scores(coordinates[count:])) for probe in path)
+    return max(metric_value(metric, truth, each) for each in scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,8 +266,7 @@ def _fit(
     targets, metric = data.targets[train], task.metrics[task.primary][1]
 
     def value(name: str, scores: np.ndarray) -> float:
-        shown = predictions(task, name, scores)
-        return float(macro(np.atleast_1d(metric(data.targets[validation], shown))))
+        return metric_value(metric, data.targets[validation], predictions(task, name, scores))
 
     if table.probe == "mlp":
         return {name: _fit_network(config, data, table, name, partial(value, name)) for name in names}

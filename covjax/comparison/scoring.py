@@ -14,7 +14,7 @@ from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.features import Tables
 from covjax.comparison.landmark_check import landmark_warnings
 from covjax.comparison.mixtures import described
-from covjax.comparison.probing import Probes, macro, predictions, probe_names, task_of
+from covjax.comparison.probing import Probes, macro, metric_value, predictions, probe_names, task_of
 from covjax.comparison.results import Contrast, Interval, ProbeResult, Results, RowResult, Score, Term
 from covjax.comparison.retrieval import unanswerable
 from covjax.data import Dataset
@@ -160,7 +160,7 @@ def summarise(
                 base, base_draws = reference.setdefault((name, key), (value, draws))  # the first row is the reference
                 seeds = None
                 if len(scores) > 1:
-                    seeds = tuple(float(macro(np.atleast_1d(metric(truth, each)))) for each in scores)
+                    seeds = tuple(metric_value(metric, truth, each) for each in scores)
                 test_scores[key] = Score(
                     value,
                     interval(draws),

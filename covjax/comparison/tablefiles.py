@@ -1,5 +1,6 @@
 """Tables of a comparison by name: those that fit stay in memory, the others are read again when they are asked for."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,7 @@ class TableFiles(Mapping[str, Table]):
         landmarks = None
         if count:
             assert self._landmarks is not None
-            drawn = self._landmarks
-            landmarks = Landmarks(drawn.rows, drawn.fitted, drawn.scored, state["sample"])
+            landmarks = dataclasses.replace(self._landmarks, kernel=state["sample"])
         shares = tuple(manifest.get("shares", ()))
         probe, size = manifest.get("probe", ""), manifest["num_features"]
         table = Table(state["values"], size, manifest["is_kernel"], landmarks, shares, probe)

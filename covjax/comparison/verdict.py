@@ -1,7 +1,7 @@
 """The answer of a comparison in one paragraph, from its results alone; the same in the terminal and on the page."""
 
 from covjax.comparison.chain import chain_sentence
-from covjax.comparison.page import interval_text, number, signed
+from covjax.comparison.page import gain_text, number
 from covjax.comparison.results import Interval, Results, side
 
 ORDERED = ("first", "last", "cls", "regional_mean", "dct")  # rows of first order that know where a token stands
@@ -54,10 +54,10 @@ def verdict(results: Results) -> str:
     if "gain" in planned:
         value, ends = planned["gain"].value, planned["gain"].interval
     text = f"Validation chose {_named(results, chosen)}: test {results.primary_name} {number(score.value)}, "
-    parts = [f"{text}{_gain(value, ends)} over the {_named(results, results.reference)}"]
+    parts = [f"{text}{gain_text(value, ends)} over the {_named(results, results.reference)}"]
     others = [(planned[name], words) for name, words in OTHERS.items() if name in planned]
     parts += [
-        f"{_gain(each.value, each.interval)} over {words}, {_named(results, each.other)}" for each, words in others
+        f"{gain_text(each.value, each.interval)} over {words}, {_named(results, each.other)}" for each, words in others
     ]
     answer = EVIDENCE[evidence(results)]
     if side(ends) == "below":
@@ -69,7 +69,7 @@ def verdict(results: Results) -> str:
         score = results.scores()[results.winner]
         sentences.append(
             f"The model is {_named(results, results.winner)}, above {chosen} on validation: {number(score.value)}, "
-            f"{_gain(score.difference, score.difference_interval)} over the {results.reference}; it is one of the "
+            f"{gain_text(score.difference, score.difference_interval)} over the {results.reference}; it is one of the "
             "mixtures of first and second order, so its gain is evidence of neither."
         )
     return " ".join(sentences)
@@ -79,10 +79,6 @@ def _named(results: Results, label: str) -> str:
     """The row's name, with its layer where rows chose theirs."""
     row = results.by_label.get(label)
     return label if row is None or row.layer is None else f"{label} (layer {row.layer})"
-
-
-def _gain(value: float, interval: Interval | None) -> str:
-    return signed(value) if interval is None else f"{signed(value)} {interval_text(interval)}"
 
 
 def table(results: Results, every: bool = False, most: int = 10) -> str:
@@ -105,7 +101,7 @@ def table(results: Results, every: bool = False, most: int = 10) -> str:
     lines.append("-" * (width + wide + 9 + 13 + 2 + 23))
     for row in rows:
         score = scores[row.label]
-        gain = _gain(score.difference, score.difference_interval) if row.label != results.reference else ""
+        gain = gain_text(score.difference, score.difference_interval) if row.label != results.reference else ""
         mark = "*" if row.label == results.best_second_order else "+" if row.label == results.winner else " "
         layer = "" if row.layer is None else row.layer
         lines.append(

@@ -14,7 +14,8 @@ def reverse_complement(sequence: str) -> str:
 
 
 NUCLEOTIDES = frozenset("ACGTUN")
-AMBIGUOUS = frozenset("RYSWKMBDHV-")  # the other nucleotide codes of IUPAC, and the gap
+IUPAC = "RYSWKMBDHV"  # the nucleotide codes of several bases, without N
+AMBIGUOUS = frozenset(IUPAC + "-")  # and the gap
 RESIDUES_ALONE = frozenset("EFILPQ")  # amino acids whose letter is no nucleotide code
 AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
 ENOUGH = 200  # letters in all: a short protein may be of A, C, G and T alone by chance

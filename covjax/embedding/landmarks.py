@@ -143,11 +143,7 @@ def landmark_tables(
             exchange(kernel, tokens.own)
             exchange(part, own[own >= 0])
             if is_first():
-                yield name, Table(kernel, sizes[name], True, Landmarks(*_rows(landmarks), part))
-
-
-def _rows(landmarks: Landmarks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return landmarks.rows, landmarks.fitted, landmarks.scored
+                yield name, Table(kernel, sizes[name], True, dataclasses.replace(landmarks, kernel=part))
 
 
 def _standardise(table: Float[np.ndarray, "s p"], count: int) -> tuple[Float[np.ndarray, "p"], np.float32]:

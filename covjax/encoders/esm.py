@@ -120,14 +120,14 @@ class Head(nnx.Module):
 class Esm(Transformer):
     """The frozen encoder (see `covjax.encoders.Encoder`); its head of masked prediction where the folder has it."""
 
-    def __init__(self, name: str, folder: Path, dtype: Any):
+    def __init__(self, name: str, folder: Path, dtype: Any, tensors: Tensors | None = None):
         config = read_config(folder, DEFAULTS, ALLOWED)
         if config["token_dropout"] and not is_token(config.get("mask_token_id"), config["vocab_size"]):
             mask = shown(config.get("mask_token_id"))
             raise InputError(
                 f"{folder}/config.json: mask_token_id is {mask}; token_dropout needs the mask token's number"
             )
-        tensors = Tensors(folder, dtype, "esm", PARTS)
+        tensors = Tensors(folder, dtype, "esm", PARTS) if tensors is None else tensors
         options = _options(config, tensors)
         most = None if options.positions is None else options.positions - options.first_position
         vocabulary = esm_vocabulary(folder, config["vocab_size"], max_tokens=most)

@@ -177,16 +177,16 @@ class Tensors:
 class AskedTensors(Tensors):
     """Stands in for `Tensors` where there is no file: every tensor that an encoder asks for is made by `draw`.
 
-    `shapes` lists what was asked for, by the names of the published layout, in the order in which it was. Heads are
-    there; what an encoder can compute itself is not.
+    `shapes` lists what was asked for, by the names of the published layout, in the order in which it was. Heads of
+    masked prediction are there where `heads` says so; what an encoder can compute itself is not.
     """
 
-    def __init__(self, draw: Callable[[str, tuple[int, ...]], np.ndarray], dtype: Any = np.float32):
-        self.draw, self.dtype = draw, np.dtype(dtype)
+    def __init__(self, draw: Callable[[str, tuple[int, ...]], np.ndarray], dtype: Any = np.float32, heads: bool = True):
+        self.draw, self.dtype, self.heads = draw, np.dtype(dtype), heads
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def __contains__(self, name: str) -> bool:
-        return "lm_head." in name
+        return self.heads and "lm_head." in name
 
     def __iter__(self) -> Any:
         return iter(self.shapes)

@@ -78,6 +78,13 @@ def radial_kernel(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "m p"], widt
     return np.exp(np.maximum(distances, 0) / (-2 * width**2))
 
 
+def _centre_and_deviation(x: Float[np.ndarray, "n p"]) -> tuple[Float[np.ndarray, "p"], Float[np.ndarray, "p"]]:
+    """Mean and deviation of every column; 1 for one that does not vary beside the others, or where none does."""
+    centre = exact_mean(x)
+    deviation = live_deviation(np.sqrt(np.mean((x - centre) ** 2, axis=0)))
+    return centre, np.where(deviation > 0, deviation, 1.0)
+
+
 def radial_space(features: TableLike, multiple: float = 1.0, landmarks: int = LANDMARKS) -> RadialSpace:
     """Fit the coordinates on training samples; the width is `multiple` times the median distance of two of them.
 
@@ -91,8 +98,7 @@ def radial_space(features: TableLike, multiple: float = 1.0, landmarks: int = LA
     if not 0 < multiple < np.inf:
         raise InputError(f"multiple: {shown(multiple)} must be a number > 0")
     n, p = x.shape
-    centre = exact_mean(x)
-    deviation = live_deviation(np.sqrt(np.mean((x - centre) ** 2, axis=0)))
+    centre, deviation = _centre_and_deviation(x)
     x = (x - centre) / deviation
     known = x[np.unique(np.linspace(0, n - 1, min(n, landmarks)).astype(int))]
     m = len(known)
@@ -185,9 +191,7 @@ def fit_networks(
     x = check_features(features).astype(np.float64)
     y, _ = check_targets(kind, targets, rows=len(x))
     others = check_features(validation, "validation", x.shape[1]).astype(np.float64)
-    centre = exact_mean(x)
-    deviation = live_deviation(np.sqrt(np.mean((x - centre) ** 2, axis=0)))
-    deviation = np.where(deviation > 0, deviation, 1.0)  # all columns constant
+    centre, deviation = _centre_and_deviation(x)
     x, others = (x - centre) / deviation, (others - centre) / deviation
     weights = element_weights(y, None, kind == "multiclass")
     shift, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])

@@ -36,6 +36,21 @@ def order(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
         yield Pooled(name=name, title=title, role=SECOND_ORDER, pooler=pooler, options=options, optional=True)
 
 
+def _referenced(
+    role: str, name: str, title: str, pooler: str, options: Options, reference: str, fitting: Options
+) -> Referenced:
+    return Referenced(
+        name=name,
+        title=title,
+        role=role,
+        pooler=pooler,
+        options=options,
+        reference=reference,
+        fitting=fitting,
+        optional=True,
+    )
+
+
 @recipes
 def distribution(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
     """Pools of the distribution of the tokens, about as wide as the covariance of 64 features where that can be."""
@@ -53,16 +68,7 @@ def distribution(settings: RecipeSettings, features: int | None) -> Iterator[Rec
         ("fisher_vector", "Fisher vector", (), "gaussian_mixture", (("count", 16),)),
         ("whitened_mean", "whitened mean", (), "token_covariance", (("ridge", settings.eps),)),
     ):
-        yield Referenced(
-            name=name,
-            title=title,
-            role=BASELINE,
-            pooler=name,
-            options=options,
-            reference=reference,
-            fitting=fitting,
-            optional=True,
-        )
+        yield _referenced(BASELINE, name, title, name, options, reference, fitting)
 
 
 @recipes
@@ -89,16 +95,8 @@ def matched(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
         ("vlad", "VLAD", (), "kmeans", (("count", max(1, width // features)),)),
         ("fisher_vector", "Fisher vector", (), "gaussian_mixture", (("count", max(1, width // (2 * features))),)),
     ):
-        yield Referenced(
-            name=f"{pooler}_matched",
-            title=f"{title}, as wide as Σ",
-            role=BASELINE,
-            pooler=pooler,
-            options=options,
-            reference=reference,
-            fitting=fitting,
-            optional=True,
-        )
+        title = f"{title}, as wide as Σ"
+        yield _referenced(BASELINE, f"{pooler}_matched", title, pooler, options, reference, fitting)
 
 
 @recipes
@@ -131,13 +129,4 @@ def second_order(settings: RecipeSettings, features: int | None) -> Iterator[Rec
             (*eps, ("rank", TANGENT_RANK)),
         ),
     ):
-        yield Referenced(
-            name=name,
-            title=title,
-            role=SECOND_ORDER,
-            pooler=pooler,
-            options=options,
-            reference=reference,
-            fitting=fitting,
-            optional=True,
-        )
+        yield _referenced(SECOND_ORDER, name, title, pooler, options, reference, fitting)

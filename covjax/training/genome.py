@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int32
 
 from covjax.data.genome import Region
+from covjax.data.letters import IUPAC
 from covjax.errors import InputError, shown
 
 HIDDEN = 0.15  # share of the bases that the model must name (Devlin et al. 2019)
@@ -14,7 +15,7 @@ REACH = 15  # bases on each side of one that decide how often it stands in the g
 MARGIN = 5  # bases at the ends of held-out windows that are never hidden: k-mer models need their neighbours
 LETTERS = "ACGT"
 UNKNOWN = 4  # N and IUPAC's codes of several bases: shown as N, never hidden
-AMBIGUOUS = "NRYSWKMBDHV"
+AMBIGUOUS = "N" + IUPAC
 
 Batch = tuple[Int32[np.ndarray, "b 3 t"], Float32[np.ndarray, "b t"]]
 

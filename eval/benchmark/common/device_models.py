@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,12 @@ from flax import nnx
 from covjax import get_pooler, psd_log, psd_sqrt
 from covjax.autoencoders import make_autoencoder
 from covjax.encoders import embed, esm, ntv3, tokenize
+from covjax.encoders.weights import AskedTensors
 from covjax.pooling import pooler_names, pooler_options
 from covjax.spectral import by_eigh
 from eval.benchmark.common.device_cases import PEAK, Case, Sizes, relative_error, wide
 from eval.benchmark.encoders import proteins
-from eval.tpu_compile import NTV3_650M, Zeros
+from eval.tpu_compile import NTV3_650M
 
 SEEDED = ("random_maclaurin", "random_projection", "tensor_sketch")  # they draw other numbers in float64
 VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
@@ -132,37 +132,28 @@ def spectral(kind: str, number: int, sizes: Sizes, peer) -> Case:
     )
 
 
-class RandomTensors(Zeros):
-    """Stands for the weights of a checkpoint: whatever an encoder takes is made, and remembered by its name."""
+def random_encoder(module: Any, family: str, config: dict[str, Any]) -> tuple[Any, dict[str, np.ndarray]]:
+    """An encoder of a family in bfloat16 with random weights, and those weights by their name in a checkpoint.
 
-    def __init__(self, folder: Path, dtype: Any = np.float32, base: str = "", parts: tuple[str, ...] = ("",)):
-        super().__init__(folder, np.dtype(dtype))
-        self.taken: dict[str, np.ndarray] = {}
-        self.rng = np.random.default_rng(0)
-        self.stock = self.rng.standard_normal(1 << 22, np.float32)
+    Weights are about 0.02 times normal numbers, around 1 for the scale of a layer norm.
+    """
+    rng, dtype = np.random.default_rng(0), jnp.dtype("bfloat16")
+    stock = rng.standard_normal(1 << 22, np.float32)
+    weights: dict[str, np.ndarray] = {}
 
-    def take(self, name: str, *shape: int, again: bool = False, dtype: Any = None) -> np.ndarray:
-        """About 0.02 times normal numbers, around 1 for the scale of a layer norm."""
-        part = np.roll(self.stock, int(self.rng.integers(len(self.stock))))
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        part = np.roll(stock, int(rng.integers(len(stock))))
         is_scale = name.lower().endswith(("norm.weight", "layer_norm_after.weight"))
         array = 0.02 * np.resize(part[: min(len(part), int(np.prod(shape)))], shape) + is_scale
-        self.taken[name] = array.astype(dtype or self.dtype)
-        return self.taken[name]
+        weights[name] = array.astype(dtype)
+        return weights[name]
 
-
-def random_encoder(module: Any, family: str, config: dict[str, Any]) -> tuple[Any, dict[str, np.ndarray]]:
-    """An encoder of a family in bfloat16 with random weights, and those weights by their name in a checkpoint."""
-    made = []
-
-    def make(*arguments, **options):
-        made.append(RandomTensors(*arguments, **options))
-        return made[-1]
-
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(module, "Tensors", make):
+    with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(config))
         Path(folder, "vocab.txt").write_text("\n".join(VOCABULARY))
-        encoder = getattr(module, family)(family, Path(folder), jnp.dtype("bfloat16"))
-    return encoder, made[0].taken
+        tensors = AskedTensors(draw, dtype, heads=False)
+        encoder = getattr(module, family)(family, Path(folder), dtype, tensors)
+    return encoder, weights
 
 
 def esm2(long: bool, sizes: Sizes, peer) -> Case:
