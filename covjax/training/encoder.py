@@ -228,7 +228,7 @@ def _finish(config: EncoderConfig, genome: Genome, model: MaskedModel, make: Any
 
 
 def read_genome(config: EncoderConfig) -> Genome:
-    """Read and check the genome, and split it into what is trained on and what is held out."""
+    """Read and check the genome, and split its records into those for training and those for judging."""
     records, digest = {}, hashlib.sha256()
     for name, sequence in stream_chromosomes(config.data):
         records[name] = base_codes(sequence, name)
