@@ -177,7 +177,9 @@ def read_torch_values(file: Path) -> Any:
     repeating view) is refused then.
     """
     try:
-        if not zipfile.is_zipfile(file):
+        with open(file, "rb") as stream:
+            begins_as_zip = stream.read(4) == b"PK\x03\x04"  # a cut one is no zip file, and not the older format
+        if not begins_as_zip and not zipfile.is_zipfile(file):
             return _read_legacy(file)
         with zipfile.ZipFile(file) as archive:
             (pickled,) = (name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"])

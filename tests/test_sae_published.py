@@ -216,7 +216,7 @@ def test_every_class_of_dictionary_learning_equals_float64_without_pytorch(rng, 
 
 
 def test_dictionaries_that_contradict_themselves_are_refused(rng, tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     for trainer, message in {
         ("dict_class", "CrossCoder"): "trainer.dict_class is 'CrossCoder'; allowed: AutoEncoder, ",
