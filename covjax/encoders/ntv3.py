@@ -41,10 +41,17 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 UNUSED = (r"core\.lm_head\..*", r".*\.rotary_embedding\.(cos|sin)_cached")  # the head, buffers that are computed
 
 
+def _convolve(x: Array, kernel: Array, padding: tuple[int, int]) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1,), [padding], dimension_numbers=("NWC", "WIO", "NWC"), preferred_element_type=jnp.float32
+    )
+
+
 class Conv(nnx.Module):
     """A convolution over bases with zeros beyond both ends, or, transposed, one that doubles the length.
 
-    Transposed, x_i stands at place 2i + 1 among zeros (`deconv_phase: odd`). Products add up in float32.
+    `up` of 2: x_i stands at place 2i + 1 among zeros (`deconv_phase: odd`), by which nothing is multiplied. Products
+    add up in float32.
     """
 
     def __init__(
@@ -59,15 +66,12 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t inputs"]) -> Float[Array, "b t2 outputs"]:
         """Of the same length, or of `up` times the length."""
-        y = jax.lax.conv_general_dilated(
-            x,
-            self.kernel[...],
-            (1,),
-            [(self.half + self.up - 1, self.half)],
-            lhs_dilation=(self.up,),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-            preferred_element_type=jnp.float32,
-        )
+        kernel = self.kernel[...]
+        if self.up == 1:
+            y = _convolve(x, kernel, (self.half, self.half))
+        else:  # of the five places under the kernel, an even base has x at the odd ones, an odd base at the even ones
+            y = jnp.stack([_convolve(x, kernel[1::2], (1, 0)), _convolve(x, kernel[::2], (1, 1))], 2)
+            y = y.reshape(len(x), -1, y.shape[-1])
         return (y + self.bias[...]).astype(x.dtype)
 
 
