@@ -22,8 +22,6 @@ def load(name: str | Path) -> Any:
     Raises InputError where there is no autoencoder at that name (naming those in the folders below it), where it
     cannot be fetched, and as `load_autoencoder` and `load_saelens`.
     """
-    if not isinstance(name, str | os.PathLike):
-        raise InputError(f"name: {shown(name)} is no name and no path")
     text = os.fspath(name)
     if os.path.isdir(text):  # not Path's own test, which raises for a name that is too long
         return _read(Path(text), text)
