@@ -1,4 +1,4 @@
-"""Layouts beside SAELens' own: sparsify, dictionary_learning written and read again, names, and the packages themselves."""
+"""Layouts beside SAELens' own: sparsify, dictionary_learning both ways, names, and the packages themselves."""
 
 import json
 
@@ -28,16 +28,23 @@ def write_sparsify(folder, rng, dtype=np.float32, **fields):
     config = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": M, "k": 3}
     config |= {"multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D}
     (folder / "cfg.json").write_text(json.dumps(config | fields))
-    return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    return tensors
+
+
+def by_sparsify(t, k, x):
+    """Latents and reconstruction as sparsify computes them, in float64."""
+    t = {name: tensor.astype(np.float64) for name, tensor in t.items()}
+    z = top(relu((x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"]), k)
+    return z, z @ t["W_dec"] + t["b_dec"]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_sparsify_equals_float64(rng, tmp_path, dtype):
     t, x = write_sparsify(tmp_path, rng, dtype), rng.normal(size=(50, D)).astype(np.float32)
     module = load(tmp_path)
-    z = top(relu((x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"]), 3)
+    z, reconstruction = by_sparsify(t, 3, x)
     np.testing.assert_allclose(module.encode(x), z, rtol=1e-4, atol=2e-5)
-    np.testing.assert_allclose(module(x), z @ t["W_dec"] + t["b_dec"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(module(x), reconstruction, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +56,7 @@ def test_sparsify_equals_float64(rng, tmp_path, dtype):
         ({"signed": True}, "signed is True; allowed: False"),
         ({"k": True}, "k is True, expected a whole number"),
         ({"k": M + 1}, "k must be a whole number from 1 to 12"),
-        ({"scale": 2}, r"the field 'scale' \(2\) is not known in sparsify's layout"),
+        ({"scale": 2}, r"the field 'scale' \(2\) is not known in sparsify"),
         ({"num_latents": 0}, r"W_dec has shape \(12, 5\), expected \(160, 5\)"),
     ],
 )

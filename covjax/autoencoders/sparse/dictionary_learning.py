@@ -139,7 +139,9 @@ def save_dictionary_learning(folder: str | Path, module: SparseAutoencoder) -> N
     torch = need("torch", "parity", "writing a folder of dictionary_learning")
     if module.rescale != "none":
         raise InputError(f"module: rescale is {module.rescale}: dictionary_learning has no tokens that are rescaled")
-    t = {name: np.asarray(getattr(module, name)[...]) for name in ("encoder", "decoder", "encoder_bias", "decoder_bias")}
+    t = {
+        name: np.asarray(getattr(module, name)[...]) for name in ("encoder", "decoder", "encoder_bias", "decoder_bias")
+    }
     scale = np.asarray(module.scale[...])
     encoder, decoder, bias = t["encoder"] * scale, t["decoder"] / scale, t["decoder_bias"] / scale
     linear = {"encoder.weight": encoder, "decoder.weight": decoder.T}

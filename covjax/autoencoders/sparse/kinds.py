@@ -1,7 +1,6 @@
 """The kinds of sparse autoencoders: TopK, BatchTopK, ReLU, JumpReLU, Matryoshka, with their activations."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,8 +135,9 @@ class TopK(SparseAutoencoder):
         seed: int = 0,
     ):
         check_k(k, latents)
-        shared: dict[str, Any] = {"aux_weight": aux_weight, "aux_k": aux_k, "dead_after": dead_after, "rescale": rescale}
-        super().__init__(features, latents, seed=seed, **shared)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.k = k
 
     def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
@@ -209,8 +209,9 @@ class ReLU(Dense):
     ):
         if not l1 >= 0:
             raise InputError(f"l1 must be >= 0, got {l1}")
-        shared: dict[str, Any] = {"aux_weight": aux_weight, "aux_k": aux_k, "dead_after": dead_after, "rescale": rescale}
-        super().__init__(features, latents, seed=seed, **shared)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.l1 = l1
 
     def train_activate(self, pre, weights):
@@ -249,8 +250,9 @@ class JumpReLU(Dense):
         if not (l0 >= 0 and bandwidth > 0 and start_threshold >= 0):
             numbers = f"{l0}, {bandwidth} and {start_threshold}"
             raise InputError(f"l0 and start_threshold must be >= 0, bandwidth > 0, got {numbers}")
-        shared: dict[str, Any] = {"aux_weight": aux_weight, "aux_k": aux_k, "dead_after": dead_after, "rescale": rescale}
-        super().__init__(features, latents, seed=seed, **shared)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.threshold = nnx.Param(jnp.full(latents, start_threshold, jnp.float32))
         self.l0 = l0
         self.bandwidth = bandwidth
@@ -295,8 +297,9 @@ class BatchTopK(Dense):
         check_k(k, latents)
         if not 0 < smoothing <= 1:
             raise InputError(f"smoothing must be above 0 and at most 1, got {smoothing}")
-        shared: dict[str, Any] = {"aux_weight": aux_weight, "aux_k": aux_k, "dead_after": dead_after, "rescale": rescale}
-        super().__init__(features, latents, seed=seed, **shared)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.k = k
         self.smoothing = smoothing
         self.threshold = Statistic(jnp.zeros(()))  # 0 until the first batch

@@ -199,8 +199,9 @@ class Forward:
 class SparseAutoencoder(nnx.Module):
     """z = act((s·x − b) Wᵉᵀ + bᵉ), x̂ = (z W + b)/s; loss mean ‖s·x − s·x̂‖² + penalty + aux_weight · AuxK.
 
-    A subclass brings `forward` (training) and `activate` (use). The rows of W keep their norm (1 at the start): gradients
-    are projected off them, and steps rescaled. The other methods are the contract of `covjax.autoencoders.base`.
+    A subclass brings `forward` (training) and `activate` (use). The rows of W keep their norm (1 at the start):
+    gradients are projected off them, and steps rescaled. The other methods are the contract of
+    `covjax.autoencoders.base`.
     With `rescale` x is a token divided by its own deviation or norm (`covjax.autoencoders.sparse.rescaling`).
 
     Attributes:

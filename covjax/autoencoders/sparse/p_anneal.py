@@ -90,7 +90,9 @@ class PAnneal(ReLU):
 
     def _updates(self, step):
         """How often p has fallen before a step."""
-        return jnp.clip((step - self.anneal_start) * self.updates // (self.anneal_end - self.anneal_start), 0, self.updates)
+        return jnp.clip(
+            (step - self.anneal_start) * self.updates // (self.anneal_end - self.anneal_start), 0, self.updates
+        )
 
     def _exponent(self, updates):
         return 1 + (self.end_p - 1) * jnp.minimum(updates, self.updates) / self.updates

@@ -183,7 +183,9 @@ def read_sparsify(folder: Path) -> Published:
         if allowed is not None and not any(type(value) is type(one) and value == one for one in allowed):
             raise InputError(f"{file}: {name} is {shown(value)}; allowed: {', '.join(map(repr, allowed))}")
         if allowed is None and name not in (*_SPARSIFY_SIZES, *_SPARSIFY_TRAINING):
-            raise InputError(f"{file}: the field {shown(name, 60)} ({shown(value, 60)}) is not known in sparsify's layout")
+            raise InputError(
+                f"{file}: the field {shown(name, 60)} ({shown(value, 60)}) is not known in sparsify's layout"
+            )
     sizes = {"expansion_factor": 32, "num_latents": 0} | config
     for name in _SPARSIFY_SIZES:
         if type(sizes.get(name)) is not int or sizes[name] < (name != "num_latents"):
@@ -192,5 +194,5 @@ def read_sparsify(folder: Path) -> Published:
     latents = sizes["num_latents"] or features * sizes["expansion_factor"]
     shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (latents, features), "encoder.bias": (latents,)}
     shapes |= {"W_dec": (latents, features), "b_dec": (features,)}
-    t = take(read_safetensors(folder / "sae.safetensors"), shapes, folder, "sparsify's layout")
+    t = take(read_safetensors(folder / "sae.safetensors"), shapes, folder, "sparsify")
     return Published(t["encoder.weight"].T, t["W_dec"], t["encoder.bias"], t["b_dec"], k=sizes["k"])

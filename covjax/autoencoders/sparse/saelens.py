@@ -46,7 +46,7 @@ REASONS: dict[str, dict[Any, str]] = {
         "(fold_activation_norm_scaling_factor) and save again",
         True: "the mean norm it divides by is not in the folder; fold it in with SAELens "
         "(fold_activation_norm_scaling_factor) and save again",
-        "covariance_whitening": "the mean and the matrix it whitens by are not in the folder; fold them in with SAELens "
+        "covariance_whitening": "the mean and matrix it whitens by are not in the folder; fold them in with SAELens "
         "(fold_activation_whitening) and save again",
     },
     "architecture": {
