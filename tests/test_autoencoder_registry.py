@@ -73,6 +73,15 @@ class Custom(nnx.Module):
 
     def __init__(self, features, *, seed=0):
         self.scale = nnx.Param(jnp.ones(features))
+
+    def loss(self, x, weights=None):
+        return jnp.sum(self.scale[...]), {}
+
+    def project_gradients(self, gradients):
+        return gradients
+
+    def after_step(self, x, weights=None):
+        pass
 """
 CONFIG = """
 from covjax.training.autoencoder import AutoencoderConfig

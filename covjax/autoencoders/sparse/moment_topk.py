@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,7 @@ class MomentTopK(TopK):
         errors, norms = covariance_errors(tokens.reshape(x.shape), self(tokens).reshape(x.shape), w)
         return SequenceSums(**vars(sums), moment_error=jnp.sum(errors), moment_norm=jnp.sum(norms))
 
-    def summarise(self, sums: SequenceSums) -> Mapping[str, float]:
+    def summarise(self, sums: Any) -> Mapping[str, float]:
         """See `SparseAutoencoder.summarise`; also moment_fvu, Σ‖Σ̂ − Σ‖² / Σ‖Σ‖²."""
         unexplained = float(safe_ratio(sums.moment_error, sums.moment_norm))
         return {**super().summarise(sums), "moment_fvu": unexplained}

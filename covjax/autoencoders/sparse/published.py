@@ -86,9 +86,11 @@ class Published:
             _single(source, np.exp(_wide(self.gates[0])))  # a magnitude that overflows is none
             return gated
         if self.batch_threshold is not None:
-            nested = {} if self.prefixes is None else {"prefixes": self.prefixes}
-            kind = BatchTopK if self.prefixes is None else Matryoshka
-            batch = kind(features, k=self.k, **nested, **sizes)
+            sizes["k"] = self.k
+            if self.prefixes is None:
+                batch = BatchTopK(features, **sizes)
+            else:
+                batch = Matryoshka(features, prefixes=self.prefixes, **sizes)
             batch.threshold[...] = jnp.float32(max(self.batch_threshold, 0))
             return batch
         if self.k is not None:
