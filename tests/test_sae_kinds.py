@@ -239,7 +239,7 @@ def test_what_is_found_of_a_known_dictionary():
     bench = {kind: train(kind, directions) for kind in BENCH}
     chance = random_cosines(DIRECTIONS, FEATURES).mean()
     for kind, figures in bench.items():
-        assert figures["recovery"] > chance + 0.2, (kind, figures)
+        assert figures["recovery"] > chance + 0.3, (kind, figures)
         assert figures["fvu"] < 0.25, (kind, figures)
     fvu = {kind: figures["fvu"] for kind, figures in bench.items()}
     # L1 shrinks what it keeps: less so with a power below 1, not at all behind a gate or with the k largest alone.
