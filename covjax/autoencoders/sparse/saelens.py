@@ -265,7 +265,7 @@ def _read_saelens(folder: Path) -> Published:
 
 def _batch_threshold(tensors: dict[str, StoredTensor], folder: Path) -> float:
     stored = tensors.pop("topk_threshold", None)
-    if stored is None or stored.shape != () or stored.dtype.kind != "f":
+    if stored is None or stored.shape != () or stored.dtype.name not in (*TYPES, "float64"):
         was = "missing" if stored is None else f"{stored.dtype}{list(stored.shape)}"
         raise InputError(f"{folder}: topk_threshold is {was}, expected one number: what is active without a batch")
     value = float(stored.read())
