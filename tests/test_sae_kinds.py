@@ -224,7 +224,7 @@ def train(kind, directions):
     step = Step(graph, None)
     for _ in range(STEPS):
         x = draw(rng, 16, directions)
-        state, _ = step(state, shape(x), weights(x))
+        state, _ = step(state, jnp.asarray(shape(x)), jnp.asarray(weights(x)))
     model = nnx.merge(graph, state).model
     figures = dict(model.summarise(model.evaluate(shape(held), weights(held))))
     back = model(held.reshape(-1, FEATURES)).reshape(held.shape)

@@ -104,7 +104,7 @@ def source_file(kind: str) -> Path | None:
     function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     module = sys.modules.get(factory.__module__)
     code = getattr(inspect.unwrap(function), "__code__", None)  # a config file is no module that is known by its name
-    name: str = getattr(module, "__file__", None) or getattr(code, "co_filename", "")
+    name = getattr(module, "__file__", None) or getattr(code, "co_filename", None) or ""
     file = Path(name).resolve()
     return None if not file.is_file() or file.is_relative_to(Path(__file__).parents[1]) else file
 
