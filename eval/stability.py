@@ -218,7 +218,7 @@ def _stability(
 
 def _is_sparse(model: Any, kind: str, probed: bool) -> bool:
     """Whether seeds are compared by decoder rows rather than by bases; InputError where a kind has neither."""
-    sparse = model.examples == "tokens"
+    sparse = isinstance(model, SparseAutoencoder) or model.examples == "tokens"
     if sparse and probed and not isinstance(model, SparseAutoencoder):
         raise InputError(f"kind: {kind} has no pool of its latents to probe; leave --table away")
     if not hasattr(model, "decoder" if sparse else "left"):

@@ -106,9 +106,11 @@ PUBLIC = {
 HOST = {"InputError", "Pooler", "get_pooler", "pooler_names", "pack_blocks", "streaming_moments", "gram"}
 HOST |= {"Solution", "autoencoder_kinds", "autoencoder_options", "make_autoencoder", "register_autoencoder"}
 HOST |= {
+    "load",
     "load_autoencoder",
     "save_autoencoder",
     "load_saelens",
+    "save_dictionary_learning",
     "save_saelens",
     "evaluate_fvu",
     "pca_basis",

@@ -19,6 +19,7 @@ from covjax.autoencoders import load_saelens
 from covjax.encoders.base import digest_weights
 from tests import test_ntv3, test_spliceai
 from tests.encoders.folders import write_bert
+from tests.test_sae_layouts import by_sparsify, write_sparsify
 from tests.test_sae_published import CLASSES, D, K, M, arrays, by_dictionary_learning, by_saelens, write_saelens
 
 MUTATIONS, SEED = 110, 0
@@ -252,6 +253,15 @@ def check_dictionary(folder):
     check_codes(module, *by_dictionary_learning(kind, tensors, X), tensors)
 
 
+def check_sparsify(folder):
+    module, tensors = load_saelens(folder), load_file(folder / "sae.safetensors")
+    x = X[:, : module.features]
+    if max(float(np.abs(a).max()) for a in tensors.values()) < 1e4:
+        z, reconstruction = by_sparsify(tensors, json.loads((folder / "cfg.json").read_text())["k"], x)
+        np.testing.assert_allclose(module.encode(x), z, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(module(x), reconstruction, rtol=1e-3, atol=1e-2)
+
+
 def check_gemma(folder):
     module = load_saelens(folder)
     with np.load(folder / "params.npz") as file:
@@ -272,6 +282,7 @@ LOADERS = {
     "saelens jumprelu": (write_jumprelu, check_saelens),
     "saelens topk": (write_topk, check_saelens),
     "dictionary_learning": (write_dictionary, check_dictionary),
+    "sparsify": (write_sparsify, check_sparsify),
     "gemma scope": (write_gemma, check_gemma),
 }
 

@@ -20,6 +20,8 @@ KINDS = {
     "jumprelu": {},
     "batch_topk": {"k": 3},
     "matryoshka": {"prefixes": (4, M), "k": 3},
+    "gated": {},
+    "p_anneal": {},
 }
 
 
@@ -28,6 +30,9 @@ def make(kind, rng):
     for name in ("encoder", "decoder", "encoder_bias", "decoder_bias"):
         variable = getattr(module, name)
         variable[...] = jnp.asarray(rng.normal(size=variable.shape), jnp.float32)
+    if kind == "gated":
+        for variable in (module.gate_bias, module.log_magnitude):
+            variable[...] = jnp.asarray(rng.normal(size=M), jnp.float32)
     if hasattr(module, "threshold"):
         module.threshold[...] = jnp.asarray(rng.uniform(0.2, 0.6, size=module.threshold.shape), jnp.float32)
     module.scale[...] = jnp.float32(0.37)
@@ -38,7 +43,11 @@ def by_the_layout(folder, x):
     """What the layout says the tensors mean, in float64."""
     t = {name: np.asarray(v, np.float64) for name, v in load_file(folder / "sae_weights.safetensors").items()}
     config = json.loads((folder / "cfg.json").read_text())
-    pre = (x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
+    pre = (x - t["b_dec"]) @ t["W_enc"]
+    if config["architecture"] == "gated":
+        z = (pre + t["b_gate"] > 0) * np.maximum(pre * np.exp(t["r_mag"]) + t["b_mag"], 0)
+        return z, z @ t["W_dec"] + t["b_dec"]
+    pre = pre + t["b_enc"]
     z = np.maximum(pre, 0)
     if config["architecture"] == "topk":
         z *= pre >= np.sort(pre, axis=1)[:, -config["k"], None]
@@ -109,9 +118,9 @@ def poison(tensors, _):
         (poison, "tensor W_dec holds NaN or inf"),
         (
             lambda _, c: c.update(architecture="transcoder"),
-            "architecture is 'transcoder'; allowed: 'standard', 'topk', 'jumprelu', 'gated'",
+            "architecture is 'transcoder'; allowed: 'standard', 'topk', 'jumprelu', 'gated', ",
         ),
-        (lambda _, c: c.update(normalize_activations="layer_norm"), "normalize_activations is 'layer_norm'"),
+        (lambda _, c: c.update(normalize_activations="zca"), "normalize_activations is 'zca'"),
         (lambda _, c: c.update(apply_b_dec_to_input="no"), "apply_b_dec_to_input is 'no'"),
         (lambda _, c: c.update(shrink=0.5), r"the field 'shrink' \(0.5\) is not known"),
         (lambda _, c: c.update(k=M + 1), "k must be a whole number from 1"),
@@ -131,7 +140,7 @@ def test_every_fault_is_named(rng, tmp_path, change, message):
 
 
 def test_missing_and_damaged_files_are_named(rng, tmp_path):
-    with pytest.raises(InputError, match="cfg.json: cannot be read"):
+    with pytest.raises(InputError, match="none: no autoencoder: no such file as sae_weights.safetensors"):
         load_saelens(tmp_path / "none")
     save_saelens(tmp_path, make("jumprelu", rng))
     file = tmp_path / "sae_weights.safetensors"

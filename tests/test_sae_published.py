@@ -38,6 +38,13 @@ def by_saelens(tensors, fields, x):
     """Latents and reconstruction as SAELens computes them, in float64."""
     t = {name: np.asarray(array, np.float64) for name, array in tensors.items()}
     architecture = fields.get("architecture", "standard")
+    shift, size = 0.0, 1.0
+    if fields.get("normalize_activations") == "layer_norm":
+        shift, size = x.mean(1, keepdims=True), x.std(1, ddof=1, keepdims=True)
+        x = (x - shift) / (size + 1e-5)
+    if fields.get("normalize_activations") == "constant_norm_rescale":
+        size = np.linalg.norm(x, axis=1, keepdims=True) / x.shape[1] ** 0.5
+        x = x / size
     centred = x - t["b_dec"] * fields.get("apply_b_dec_to_input", True)
     norms = np.linalg.norm(t["W_dec"], axis=1) if fields.get("rescale_acts_by_decoder_norm") else 1.0
     if architecture == "gated":
@@ -48,10 +55,12 @@ def by_saelens(tensors, fields, x):
         name = fields.get("activation_fn", fields.get("activation_fn_str", "relu"))
         z = top(pre) if architecture == "topk" or name == "topk" else relu(pre)
         z = z * (pre > t["threshold"]) if architecture == "jumprelu" else z
+        z = z * (pre > t["topk_threshold"]) if "batchtopk" in architecture else z
     factor = 1.0
     if fields.get("finetuning_scaling_factor"):
         factor = t.get("scaling_factor", t.get("finetuning_scaling_factor"))
-    return z, (z / np.where(norms > 0, norms, 1) * factor) @ t["W_dec"] + t["b_dec"]
+    back = (z / np.where(norms > 0, norms, 1) * factor) @ t["W_dec"] + t["b_dec"]
+    return z, back * size + shift
 
 
 GATES = {"b_enc": None, "b_gate": (M,), "b_mag": (M,), "r_mag": (M,)}
@@ -73,6 +82,20 @@ LAYOUTS = {
     "gated, input not centred": (GATES, {"architecture": "gated", "apply_b_dec_to_input": False}),
     "fine-tuned scales": (FACTOR, {"finetuning_scaling_factor": True}),
     "fine-tuned scales, older name": ({"scaling_factor": (M,)}, {"finetuning_scaling_factor": True}),
+    "layer norm": ({}, {"normalize_activations": "layer_norm"}),
+    "layer norm, jumprelu": (JUMP, {"architecture": "jumprelu", "normalize_activations": "layer_norm"}),
+    "layer norm, input not centred": ({}, {"normalize_activations": "layer_norm", "apply_b_dec_to_input": False}),
+    "constant norm": ({}, {"normalize_activations": "constant_norm_rescale"}),
+    "constant norm, topk": ({}, {"architecture": "topk", "k": K, "normalize_activations": "constant_norm_rescale"}),
+    "constant norm, gated": (GATES, {"architecture": "gated", "normalize_activations": "constant_norm_rescale"}),
+    "batchtopk in training": (
+        {"topk_threshold": ()},
+        {"architecture": "batchtopk", "k": 2.5, "rescale_acts_by_decoder_norm": True, "topk_threshold_lr": 0.01},
+    ),
+    "matryoshka in training": (
+        {"topk_threshold": ()},
+        {"architecture": "matryoshka_batchtopk", "k": 2.0, "matryoshka_widths": [4, M]},
+    ),
     "fine-tuned gated": (GATES | FACTOR, {"architecture": "gated", "finetuning_scaling_factor": True}),
 }
 
@@ -82,6 +105,8 @@ LAYOUTS = {
 def test_every_layout_of_saelens_equals_float64(rng, tmp_path, layout, dtype):
     more, fields = LAYOUTS[layout]
     tensors = {name: array.astype(dtype) for name, array in arrays(rng, **more).items()}
+    if "topk_threshold" in more:
+        tensors["topk_threshold"] = np.array(0.75)
     x = rng.normal(size=(50, D)).astype(np.float32) * 2
     module = load_saelens(write_saelens(tmp_path / "a", tensors, fields))
     z, reconstruction = by_saelens(tensors, fields, x)
@@ -122,11 +147,14 @@ def test_a_scaling_factor_of_ones_is_the_one_saelens_wrote_everywhere(rng, tmp_p
         ({"k": 3}, "k is 3, but activation_fn is relu"),
         ({"normalize_activations": "expected_average_only_in"}, "expected_average_only_in.*is not in the folder"),
         ({"normalize_activations": True}, "normalize_activations is True.*is not in the folder"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'.*by its own numbers"),
-        ({"normalize_activations": "constant_norm_rescale"}, "'constant_norm_rescale'.*by its own norm"),
+        ({"normalize_activations": "covariance_whitening"}, "'covariance_whitening'.*fold_activation_whitening"),
         ({"normalize_activations": 0}, "normalize_activations is 0; allowed"),
         ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm is True; allowed with topk alone"),
-        ({"architecture": "transcoder"}, "architecture is 'transcoder'"),
+        ({"architecture": "transcoder"}, "architecture is 'transcoder'.*does not give back the tokens that it reads"),
+        ({"architecture": "matching_pursuit", "max_iterations": 3}, "'matching_pursuit'.*one after the other"),
+        ({"architecture": "temporal"}, "'temporal'.*depend on the tokens before"),
+        ({"architecture": "abstopk", "k": 3}, "'abstopk'.*may be negative"),
+        ({"architecture": "batchtopk", "k": 3}, "topk_threshold is missing, expected one number"),
         ({"architecture": ["topk"]}, r"architecture is \['topk'\]"),
         ({"dtype": "float64"}, "dtype is 'float64'"),
         ({"reshape_activations": "other"}, "reshape_activations is 'other'"),
@@ -140,11 +168,11 @@ def test_what_is_not_computed_here_is_refused_by_field(rng, tmp_path, fields, me
         load_saelens(write_saelens(tmp_path / "a", arrays(rng), fields))
 
 
-def test_a_gate_beyond_float32_and_an_overflow_are_refused(rng, tmp_path):
-    tensors = arrays(rng, **GATES)
+def test_a_magnitude_next_to_nothing_is_read_and_one_that_overflows_refused(rng, tmp_path):
+    tensors, x = arrays(rng, **GATES), rng.normal(size=(50, D)).astype(np.float32)
     tensors["r_mag"][0] = -40
-    with pytest.raises(InputError, match="too small beside its bias"):
-        load_saelens(write_saelens(tmp_path / "a", tensors, {"architecture": "gated"}))
+    module = load_saelens(write_saelens(tmp_path / "a", tensors, {"architecture": "gated"}))
+    np.testing.assert_allclose(module.encode(x), by_saelens(tensors, {"architecture": "gated"}, x)[0], rtol=1e-4)
     tensors["r_mag"][0] = 200
     with pytest.raises(InputError, match="overflow float32"):
         load_saelens(write_saelens(tmp_path / "a", tensors, {"architecture": "gated"}))
@@ -163,18 +191,18 @@ def by_dictionary_learning(kind, t, x):
     if kind == "GatedAutoEncoder":
         pre = centred @ encoder
         z = (pre + t["gate_bias"] > 0) * relu(np.exp(t["r_mag"]) * pre + t["mag_bias"])
-        return z * norms, z @ decoder + bias
+        return z, z @ decoder + bias
     pre = centred @ encoder + (t["b_enc"] if "b_enc" in t else t["encoder.bias"])
     if kind == "JumpReluAutoEncoder":
         z = relu(pre * (pre > t["threshold"]))
-        return z * norms, z @ decoder + bias
+        return z, z @ decoder + bias
     if kind == "AutoEncoderTopK":
         z = top(pre)
     elif kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         z = relu(pre) * (relu(pre) > t["threshold"])
     else:
         z = relu(pre)
-    return z, z @ decoder + bias
+    return z * norms if kind == "AutoEncoder" else z, z @ decoder + bias  # its from_pretrained makes the norms 1
 
 
 LINEAR = {"encoder.weight": (M, D), "decoder.weight": (D, M)}

@@ -7,6 +7,7 @@ from covjax.autoencoders.base import (
     make_autoencoder,
     register_autoencoder,
 )
+from covjax.autoencoders.loading import load
 from covjax.autoencoders.moment_modules import CPAutoencoder, TuckerAutoencoder
 from covjax.autoencoders.saved import load_autoencoder, save_autoencoder
 from covjax.autoencoders.second_moment import (
@@ -17,7 +18,7 @@ from covjax.autoencoders.second_moment import (
     tucker_loss,
 )
 from covjax.autoencoders.solver import Solution, evaluate_fvu, pca_basis, solve_tucker
-from covjax.autoencoders.sparse import load_saelens, save_saelens
+from covjax.autoencoders.sparse import load_saelens, save_dictionary_learning, save_saelens
 
 __all__ = [
     "CPAutoencoder",
@@ -29,6 +30,7 @@ __all__ = [
     "cp_loss",
     "evaluate_fvu",
     "fvu",
+    "load",
     "load_autoencoder",
     "load_saelens",
     "make_autoencoder",
@@ -36,6 +38,7 @@ __all__ = [
     "pca_basis",
     "register_autoencoder",
     "save_autoencoder",
+    "save_dictionary_learning",
     "save_saelens",
     "solve_tucker",
     "tucker_loss",

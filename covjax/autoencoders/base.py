@@ -2,7 +2,9 @@
 
 import inspect
 import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
@@ -94,6 +96,17 @@ def autoencoder_options(kind: str) -> dict[str, inspect.Parameter]:
     if kind not in _FACTORIES:
         raise InputError(f"kind: {kind!r} is not known; allowed: {', '.join(autoencoder_kinds())}")
     return {name: parameter for name, parameter in _parameters(_FACTORIES[kind]).items() if name not in _GIVEN}
+
+
+def source_file(kind: str) -> Path | None:
+    """The file that registered a kind, None for covjax's own kinds and where it cannot be told."""
+    factory = _FACTORIES[kind]
+    function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+    module = sys.modules.get(factory.__module__)
+    code = getattr(inspect.unwrap(function), "__code__", None)  # a config file is no module that is known by its name
+    name = getattr(module, "__file__", None) or getattr(code, "co_filename", None) or ""
+    file = Path(name).resolve()
+    return None if not file.is_file() or file.is_relative_to(Path(__file__).parents[1]) else file
 
 
 def _parameters(factory: Callable) -> dict[str, inspect.Parameter]:

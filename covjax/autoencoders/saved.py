@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from covjax.autoencoders.base import make_autoencoder
-from covjax.errors import InputError
+from covjax.autoencoders.base import autoencoder_kinds, make_autoencoder, source_file
+from covjax.errors import InputError, shown
 from covjax.jobs import checkpoint
 from covjax.jobs.checkpoint import whole
 from covjax.jobs.distributed import agree
@@ -76,9 +76,12 @@ def save_autoencoder(
 ) -> None:
     """Write parameters and statistics under the kind and options that `make_autoencoder` made the module from.
 
-    `data` says what it was trained on (plain JSON; the digest of an encoder's weights among it) and is kept beside.
+    `data` says what it was trained on (plain JSON; the digest of an encoder's weights among it) and is kept beside; so
+    is the file of a kind that is not covjax's own.
     """
     manifest: dict[str, Any] = {"autoencoder": kind, "features": features, "options": dict(options)}
+    if kind in autoencoder_kinds() and (source := source_file(kind)):
+        manifest["source"] = str(source)
     manifest["data"] = None if data is None else dict(data)
     checkpoint.save(path, to_arrays(nnx.state(model)), manifest)
 
@@ -86,15 +89,19 @@ def save_autoencoder(
 def load_autoencoder(path: str | Path) -> Any:
     """The autoencoder that `save_autoencoder` wrote; its kind must be registered.
 
-    Raises InputError for anything else at `path`, an unknown kind, and changed, truncated or missing files: arrays and
-    manifest are compared with their digests.
+    Raises InputError for anything else at `path`, a kind that is not registered (naming the file that registers it),
+    and changed, truncated or missing files: arrays and manifest are compared with their digests.
     """
     manifest = checkpoint.read_manifest(path)
     if manifest is None or "autoencoder" not in manifest:
         raise InputError(f"{path}: no autoencoder is saved there")
     if missing := [name for name in DECIDES if name not in manifest]:
         raise InputError(f"{path}: the manifest lacks {missing[0]}: the file was changed or damaged")
-    model = make_autoencoder(manifest["autoencoder"], manifest["features"], **manifest["options"])
+    if (kind := manifest["autoencoder"]) not in autoencoder_kinds():
+        file = manifest.get("source")
+        where = f"import {Path(file).stem} first, {file}" if file else "import the file that registers it first"
+        raise InputError(f"{path}: the kind {shown(kind)} is not registered here; {where}")
+    model = make_autoencoder(kind, manifest["features"], **manifest["options"])
     state = nnx.state(model)
     nnx.update(model, from_arrays(state, checkpoint.load(path, state)))
     return model

@@ -82,6 +82,9 @@ def load_config(
 ) -> Config:
     """A built-in config by its name, or what `get_config()` of a Python file returns; the file is run.
 
+    The file may import what lies in its folder, whatever folder the command is run from; packages that are installed
+    come before files of the same name there.
+
     Raises InputError where there is no such file or function, or it returns another type.
     """
     if built_in and (make := built_in.get(str(path))):
@@ -94,6 +97,8 @@ def load_config(
     if spec is None or spec.loader is None:
         raise InputError(f"--config: {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):

@@ -79,10 +79,10 @@ class Cooccurrence(_LatentPool):
 
 
 def _autoencoder(given: Given) -> "SparseAutoencoder":
-    from covjax.autoencoders.saved import load_autoencoder
+    from covjax.autoencoders.loading import load
     from covjax.autoencoders.sparse import SparseAutoencoder
 
-    module = load_autoencoder(given) if isinstance(given, (str, Path)) else given
+    module = load(given) if isinstance(given, (str, Path)) else given
     if not isinstance(module, SparseAutoencoder):
         raise InputError(f"autoencoder must be a sparse one or its folder, got {type(module).__name__}")
     return module
@@ -90,7 +90,7 @@ def _autoencoder(given: Given) -> "SparseAutoencoder":
 
 @register("sae_mean")
 def sae_mean(*, autoencoder: Given) -> MeanLatents:
-    """Mean of the latents of a sparse autoencoder (the module, or the folder it was saved in); size latents."""
+    """Mean of the latents of a sparse autoencoder (the module, or its name as `load` takes it); size latents."""
     return MeanLatents(_autoencoder(autoencoder))
 
 

@@ -131,10 +131,13 @@ class TopK(SparseAutoencoder):
         aux_weight: float = 1 / 32,
         aux_k: int | None = None,
         dead_after: float = 200_000,
+        rescale: str = "none",
         seed: int = 0,
     ):
         check_k(k, latents)
-        super().__init__(features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.k = k
 
     def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
@@ -163,7 +166,9 @@ class TopK(SparseAutoencoder):
         return pre, jax.nn.relu(affine_at(centred, encoder, bias, pre, indices)), indices
 
 
-class _Dense(SparseAutoencoder):
+class Dense(SparseAutoencoder):
+    """An autoencoder that computes all of its latents; a subclass brings `train_activate` and `activate`."""
+
     def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
         """See `SparseAutoencoder.forward`."""
         pre = self.preactivations(x)
@@ -184,7 +189,7 @@ class _Dense(SparseAutoencoder):
 
 
 @register_autoencoder("relu")
-class ReLU(_Dense):
+class ReLU(Dense):
     """relu with the penalty l1 · Σ_h z_h ‖W_h‖ (Bricken et al. 2023; ‖W_h‖: their update of April 2024).
 
     Raises InputError for values out of range.
@@ -199,15 +204,18 @@ class ReLU(_Dense):
         aux_weight: float = 0.0,
         aux_k: int | None = None,
         dead_after: float = 200_000,
+        rescale: str = "none",
         seed: int = 0,
     ):
         if not l1 >= 0:
             raise InputError(f"l1 must be >= 0, got {l1}")
-        super().__init__(features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.l1 = l1
 
     def train_activate(self, pre, weights):
-        """See `_Dense`."""
+        """See `Dense`."""
         z = jax.nn.relu(pre)
         each = jnp.matmul(z, jnp.linalg.norm(self.decoder[...], axis=1), precision=HIGHEST)
         return z, self.l1 * safe_ratio(jnp.sum(weights * each), jnp.sum(weights))
@@ -218,7 +226,7 @@ class ReLU(_Dense):
 
 
 @register_autoencoder("jumprelu")
-class JumpReLU(_Dense):
+class JumpReLU(Dense):
     """pre · H(pre − θ) with the penalty l0 · L0, trained through pseudo-derivatives (Rajamanoharan et al. 2024).
 
     The parameter is θ itself, kept >= 0, where the paper trains log θ: tensors then go in and out unchanged.
@@ -236,18 +244,21 @@ class JumpReLU(_Dense):
         aux_weight: float = 0.0,
         aux_k: int | None = None,
         dead_after: float = 200_000,
+        rescale: str = "none",
         seed: int = 0,
     ):
         if not (l0 >= 0 and bandwidth > 0 and start_threshold >= 0):
             numbers = f"{l0}, {bandwidth} and {start_threshold}"
             raise InputError(f"l0 and start_threshold must be >= 0, bandwidth > 0, got {numbers}")
-        super().__init__(features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.threshold = nnx.Param(jnp.full(latents, start_threshold, jnp.float32))
         self.l0 = l0
         self.bandwidth = bandwidth
 
     def train_activate(self, pre, weights):
-        """See `_Dense`."""
+        """See `Dense`."""
         each = jnp.sum(step(pre, self.threshold[...], self.bandwidth), axis=1)
         penalty = self.l0 * safe_ratio(jnp.sum(weights * each), jnp.sum(weights))
         return jumprelu(pre, self.threshold[...], self.bandwidth), penalty
@@ -263,7 +274,7 @@ class JumpReLU(_Dense):
 
 
 @register_autoencoder("batch_topk")
-class BatchTopK(_Dense):
+class BatchTopK(Dense):
     """The k · tokens largest pre-activations of the batch; in use, those above a threshold (Bussmann et al. 2024).
 
     The threshold is the moving average over batches of the smallest active pre-activation, with weight `smoothing` on
@@ -280,19 +291,22 @@ class BatchTopK(_Dense):
         aux_weight: float = 1 / 32,
         aux_k: int | None = None,
         dead_after: float = 200_000,
+        rescale: str = "none",
         seed: int = 0,
     ):
         check_k(k, latents)
         if not 0 < smoothing <= 1:
             raise InputError(f"smoothing must be above 0 and at most 1, got {smoothing}")
-        super().__init__(features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after)
+        super().__init__(
+            features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
+        )
         self.k = k
         self.smoothing = smoothing
         self.threshold = Statistic(jnp.zeros(()))  # 0 until the first batch
         self.batch_threshold = Statistic(jnp.zeros(()))
 
     def train_activate(self, pre, weights):
-        """See `_Dense`."""
+        """See `Dense`."""
         counted = jnp.where((weights > 0)[:, None], pre, 0)
         z, smallest = batch_topk(counted, self.k, jnp.sum(weights > 0))
         self.batch_threshold[...] = jnp.where(jnp.isfinite(smallest), smallest, self.threshold[...])
@@ -328,6 +342,7 @@ class Matryoshka(BatchTopK):
         aux_weight: float = 1 / 32,
         aux_k: int | None = None,
         dead_after: float = 200_000,
+        rescale: str = "none",
         seed: int = 0,
     ):
         prefixes = tuple(prefixes)
@@ -341,12 +356,13 @@ class Matryoshka(BatchTopK):
             aux_weight=aux_weight,
             aux_k=aux_k,
             dead_after=dead_after,
+            rescale=rescale,
             seed=seed,
         )
         self.prefixes = prefixes
 
     def reconstruct(self, x, z, weights):
-        """See `_Dense`: every prefix adds its own latents to the one before, so all cost one product together."""
+        """See `Dense`: every prefix adds its own latents to the one before, so all cost one product together."""
         nested, start = jnp.zeros((), x.dtype), 0
         total = jnp.broadcast_to(self.decoder_bias[...], x.shape)
         for stop in self.prefixes:

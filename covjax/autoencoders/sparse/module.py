@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from covjax.autoencoders.base import Metrics
 from covjax.autoencoders.sparse.codes import auxk, preactivations
+from covjax.autoencoders.sparse.rescaling import check_rescaling, rescale_tokens, restore_tokens
 from covjax.errors import InputError
 from covjax.inputs import is_concrete
 from covjax.standardise import Statistic
@@ -198,8 +199,10 @@ class Forward:
 class SparseAutoencoder(nnx.Module):
     """z = act((s·x − b) Wᵉᵀ + bᵉ), x̂ = (z W + b)/s; loss mean ‖s·x − s·x̂‖² + penalty + aux_weight · AuxK.
 
-    A subclass brings `forward` (training) and `encode` (use). The rows of W keep their norm (1 at the start): gradients
-    are projected off them, and steps rescaled. The other methods are the contract of `covjax.autoencoders.base`.
+    A subclass brings `forward` (training) and `activate` (use). The rows of W keep their norm (1 at the start):
+    gradients are projected off them, and steps rescaled. The other methods are the contract of
+    `covjax.autoencoders.base`.
+    With `rescale` x is a token divided by its own deviation or norm (`covjax.autoencoders.sparse.rescaling`).
 
     Attributes:
         encoder, decoder: (latents, features); tied at the start, W random of unit norm.
@@ -211,7 +214,15 @@ class SparseAutoencoder(nnx.Module):
     examples = "tokens"
 
     def __init__(
-        self, features: int, latents: int, *, seed: int, aux_weight: float, aux_k: int | None, dead_after: float
+        self,
+        features: int,
+        latents: int,
+        *,
+        seed: int,
+        aux_weight: float = 0.0,
+        aux_k: int | None = None,
+        dead_after: float,
+        rescale: str = "none",
     ):
         if features < 1 or latents < 1:
             raise InputError(f"features and latents must be >= 1, got {features} and {latents}")
@@ -219,6 +230,7 @@ class SparseAutoencoder(nnx.Module):
             raise InputError(f"aux_weight must be >= 0, dead_after > 0, got {aux_weight} and {dead_after}")
         if aux_k is not None and not 1 <= aux_k <= latents:
             raise InputError(f"aux_k must be from 1 to the number of latents, {latents}, got {aux_k}")
+        check_rescaling(rescale, features)
         rows = jax.random.normal(jax.random.key(seed), (latents, features))
         rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
         self.decoder = nnx.Param(rows)
@@ -232,6 +244,7 @@ class SparseAutoencoder(nnx.Module):
         self.aux_weight = aux_weight
         self.aux_k = min(max(features // 2, 1), latents) if aux_k is None else aux_k
         self.dead_after = dead_after
+        self.rescale = rescale
 
     @property
     def latents(self) -> int:
@@ -259,7 +272,7 @@ class SparseAutoencoder(nnx.Module):
             rows.append(np.asarray(x, np.float32)[slice(None) if weights is None else np.asarray(weights) > 0])
         if not rows:
             raise InputError("batches must hold at least one batch")
-        sample = jnp.asarray(np.concatenate(rows))
+        sample = rescale_tokens(jnp.asarray(np.concatenate(rows)), self.rescale)
         self.scale[...] = norm_scale(sample)
         self.decoder_bias[...] = geometric_median(sample) * self.scale[...]
 
@@ -276,17 +289,26 @@ class SparseAutoencoder(nnx.Module):
         x, _ = self._check(x, None)
         return self.activate(self.preactivations(self._scaled(x)))
 
-    def decode(self, z: MatrixLike) -> Float[Array, "tokens features"]:
-        """Tokens from latents."""
+    def decode(self, z: MatrixLike, x: TokensLike | None = None) -> Float[Array, "tokens features"]:
+        """Tokens from latents; with `rescale` the tokens x that they are latents of give the units back.
+
+        Raises InputError where z or x has another shape, and where x is needed and not given.
+        """
         z = check_matrix(z, "z")
         if z.shape[1] != self.latents:
             raise InputError(f"z must have {self.latents} latents, got {z.shape[1]}")
         z = jnp.matmul(z, self.decoder[...], precision=HIGHEST)
-        return (z + self.decoder_bias[...][None]) / self.scale[...]
+        y = (z + self.decoder_bias[...][None]) / self.scale[...]
+        if self.rescale == "none":
+            return y
+        if x is None or np.shape(x) != y.shape:
+            size = "none" if x is None else str(np.shape(x))
+            raise InputError(f"x: rescale is {self.rescale}: decode needs the tokens {y.shape} themselves, got {size}")
+        return restore_tokens(y, jnp.asarray(x).astype(y.dtype), self.rescale)
 
     def __call__(self, x: TokensLike) -> Float[Array, "tokens features"]:
         """Reconstructed tokens."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)
 
     def preactivations(self, scaled: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
         """(s·x − b) Wᵉᵀ + bᵉ."""
@@ -300,7 +322,12 @@ class SparseAutoencoder(nnx.Module):
         """
         x, weights = self._check(x, weights)
         w, keep = token_weights(x, weights)
-        x = self._scaled(jnp.where(keep[:, None], x, 0))
+        return self.token_loss(self._scaled(jnp.where(keep[:, None], x, 0)), w)[:2]
+
+    def token_loss(
+        self, x: Float[Array, "tokens features"], w: Float[Array, "tokens"]
+    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "tokens features"]]:
+        """`loss` of scaled tokens, those of weight 0 set to 0; its metrics; and the scaled reconstruction."""
         out = self.forward(x, w)
         self.fired[...] = out.fired
         n, residual = jnp.sum(w), x - out.reconstruction
@@ -313,7 +340,8 @@ class SparseAutoencoder(nnx.Module):
             total += self.aux_weight * safe_ratio(jnp.sum(w * revived), n)
         spread = jnp.sum(jnp.square(x - weighted_mean(x, w)[None]), axis=1)
         unexplained = safe_ratio(error, safe_ratio(jnp.sum(w * spread), n))
-        return total, {"fvu": unexplained, "l0": safe_ratio(jnp.sum(w * out.active), n), "dead": jnp.mean(dead)}
+        metrics = {"fvu": unexplained, "l0": safe_ratio(jnp.sum(w * out.active), n), "dead": jnp.mean(dead)}
+        return total, metrics, out.reconstruction
 
     def project_gradients(self, gradients: Any) -> Any:
         """Take from the decoder's gradient the part along each row, which would only change its norm."""
@@ -333,14 +361,15 @@ class SparseAutoencoder(nnx.Module):
         """Sums of a batch in use (after training), to be added over batches; errors as `loss`."""
         x, weights = self._check(x, weights)
         z = self.activate(self.preactivations(self._scaled(x)))
-        return token_sums(x, self.decode(z), z, self.decoder_bias[...] / self.scale[...], weights)
+        return token_sums(x, self.decode(z, x), z, self.decoder_bias[...] / self.scale[...], weights)
 
     def summarise(self, sums: Sums) -> Mapping[str, float]:
         """fvu, l0, and dead: the share of latents active in none of the tokens."""
         return {"fvu": float(fvu(sums)), "l0": float(l0(sums)), "dead": float(dead_share(sums))}
 
     def _scaled(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array, "tokens features"]:
-        return jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32)) * self.scale[...]
+        x = jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+        return rescale_tokens(x, self.rescale) * self.scale[...]
 
     def _check(self, x, weights):
         x, weights = check_sequence(x, weights)

@@ -1,9 +1,7 @@
-"""Published sparse autoencoders: tensors under the names of others, and folders of dictionary_learning.
+"""Published sparse autoencoders: tensors under the names of others, and the folders of Gemma Scope and sparsify.
 
-Every conversion here is an identity of real numbers: rows scaled in the encoder and back in the decoder, a bias moved,
-a gate with tied weights written as the threshold it is. They are computed in float64, and only where one is needed.
-
-There the class decides the function, and `dict_class` names it; other entries of config.json are the trainer's.
+Every conversion here is an identity of real numbers: rows scaled in the encoder and back in the decoder, a bias moved.
+They are computed in float64, and only where one is needed.
 """
 
 import dataclasses
@@ -15,18 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from covjax.autoencoders.sparse.kinds import JumpReLU, ReLU, TopK
+from covjax.autoencoders.sparse.gated import Gated
+from covjax.autoencoders.sparse.kinds import BatchTopK, JumpReLU, Matryoshka, ReLU, TopK
+from covjax.autoencoders.sparse.module import SparseAutoencoder
 from covjax.errors import InputError, shown
-from covjax.modelfiles import StoredTensor, read_json, read_npz, read_torch
+from covjax.modelfiles import StoredTensor, read_json, read_npz, read_safetensors
 
 FLOATS = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass
 class Published:
-    """z = act((x − b) Wᵉ + bᵉ), x̂ = z W + b: act is TopK with `k`, JumpReLU with `threshold`, or else ReLU.
+    """z = act((x − b) Wᵉ + bᵉ), x̂ = z W + b; which of the fields below are given decides act.
 
-    Of a negative threshold ReLU∘JumpReLU leaves what threshold 0 does, which takes its place.
+    `gates` (r, b_gate): Gated, bᵉ being the bias of the magnitudes. `batch_threshold` with `k`: BatchTopK, or with
+    `prefixes` Matryoshka. `k` alone: TopK. `threshold`: JumpReLU. None of them: ReLU. Of a negative threshold
+    ReLU∘JumpReLU leaves what threshold 0 does, which takes its place. `rescale` as in
+    `covjax.autoencoders.sparse.rescaling`.
     """
 
     encoder: Float[np.ndarray, "features latents"]
@@ -35,61 +38,68 @@ class Published:
     decoder_bias: Float[np.ndarray, "features"]
     threshold: Float[np.ndarray, "latents"] | None = None
     k: int | None = None
+    gates: tuple[Float[np.ndarray, "latents"], Float[np.ndarray, "latents"]] | None = None
+    batch_threshold: float | None = None
+    prefixes: tuple[int, ...] | None = None
+    rescale: str = "none"
 
     def move_bias(self) -> None:
         """From an encoder that reads x to one that reads x − b."""
-        self.encoder_bias = self.encoder_bias + _wide(self.decoder_bias) @ _wide(self.encoder)
+        shift = _wide(self.decoder_bias) @ _wide(self.encoder)
+        factor: Any = 1.0
+        if self.gates is not None:
+            factor = np.exp(_wide(self.gates[0]))
+            self.gates = self.gates[0], self.gates[1] + shift
+        self.encoder_bias = self.encoder_bias + factor * shift
 
     def scale_latents(self) -> None:
         """From latents that are used as they are to latents times the norms of their decoder's rows, which become 1.
 
-        A row of zeros says nothing in either form; its latent becomes 0.
+        A row of zeros says nothing in either form; its latent becomes 0. A threshold is that of the latents used.
         """
         norms = np.linalg.norm(_wide(self.decoder), axis=1)
         self.encoder, self.encoder_bias = self.encoder * norms, self.encoder_bias * norms
         self.decoder = self.decoder / np.where(norms > 0, norms, 1)[:, None]
-        self.threshold = None if self.threshold is None else self.threshold * norms
 
-    def gate(
-        self,
-        magnitude: Float[np.ndarray, "latents"],
-        gate_bias: Float[np.ndarray, "latents"],
-        magnitude_bias: Float[np.ndarray, "latents"],
-    ) -> None:
-        """From x Wᵉ to the gated latents H(x Wᵉ + b_gate) relu(eʳ ∘ x Wᵉ + b_mag) (Rajamanoharan et al. 2024, Gated).
-
-        The gate is open where the magnitude is over b_mag − eʳ b_gate: a JumpReLU. Raises InputError where eʳ is so
-        small beside b_mag that float32 could not tell the two sides of that threshold apart.
-        """
-        scale = np.exp(_wide(magnitude))
-        if (np.abs(magnitude_bias) > 1e4 * scale).any():
-            raise InputError("r_mag: a magnitude is too small beside its bias to be written as a threshold in float32")
-        self.encoder = _wide(self.encoder) * scale
-        self.encoder_bias = magnitude_bias
-        self.threshold = _wide(magnitude_bias) - scale * gate_bias
-
-    def module(self, source: Path) -> TopK | ReLU | JumpReLU:
+    def module(self, source: Path) -> SparseAutoencoder:
         """The module in float32; its decoder's rows keep their norms in further training.
 
         Raises InputError, naming `source`, where a conversion overflows float32 or k is out of range.
         """
         features, latents = self.encoder.shape
-        module: TopK | ReLU | JumpReLU
-        if self.k is not None:
-            if not 1 <= self.k <= latents:
-                raise InputError(f"{source}: k must be a whole number from 1 to {latents}, got {shown(self.k)}")
-            module = TopK(features, latents=latents, k=self.k)
-        elif self.threshold is not None:
-            module = JumpReLU(features, latents=latents)
-            module.threshold[...] = _single(source, np.maximum(self.threshold, 0))
-        else:
-            module = ReLU(features, latents=latents)
+        if self.k is not None and not 1 <= self.k <= latents:
+            raise InputError(f"{source}: k must be a whole number from 1 to {latents}, got {shown(self.k)}")
+        module = self._empty(features, latents, source)
         module.encoder[...] = _single(source, self.encoder.T)
         module.decoder[...] = _single(source, self.decoder)
         module.encoder_bias[...] = _single(source, self.encoder_bias)
         module.decoder_bias[...] = _single(source, self.decoder_bias)
         module.decoder_norm[...] = jnp.linalg.norm(module.decoder[...], axis=1)
         return module
+
+    def _empty(self, features: int, latents: int, source: Path) -> SparseAutoencoder:
+        """A module of the right kind with all but the four tensors that every kind has."""
+        sizes: dict[str, Any] = {"latents": latents, "rescale": self.rescale}
+        if self.gates is not None:
+            gated = Gated(features, **sizes)
+            gated.log_magnitude[...], gated.gate_bias[...] = (_single(source, gate) for gate in self.gates)
+            _single(source, np.exp(_wide(self.gates[0])))  # a magnitude that overflows is none
+            return gated
+        if self.batch_threshold is not None:
+            sizes["k"] = self.k
+            if self.prefixes is None:
+                batch = BatchTopK(features, **sizes)
+            else:
+                batch = Matryoshka(features, prefixes=self.prefixes, **sizes)
+            batch.threshold[...] = jnp.float32(max(self.batch_threshold, 0))
+            return batch
+        if self.k is not None:
+            return TopK(features, k=self.k, **sizes)
+        if self.threshold is not None:
+            jump = JumpReLU(features, **sizes)
+            jump.threshold[...] = _single(source, np.maximum(self.threshold, 0))
+            return jump
+        return ReLU(features, **sizes)
 
 
 def _wide(array: np.ndarray) -> Float[np.ndarray, "*n"]:
@@ -130,97 +140,6 @@ def take(
     return arrays
 
 
-CLASSES = (
-    "AutoEncoder",
-    "AutoEncoderNew",
-    "AutoEncoderTopK",
-    "BatchTopKSAE",
-    "GatedAutoEncoder",
-    "JumpReluAutoEncoder",
-    "MatryoshkaBatchTopKSAE",
-)
-
-
-def read_dictionary(folder: Path) -> Published:
-    """Read ae.pt as the class that config.json names; in use, with the threshold that BatchTopK has learned.
-
-    Raises InputError for another class, for tensors that are not the class's, and where config.json contradicts them.
-    """
-    file = folder / "config.json"
-    trainer = read_json(file).get("trainer")
-    kind = trainer.get("dict_class") if isinstance(trainer, dict) else None
-    if not isinstance(trainer, dict) or kind not in CLASSES:
-        raise InputError(f"{file}: trainer.dict_class is {shown(kind)}; allowed: {', '.join(CLASSES)}")
-    tensors = read_torch(folder / "ae.pt")
-    matrix = "W_enc" if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE") else "encoder.weight"
-    if matrix not in tensors or len(tensors[matrix].shape) != 2:
-        raise InputError(f"{folder}/ae.pt: there is no matrix {matrix} of {kind}")
-    latents, features = tensors[matrix].shape[:: -1 if matrix == "W_enc" else 1]
-    for name, size in {"activation_dim": features, "dict_size": latents}.items():
-        if trainer.get(name, size) != size:
-            raise InputError(f"{file}: trainer.{name} is {shown(trainer[name])}, but ae.pt has {size}")
-    k = _whole_number(tensors, "k", folder)
-    if k is not None and trainer.get("k", k) != k:
-        raise InputError(f"{file}: trainer.k is {shown(trainer['k'])}, but ae.pt has {k}")
-    groups = tensors.pop("group_sizes", None)
-    if groups is not None and (len(groups.shape) != 1 or int(groups.read().sum()) != latents):
-        raise InputError(f"{folder}/ae.pt: group_sizes do not add up to the {latents} latents")
-    if kind == "AutoEncoderTopK":
-        tensors.pop("threshold", None)  # another way of use, off unless asked for
-        k = trainer.get("k") if k is None else k
-        if type(k) is not int:
-            raise InputError(f"{file}: trainer.k is {shown(k)}, expected a whole number")
-    if "threshold" not in tensors and kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
-        raise InputError(f"{folder}/ae.pt: tensor threshold is missing; without it latents depend on their batch")
-    shapes = _shapes(kind, features, latents)
-    return _convert(kind, take(tensors, shapes, folder / "ae.pt", kind), k)
-
-
-def _shapes(kind: str, features: int, latents: int) -> dict[str, tuple[int, ...]]:
-    linear = {"encoder.weight": (latents, features), "decoder.weight": (features, latents)}
-    plain = {"W_enc": (features, latents), "W_dec": (latents, features), "b_enc": (latents,), "b_dec": (features,)}
-    gates = dict.fromkeys(("r_mag", "gate_bias", "mag_bias"), (latents,))
-    more: dict[str, dict[str, tuple[int, ...]]] = {
-        "AutoEncoder": {**linear, "encoder.bias": (latents,), "bias": (features,)},
-        "AutoEncoderNew": {**linear, "encoder.bias": (latents,), "decoder.bias": (features,)},
-        "AutoEncoderTopK": {**linear, "encoder.bias": (latents,), "b_dec": (features,)},
-        "BatchTopKSAE": {**linear, "encoder.bias": (latents,), "b_dec": (features,), "threshold": ()},
-        "GatedAutoEncoder": {**linear, **gates, "decoder_bias": (features,)},
-        "JumpReluAutoEncoder": {**plain, "threshold": (latents,)},
-        "MatryoshkaBatchTopKSAE": {**plain, "threshold": ()},
-    }
-    return more[kind]
-
-
-def _convert(kind: str, t: dict[str, Any], k: int | None) -> Published:
-    if "W_enc" in t:
-        made = Published(t["W_enc"], t["W_dec"], t["b_enc"], t["b_dec"])
-    else:
-        bias = next(t[name] for name in ("bias", "decoder.bias", "b_dec", "decoder_bias") if name in t)
-        encoder_bias = t["encoder.bias" if "encoder.bias" in t else "mag_bias"]
-        made = Published(t["encoder.weight"].T, t["decoder.weight"].T, encoder_bias, bias)
-    if "threshold" in t:
-        made.threshold = np.broadcast_to(t["threshold"], made.encoder_bias.shape)
-    if kind == "AutoEncoderTopK":
-        made.k = k
-    if kind == "GatedAutoEncoder":
-        made.gate(t["r_mag"], t["gate_bias"], t["mag_bias"])
-    if kind in ("AutoEncoderNew", "JumpReluAutoEncoder"):
-        made.move_bias()
-    if kind in ("GatedAutoEncoder", "JumpReluAutoEncoder"):
-        made.scale_latents()
-    return made
-
-
-def _whole_number(tensors: dict[str, StoredTensor], name: str, folder: Path) -> int | None:
-    stored = tensors.pop(name, None)
-    if stored is None:
-        return None
-    if stored.shape != () or stored.dtype.kind not in "iu":
-        raise InputError(f"{folder}/ae.pt: {name} is {stored.dtype}{list(stored.shape)}, expected one whole number")
-    return int(stored.read())
-
-
 def read_gemma_scope(folder: Path) -> Published:
     """Read params.npz: JumpReLU over x W_enc + b_enc, the input not centred.
 
@@ -240,3 +159,42 @@ def read_gemma_scope(folder: Path) -> Published:
     made = Published(t["W_enc"], t["W_dec"], t["b_enc"], t["b_dec"], threshold=t["threshold"])
     made.move_bias()
     return made
+
+
+# What deciding fields of sparsify's cfg.json must be; the others are the training's.
+SPARSIFY: dict[str, tuple[Any, ...]] = {
+    "activation": ("topk",),
+    "skip_connection": (False,),
+    "transcode": (False,),
+    "signed": (False,),  # of its first versions
+}
+_SPARSIFY_SIZES = ("d_in", "num_latents", "expansion_factor", "k")
+_SPARSIFY_TRAINING = ("normalize_decoder", "multi_topk")
+
+
+def read_sparsify(folder: Path) -> Published:
+    """Read cfg.json and sae.safetensors of EleutherAI's sparsify: TopK of (x − b) Wᵉ + bᵉ.
+
+    Raises InputError, naming the field and its value or the tensor, for a transcoder, a skip connection, another
+    activation, a field that is not known, and tensors that do not fit.
+    """
+    file = folder / "cfg.json"
+    config = read_json(file)
+    for name, value in config.items():
+        allowed = SPARSIFY.get(name)
+        if allowed is not None and not any(type(value) is type(one) and value == one for one in allowed):
+            raise InputError(f"{file}: {name} is {shown(value)}; allowed: {', '.join(map(repr, allowed))}")
+        if allowed is None and name not in (*_SPARSIFY_SIZES, *_SPARSIFY_TRAINING):
+            raise InputError(
+                f"{file}: the field {shown(name, 60)} ({shown(value, 60)}) is not known in sparsify's layout"
+            )
+    sizes = {"expansion_factor": 32, "num_latents": 0} | config
+    for name in _SPARSIFY_SIZES:
+        if type(sizes.get(name)) is not int or sizes[name] < (name != "num_latents"):
+            raise InputError(f"{file}: {name} is {shown(sizes.get(name))}, expected a whole number")
+    features = sizes["d_in"]
+    latents = sizes["num_latents"] or features * sizes["expansion_factor"]
+    shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (latents, features), "encoder.bias": (latents,)}
+    shapes |= {"W_dec": (latents, features), "b_dec": (features,)}
+    t = take(read_safetensors(folder / "sae.safetensors"), shapes, folder, "sparsify")
+    return Published(t["encoder.weight"].T, t["W_dec"], t["encoder.bias"], t["b_dec"], k=sizes["k"])

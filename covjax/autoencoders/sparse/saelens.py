@@ -16,19 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from covjax.autoencoders.sparse.dictionary_learning import read_dictionary
+from covjax.autoencoders.sparse.gated import Gated
 from covjax.autoencoders.sparse.kinds import BatchTopK, JumpReLU, ReLU, TopK
 from covjax.autoencoders.sparse.module import SparseAutoencoder
-from covjax.autoencoders.sparse.published import Published, read_dictionary, read_gemma_scope, take
+from covjax.autoencoders.sparse.published import Published, read_gemma_scope, read_sparsify, take
 from covjax.errors import InputError, shown
-from covjax.modelfiles import read_json, read_safetensors
+from covjax.modelfiles import StoredTensor, read_json, read_safetensors
 
-ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
+# The last two are those of a training that is not finished: SAELens' own finished ones are jumprelu.
+ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")
+BATCH = ("batchtopk", "matryoshka_batchtopk")
+RESCALE = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 TYPES = ("float32", "float16", "bfloat16")
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "architecture": ARCHITECTURES,
     "activation_fn": ("relu", "topk"),
     "apply_b_dec_to_input": (True, False),
-    "normalize_activations": ("none", None, False),
+    "normalize_activations": ("none", None, False, *RESCALE),
     "reshape_activations": ("none", None, "hook_z"),  # hook_z: the heads' widths side by side, which tokens here are
     "rescale_acts_by_decoder_norm": (True, False, None),
     "finetuning_scaling_factor": (True, False, None),
@@ -41,8 +46,17 @@ REASONS: dict[str, dict[Any, str]] = {
         "(fold_activation_norm_scaling_factor) and save again",
         True: "the mean norm it divides by is not in the folder; fold it in with SAELens "
         "(fold_activation_norm_scaling_factor) and save again",
-        "layer_norm": "every token is rescaled by its own numbers, which no weights can hold",
-        "constant_norm_rescale": "every token is rescaled by its own norm, which no weights can hold",
+        "covariance_whitening": "the mean and matrix it whitens by are not in the folder; fold them in with SAELens "
+        "(fold_activation_whitening) and save again",
+    },
+    "architecture": {
+        **dict.fromkeys(
+            ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
+            "it does not give back the tokens that it reads",
+        ),
+        "matching_pursuit": "its latents are chosen one after the other",
+        "temporal": "its latents depend on the tokens before",
+        "abstopk": "its latents may be negative",
     },
     "activation_fn": {"tanh-relu": "there is no module with that function"},
 }
@@ -61,6 +75,8 @@ BOOKKEEPING = frozenset((
     "lr_scheduler_name", "lr_warm_up_steps", "lr_decay_steps", "n_restart_cycles", "feature_sampling_window",
     "feature_sampling_method", "feature_reinit_scale", "resample_batches", "dead_feature_window",
     "dead_feature_threshold", "dead_feature_estimation_method", "jumprelu_init_threshold", "jumprelu_bandwidth",
+    "jumprelu_sparsity_loss_mode", "jumprelu_tanh_scale", "jumprelu_ste_to_input", "pre_act_loss_coefficient",
+    "target_l0", "topk_threshold_lr", "use_sparse_activations", "use_matryoshka_aux_loss", "matryoshka_widths",
     "n_eval_batches", "eval_batch_size_prompts", "eval_every_n_wandb_logs", "run_name", "n_checkpoints",
     "checkpoint_path", "neuronpedia_id", "model_kwargs", "model_name", "model_class_name",
     "model_from_pretrained_kwargs", "sae_lens_version", "sae_lens_training_version", "hook_name", "hook_layer",
@@ -86,6 +102,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     if "activation_fn" in config and config["activation_fn"] is None:
         del config["activation_fn"]
     config.setdefault("architecture", "standard")
+    _check(path, "architecture", config["architecture"])  # before the fields that only others have
     for name, value in config.items():
         if name in ALLOWED:
             _check(path, name, value)
@@ -129,7 +146,7 @@ def _choose_activation(path: Path, config: dict[str, Any]) -> None:
         return
     if architecture == "standard" and config.get("k") is not None:
         raise InputError(f"{path}: k is {shown(config['k'])}, but activation_fn is relu")
-    if config.get("rescale_acts_by_decoder_norm"):
+    if config.get("rescale_acts_by_decoder_norm") and architecture not in BATCH:
         raise InputError(f"{path}: rescale_acts_by_decoder_norm is True; allowed with topk alone, got {architecture}")
 
 
@@ -137,7 +154,9 @@ WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 
 
 def save_saelens(folder: str | Path, module: SparseAutoencoder, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a folder. TopK becomes "topk", ReLU "standard"; JumpReLU, BatchTopK and Matryoshka become "jumprelu".
+    """Write a folder of SAELens 6.
+
+    TopK becomes "topk", ReLU "standard", Gated "gated"; JumpReLU, BatchTopK and Matryoshka become "jumprelu".
 
     `metadata` (model_name, hook_name, …) goes into cfg.json under that name.
     Raises InputError where the folder cannot be written or there is no such architecture in that layout.
@@ -150,11 +169,16 @@ def save_saelens(folder: str | Path, module: SparseAutoencoder, metadata: Mappin
         "b_dec": np.asarray(module.decoder_bias[...]) / scale,
     }
     config: dict[str, Any] = {"d_in": module.features, "d_sae": module.latents, "dtype": "float32", "device": "cpu"}
-    config |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
+    theirs = {own: name for name, own in RESCALE.items()}.get(module.rescale, "none")
+    config |= {"apply_b_dec_to_input": True, "normalize_activations": theirs, "reshape_activations": "none"}
     if isinstance(module, TopK):
         config |= {"architecture": "topk", "k": module.k, "rescale_acts_by_decoder_norm": False}
     elif isinstance(module, ReLU):
         config["architecture"] = "standard"
+    elif isinstance(module, Gated):
+        config["architecture"] = "gated"
+        tensors["b_mag"] = tensors.pop("b_enc")
+        tensors |= {"b_gate": np.asarray(module.gate_bias[...]), "r_mag": np.asarray(module.log_magnitude[...])}
     elif isinstance(module, (JumpReLU, BatchTopK)):
         config["architecture"] = "jumprelu"
         tensors["threshold"] = np.broadcast_to(np.asarray(module.threshold[...]), (module.latents,))
@@ -173,25 +197,34 @@ def save_saelens(folder: str | Path, module: SparseAutoencoder, metadata: Mappin
         raise InputError(f"{folder}: cannot be written: {error}") from None
 
 
-def load_saelens(folder: str | Path) -> TopK | ReLU | JumpReLU:
-    """Read a published sparse autoencoder: a folder of SAELens 3 to 6, of dictionary_learning or of Gemma Scope.
+LAYOUTS = {
+    "sae_weights.safetensors": (CONFIG,),
+    "sae.safetensors": (CONFIG,),
+    "ae.pt": ("config.json",),
+    "params.npz": (),
+}  # the file of the tensors, and what else belongs to it
 
-    SAELens (cfg.json, sae_weights.safetensors): the architectures standard, topk, jumprelu and gated, in float32,
-    float16 or bfloat16. dictionary_learning (ae.pt, config.json): all classes but crosscoders. Gemma Scope:
-    params.npz. Scales, decoder norms, a gate and the bias of an input that is not centred are folded into the tensors,
-    in float64: the latents are those of the library that wrote the folder, up to rounding. The decoder's rows keep
-    their norms in further training.
+
+def load_saelens(folder: str | Path) -> SparseAutoencoder:
+    """Read a published sparse autoencoder: a folder of SAELens, dictionary_learning, sparsify or Gemma Scope.
+
+    SAELens 3 to 6 (cfg.json, sae_weights.safetensors): the architectures standard, topk, jumprelu and gated, and the
+    checkpoints of batchtopk and matryoshka_batchtopk, which become JumpReLU as there; tokens rescaled by layer norm or
+    to a constant norm. dictionary_learning (ae.pt, config.json): all classes but crosscoders. sparsify (cfg.json,
+    sae.safetensors): topk. Gemma Scope: params.npz. float32, float16 or bfloat16. Scales, decoder norms and the bias of
+    an input that is not centred are folded into the tensors, in float64: the latents are those of the library that
+    wrote the folder, up to rounding. The decoder's rows keep their norms in further training.
 
     Raises InputError, naming the tensor and its shape or the field and its value, for a missing, extra, misshapen or
     non-finite tensor, for settings that do something else, and for a field that is not known.
     """
     folder = Path(folder)
-    readers = {CONFIG: _read_saelens, "ae.pt": read_dictionary, "params.npz": read_gemma_scope}
-    for name, read in readers.items():
-        if (folder / name).is_file():
+    readers = (_read_saelens, read_sparsify, read_dictionary, read_gemma_scope)
+    for file, read in zip(LAYOUTS, readers, strict=True):
+        if (folder / file).is_file():
             with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused at the end
                 return read(folder).module(folder)
-    raise InputError(f"{folder / CONFIG}: cannot be read: no such file, nor ae.pt or params.npz")
+    raise InputError(f"{folder}: no autoencoder: no such file as {', '.join(LAYOUTS)}")
 
 
 def _read_saelens(folder: Path) -> Published:
@@ -206,6 +239,7 @@ def _read_saelens(folder: Path) -> Published:
         shapes["b_enc"] = (latents,)
     if architecture == "jumprelu":
         shapes["threshold"] = (latents,)
+    threshold = _batch_threshold(tensors, folder) if architecture in BATCH else None
     # Written for a time with every autoencoder, as ones; in use where the field says so.
     factor = next((name for name in ("scaling_factor", "finetuning_scaling_factor") if name in tensors), None)
     if factor or fields["finetuning_scaling_factor"]:
@@ -213,8 +247,11 @@ def _read_saelens(folder: Path) -> Published:
     t = take(tensors, shapes, folder, f"architecture {architecture}")
     made = Published(t["W_enc"], t["W_dec"], t["b_mag" if architecture == "gated" else "b_enc"], t["b_dec"])
     made.threshold, made.k = t.get("threshold"), fields["k"] if fields["activation_fn"] == "topk" else None
+    made.rescale = RESCALE.get(fields.get("normalize_activations") or "none", "none")
+    if threshold is not None:
+        made.threshold = np.full(latents, threshold)
     if architecture == "gated":
-        made.gate(t["r_mag"], t["b_gate"], t["b_mag"])
+        made.gates = t["r_mag"], t["b_gate"]
     if not fields["apply_b_dec_to_input"]:
         made.move_bias()
     if fields["rescale_acts_by_decoder_norm"]:
@@ -224,3 +261,14 @@ def _read_saelens(folder: Path) -> Published:
             raise InputError(f"{folder}: tensor {factor} is not all ones, but finetuning_scaling_factor is off")
         made.decoder = np.asarray(made.decoder, np.float64) * t[factor][:, None]
     return made
+
+
+def _batch_threshold(tensors: dict[str, StoredTensor], folder: Path) -> float:
+    stored = tensors.pop("topk_threshold", None)
+    if stored is None or stored.shape != () or stored.dtype.name not in (*TYPES, "float64"):
+        was = "missing" if stored is None else f"{stored.dtype}{list(stored.shape)}"
+        raise InputError(f"{folder}: topk_threshold is {was}, expected one number: what is active without a batch")
+    value = float(stored.read())
+    if not np.isfinite(value):
+        raise InputError(f"{folder}: topk_threshold is {value}, expected a finite number")
+    return value
