@@ -20,7 +20,6 @@ import ml_dtypes
 import numpy as np
 
 from covjax.errors import InputError, shown
-from covjax.extras import need
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -67,6 +66,7 @@ SAFETENSORS |= {f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": ml_dtypes.bfloat16}
 STORAGES |= {"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1"}
 STORAGES |= {"ByteStorage": "u1", "BoolStorage": "?"}
+LEGACY = (0x1950A86A20F9469CFC6C, 1001)  # the mark and version of PyTorch's format before the zip
 LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
 
 
@@ -172,7 +172,7 @@ def read_torch(file: Path) -> dict[str, StoredTensor]:
 def read_torch_values(file: Path) -> Any:
     """Read what `torch.save` wrote: dictionaries, lists, texts, numbers and tensors; no code of the file is run.
 
-    The zip format (since PyTorch 1.6) is read without PyTorch, the older one by PyTorch. Raises InputError for a
+    The zip format (since PyTorch 1.6) and the one before it are both read without PyTorch. Raises InputError for a
     damaged file and for objects of other kinds; reading a tensor that is larger than what the file stores of it (a
     repeating view) is refused then.
     """
@@ -188,7 +188,9 @@ def read_torch_values(file: Path) -> Any:
             order = pickled.removesuffix("data.pkl") + "byteorder"
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise ValueError("its numbers are big-endian; load and save it on a machine of today")
-            return _Unpickler(file, archive, pickled.removesuffix("data.pkl")).load()
+            folder = pickled.removesuffix("data.pkl")
+            storages = functools.partial(_zip_storage, file, archive, folder)
+            return _Unpickler(io.BytesIO(archive.read(pickled)), storages).load()
     except InputError:
         raise
     except Exception as error:  # a damaged or foreign pickle: zipfile and pickle raise many types
@@ -198,7 +200,7 @@ def read_torch_values(file: Path) -> Any:
 
 class _Storage(NamedTuple):
     file: Path
-    entry: str
+    read: Callable[[], bytes]
     dtype: np.dtype
     size: int  # numbers
 
@@ -206,9 +208,9 @@ class _Storage(NamedTuple):
 class _Unpickler(pickle.Unpickler):
     """Builds ordered dictionaries of tensors and refuses every other class or function that a pickle names."""
 
-    def __init__(self, file: Path, archive: zipfile.ZipFile, folder: str):
-        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
-        self.file, self.archive, self.folder = file, archive, folder
+    def __init__(self, stream: io.BufferedIOBase, storages: Callable[[str, np.dtype, int], _Storage]):
+        super().__init__(stream)
+        self.storages = storages
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -222,11 +224,64 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
 
     def persistent_load(self, key: Any) -> _Storage:
-        kind, dtype, number, _, size = key
-        entry = self.archive.getinfo(f"{self.folder}data/{number}")
-        if kind != "storage" or entry.compress_type != zipfile.ZIP_STORED or entry.file_size != size * dtype.itemsize:
-            raise pickle.UnpicklingError(f"storage {number} is {entry.file_size} bytes, expected {size} × {dtype}")
-        return _Storage(self.file, entry.filename, dtype, size)
+        kind, dtype, number, _, size, *view = key
+        if kind != "storage" or not isinstance(number, str) or type(size) is not int or size < 0 or any(view):
+            raise pickle.UnpicklingError(f"{shown(str(key), 60)} is no storage of tensors")
+        return self.storages(number, dtype, size)
+
+
+def _zip_storage(
+    file: Path, archive: zipfile.ZipFile, folder: str, number: str, dtype: np.dtype, size: int
+) -> _Storage:
+    """A storage of the zip format, which is an entry of its own."""
+    entry = archive.getinfo(f"{folder}data/{number}")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != size * dtype.itemsize:
+        raise pickle.UnpicklingError(f"storage {number} is {entry.file_size} bytes, expected {size} × {dtype}")
+    return _Storage(file, functools.partial(_read_entry, file, entry.filename), dtype, size)
+
+
+def _read_entry(file: Path, entry: str) -> bytes:
+    with zipfile.ZipFile(file) as archive:
+        return archive.read(entry)
+
+
+def _read_legacy(file: Path) -> Any:
+    """What the format before PyTorch 1.6 holds: pickles in a row, and then the storages in the order of their names.
+
+    They are a mark, a version, the machine's byte order, the value, and the names.
+    """
+    storages: dict[str, _Storage] = {}
+    places: dict[str, int] = {}
+
+    def storage(number: str, dtype: np.dtype, size: int) -> _Storage:
+        def read() -> bytes:
+            with open(file, "rb") as again:
+                again.seek(places[number])
+                return again.read(size * dtype.itemsize)
+
+        made = storages.setdefault(number, _Storage(file, read, dtype, size))
+        if (made.dtype, made.size) != (dtype, size):
+            raise pickle.UnpicklingError(f"storage {number} is {made.size} × {made.dtype}, and {size} × {dtype}")
+        return made
+
+    end = file.stat().st_size
+    with open(file, "rb") as stream:
+        mark, version = _Unpickler(stream, storage).load(), _Unpickler(stream, storage).load()
+        if (mark, version) != LEGACY:
+            raise ValueError("it begins like no file of torch.save")
+        if not _Unpickler(stream, storage).load()["little_endian"]:
+            raise ValueError("its numbers are big-endian; load and save it on a machine of today")
+        value, names = _Unpickler(stream, storage).load(), _Unpickler(stream, storage).load()
+        if sorted(names) != sorted(storages):
+            raise ValueError("its list of storages is another than that of its tensors")
+        for name in names:
+            size, places[name] = int.from_bytes(stream.read(8), "little"), stream.tell()
+            if size != storages[name].size:
+                raise ValueError(f"storage {name} is {size} numbers, expected {storages[name].size}")
+            stream.seek(size * storages[name].dtype.itemsize, io.SEEK_CUR)
+        if stream.tell() != end:
+            raise ValueError(f"it has {end} bytes, expected {stream.tell()}")
+    return value
 
 
 def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> StoredTensor:
@@ -241,8 +296,7 @@ def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tu
 def _read_strided(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     check_view(storage.file, shape, storage.size)
     try:
-        with zipfile.ZipFile(storage.file) as archive:
-            numbers = np.frombuffer(archive.read(storage.entry), storage.dtype)
+        numbers = np.frombuffer(storage.read(), storage.dtype)
     except Exception as error:  # a flipped bit shows in the check sum
         what = shown(str(error), 150)[1:-1]
         raise InputError(f"{storage.file}: not a state dict of tensors: {type(error).__name__}: {what}") from None
@@ -254,27 +308,6 @@ def check_view(file: Path, shape: tuple[int, ...], size: int) -> None:
     """Refuse a tensor with more numbers than the `size` that its file stores of it: a small file may ask for much."""
     if math.prod(shape) > size:
         raise InputError(f"{file}: a tensor of shape {tuple(shape)} repeats the {size} numbers that are stored of it")
-
-
-def _read_legacy(file: Path) -> Any:
-    torch = need("torch", "parity", f"{file}: this format of PyTorch")
-    return _stored(file, torch, torch.load(file, map_location="cpu", weights_only=True))
-
-
-def _stored(file: Path, torch: Any, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _stored(file, torch, each) for name, each in value.items()}
-    if not isinstance(value, torch.Tensor):
-        return value
-    dtype = np.dtype(ml_dtypes.bfloat16 if value.dtype == torch.bfloat16 else str(value.dtype).split(".")[-1])
-    tensor = value.detach()
-    return StoredTensor(tuple(tensor.shape), dtype, functools.partial(_from_torch, file, tensor, dtype))
-
-
-def _from_torch(file: Path, tensor: Any, dtype: np.dtype) -> np.ndarray:
-    check_view(file, tuple(tensor.shape), tensor.untyped_storage().nbytes() // dtype.itemsize)
-    # NumPy has no bfloat16 of its own, and PyTorch does not know ml_dtypes'.
-    return tensor.float().numpy().astype(dtype) if dtype == ml_dtypes.bfloat16 else tensor.contiguous().numpy()
 
 
 def _plain(name: str) -> str:

@@ -1,5 +1,6 @@
 """The real data sets as tables: the draw by hand, every table whole, honest and the same each time."""
 
+import dataclasses
 import gzip
 import itertools
 from collections import Counter
@@ -7,11 +8,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from covjax.activations import read_activations
+from covjax.comparison.compare import compare
 from covjax.data import check_splits, read_table
+from covjax.data.audio import read_recordings
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
-from covjax.sources import SOURCES, dna, write_source
+from covjax.sources import SOURCES, dna, speech, tokens_path, write_source
 from covjax.sources.draw import Row, draw, kmers, without_copies, word_runs
+from covjax.tasks.configs import TASK_CONFIGS
+from tests.test_audio import archive, wav
 
 
 def rows_of(group_sizes, held_out=()):
@@ -72,7 +78,7 @@ def test_copies_that_disagree_are_all_left_out(capsys):
 
 
 def test_bad_source_arguments(tmp_path):
-    with pytest.raises(InputError, match="source: 'gp' is not one of go, deeploc"):
+    with pytest.raises(InputError, match="source: 'gp' is not one of go, ec, deeploc"):
         write_source("gp", tmp_path / "x.csv.gz", tmp_path)
     with pytest.raises(InputError, match=r"must end in .csv.gz"):
         write_source("go", tmp_path / "x.csv", tmp_path)
@@ -97,6 +103,10 @@ def test_bad_source_arguments(tmp_path):
             ">a\nMK\n>a\nMK\n>b\nML\n",
             "line 5: not as published",
         ),
+        ("ec", "protein/ec_split10.tsv.gz", "id\tec\tsequence\nP1\t1.2.n.1\tMK\n", "line 2: not as published"),
+        ("ec", "protein/ec_split10.tsv.gz", "id\tec\tsequence\nP1\t1.2.3\tMK\n", "line 2: not as published"),
+        ("rna_degradation", "rna/degscore.tsv.gz", "id\tsequence\n1\tACGU\n", "line 1: not as published"),
+        ("spoken_speakers", "audio/spoken_digits.tar.gz", "words", "cannot be read as a tar archive"),
         ("mnase", "tracks/yeast_chrII_0_600kb_mnase.npz", "PK", "cannot be read"),
     ],
 )
@@ -118,6 +128,7 @@ PIECES = {  # what no two sides of a split have in common
         ("mnase", *(f"mnase_{window}" for window in dna.WINDOWS)), lambda s: kmers(s, 32, both_strands=True)
     ),
     "terminator": lambda s: kmers(s[dna.START : -dna.END], 20),
+    "rna_degradation": lambda s: {s},  # relatives share pieces, but not 30 % of them
     "trec": lambda s: word_runs(s, 8),
     "subj": lambda s: word_runs(s, 8),
     "sentiment": lambda s: word_runs(s, 8),
@@ -128,8 +139,10 @@ PIECES = {  # what no two sides of a split have in common
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_table_is_honest_and_within_its_sizes(shared_dir, tmp_path, name):
     path = write_source(name, tmp_path / f"{name}.csv.gz", shared_dir)
-    assert list(tmp_path.iterdir()) == [path]  # nothing partial is left
-    data = read_table(path)
+    has_tokens = SOURCES[name].tokens is not None
+    files = {path, tokens_path(path)} if has_tokens else {path}
+    assert set(tmp_path.iterdir()) == files  # nothing partial is left
+    data = read_table(path, needs_sequence=not has_tokens)
     check_splits(data)  # groups and sequences on one side, every label with both outcomes in every split
     for split, size in zip(SPLITS, SOURCES[name].sizes):
         assert size / 4 < len(data.rows(split)) <= size
@@ -141,6 +154,162 @@ def test_every_table_is_honest_and_within_its_sizes(shared_dir, tmp_path, name):
         for one, other in itertools.combinations(sides, 2):
             assert one
             assert not one & other
+
+
+def table_file(shared, name, header, rows):
+    path = shared / "data" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress("\n".join(["\t".join(each) for each in (header, *rows)]).encode()))
+    return shared
+
+
+def test_enzymes_have_all_their_third_level_classes(tmp_path, rng):
+    def protein(length):
+        return "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), length))
+
+    rows = [[f"P{i}", ("1.1.1.1", "2.7.11.n2", "1.1.1.2;2.7.11.1;1.1.1.3")[i % 3], protein(60)] for i in range(150)]
+    rows += [["short", "1.1.1.1", protein(49)], ["long", "1.1.1.1", protein(1001)], ["rare", "7.1.1.1", protein(80)]]
+    rows.append(["relative", "1.1.1.1", rows[0][2][:55]])
+    shared = table_file(tmp_path, "protein/ec_split10.tsv.gz", ["id", "ec", "sequence"], rows)
+    data = read_table(write_source("ec", tmp_path / "ec.csv.gz", shared, (100, 30, 30)))
+    assert data.task == "multilabel"
+    assert data.target_names == ("1.1.1", "2.7.11")
+    place = {name: i for i, name in enumerate(data.ids)}
+    assert not {"short", "long"} & set(place)
+    expected = {"0": [1, 0], "1": [0, 1], "2": [1, 1]}
+    for name in data.ids:
+        if name[0] == "P":
+            assert data.targets[place[name]].tolist() == expected[str(int(name[1:]) % 3)]
+    if {"P0", "relative"} <= set(place):
+        assert data.groups[place["relative"]] == data.groups[place["P0"]]
+    if "rare" in place:
+        assert not data.targets[place["rare"]].any()
+
+
+def test_rna_is_written_in_dna_letters_with_its_structure(tmp_path, rng, capsys):
+    rows = []
+    for i in range(60):
+        sequence = "GGAAA" + "".join(rng.choice(list("ACGU"), 20)) + "AAAAGAAACAACAACAACAAC"
+        profile = rng.uniform(0, 2, 10)
+        text = ";".join(f"{value:.4f}" for value in profile)
+        rows.append([f"r{i}", sequence, "((...))" + "." * 39, f"{profile.mean():.4f}", text, text])
+    header = ["id", "sequence", "structure", "k_deg_per_hour", "reactivity", "deg_50C"]
+    shared = table_file(tmp_path, "rna/degscore.tsv.gz", header, rows)
+    path = write_source("rna_degradation", tmp_path / "rna.csv.gz", shared, (30, 15, 15))
+    assert "U of RNA is written as T" in capsys.readouterr().out
+    data = read_table(path)
+    sequence_of = {row[0]: row[1] for row in rows}
+    assert [each.replace("T", "U") for each in data.sequences] == [sequence_of[name] for name in data.ids]
+    assert not any("U" in each for each in data.sequences)
+    assert data.targets.shape == (60, 3)
+    np.testing.assert_allclose(data.targets[:, 0], data.targets[:, 1], atol=1e-4)
+    np.testing.assert_allclose(data.targets[:, 1], data.targets[:, 2])
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    assert lines[0].split(",")[5:] == ["paired", "hairpin", "bulge", "interior", "multiloop", "exterior"]
+    np.testing.assert_allclose(
+        [float(x) for x in lines[1].split(",")[5:]], np.array([4, 3, 0, 0, 0, 39]) / 46, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["r", "ACGT", "....", "1", "1;2", "1;2"], "line 2: not as published: \"letters \\['T'\\] in an RNA"),
+        (["r", "ACGU", "...", "1", "1;2", "1;2"], "line 2: not as published: 'a structure of 3"),
+        (["r", "ACGU", "...)", "1", "1;2", "1;2"], "structure: '\\)' at position 4 closes no pair"),
+        (["r", "ACGU", "....", "fast", "1;2", "1;2"], "line 2: not as published"),
+    ],
+)
+def test_an_rna_that_is_not_as_published_is_refused(tmp_path, cells, message):
+    header = ["id", "sequence", "structure", "k_deg_per_hour", "reactivity", "deg_50C"]
+    shared = table_file(tmp_path, "rna/degscore.tsv.gz", header, [cells])
+    with pytest.raises(InputError, match=message):
+        write_source("rna_degradation", tmp_path / "rna.csv.gz", shared)
+
+
+def spoken(shared, rng):
+    """Two recordings of every digit by every speaker: tones, whose height is the digit and whose noise the speaker."""
+    path = shared / "data" / "audio" / "spoken_digits.tar.gz"
+    path.parent.mkdir(parents=True)
+    files = {}
+    for digit, (number, speaker), take in itertools.product(range(10), enumerate(speech.SPEAKERS), range(2)):
+        tone = np.sin(2 * np.pi * (200 + 150 * digit) * np.arange(1200 + 80 * take) / 8000)
+        sound = 0.3 * tone + rng.normal(0, 0.01 * (1 + number), len(tone))
+        files[f"{digit}_{speaker}_{take}.wav"] = wav(np.clip(sound * 32768, -32768, 32767).astype("<i2").tobytes())
+    archive(path, files)
+    return shared
+
+
+def test_every_speaker_is_the_test_once_and_no_digit_is_on_two_sides(tmp_path, rng):
+    shared, tested = spoken(tmp_path, rng), []
+    for name in speech.DIGIT_TABLES:
+        data = read_table(write_source(name, tmp_path / f"{name}.csv.gz", shared), needs_sequence=False)
+        sides = {split: {data.ids[i].split("_")[1] for i in data.rows(split)} for split in SPLITS}
+        assert [len(sides[split]) for split in SPLITS] == [3, 1, 1]
+        assert sides["test"] == {name.removeprefix("spoken_digits_")}
+        assert len(data) == 100
+        assert not sides["validation"] & (sides["train"] | sides["test"])
+        digit_of = {str(number): word for number, word in enumerate(speech.DIGITS)}
+        words = [data.target_names[j] for j in data.targets.argmax(1)]
+        assert words == [digit_of[each[0]] for each in data.ids]
+        tested += sides["test"]
+    assert sorted(tested) == sorted(speech.SPEAKERS)
+    data = read_table(write_source("spoken_speakers", tmp_path / "s.csv.gz", shared), needs_sequence=False)
+    assert [{data.ids[i][0] for i in data.rows(split)} for split in SPLITS] == [set("012345"), set("67"), set("89")]
+    assert [data.target_names[j] for j in data.targets.argmax(1)] == [each.split("_")[1] for each in data.ids]
+    given = read_activations(tmp_path / "s.npz")
+    assert set(given.ids) == set(data.ids)
+    assert given.features == 40
+    assert sorted(set(given.lengths.tolist())) == [13, 14]
+
+
+def test_a_new_speaker_joins_and_an_absent_one_or_a_strange_name_is_refused(tmp_path, rng):
+    path = spoken(tmp_path, rng) / "data" / "audio" / "spoken_digits.tar.gz"
+    files = {f"{r.name}.wav": wav((r.samples * 32768).astype("<i2").tobytes()) for r in read_recordings(path)}
+    archive(path, files | {name.replace("lucas", "theo"): sound for name, sound in files.items()})
+    rows = SOURCES["spoken_digits_yweweler"].build(tmp_path, (900, 900, 900))
+    assert Counter(row.split for row in rows) == {"train": 80, "validation": 20, "test": 20}
+    assert {row.id.split("_")[1] for row in rows if row.split == "validation"} == {"theo"}
+    archive(path, {name: sound for name, sound in files.items() if "lucas" not in name})
+    with pytest.raises(InputError, match="no recording of lucas, but of george, jackson, nicolas, yweweler"):
+        SOURCES["spoken_digits_lucas"].build(tmp_path, (9, 9, 9))
+    archive(path, files | {"george.wav": files["0_george_0.wav"]})
+    with pytest.raises(InputError, match="'george': not as published, DIGIT_SPEAKER_NUMBER.wav"):
+        SOURCES["spoken_speakers"].build(tmp_path, (9, 9, 9))
+
+
+def test_samples_of_every_split_are_the_same_each_time(tmp_path, rng):
+    shared = spoken(tmp_path, rng)
+    first = write_source("spoken_speakers", tmp_path / "a.csv.gz", shared, (40, 15, 16))
+    second = write_source("spoken_speakers", tmp_path / "b.csv.gz", shared, (40, 15, 16))
+    assert first.read_bytes() == second.read_bytes()
+    assert tokens_path(first).read_bytes() == tokens_path(second).read_bytes()
+    data = read_table(first, needs_sequence=False)
+    assert Counter(data.splits.tolist()) == {"train": 40, "validation": 15, "test": 16}
+    assert set(read_activations(tokens_path(first)).ids) == set(data.ids)
+
+
+def test_a_comparison_makes_table_and_frames_of_a_source(tmp_path, rng, monkeypatch):
+    monkeypatch.setenv("COVJAX_SHARED", str(spoken(tmp_path, rng)))
+    config = dataclasses.replace(
+        TASK_CONFIGS["spoken_digits"](),
+        output=str(tmp_path / "run"),
+        rows=("mean", "covariance"),
+        probes=("ridge",),
+        resamples=100,
+        trained=(),
+        ranks=(),
+    )
+    results = compare(config)
+    assert [results.sizes[split] for split in SPLITS] == [60, 20, 20]
+    values = [row.probes["ridge"].test["mcc"].value for row in results.rows]
+    assert values[0] > 0.9  # a tone is a mean
+    tokens_path(tmp_path / "run" / "spoken_digits_george.csv.gz").unlink()
+    again = compare(config)  # the file is made again, and the results are reused
+    assert [row.probes["ridge"].test["mcc"].value for row in again.rows] == values
+    assert again.test_looks == 1
+    with pytest.raises(InputError, match="encoder: 'unirep-256' beside activations"):
+        compare(dataclasses.replace(config, encoder="unirep-256", output=str(tmp_path / "other")))
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from tests import structure
 # comparison, and its tables in files; pairs (their table, tokens and recipes); probes that are not linear; PageRank
 # weights; a language model's windows, loss and training; autoencoders by name and of more libraries, gated, p-annealed
 # and moment-aware ones, tokens rescaled by their own numbers.
+# weights; a language model's windows, loss and training; other domains: log-mel energies, recordings, structures of
+# RNA, sources of RNA and speech, an LSTM of sound.
 MOST_FILES = 224
 MOST_LINES = 400
 # `python -m eval.compare --suite` is an old spelling of `covjax tasks`.

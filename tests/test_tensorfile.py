@@ -1,6 +1,8 @@
 """JSON and tensors in damaged, odd and hostile files: one line that names the file, nothing large in memory."""
 
 import json
+import os
+import pickle
 import struct
 
 import numpy as np
@@ -113,3 +115,34 @@ def test_pytorchs_formats_are_read_and_strides_that_ask_for_gigabytes_refused(tm
     np.testing.assert_array_equal(tensors["a"].read(), base.numpy())
     with pytest.raises(InputError, match=r"\(1048576, 1048576\) repeats the 1 numbers"):
         tensors["huge"].read()
+
+
+class Runs:
+    """What a hostile pickle asks for."""
+
+    def __reduce__(self):
+        return os.getcwd, ()
+
+
+def test_a_damaged_or_hostile_file_of_the_older_format_is_one_line(tmp_path):
+    torch = pytest.importorskip("torch")
+    file = tmp_path / "m.pt"
+    torch.save({"a": torch.arange(6.0), "b": torch.arange(4)}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    np.testing.assert_array_equal(read_torch(file)["b"].read(), np.arange(4))
+    mark = whole[: whole.index(b"\x80\x02", 2)]
+    cases = {
+        whole[:-1]: "bytes, expected",
+        whole + b"x": "bytes, expected",
+        whole[:90]: "not a state dict of tensors: ",
+        mark * 5: "it begins like no file of torch.save",
+        whole.replace(b"little_endian", b"little_ending"): "'little_endian'",
+        mark + pickle.dumps(Runs(), 2) + whole[len(mark) :]: "getcwd is not allowed",
+        whole.replace(b"FloatStorage", b"OtherStorage"): "torch.OtherStorage is not allowed",
+    }
+    for content, message in cases.items():
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            read_torch(file)
+        assert str(file) in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, silence, visible
 from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.recipes import Recipe
-from covjax.sources import write_source
+from covjax.sources import SOURCES, tokens_path, write_source
 
 RUN = "covjax compare"
 FITTED = ("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/")
@@ -116,7 +116,10 @@ def _compare(
 ) -> Results:
     start, output = time.monotonic(), folder.path
     check_folder(output)
-    table, is_encoded = config.data or _source_table(config, output), activations is None and not config.activations
+    table, tokens_file = (config.data, "") if config.data else _source_table(config, output)
+    if activations is None and not config.activations:
+        config = dataclasses.replace(config, activations=tokens_file)
+    is_encoded = activations is None and not config.activations
     data = read_table(table, config.task, **config.table_options, needs_sequence=is_encoded)
     if config.protocol == RETRIEVAL and data.partners:
         raise InputError("protocol: retrieval of pairs is not defined; compare them with --protocol probes")
@@ -218,13 +221,17 @@ def _identity(
     return features | probes | {"rows": {row.name: repr(row) for row in rows}}
 
 
-def _source_table(config: CompareConfig, output: Path) -> Path:
-    """The built-in data set as a table in the output folder, made once; its name says which and how large."""
+def _source_table(config: CompareConfig, output: Path) -> tuple[Path, str]:
+    """The built-in data set as a table in the output folder, and its file of tokens ("": it has sequences).
+
+    Both are made once; the name says which data set and how large.
+    """
     path = output / f"{'-'.join([config.source, *map(str, config.sizes)])}.csv.gz"
-    if is_first() and not path.is_file():
+    has_tokens = config.source in SOURCES and SOURCES[config.source].tokens is not None
+    if is_first() and not (path.is_file() and (tokens_path(path).is_file() or not has_tokens)):
         write_source(config.source, path, os.environ.get("COVJAX_SHARED", "../shared"), config.source_sizes)
     wait()
-    return path
+    return path, str(tokens_path(path)) if has_tokens else ""
 
 
 def _complete_results(path: Path, manifest: dict[str, Any]) -> Results | None:

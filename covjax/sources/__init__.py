@@ -4,31 +4,40 @@ import csv
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from covjax.data import check_splits, read_table
+from covjax.data.audio import write_arrays
 from covjax.data.splits import SPLITS
 from covjax.errors import InputError
 from covjax.jobs.disk import TEMPORARY, new_text, put, text_cell
-from covjax.sources import dna, proteins, text
+from covjax.sources import dna, proteins, rna, speech, text
 from covjax.sources.draw import Row, Sizes
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set: what it is, the column its answers stand in, who builds its rows, how many at most."""
+    """A data set: what it is, the column its answers stand in, who builds its rows, how many at most.
+
+    `columns` are the names of further columns, of numbers that a model may be compared with. `tokens` gives, in place
+    of sequences, an array (tokens, features) for each of the ids: (id, array), in any order.
+    """
 
     summary: str
     column: str
     build: Callable[[Path, Sizes], list[Row]]
     sizes: Sizes = (3500, 1000, 1000)
+    columns: tuple[str, ...] = ()
+    tokens: Callable[[Path, Sequence[str]], Iterator[tuple[str, np.ndarray]]] | None = None
 
 
+AUDIO = (1500, 500, 500), (), speech.log_mel_frames  # sizes, no further columns, tokens
 SOURCES = {
     "go": Source("proteins, Gene Ontology molecular function", "labels", proteins.go, (3000, 800, 800)),
+    "ec": Source("enzymes, third-level classes", "labels", proteins.ec, (3000, 800, 800)),
     "deeploc": Source("proteins, subcellular localisation", "label", proteins.deeploc),
     "lactamase": Source("beta-lactamase mutants, fitness", "label", proteins.lactamase),
     "splice": Source("human DNA, splice acceptor, donor or neither", "label", dna.splice),
@@ -47,7 +56,21 @@ SOURCES = {
     "trec": Source("questions, type of the answer", "label", text.trec, (3400, 1000, 500)),
     "subj": Source("sentences, subjective or objective", "label", text.subj, (3400, 1000, 1000)),
     "sentiment": Source("sentences, negative or positive", "label", text.sentiment, (3400, 1000, 1000)),
+    "rna_degradation": Source(
+        "RNAs, rate of degradation and mean reactivities", "targets", rna.degradation, (1100, 240, 240), rna.STRUCTURE
+    ),
+    **{
+        name: Source(f"spoken digits, log-mel frames, {name.split('_')[-1]} as test", "label", build, *AUDIO)
+        for name, build in speech.DIGIT_TABLES.items()
+    },
+    "spoken_speakers": Source("speakers of digits, log-mel frames", "label", speech.speakers, *AUDIO),
 }
+
+
+def tokens_path(table: str | Path) -> Path:
+    """The file of tokens beside a table of a source that has them."""
+    table = Path(table)
+    return table.with_name(f"{table.name.removesuffix('.csv.gz')}.npz")
 
 
 def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes | None = None) -> Path:
@@ -55,7 +78,8 @@ def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes |
 
     `shared` is the folder with the real data (COVJAX_SHARED), `sizes` the most rows of train, validation and test in
     place of the source's own. The same data give the same bytes. The table passes `read_table` and `check_splits`
-    before it appears under its name, so it is whole or not there.
+    before it appears under its name, so it is whole or not there. A source with tokens writes them first, to
+    `tokens_path(path)`.
 
     Raises InputError for an unknown name, a path without `.csv.gz`, absent data, and sizes that leave no valid table.
     """
@@ -65,25 +89,30 @@ def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes |
     if not path.name.endswith(".csv.gz"):
         raise InputError(f"path: {path} must end in .csv.gz")
     rows = source.build(Path(shared), sizes or source.sizes)
+    lengths = {row.id: len(row.sequence) for row in rows}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{TEMPORARY}-") as folder:
             whole = Path(folder) / path.name
-            _write(whole, source.column, rows)
-            check_splits(read_table(whole))
+            if source.tokens is not None:
+                lengths = write_arrays(tokens_path(whole), source.tokens(Path(shared), list(lengths)))
+            _write(whole, source, rows)
+            check_splits(read_table(whole, needs_sequence=source.tokens is None))
+            if source.tokens is not None:
+                put(tokens_path(whole), tokens_path(path))
             put(whole, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"{name}: {describe(rows)}\nwritten to {path}")
+    print(f"{name}: {describe(rows, lengths)}\nwritten to {path}")
     return path
 
 
-def describe(rows: Sequence[Row]) -> str:
-    """Rows, groups and length quantiles of every split, one line each."""
+def describe(rows: Sequence[Row], lengths: Mapping[str, int]) -> str:
+    """Rows, groups and length quantiles of every split, one line each; `lengths` are letters or tokens by id."""
     lines = []
     for split in SPLITS:
         part = [row for row in rows if row.split == split]
-        low, middle, high = np.quantile([len(row.sequence) for row in part], (0, 0.5, 1))
+        low, middle, high = np.quantile([lengths[row.id] for row in part], (0, 0.5, 1))
         groups = len({row.group for row in part})
         lines.append(
             f"{split:>10} {len(part):>6,} rows {groups:>6,} groups, length {low:.0f} / {middle:.0f} / {high:.0f}"
@@ -91,9 +120,12 @@ def describe(rows: Sequence[Row]) -> str:
     return "length as minimum / median / maximum\n" + "\n".join(lines)
 
 
-def _write(path: Path, column: str, rows: Sequence[Row]) -> None:
+def _write(path: Path, source: Source, rows: Sequence[Row]) -> None:
+    """Write the table; without a column `sequence` where the source has tokens."""
+    letters = ["sequence"] if source.tokens is None else []
     with new_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "sequence", column, "split", "group"])
-        cells = ((row.id, row.sequence, row.answer, row.split, row.group) for row in rows)
-        writer.writerows(map(text_cell, row) for row in cells)
+        writer.writerow(["id", *letters, source.column, "split", "group", *source.columns])
+        for row in rows:
+            cells = [row.id, *([row.sequence] if letters else []), row.answer, row.split, row.group, *row.more]
+            writer.writerow(map(text_cell, cells))

@@ -104,7 +104,8 @@ Sizes = tuple[int, int, int]  # rows of train, validation, test
 class Row:
     """One row of the standard table; `answer` is its label, its labels or its targets as the column holds them.
 
-    `split` is empty until `draw`; a row that the publisher holds out enters with "test".
+    `split` is empty until `draw`; a row that the publisher holds out enters with "test". `sequence` is empty where a
+    source has tokens in place of sequences. `more` are the cells of the source's further columns.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Row:
     answer: str
     group: str
     split: str = ""
+    more: tuple[str, ...] = ()
 
 
 def shared_file(shared: Path, *parts: str) -> Path:

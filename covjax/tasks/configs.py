@@ -24,13 +24,13 @@ def _esm2(name: str, title: str, **more: Any) -> CompareConfig:
     )
 
 
-def _openspliceai(name: str, title: str, max_length: int) -> CompareConfig:
-    """Whole and truncated covariance of 32 features, 4-mers as composition."""
+def _openspliceai(name: str, title: str, max_length: int, composition_k: int = 4) -> CompareConfig:
+    """Whole and truncated covariance of 32 features; composition is that of k-mers."""
     return CompareConfig(
         name=f"{title}, OpenSpliceAI 400 nt",
         source=name,
         encoder=str(_shared() / "models" / "openspliceai" / "model_400nt_rs10.pt"),
-        composition_k=4,
+        composition_k=composition_k,
         max_length=max_length,
         ranks=(2, 4, 8, 16),
         output=f"runs/{name}",
@@ -50,6 +50,11 @@ def _minilm(name: str, title: str, test: int) -> CompareConfig:
         max_memory_gib=4.0,
         output=f"runs/{name}",
     )
+
+
+def _log_mel(name: str, title: str, source: str) -> CompareConfig:
+    """Whole and truncated covariance of 40 log-mel bands, which the source makes in place of an encoder."""
+    return CompareConfig(name=f"{title}, log-mel", source=source, ranks=(2, 4, 8, 16), output=f"runs/{name}")
 
 
 def _go_unirep() -> CompareConfig:
@@ -113,6 +118,8 @@ QUICKSTART_ROWS = (
 TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
     "deeploc": lambda: _esm2("deeploc", "subcellular localisation", source="deeploc", sizes=(800, 250, 250),
                              max_length=1000),
+    "ec": lambda: _esm2("ec", "enzyme classes", source="ec", max_length=1000, components=(256, 1024, 2048),
+                        probes=("ridge",)),
     "go_esm2": lambda: _esm2("go_esm2", "GO molecular function", source="go", max_length=400,
                              components=(256, 1024, 2048), probes=("ridge",)),
     "go_unirep": _go_unirep,
@@ -120,8 +127,11 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
                                max_length=300),
     "mnase": lambda: _openspliceai("mnase", "yeast nucleosomes", 512),
     "promoter": lambda: _openspliceai("promoter", "core promoters", 100),
+    "rna_degradation": lambda: _openspliceai("rna_degradation", "RNA degradation", 107, 1),
     "sentiment": lambda: _minilm("sentiment", "sentiment", 1000),
     "splice": lambda: _openspliceai("splice", "splice sites", 400),
+    "spoken_digits": lambda: _log_mel("spoken_digits", "spoken digits", "spoken_digits_george"),
+    "spoken_speakers": lambda: _log_mel("spoken_speakers", "speakers of digits", "spoken_speakers"),
     "subj": lambda: _minilm("subj", "subjectivity", 1000),
     "terminator": lambda: _openspliceai("terminator", "terminator expression", 150),
     "trec": lambda: _minilm("trec", "TREC question type", 500),
