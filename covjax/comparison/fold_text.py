@@ -85,7 +85,7 @@ def opening(results: Results, others: dict[str, str]) -> str:
     gain = planned["gain"]
     value = results.scores()[reference].value + gain.value
     parts = [
-        f"{folds_sentence(folds)}. Each fold's validation chose a second-order row, {chosen_text(gain)}: test "
+        f"{folds_sentence(folds)}. Each fold's validation chose a second-order row ({chosen_text(gain)}): test "
         f"{results.primary_name} {number(value)}, {gain_text(gain.value, gain.interval)} over the {reference}"
     ]
     parts += [
@@ -100,8 +100,8 @@ def model_sentence(results: Results) -> str:
     """Which row `model/` holds, and that all sequences made it."""
     name = results.winner
     row = results.by_label[name]
-    layer = "" if row.layer is None else f", layer {row.layer},"
-    text = f"The model is {name}{layer} best on validation in the mean over folds, fitted on all sequences"
+    layer = "" if row.layer is None else f" (layer {row.layer})"
+    text = f"The model is {name}{layer}, the best on validation in the mean over folds, fitted on all sequences"
     if name != results.best_second_order:
         text += "; it is one of the mixtures of first and second order, so its gain is evidence of neither"
     return f"{text}."
