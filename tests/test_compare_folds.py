@@ -223,7 +223,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
 
 def test_classes_under_both_probes_and_a_mixture(tmp_path):
     path, tokens = write(tmp_path, np.random.default_rng(1), regression=False, features=6)
-    rows = ["mean", "regional_mean", "sqrt_covariance", "log_covariance", "auto", "auto_256_components"]
+    rows = ["mean", "regional_mean", "sqrt_covariance", "log_covariance", "auto"]
     rows += ["mean_rbf", "shuffled_covariance", "covariance"]
     options = OPTIONS | {"rows": rows, "probes": [], "folds": 2, "repeats": 1, "penalties": [1e-2, 1e-1]}
     run = covjax.compare(path, activations=tokens, output=tmp_path / "run", **options)
