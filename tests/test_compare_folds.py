@@ -77,7 +77,7 @@ def r2(truth, scores):
 
 
 def test_every_fold_is_kernel_ridge_with_its_penalty_chosen_inside(finished):
-    path, tokens, run = finished
+    path, *_, run = finished
     results = run.results
     data = read_table(path, needs_sequence=False)
     folds = assign_folds(data, 3, 2)
@@ -139,7 +139,7 @@ def test_the_gain_is_that_of_each_folds_own_choice(finished):
 
 
 def test_every_sequence_is_predicted_once_a_repeat_without_its_group(finished):
-    path, tokens, run = finished
+    path, *_, run = finished
     with (run.folder / "predictions.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 2 * N

@@ -62,7 +62,7 @@ class RowResult:
 class Contrast:
     """A planned difference of two rows on the test set; without paired resamples its interval is not known.
 
-    With folds each of them chooses its two rows, which are `choices`; `row` and `other`, names alone, are those that the
+    With folds each of them chooses its two rows, which are `choices`; `row` and `other` are, as names alone, what the
     mean validation value over folds would choose.
     """
 
