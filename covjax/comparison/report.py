@@ -209,7 +209,7 @@ def _chain(results: Results) -> Html:
         name = f"{link} (carries the gain)" if link == carrier(results) else link
         taken = step.is_step
         gain = difference(step.value, step.interval) if taken else "–"
-        row = chosen_text(step) if step.choices else titles[step.row]
+        row = chosen_text(step, 1) if step.choices else titles[step.row]
         rows.append([name, LINKS[link][0], row if taken else "no row above", gain])
     caption = (
         f"test {results.primary_name}, {results.probes[0]} probe; each link's row is the best so far on "
