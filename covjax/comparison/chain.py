@@ -51,11 +51,7 @@ def carrier(results: Results) -> str:
 
 def chain_sentence(results: Results) -> str:
     """The links that validation took, with their steps on the test set, and which of them carries the gain."""
-    steps = [
-        f"{link} {gain_text(step.value, step.interval)}"
-        for link, step in results.chain.items()
-        if step.row != step.other
-    ]
+    steps = [f"{link} {gain_text(step.value, step.interval)}" for link, step in results.chain.items() if step.is_step]
     if not steps:
         return f"No link from the {results.reference} to Σ is above it on validation."
     link = carrier(results)

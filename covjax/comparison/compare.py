@@ -20,7 +20,7 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,12 @@ from jax.sharding import Mesh
 
 from covjax.comparison.config import RETRIEVAL, CompareConfig, choose_recipes, small_note
 from covjax.comparison.figures import draw_figures
+from covjax.comparison.fold_model import keep_fold_winner, write_fold_predictions
+from covjax.comparison.fold_scores import summarise_folds
+from covjax.comparison.fold_text import folds_note, folds_plan, tested_text
+from covjax.comparison.folds import fit_folds, fold_data
 from covjax.comparison.layers import Choice, choose_layers, split_layers, tokens_by_layer
-from covjax.comparison.model import keep_winner
+from covjax.comparison.model import keep_winner, write_predictions
 from covjax.comparison.probing import probe_names
 from covjax.comparison.report import write_report
 from covjax.comparison.results import Results, read_results
@@ -53,7 +57,7 @@ from covjax.recipes import Recipe
 from covjax.sources import SOURCES, tokens_path, write_source
 
 RUN = "covjax compare"
-FITTED = ("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/")
+FITTED = ("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/", "folds/*/*.json", "folds/*/")
 OWNS = (
     *(*FITTED, *(f"layers/*/{pattern}" for pattern in FITTED), "layers/*/", "results.json", "report.html"),
     *(f"figures/{name}.png" for name in ("differences", "rank", "terms")),
@@ -127,10 +131,17 @@ def _compare(
     _tell("note", data, [*data.notes, *label_name_notes(label_names, data, config.label_names)])
     data, source = open_source(config, data, activations)
     _tell("note", data, source.notes)
-    data = drop_rare(assign_splits(data, config.shares, config.seed), config.min_positives)
-    check_splits(data)
+    folds: list[Dataset] = []
+    if config.folds:
+        config = dataclasses.replace(config, landmarks=0)
+        data, folds = fold_data(config, data)
+        _tell("note", data, [folds_plan(config, len(data))])
+    else:
+        _tell("note", data, filter(None, [folds_note(config, len(data), data.splits is not None)]))
+        data = drop_rare(assign_splits(data, config.shares, config.seed), config.min_positives)
+        check_splits(data)
     _tell("note", data, [data.grouping] if data.grouping else [])
-    if data.partners:
+    if data.partners and not folds:
         _tell("note", data, [seen_note(data)])
     _tell("warning", data, data.warnings)
     manifest = _manifest(config, data, source, label_names)
@@ -141,7 +152,7 @@ def _compare(
     mesh = Mesh(np.array(jax.local_devices()), ("sequences",)) if jax.local_device_count() > 1 else None
     tokens = tokens_by_layer(config, data, source, mesh)
     some, has_special = next(iter(tokens.values())), any(each.has_special for each in tokens.values())
-    test = len(data.rows("test"))
+    test = len((folds or [data])[0].rows("test"))
     rows = choose_recipes(config, some.features, has_special, test, bool(data.sequences), some.kind)
     _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
@@ -154,15 +165,34 @@ def _compare(
         "label_names": config.label_names,
     }
     folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
-    choice = choose_layers(split_layers(config, tokens, rows, features, output), data)
+    layers = split_layers(config, tokens, rows, features, output)
+    settings = decided_by(config, FEATURES, NUMBERS)
+    if folds:
+        if is_first():  # the folds' files hold test values
+            record_look(output, settings, manifest, command)
+        fits, choice = fit_folds(layers, data, folds)
+    else:
+        choice = choose_layers(layers, data)
     if is_first():
-        results = _score(config, data, rows, choice, manifest, label_names, command, output)
+
+        def summary(manifest: dict[str, Any], looks: int) -> Results:
+            if folds:
+                return summarise_folds(config, data, folds, some, rows, fits, manifest, looks, label_names)
+            rest = choice.tables, choice.probes, manifest, looks, label_names
+            return summarise(config, data, choice.home[rows[0].name].tokens, rows, *rest)
+
+        results = _score(summary, choice, settings, manifest, command, output)
     wait()  # while process 0 scores the test set
     if not is_first():
         results = read_results(output / "results.json")
-    best = choice.home[results.winner]
-    tables = choice.tables_of(results.winner, data)
-    keep_winner(best, data, tables, choice.probes, results, output)
+    if folds:
+        keep_fold_winner(choice, data, fits, results, output)
+        write_fold_predictions(output / "predictions.csv", data, folds, fits, results)
+    else:
+        tables = choice.tables_of(results.winner, data)
+        keep_winner(choice.home[results.winner], data, tables, choice.probes, results, output)
+        if is_first() and config.protocol != RETRIEVAL:
+            write_predictions(output / "predictions.csv", data, choice.probes, results)
     if is_first():
         svgs = draw_figures(results, output / "figures")
         write_report(results, svgs, output / "report.html")
@@ -174,27 +204,22 @@ def _compare(
 
 
 def _score(
-    config: CompareConfig,
-    data: Dataset,
-    recipes: tuple[Recipe, ...],
+    summary: Callable[[dict[str, Any], int], Results],
     choice: Choice,
+    settings: dict[str, Any],
     manifest: dict[str, Any],
-    label_names: dict[str, str],
     command: str,
     output: Path,
 ) -> Results:
     """The results of an earlier run that is the same, or those of a look at the test set, written at once."""
     results = _complete_results(output / "results.json", manifest)
-    looks = record_look(output, decided_by(config, FEATURES, NUMBERS), manifest, command)
+    looks = record_look(output, settings, manifest, command)
     if results is not None:
         if looks < results.test_looks:
             print(f"note: {output / LOOKS}: {results.test_looks - looks} looks are missing", file=sys.stderr)
         note(f"results: complete in {output / 'results.json'}, reused")
         return results
-    manifest = manifest | {"command": command}
-    tokens = choice.home[recipes[0].name].tokens
-    results = summarise(config, data, tokens, recipes, choice.tables, choice.probes, manifest, looks, label_names)
-    results = choice.enter(results)
+    results = choice.enter(summary(manifest | {"command": command}, looks))
     write_sealed(output / "results.json", results.dump())  # before figures and pages, which take longer and may fail
     return results
 
@@ -203,7 +228,7 @@ def _answer(results: Results, every: bool) -> None:
     """The last lines of a run: warnings, a table of a screen, the verdict."""
     for warning in results.warnings:
         note(f"warning: {visible(warning)}")
-    print(f"\n{visible(results.name)}: test {results.primary_name}, {results.sizes['test']} test sequences")
+    print(f"\n{visible(results.name)}: test {results.primary_name}, {tested_text(results)}")
     print(table(results, every))
     print(f"\n{textwrap.fill(visible(verdict(results)), 79, break_on_hyphens=False)}")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from covjax.data.pairs import KINDS
 from covjax.errors import InputError
@@ -137,6 +138,14 @@ class CompareConfig(RecipeSettings):
     shares: tuple[float, float, float] = option(
         (0.7, 0.15, 0.15), "train, validation, test where the data has no split column"
     )
+    folds: int = option(
+        0,
+        "folds of grouped cross-validation in place of one split, every choice made inside each; 0: none. See "
+        "docs/folds.md",
+        allowed=lambda folds: folds == 0 or folds >= 2,
+        rule="0, or >= 2",
+    )
+    repeats: int = option(3, "how often the folds are dealt anew", **at_least(1))
     landmarks: int | None = option(
         None,
         "training sequences that stand for all in rows of more than 4,096 numbers (Nyström), 0: all of them; none: all "
@@ -175,6 +184,10 @@ class CompareConfig(RecipeSettings):
             raise InputError(f"sae_k: {self.sae_k} is not allowed; 1 to sae_latents")
         if self.layers and self.layer != CompareConfig.layer:
             raise InputError(f"layer: {self.layer} beside layers {self.layers}; give one of them")
+        if self.folds and self.protocol == RETRIEVAL:
+            raise InputError("folds: retrieval has no folds; use --protocol probes, or leave --folds out")
+        if self.folds and self.landmarks:
+            raise InputError("folds: they need all inner products, not landmarks; leave one of the two options out")
 
     @property
     def memory_gib(self) -> float:
@@ -215,21 +228,23 @@ def choose_recipes(
 
     Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
     (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
-    Without sequences (`has_sequences`) there are no counted letters, in retrieval no rows that are fitted on labels.
+    Without sequences (`has_sequences`) there are no counted letters, in retrieval no rows that are fitted on labels,
+    with folds no trained pools.
     `pair` is what pools see of pairs.
 
     Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
-    not there, one that counts letters of sequences that are not there, and one fitted on labels in retrieval.
+    not there, one that counts letters of sequences that are not there, one fitted on labels in retrieval, and a trained
+    one with folds.
     """
     named = [name for name in config.rows if name in TRAINABLE and name not in config.trained]
     every = all_recipes(dataclasses.replace(config, trained=(*config.trained, *named)), features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
     if config.protocol == RETRIEVAL:
         fitted = [recipe for recipe in every if isinstance(recipe, Trained | Probed) or recipe.role == MIXTURE]
-        labelled = [recipe.name for recipe in fitted]
-        if asked := [name for name in labelled if name in config.rows]:
-            raise InputError(f"rows: {asked[0]!r} needs labels, which --protocol retrieval goes without; leave it out")
-        every = tuple(recipe for recipe in every if recipe.name not in labelled)
+        every = _without(fitted, every, config, "needs labels, which --protocol retrieval goes without")
+    if config.folds:
+        trained = [recipe for recipe in every if isinstance(recipe, Trained)]
+        every = _without(trained, every, config, "is trained on labels, which --folds would do anew in every fold")
     if pair == "both":
         every = pair_recipes(every)
     if not has_sequences:
@@ -251,6 +266,16 @@ def choose_recipes(
     if not any(recipe.role == SECOND_ORDER for recipe in chosen):
         raise InputError(f"rows: {', '.join(config.rows)} has no second-order recipe to compare with mean")
     return chosen
+
+
+def _without(
+    absent: Sequence[Recipe], every: Sequence[Recipe], config: CompareConfig, reason: str
+) -> tuple[Recipe, ...]:
+    """The recipes that are not `absent`; InputError with the reason where `config.rows` names one that is."""
+    names = {recipe.name for recipe in absent}
+    if asked := [recipe.name for recipe in absent if recipe.name in config.rows]:
+        raise InputError(f"rows: {asked[0]!r} {reason}; leave it out")
+    return tuple(recipe for recipe in every if recipe.name not in names)
 
 
 def small_note(config: CompareConfig, rows: int, test: int) -> str:

@@ -82,7 +82,8 @@ def _differences(results: Results) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row.title for row in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel(f"test {results.primary_name} minus {results.reference} (95 % paired bootstrap interval)")
+    kind = "paired bootstrap" if results.folds is None else "corrected resampled"
+    axes.set_xlabel(f"test {results.primary_name} minus {results.reference} (95 % {kind} interval)")
     roles = list(dict.fromkeys(row.role for row in rows[::-1]))
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[role], label=role) for role in roles]
     handles += [

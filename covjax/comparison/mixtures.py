@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
+from jaxtyping import Int
 
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.probing import TASKS, best_ridge_value
@@ -15,7 +16,7 @@ from covjax.errors import InputError
 from covjax.jobs.distributed import is_first, wait
 from covjax.notes import note, progress
 from covjax.probes import kernel_space
-from covjax.recipes import Recipe
+from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import MIXTURE, Components, Weighted
 
 MOST_ROWS = 1024  # training rows that the choice is made with: every mixture costs an eigendecomposition of so many
@@ -33,22 +34,33 @@ def make_mixtures(config: CompareConfig, data: Dataset, tables: TableFiles, reci
     for recipe in recipes if is_first() else ():
         if recipe.role != MIXTURE or tables.find(recipe.name) is not None:
             continue
-        if isinstance(recipe, Components):
-            tables.put(recipe.name, principal_components(tables[recipe.part], recipe.count, train))
-            continue
-        assert isinstance(recipe, Weighted)
-        blocks = [tables[part] for part in recipe.parts]
-        if any(block.landmarks is not None for block in blocks):
-            raise InputError(
-                f"landmarks: the shares of {recipe.name!r} are chosen on all inner products; leave it out, or give "
-                "--landmarks 0, with more --max-memory-gib where they do not fit, and another --output"
-            )
-        shares = choose_shares(blocks, recipe.steps, data, config)
-        note(f"{recipe.name}: {described(recipe.parts, shares)}, chosen on validation")
-        pairs = [(block, share / recipe.steps) for block, share in zip(blocks, shares, strict=True) if share]
-        joint = side_by_side([block for block, _ in pairs], train, [weight for _, weight in pairs])
-        tables.put(recipe.name, dataclasses.replace(joint, shares=shares))
+        if isinstance(recipe, Weighted):
+            if any(tables[part].landmarks is not None for part in recipe.parts):
+                raise InputError(
+                    f"landmarks: the shares of {recipe.name!r} are chosen on all inner products; leave it out, or give "
+                    "--landmarks 0, with more --max-memory-gib where they do not fit, and another --output"
+                )
+            recipe = chosen_mixture(recipe, tables, data, config)
+            note(f"{recipe.name}: {described(recipe.parts, recipe.shares)}, chosen on validation")
+        tables.put(recipe.name, mixture_table(recipe, tables, train))
     wait()
+
+
+def chosen_mixture(recipe: Weighted, tables: Mapping[str, Table], data: Dataset, config: CompareConfig) -> Weighted:
+    """The mixture with the shares that validation chooses; see `choose_shares`."""
+    blocks = [tables[part] for part in recipe.parts]
+    return dataclasses.replace(recipe, shares=choose_shares(blocks, recipe.steps, data, config))
+
+
+def mixture_table(recipe: Recipe, tables: Mapping[str, Table], train: Int[np.ndarray, "n_train"]) -> Table:
+    """The table of a mixture with its shares, or of a mixture's components, from those of its parts."""
+    if isinstance(recipe, Components):
+        return principal_components(tables[recipe.part], recipe.count, train)
+    assert isinstance(recipe, Weighted)
+    parts, shares = parts_of(recipe), [share for share in recipe.shares if share]
+    weights = [share / recipe.steps for share in shares]
+    joint = side_by_side([tables[part] for part in parts], train, weights)
+    return dataclasses.replace(joint, shares=recipe.shares)
 
 
 def simplex(blocks: int, steps: int) -> list[tuple[int, ...]]:

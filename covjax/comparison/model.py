@@ -171,6 +171,16 @@ def cells(decisions: np.ndarray, task: str, labels: tuple[str, ...]) -> list[str
     return [";".join(f"{value:.7g}" for value in np.atleast_1d(row)) for row in decisions]
 
 
+def true_cells(data: Dataset) -> list[str]:
+    """The targets of every row as a table's cells."""
+    truth = data.targets
+    if data.task == "multiclass":
+        truth = np.array(data.target_names, dtype=object)[data.targets.argmax(1)]
+    elif data.targets.shape[1] == 1:
+        truth = data.targets[:, 0]
+    return cells(truth, data.task, data.target_names)
+
+
 def fit_winner(
     config: CompareConfig,
     data: Dataset,
@@ -250,9 +260,9 @@ def keep_winner(
     results: Results,
     output: Path,
 ) -> None:
-    """Write `model/` of the row that validation chose, `Results.winner`, and `predictions.csv`; a model there stays.
+    """Write `model/` of the row that validation chose, `Results.winner`; a model there stays.
 
-    Retrieval has no probe, so the model is the embedder alone and there are no predictions.
+    Retrieval has no probe, so the model is the embedder alone.
     `layer` and `tables` are that row's. In a job of several processes all call this together; process 0 writes.
     """
     name, pools, identity = results.winner, layer.folder / "pools", layer.features
@@ -288,8 +298,6 @@ def keep_winner(
             new = "new.fasta" if model.reading is None else "--activations NEW"
             new = new if model.pair is None else "new_pairs.csv"
             note(f"model: {path}, {size / 2**20:.1f} MiB; covjax predict {path} {new}")
-    if is_first():
-        write_predictions(output / "predictions.csv", data, kind, probes[name][kind], probes[results.reference][kind])
 
 
 def _holds(path: Path, recipe: str) -> bool:
@@ -300,20 +308,15 @@ def _holds(path: Path, recipe: str) -> bool:
         return False
 
 
-def write_predictions(path: Path, data: Dataset, probe_name: str, chosen: FittedProbe, reference: FittedProbe) -> None:
-    """One line a sequence: id, split, truth, and what the chosen row and the mean predict for it.
+def write_predictions(path: Path, data: Dataset, probes: Probes, results: Results) -> None:
+    """One line a sequence: id, split, truth, and what the first probe of the winner and of the mean predict for it.
 
     Sequences of the training and validation split are there too; their predictions are not a test of anything.
     """
     task = TASKS[data.task]
-    truth = data.targets
-    if data.task == "multiclass":
-        truth = np.array(data.target_names, dtype=object)[data.targets.argmax(1)]
-    elif data.targets.shape[1] == 1:
-        truth = data.targets[:, 0]
-    columns = [cells(truth, data.task, data.target_names)]
-    for fit in (chosen, reference):
-        scores = predictions(task, probe_name, fit.scores)
+    columns, kind = [true_cells(data)], results.probes[0]
+    for name in (results.winner, results.reference):
+        scores = predictions(task, kind, probes[name][kind].scores)
         columns.append(cells(decide(scores, data.task, data.target_names), data.task, data.target_names))
     assert data.splits is not None
     with new_text(path) as file:

@@ -190,7 +190,7 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
 
     def fit(label: str) -> dict[str, FittedProbe]:
         try:
-            return _fit(config, data, names, tables, label)
+            return fit_row(config, data, names, tables[label])
         except InputError as error:
             raise InputError(f"{data.name}: pooler {label!r}: {error}") from None
 
@@ -251,14 +251,22 @@ def _coordinates(space: Any, values: Float[np.ndarray, "n k"]) -> Float[np.ndarr
     return out
 
 
-def _fit(
-    config: CompareConfig, data: Dataset, names: tuple[str, ...], tables: Tables, label: str
-) -> dict[str, FittedProbe]:
+def probe_path(
+    name: str, space: Any, coordinates: np.ndarray, targets: np.ndarray, penalties: Sequence[float], exclusive: bool
+) -> tuple[list[LinearProbe], list[bool]]:
+    """A probe on the coordinates at every penalty, and whether each converged."""
+    if name == "ridge":
+        probes = ridge_path(space.eigenvalues, coordinates, targets, penalties)
+        return probes, [True] * len(probes)
+    path = logistic_path(space.eigenvalues, coordinates, targets, penalties, exclusive)
+    return path.probes, [slope <= 1e-4 for slope in path.gradient]
+
+
+def fit_row(config: CompareConfig, data: Dataset, names: tuple[str, ...], table: Table) -> dict[str, FittedProbe]:
     """Every probe where validation is best: over penalties, and over bandwidths or weight decays where there are any.
 
     Of equal values the first space is taken, and in it the strongest penalty.
     """
-    table = tables[label]
     if config.protocol == RETRIEVAL:
         return {RETRIEVAL: _rank(data, table)}
     task: Task = TASKS[data.task]
@@ -274,12 +282,8 @@ def _fit(
     for space in table.spaces(train):
         coordinates = _coordinates(space, table.values)
         for name in names:
-            if name == "ridge":
-                probes = ridge_path(space.eigenvalues, coordinates[train], targets, config.penalties)
-                converged = [True] * len(probes)
-            else:
-                path = logistic_path(space.eigenvalues, coordinates[train], targets, config.penalties, task.exclusive)
-                probes, converged = path.probes, [slope <= 1e-4 for slope in path.gradient]
+            known = coordinates[train]
+            probes, converged = probe_path(name, space, known, targets, config.penalties, task.exclusive)
             values = [value(name, probe.scores(coordinates[validation])) for probe in probes]
             if name in fitted and max(values) <= max(fitted[name].validation):
                 continue
@@ -292,6 +296,16 @@ def _fit(
                 converged[best],
             )
     return fitted
+
+
+def fit_at(task: Task, name: str, table: Table, data: Dataset, penalty: float) -> FittedProbe:
+    """The linear probe at one penalty, fitted on the training rows; validation has no say."""
+    train = data.rows("train")
+    space: Any = table.space(train)
+    coordinates = _coordinates(space, table.values)
+    known, targets = coordinates[train], data.targets[train]
+    probes, converged = probe_path(name, space, known, targets, [penalty], task.exclusive)
+    return FittedProbe(space.probe(probes[0]), probes[0].scores(coordinates), penalty, [], converged[0])
 
 
 def _fit_network(

@@ -6,6 +6,7 @@ from typing import Any
 
 from covjax.comparison.chain import LINKS, carrier
 from covjax.comparison.config import RETRIEVAL
+from covjax.comparison.fold_text import LABEL_FREE, chosen_text, folds_sentence, interval_sentence
 from covjax.comparison.page import Html, Row, difference, escape, figure, note, number, page, signed, table
 from covjax.comparison.results import ProbeResult, Results, RowResult
 from covjax.comparison.verdict import verdict
@@ -33,16 +34,45 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path) -> No
         *[f"<h2>All poolers, {escape(probe)} probe</h2>{_table(results, probe)}" for probe in results.probes],
         *([f"<h2>From the {escape(results.reference)} to Σ</h2>{_chain(results)}"] if results.chain else []),
         note(_how_to_read(results)),
+        *(["<h2>Fold by fold</h2>", _fold_table(results)] if results.folds else []),
         *(["<h2>Which layer?</h2>", _layer_table(results)] if results.layers else []),
         *[note(f"Warning: {text}") for text in results.warnings],
         "<h2>Figures</h2>",
-        *[figure(svg, CAPTIONS[name].format(reference=results.reference)) for name, svg in figures.items()],
+        *[figure(svg, _caption(name, results)) for name, svg in figures.items()],
     ]
     if results.terms:
         parts += ["<h2>Per label</h2>", _term_table(results)]
     manifest = "\n".join(escape(f"{key}: {value}") for key, value in _flat(results.manifest))
     parts += [f"<h2>Manifest</h2><details open><summary>What made these numbers</summary><pre>{manifest}</pre>"]
     write_text(path, page(results.name, [*parts, "</details>"]))
+
+
+def _caption(name: str, results: Results) -> str:
+    text = CAPTIONS[name].format(reference=results.reference)
+    if results.folds is None:
+        return text
+    text = text.replace("95 % paired bootstrap interval over groups", "95 % corrected resampled interval over folds")
+    return text.replace("95 % bootstrap interval", "95 % corrected resampled interval")
+
+
+def _fold_table(results: Results) -> Html:
+    """What every fold chose, and its difference from the reference on that fold's test rows."""
+    folds, probe = results.folds, results.probes[0]
+    assert folds is not None
+    tests = {label: values[probe][results.primary] for label, values in folds.values.items()}
+    rows: list[Row | str] = []
+    for place, (row, other) in enumerate(results.contrasts["gain"].choices):
+        value, reference = tests[row][place], tests[other][place]
+        repeat, fold = divmod(place, folds.folds)
+        if fold == 0:
+            rows.append(f"repeat {repeat + 1}")
+        title = results.by_label[row].title
+        rows.append([f"fold {fold + 1}", title, number(value), number(reference), signed(value - reference)])
+    caption = (
+        f"test {results.primary_name}, {probe} probe; the second-order row is the best on the fold's validation rows"
+    )
+    head = ["fold", "second-order row", "its value", results.reference, "Δ"]
+    return table(head, rows, caption=caption)
 
 
 def _strongest(results: Results) -> str:
@@ -72,10 +102,27 @@ def _setting(results: Results) -> str:
         source += f", layer {encoder['layer']}"
     if results.layers:
         source += f", layers {', '.join(map(str, results.layers))}, of which validation chose one for each row"
+    split = f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}"
+    if results.folds is not None:
+        split = _folds(results)
     return (
-        f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}; "
-        f"{results.num_targets} {unit if results.num_targets == 1 else unit + 's'}; {source}, "
-        f"{results.encoder_features} features a token, standardised by the training tokens; {_protocol(results)}."
+        f"{split}; {results.num_targets} {unit if results.num_targets == 1 else unit + 's'}; {source}, "
+        f"{results.encoder_features} features a token, standardised by "
+        f"{'all' if results.folds else 'the training'} tokens; {_protocol(results)}."
+    )
+
+
+def _folds(results: Results) -> str:
+    folds, sizes = results.folds, results.sizes
+    assert folds is not None
+    grouped = "each a group of its own" if folds.groups == folds.sequences else f"in {folds.groups:,} groups"
+    if results.grouping:
+        grouped += f" ({results.grouping})"
+    return (
+        f"{folds.sequences:,} sequences, {grouped}; {folds_sentence(folds)}, by probes fitted on other groups; in each "
+        f"fold about {sizes['train']:,.0f} train, {sizes['validation']:,.0f} validation and {sizes['test']:,.0f} test "
+        f"sequences, and every choice is made on that validation. {LABEL_FREE} Pools that are trained on labels are "
+        "no rows: each would have to be trained in every fold"
     )
 
 
@@ -91,8 +138,7 @@ def _protocol(results: Results) -> str:
 def _how_to_read(results: Results) -> str:
     labels = {row.label for row in results.rows}
     text = (
-        f"Δ: pooler minus {results.reference} on the same test groups, with the 95 % interval of "
-        f"{results.manifest['config']['resamples']:,} paired group-bootstrap resamples. Green: the interval lies "
+        f"Δ: pooler minus {results.reference} {_intervals(results)}. Green: the interval lies "
         "above zero; orange: below. Controls: the outer product of the mean has the covariance's quadratic features "
         "but no co-occurrence; shuffling each feature within the sequence keeps every marginal and destroys it. "
         "A gain over the reference that does not also beat the controls is not covariance."
@@ -107,6 +153,15 @@ def _how_to_read(results: Results) -> str:
     if any(label.startswith(("sae", "tucker")) for label in labels):
         text += " Tucker bases and sparse autoencoders (SAE) come from the training sequences' tokens, without labels."
     return text
+
+
+def _intervals(results: Results) -> str:
+    if results.folds is not None:
+        return (
+            f"on the same test rows, {interval_sentence(results.folds)}. Penalty: the best of the mean validation path"
+        )
+    resamples = results.manifest["config"]["resamples"]
+    return f"on the same test groups, with the 95 % interval of {resamples:,} paired group-bootstrap resamples"
 
 
 def _table(results: Results, probe: str) -> Html:
@@ -152,12 +207,13 @@ def _chain(results: Results) -> Html:
     rows, titles = [], {row.label: row.title for row in results.rows}
     for link, step in results.chain.items():
         name = f"{link} (carries the gain)" if link == carrier(results) else link
-        taken = step.row != step.other
+        taken = step.is_step
         gain = difference(step.value, step.interval) if taken else "–"
-        rows.append([name, LINKS[link][0], titles[step.row] if taken else "no row above", gain])
+        row = chosen_text(step, 1) if step.choices else titles[step.row]
+        rows.append([name, LINKS[link][0], row if taken else "no row above", gain])
     caption = (
-        f"test {results.primary_name}, {results.probes[0]} probe; each link's row is the best so far on validation; "
-        "the steps add up to the last row's gain"
+        f"test {results.primary_name}, {results.probes[0]} probe; each link's row is the best so far on "
+        f"{'each fold’s ' if results.folds else ''}validation; the steps add up to the last row's gain"
     )
     return table(["link", "what it adds", "row", "step [95 %]"], rows, caption=caption)
 
@@ -171,13 +227,15 @@ def _term_table(results: Results) -> Html:
     probe, metric, by_label = results.probes[0], results.primary, results.by_label
     wanted = dict.fromkeys([results.reference, "covariance", results.best_second_order])
     columns = [by_label[label] for label in wanted if label in by_label]
-    rows = []
+    splits, rows = ("train", "test") if results.folds is None else ("test",), []
     for j, term in enumerate(results.terms):
         name = term.name if term.name == term.label else f"{term.name} ({term.label})"
-        counts = [str(term.positives[split]) for split in ("train", "test")]
+        counts = [str(term.positives[split]) for split in splits]
         rows.append([name, *counts, *(number(row.probes[probe].per_term[metric][j]) for row in columns)])
     caption = f"test {results.primary_name}, {probe} probe; counts of positives"
-    return table(["label", "train", "test", *(row.title for row in columns)], rows, caption=caption)
+    if results.folds is not None:
+        caption = f"test {results.primary_name}, {probe} probe, mean over folds; count of all positives"
+    return table(["label", *splits, *(row.title for row in columns)], rows, caption=caption)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

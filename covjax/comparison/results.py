@@ -12,7 +12,10 @@ from covjax.jobs.disk import read_sealed
 from covjax.recipes.base import MIXTURE
 
 Interval = tuple[float, float]
-ABSENT: tuple[tuple[str, Any], ...] = (("seeds", None), ("layer", None), ("layer_validation", ()), ("layers", ()))
+ABSENT: tuple[tuple[str, Any], ...] = (
+    *(("seeds", None), ("layer", None), ("layer_validation", ()), ("layers", ())),
+    *(("choices", ()), ("folds", None)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +60,23 @@ class RowResult:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """A planned difference of two rows on the test set; without paired resamples its interval is not known."""
+    """A planned difference of two rows on the test set; without paired resamples its interval is not known.
+
+    With folds each of them chooses its two rows, which are `choices`; `row` and `other` are, as names alone, what the
+    mean validation value over folds would choose.
+    """
 
     row: str
     other: str
     value: float
     interval: Interval | None
     p_value: float | None
+    choices: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the two rows differ, with folds in any of them."""
+        return any(row != other for row, other in self.choices or ((self.row, self.other),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +86,29 @@ class Term:
     label: str
     name: str
     positives: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Folds:
+    """Repeated grouped cross-validation: `values[label][probe][metric]` on the test set of every fold.
+
+    They stand fold by fold, repeat after repeat. `ratio` is test rows over training rows, the mean over folds;
+    `sequences` and `groups` count all, `layers` has the layer that every row took in each fold, where there were
+    several.
+    """
+
+    folds: int
+    repeats: int
+    ratio: float
+    sequences: int
+    groups: int
+    values: dict[str, dict[str, dict[str, tuple[float, ...]]]]
+    layers: dict[str, tuple[int, ...]]
+
+    @property
+    def count(self) -> int:
+        """All folds of all repeats."""
+        return self.folds * self.repeats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +139,7 @@ class Results:
     manifest: dict[str, Any]
     layers: tuple[int, ...] = ()  # that the rows chose from, where there were several
     chain: dict[str, Contrast] = dataclasses.field(default_factory=dict)  # older files have none
+    folds: Folds | None = None  # where folds took the place of one split
 
     @property
     def winner(self) -> str:

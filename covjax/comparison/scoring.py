@@ -187,6 +187,26 @@ def summarise(
         rows.append(RowResult(recipe.name, title, recipe.role, recipe.family, recipe.rank, by_probe, size))
     compared = REFERENCE, names[0], task.primary, planned, groups["test"]
     differences = contrasts(rows, *compared)
+    chain = contrasts(rows, *compared, chain_pairs(rows, REFERENCE, names[0]))
+    warnings = (*_warnings(rows, tables, data, groups["test"], looks), *landmark_warnings(config, data, tables))
+    sizes: dict[str, float] = {split: len(data.rows(split)) for split in SPLITS}
+    parts = {"sizes": sizes, "groups": groups, "terms": terms, "warnings": warnings}
+    return assemble(config, data, tokens, rows, differences, chain, looks, manifest, parts)
+
+
+def assemble(
+    config: CompareConfig,
+    data: Dataset,
+    tokens: ArrayTokens,
+    rows: Sequence[RowResult],
+    differences: dict[str, Contrast],
+    chain: dict[str, Contrast],
+    looks: int,
+    manifest: dict[str, Any],
+    parts: Mapping[str, Any],
+) -> Results:
+    """The results of scored rows and their contrasts; `parts` are further fields of `Results`."""
+    task, names = task_of(config, data), probe_names(config, data)
     return Results(
         name=config.name,
         task=data.task,
@@ -195,22 +215,19 @@ def summarise(
         primary_name=task.metrics[task.primary][0],
         metrics={key: name for key, (name, _) in task.metrics.items()},
         probes=names,
-        sizes={split: len(data.rows(split)) for split in SPLITS} | {"median_tokens": tokens.median_tokens()},
-        groups=groups,
         num_targets=len(data.target_names),
         encoder_features=tokens.features,
         matched_rank=matched_rank(tokens.features),
         composition_unit="word" if data.is_text else "letter" if config.composition_k == 1 else "k-mer",
         best_second_order=differences["gain"].row,
         contrasts=differences,
-        chain=contrasts(rows, *compared, chain_pairs(rows, REFERENCE, names[0])),
+        chain=chain,
         rows=tuple(rows),
-        terms=terms,
         test_looks=looks,
         grouping=data.grouping,
         one_family=data.one_family,
-        warnings=(*_warnings(rows, tables, data, groups["test"], looks), *landmark_warnings(config, data, tables)),
         manifest=manifest,
+        **{**parts, "sizes": parts["sizes"] | {"median_tokens": tokens.median_tokens()}},
     )
 
 
@@ -219,13 +236,7 @@ def _macro_draws(draws: np.ndarray) -> np.ndarray:
 
 
 def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: int, looks: int) -> list[str]:
-    texts = []
-    if looks > 1:
-        texts.append(
-            f"the test set was scored under {looks} settings from this folder (test-looks.jsonl): to choose between "
-            "them by these numbers is selection on test"
-        )
-    texts += data.warnings
+    texts = [*look_warnings(looks), *data.warnings]
     if RETRIEVAL in rows[0].probes:
         train = data.rows("train")
         for split in ("validation", "test"):
@@ -248,6 +259,16 @@ def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: 
                 why = "was best at its last step" if is_network else "L-BFGS stopped before its tolerance"
                 texts.append(f"{row.label}, {name}: {why}")
     return texts
+
+
+def look_warnings(looks: int) -> list[str]:
+    """A warning where the test set was scored under several settings."""
+    if looks <= 1:
+        return []
+    return [
+        f"the test set was scored under {looks} settings from this folder (test-looks.jsonl): to choose between "
+        "them by these numbers is selection on test"
+    ]
 
 
 def _terms(data: Dataset, names: Mapping[str, str]) -> tuple[Term, ...]:

@@ -1,6 +1,7 @@
 """The answer of a comparison in one paragraph, from its results alone; the same in the terminal and on the page."""
 
 from covjax.comparison.chain import chain_sentence
+from covjax.comparison.fold_text import model_sentence, opening, usual_other
 from covjax.comparison.page import gain_text, number
 from covjax.comparison.results import Interval, Results, side
 
@@ -35,13 +36,13 @@ def evidence(results: Results) -> str:
     if not above.get("gain"):
         return "none"
     if "over_baseline" in planned and not above["over_baseline"]:
-        other = planned["over_baseline"].other
+        other = usual_other(planned["over_baseline"])
         kinds = {"position": ORDERED, "distribution": DISTRIBUTION, "probe": RICHER}
         return next((kind for kind, names in kinds.items() if other in names), "marginals")
     if "over_control" not in planned:
         return "open"
     if not above["over_control"]:
-        return "marginals" if planned["over_control"].other.startswith("shuffled") else "quadratic"
+        return "marginals" if usual_other(planned["over_control"]).startswith("shuffled") else "quadratic"
     return "co-occurrence"
 
 
@@ -59,13 +60,17 @@ def verdict(results: Results) -> str:
     parts += [
         f"{gain_text(each.value, each.interval)} over {words}, {_named(results, each.other)}" for each, words in others
     ]
+    if results.folds is not None:
+        parts = [opening(results, OTHERS)]
     answer = EVIDENCE[evidence(results)]
     if side(ends) == "below":
         answer = f"{answer}: the {results.reference} is better"
     family = " (within one family)" if results.one_family else ""
     sentences = [f"{'; '.join(parts)}. That is {answer}{family}."]
     sentences += [chain_sentence(results)] if results.chain else []
-    if results.winner != chosen:
+    if results.folds is not None:
+        sentences.append(model_sentence(results))
+    elif results.winner != chosen:
         score = results.scores()[results.winner]
         sentences.append(
             f"The model is {_named(results, results.winner)}, above {chosen} on validation: {number(score.value)}, "
@@ -109,7 +114,8 @@ def table(results: Results, every: bool = False, most: int = 10) -> str:
         )
     rest = len(results.rows) - len(rows)
     model = "; + in model/" if results.winner != results.best_second_order else ""
-    lines.append(f"* chosen on validation; {probe} probe{model}" + (f"; {rest} more rows: --all" if rest else ""))
+    how = "chosen on validation" if results.folds is None else "best on validation, mean over folds"
+    lines.append(f"* {how}; {probe} probe{model}" + (f"; {rest} more rows: --all" if rest else ""))
     if layered:
         lines.append("layer: of each row the one that is best on validation")
     return "\n".join(lines)
