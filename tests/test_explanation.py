@@ -172,7 +172,7 @@ def test_components_are_folded_into_the_weights(arrays):
 
 
 @pytest.mark.parametrize(
-    "recipe, reason",
+    ("recipe", "reason"),
     [
         ("max", "max is no function of the mean and the second moment"),
         ("shuffled_covariance", "shuffles the tokens' features"),

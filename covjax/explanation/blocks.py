@@ -1,4 +1,4 @@
-"""A model's linear score in blocks: for every pooled matrix the quadratic form of each label, for every mean a vector."""
+"""A model's linear score in blocks: of every pooled matrix each label's quadratic form, of every mean a vector."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,13 @@ from covjax.recipes.pairs import PairPooled
 
 EXPLAINED = (
     *("mean", "mean_std", "second_moment", "covariance", "sqrt_covariance", "log_covariance", "mean_outer"),
-    *("mean+sqrt_covariance", "mean+log_covariance", "mean+mean_outer", "pca_covariance_RANK", "tucker_covariance_RANK"),
+    *(
+        "mean+sqrt_covariance",
+        "mean+log_covariance",
+        "mean+mean_outer",
+        "pca_covariance_RANK",
+        "tucker_covariance_RANK",
+    ),
 )
 
 

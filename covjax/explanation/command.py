@@ -143,9 +143,7 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
         has=has,
         pattern=config.pattern,
         masked=config.masked,
-        deletions=deletion_test(
-            fitted, tokens, explained, config.masked, resamples=config.resamples, seed=config.seed
-        ),
+        deletions=deletion_test(fitted, tokens, explained, config.masked, resamples=config.resamples, seed=config.seed),
         patterns=patterns,
         letters=[[next(letters) for _ in some] for some in top],
     )

@@ -105,7 +105,9 @@ def matches(pattern: str, sequence: str) -> np.ndarray:
     return inside
 
 
-def compared(values: Float[np.ndarray, "n"], chances: Float[np.ndarray, "n"], resamples: int, seed: int) -> AgainstChance:
+def compared(
+    values: Float[np.ndarray, "n"], chances: Float[np.ndarray, "n"], resamples: int, seed: int
+) -> AgainstChance:
     """Means of both, and the interval of their difference."""
     gaps = values - chances
     counts = resample_counts([str(i) for i in range(len(gaps))], resamples, seed)

@@ -22,8 +22,8 @@ from covjax.probes import LinearProbe
 class Direction:
     """An eigen-direction v of a label's W, or the one direction of a block without a matrix.
 
-    `share` is the covariance of its part of the score, λ vᵀ f(S) v, with the score over the variance of the score: those
-    of all directions of all blocks sum to 1. `average` is that part's mean over the sequences.
+    `share` is the covariance of its part of the score, λ vᵀ f(S) v, with the score over the variance of the score:
+    those of all directions of all blocks sum to 1. `average` is that part's mean over the sequences.
     """
 
     block: int

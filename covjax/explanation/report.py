@@ -17,27 +17,28 @@ DIRECTIONS, EXAMPLES = 5, 3
 WINDOW = 0.05  # of the positions: how wide is the window that is looked for
 
 READING = (
-    "The score is that of the probe: log odds (a logit) of a logistic one, the score itself of ridge. It is the bias plus "
-    "the contributions of all tokens, plus what belongs to no token (constant, residual).",
-    "Mean, variance and co-occurrence: what the score has of the sequence's mean token, of the squares of single features "
-    "about it, and of the products of two different ones. Features are the encoder's, or components where the recipe "
-    "projects on them, standardised over the training tokens.",
+    "The score is that of the probe: log odds (a logit) of a logistic one, the score itself of ridge. It is the bias "
+    "plus the contributions of all tokens, plus what belongs to no token (constant, residual).",
+    "Mean, variance and co-occurrence: what the score has of the sequence's mean token, of the squares of single "
+    "features about it, and of the products of two different ones. Features are the encoder's, or components where the "
+    "recipe projects on them, standardised over the training tokens and numbered from 0.",
     "A share is the covariance of a part with the score over the variance of the score, over the sequences explained. "
     "Shares sum to 100 %; one below 0 works against the others.",
     "An eigen-direction v of the label's weights W, with its eigenvalue λ, adds λ vᵀ f(S) v to the score: λ above 0 "
     "rewards variation along v, below 0 punishes it. The letters are those whose tokens lie along v most: the mean "
     "square there over that of all tokens. A mean has one direction, and its letters the mean itself.",
     "Masking leaves tokens out of the pool; the encoder does not run again, so that the others still know of them.",
-    "A contribution says what the probe uses, not what causes the label; features are context, so that a token can carry "
-    "what stands beside it.",
+    "A contribution says what the probe uses, not what causes the label. Activations depend on context, so that a token "
+    "can carry what stands beside it.",
 )
 METHODS = {
-    None: "The recipe is linear in the pooled matrix: contributions are exact.",
-    "sqrt": "Contributions to √Σ are of first order (Daleckii–Krein derivative), times Euler's factor of two, with which "
-    "they sum to the score; the constant is the part of the ridge.",
-    "log": "Contributions to log(Σ+εI) are of the straight path from the mean Σ of {reference} (integrated gradients): "
-    "they explain the difference to the score there, the constant. What the quadrature misses is the residual, at most "
-    f"{100 * COMPLETE:g} % of that difference or of the scores' deviation; it is not spread over the tokens.",
+    None: "The recipe is linear in what it pools: contributions are exact.",
+    "sqrt": "Contributions to the square root are of first order (Daleckii–Krein derivative), times Euler's factor of "
+    "two, with which they sum to the score; the constant is the part of the ridge.",
+    "log": "Contributions to the logarithm are of the straight path from the mean matrix of {reference} (integrated "
+    "gradients): they explain the difference to the score there, the constant. What the quadrature misses is the "
+    f"residual, at most {100 * COMPLETE:g} % of that difference or of the scores' deviation; it is not spread over the "
+    "tokens.",
 }
 
 
@@ -93,8 +94,8 @@ def summary(material: Material, label: int) -> str:
     )
     if (test := material.deletions[label]) is not None:
         text += (
-            f" Masking the {100 * material.masked:g} % of tokens that add most lowers the score by {number(test.value)}, "
-            f"as many random ones by {number(test.chance)}: {signed(test.difference)} "
+            f" Masking the {100 * material.masked:g} % of tokens that add most lowers the score by "
+            f"{number(test.value)}, as many random ones by {number(test.chance)}: {signed(test.difference)} "
             f"{interval_text(test.interval)}, 95 % bootstrap interval."
         )
     text += _position(_profiles(material, label))
@@ -129,8 +130,8 @@ def _position(profiles: Sequence[tuple[str, Float[np.ndarray, "_"]]]) -> str:
     if not gap.sum() > 0:
         return ""
     return (
-        f" Sequences with the label score {number(float(gap.sum()))} higher than those without; positions {first + 1} to "
-        f"{first + width}, {_percent(width / len(gap))} of {len(gap)}, hold {_percent(sums[first] / gap.sum())} of that."
+        f" Sequences with the label score {number(float(gap.sum()))} higher than those without; positions "
+        f"{first + 1} to {first + width}, {_percent(width / len(gap))} of {len(gap)}, hold {_percent(sums[first] / gap.sum())} of that."
     )
 
 
@@ -148,8 +149,8 @@ def _section(material: Material, label: int) -> str:
     largest = max(np.abs(each).max() for each in contributions)
     parts.append(
         note(
-            f"Highest and lowest scores. Blue adds to the score, orange takes away; the strongest colour is above 70 % of "
-            f"{largest:.3g}, the largest contribution here."
+            f"Highest and lowest scores. Blue adds to the score, orange takes away; the strongest colour is above 70 % "
+            f"of {largest:.3g}, the largest contribution here."
             + (f" Underlined: {material.pattern}." if material.pattern else "")
         )
     )
@@ -174,16 +175,14 @@ def _head(material: Material, row: int, label: int) -> str:
 
 
 def _parts_table(explanation: Explanation, label: int) -> Html:
-    averages = dict(zip(explanation.shares(label), [*explanation.parts[:, label].mean(0)]))
-    averages |= {
-        "constant": explanation.constant[:, label].mean(),
-        "residual": np.abs(explanation.residual[:, label]).max(),
-    }
+    columns = dict(zip(PARTS, explanation.parts[:, label].T))
+    columns |= {"constant": explanation.constant[:, label], "residual": explanation.residual[:, label]}
     rows: list[Row] = []
     for name, share in explanation.shares(label).items():
-        if name in ("constant", "residual") and not averages[name]:
+        if not np.abs(columns[name]).max():
             continue
-        value = f"up to {averages[name]:.0e}" if name == "residual" else signed(float(averages[name]))
+        most, average = np.abs(columns[name]).max(), float(columns[name].mean())
+        value = f"up to {most:.0e}" if name == "residual" else signed(average)
         rows.append([name, _percent(share), value])
     rows.append(["bias", "", signed(float(explanation.bias[label]))])
     rows.append(["score", "100 %", signed(float(explanation.scores[:, label].mean()))])
