@@ -28,8 +28,8 @@ READING = (
     "rewards variation along v, below 0 punishes it. The letters are those whose tokens lie along v most: the mean "
     "square there over that of all tokens. A mean has one direction, and its letters the mean itself.",
     "Masking leaves tokens out of the pool; the encoder does not run again, so that the others still know of them.",
-    "A contribution says what the probe uses, not what causes the label. Activations depend on context, so that a token "
-    "can carry what stands beside it.",
+    "A contribution says what the probe uses, not what causes the label. Activations depend on context, so that a "
+    "token can carry what stands beside it.",
 )
 METHODS = {
     None: "The recipe is linear in what it pools: contributions are exact.",
@@ -131,7 +131,8 @@ def _position(profiles: Sequence[tuple[str, Float[np.ndarray, "_"]]]) -> str:
         return ""
     return (
         f" Sequences with the label score {number(float(gap.sum()))} higher than those without; positions "
-        f"{first + 1} to {first + width}, {_percent(width / len(gap))} of {len(gap)}, hold {_percent(sums[first] / gap.sum())} of that."
+        f"{first + 1} to {first + width}, {_percent(width / len(gap))} of {len(gap)}, "
+        f"hold {_percent(sums[first] / gap.sum())} of that."
     )
 
 
