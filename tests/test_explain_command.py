@@ -110,6 +110,11 @@ def test_mistakes_are_named(run, capsys, tmp_path):
     assert "pattern: '[A' is no regular expression" in refused(capsys, model, table, *new, "--pattern", "[A")
     (tmp_path / "one.fasta").write_text(">a\nMKV\n")
     assert "data: 1 sequence to explain; at least 2" in refused(capsys, model, tmp_path / "one.fasta", *new)
+    lines = table.read_text().splitlines()
+    swapped = lines[:1] + [f"{a.split(',')[0]},{b.split(',', 1)[1]}" for a, b in zip(lines[1:], [*lines[2:], lines[1]])]
+    (tmp_path / "other.csv").write_text("\n".join(swapped))
+    error = refused(capsys, model, tmp_path / "other.csv", *new)
+    assert "has ids of the comparison's predictions.csv, but for" in error
     assert not (tmp_path / "new").exists()
 
 

@@ -3,14 +3,14 @@
 import csv
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from covjax.comparison.model import Model
+from covjax.comparison.model import Model, cells
 from covjax.comparison.results import read_results
 from covjax.data.dataset import tidy_sequences
 from covjax.data.letters import check_encoding, check_lengths, check_letters
@@ -56,6 +56,7 @@ class ExplainConfig:
     force_letters: bool = option(False, "go on where the letters are not those that the encoder reads")
 
 
+ODD = 0.1  # of the predictions: more that are others than in the comparison are of another table
 MOST = 6  # labels of a page that nobody chose them for
 
 
@@ -64,6 +65,7 @@ class _Known(NamedTuple):
 
     split: str
     truth: str
+    prediction: str
 
 
 def main(argv: Sequence[str], command: str = "covjax explain") -> int:
@@ -112,6 +114,8 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
     labels, has = _labels(config, model, truth, notes)
     train = [sequences[row] for row in np.flatnonzero(splits == "train")]
     tokens = model.embedder.tokens([sequences[row] for row in rows])
+    predictions = cells(model.decide(model.scores(tokens)), model.task, model.labels)
+    _check_same(config, model, known, {ids[row]: each for row, each in zip(rows, predictions)})
     explained = explain(model, tokens, labels=labels, reference=train or tokens)
     fitted, encoder = model.embedder.fitted_, model.embedder.load_encoder()
     texts = [token_texts(encoder, sequences[row], len(each)) for row, each in zip(rows, explained.tokens)]
@@ -173,7 +177,22 @@ def _known(config: ExplainConfig) -> dict[str, _Known]:
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
-        return {cell_text(row["id"]): _Known(row["split"], cell_text(row["truth"])) for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    return {cell_text(row["id"]): _Known(*(cell_text(row[name]) for name in _Known._fields)) for row in rows}
+
+
+def _check_same(
+    config: ExplainConfig, model: Model, known: Mapping[str, _Known], predictions: Mapping[str, str]
+) -> None:
+    """Refuse a file whose ids are those of the comparison's table and whose sequences are others."""
+    both = [name for name in predictions if name in known]
+    other = [name for name in both if known[name].prediction != predictions[name]]
+    if model.task != "regression" and len(other) > ODD * len(both):
+        raise InputError(
+            f"data: {config.data} has ids of the comparison's predictions.csv, but for {len(other):,} of {len(both):,} "
+            f"(first: {shown(other[0])}) the model predicts another label than there; give the comparison's own table, "
+            "or other ids"
+        )
 
 
 def _labels(

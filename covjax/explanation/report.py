@@ -102,8 +102,8 @@ def summary(material: Material, label: int) -> str:
     if (test := material.patterns[label]) is not None:
         text += (
             f" In {test.sequences} sequences with a match of {material.pattern} the token that adds most lies in the "
-            f"match in {_percent(test.value)}, by chance in {_percent(test.chance)}: {signed(100 * test.difference)} "
-            f"points {interval_text(_hundred(test.interval))}."
+            f"match in {_percent(test.value)}, by chance in {_percent(test.chance)}: {_points(test.difference)} "
+            f"points {interval_text(test.interval, _points)}."
         )
     return text
 
@@ -138,8 +138,11 @@ def _position(profiles: Sequence[tuple[str, Float[np.ndarray, "_"]]]) -> str:
 
 def _section(material: Material, label: int) -> str:
     explanation, name = material.explanation, material.titles[label]
-    parts = [f"<h2>{escape(name)}</h2>", f"<p><b>{escape(summary(material, label))}</b></p>"]
-    parts += [_parts_table(explanation, label), _directions_table(material, label)]
+    first, _, more = summary(material, label).partition(". ")
+    parts = [f"<h2>{escape(name)}</h2>", f"<p><b>{escape(first)}.</b> {escape(more)}</p>"]
+    parts += [_parts_table(explanation, label)]
+    parts += [note("Directions of the weights with the largest shares, and what lies along them:")]
+    parts += [_directions_table(material, label)]
     if profiles := _profiles(material, label):
         svg = draw_profile(profiles, f"profile-{label}")
         parts.append(figure(svg, f"Mean contribution to {name} by position."))
@@ -201,7 +204,7 @@ def _directions_table(material: Material, label: int) -> Html:
         along = ", ".join(form.format(text, value) for text, value in letters)
         rows.append([name, f"{each.eigenvalue:+.3g}", _percent(each.share), signed(each.average), along, _top(each)])
     head = ["direction", "λ", "share", "mean", "letters along it", "features"]
-    return table(head, rows, caption="Directions of the weights with the largest shares, and what lies along them.")
+    return table(head, rows)
 
 
 def _top(direction: Direction, count: int = 3) -> str:
@@ -214,8 +217,8 @@ def _percent(share: float) -> str:
     return "– (no differences)" if np.isnan(share) else f"{100 * share:.0f} %"
 
 
-def _hundred(ends: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if ends is None else (100 * ends[0], 100 * ends[1])
+def _points(share: float) -> str:
+    return f"{100 * share:+.0f}"
 
 
 def _count(count: int) -> str:
