@@ -2,7 +2,6 @@
 
 import csv
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -12,11 +11,16 @@ from covjax import InputError
 from covjax.command import main
 from covjax.comparison.model import Model
 from covjax.embedder import Embedder
+from covjax.encoders import register_encoder
+from covjax.encoders.unirep import UniRep
 from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
 from covjax.explanation.explain import explain
 from covjax.explanation.pictures import coloured
 from covjax.probes import LinearProbe
 from tests.test_explanation import make_model
+from tests.test_unirep import random_weights
+
+register_encoder("explain-unirep", lambda dtype: UniRep(random_weights()))
 
 
 def write_table(path, n=60):
@@ -35,15 +39,51 @@ def write_table(path, n=60):
     return path
 
 
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """A table, a model of it with the predictions of a comparison beside it, and the page of both."""
     folder = tmp_path_factory.mktemp("explain")
-    table = write_table(folder / "t.csv")
-    options = {"rows": ["mean", "covariance", "mean_outer"], "penalties": [1e-4, 1e-2], "resamples": 100}
-    covjax.compare(table, output=folder / "run", encoder="unirep-64", **options)
-    argv = [str(folder / "run" / "model"), "--data", str(table), "--pattern", "CWCWC", "--resamples", "100"]
+    rows = read(write_table(folder / "t.csv"))
+    sequences = [row["sequence"] for row in rows]
+    embedder = Embedder("explain-unirep", "covariance").fit(
+        [row["sequence"] for row in rows if row["split"] == "train"]
+    )
+    vectors = embedder.transform(sequences).astype(np.float64)
+    has = np.array([[row["label"] == name for name in ("motif", "plain")] for row in rows], float)
+    centred = vectors - vectors.mean(0)
+    weights = np.linalg.solve(centred.T @ centred + 0.1 * np.eye(centred.shape[1]), centred.T @ has)
+    probe = LinearProbe(weights, has.mean(0) - vectors.mean(0) @ weights)
+    model = Model(embedder, probe, "ridge", "multiclass", ("motif", "plain"))
+    model.save(folder / "run" / "model")
+    with (folder / "run" / "predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "split", "truth", "prediction"])
+        predictions = model.decide(probe.scores(vectors))
+        writer.writerows([row["id"], row["split"], row["label"], p] for row, p in zip(rows, predictions))
+    argv = [str(folder / "run" / "model"), "--data", str(folder / "t.csv"), "--pattern", "CWCWC", "--resamples", "100"]
     assert main(["explain", *argv, "--output", str(folder / "out")]) == 0
     return folder
+
+
+def test_a_comparison_is_explained(tmp_path, capsys):
+    """A small real run, from the table to the page."""
+    table, output = write_table(tmp_path / "t.csv"), tmp_path / "run"
+    options = {"rows": ["mean", "covariance", "mean_outer"], "penalties": [1e-4, 1e-2], "resamples": 100}
+    result = covjax.compare(table, output=output, encoder="unirep-64", probes=["ridge"], **options)
+    argv = [str(output / "model"), "--data", str(table), "--output", str(tmp_path / "out"), "--resamples", "100"]
+    assert main(["explain", *argv]) == 0
+    assert "plain: The differences between the scores of 28 sequences are" in capsys.readouterr().out
+    explained = covjax.explain(result.best(), [row["sequence"] for row in read(table)])
+    sums = np.stack([each.sum(0) for each in explained.contributions])
+    np.testing.assert_allclose(explained.bias + sums, explained.scores, atol=1e-5)
+    predicted = np.array(explained.labels)[explained.scores.argmax(1)]
+    written = [row["prediction"] for row in read(output / "predictions.csv")]
+    assert np.mean(predicted == np.array(written)) > 0.95
 
 
 def refused(capsys, *argv):
@@ -76,8 +116,7 @@ def test_the_arrays_sum_to_the_models_scores(run):
         sums = np.stack([part.sum((0, 2)) for part in np.split(arrays["contributions"], ends[:-1])])
         np.testing.assert_allclose(arrays["bias"] + sums, arrays["scores"], atol=1e-5)
         ids, scores, labels = arrays["ids"].tolist(), arrays["scores"], arrays["labels"].tolist()
-    with (run / "t.csv").open() as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
+    rows = {row["id"]: row for row in read(run / "t.csv")}
     assert [rows[name]["split"] for name in ids] == ["test"] * 28
     model = Model.load(run / "run" / "model")
     assert labels == list(model.labels)
@@ -119,9 +158,8 @@ def test_mistakes_are_named(run, capsys, tmp_path):
 
 
 def test_a_recipe_that_cannot_be_explained_is_refused_before_the_encoder_runs(run, capsys, tmp_path):
-    shutil.copytree(run / "run" / "model", tmp_path / "model")
-    embedder = Embedder("unirep-64", "max").fit(["MKV", "ACD"])
-    Model(embedder, LinearProbe(np.ones((64, 1)), np.zeros(1)), "ridge", "regression", ("y",)).save(tmp_path / "max")
+    embedder = Embedder("explain-unirep", "max").fit(["MKV", "ACD"])
+    Model(embedder, LinearProbe(np.ones((8, 1)), np.zeros(1)), "ridge", "regression", ("y",)).save(tmp_path / "max")
     error = refused(capsys, tmp_path / "max", run / "t.csv", "--output", tmp_path / "out")
     assert "recipe 'max' cannot be explained: max is no function of the mean and the second moment" in error
     assert "compare with --rows of mean, " in error
@@ -188,6 +226,6 @@ def test_matches_overlap_and_letters_share_a_colour():
 
 
 def test_tokens_have_letters_words_or_numbers():
-    encoder = Embedder("unirep-64").load_encoder()
+    encoder = Embedder("explain-unirep").load_encoder()
     assert token_texts(encoder, "MKV", 3) == ["M", "K", "V"]
     assert token_texts(encoder, "MKVA", 2) == ["1", "2"]

@@ -29,7 +29,7 @@ PAGE, ARRAYS = "explanation.html", "explanation.npz"
 DESCRIPTION = """What the score of a comparison's model is made of: one page, a section a label.
 
     covjax explain runs/mine/model --data my.csv --output runs/mine/explained
-    covjax explain runs/go/model --data go.csv --labels GO:0005524 --pattern '[AG].{4}GK[ST]'
+    covjax explain runs/go/model go.csv --labels GO:0005524 --pattern 'GK[ST]'
 
 Give the table of the comparison: its test sequences are explained, as predictions.csv beside the model names them. Of
 another file all sequences are.

@@ -56,7 +56,7 @@ def deletion_test(
     for row, z in each_sequence(fitted, tokens, "delete"):
         if len(z) < 2:
             continue
-        count = math.ceil(share * len(z))
+        count = min(math.ceil(share * len(z)), len(z) - 1)
         random = np.random.default_rng([seed, row])
         order = np.argsort(-contributions[row], axis=0, kind="stable")[:count]
         top = [drop(row, z, order[:, label])[label] for label in range(len(explanation.labels))]
