@@ -104,7 +104,7 @@ def test_the_page_needs_no_network_and_says_what_there_is(run):
     assert "Masking the 5 % of tokens that add most lowers the score by" in page
     assert "sequences with a match of CWCWC the token that adds most lies in the match in" in page
     assert "<u>" in page
-    assert "class='p4'" in page
+    assert re.search(r"class='[pn]4'", page)
     assert page.count("<svg") == 4
     ids = re.findall(r"id=\"([^\"]+)\"", page)
     assert len(ids) == len(set(ids))
