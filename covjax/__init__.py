@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from covjax.controls import shuffle_features as shuffle_features
     from covjax.embedder import Embedder as Embedder
     from covjax.errors import InputError as InputError
+    from covjax.explanation.explain import explain as explain
     from covjax.gram import gram as gram
     from covjax.moments import Moments as Moments
     from covjax.moments import merge as merge
@@ -56,6 +57,7 @@ _HOMES = {
     "controls": ("shuffle_features",),
     "embedder": ("Embedder",),
     "errors": ("InputError",),
+    "explanation.explain": ("explain",),
     "gram": ("gram",),
     "moments": ("Moments", "merge", "moments", "psum_merge", "second_moment", "streaming_moments"),
     "packed": ("pack_blocks", "packed_moments", "packed_projected_moment"),

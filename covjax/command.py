@@ -11,6 +11,7 @@ COMMANDS = {
     "compare": ("covjax.comparison.compare:main", "compare all pools on a table of labelled sequences"),
     "embed": ("covjax.embedding_command:embed_main", "write one embedding for every sequence of a file"),
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
+    "explain": ("covjax.explanation.command:main", "what the score of a comparison's model is made of, as a page"),
     "extract": ("covjax.extraction.extract:main", "pool many sequences in shards, resumable; also keeps tokens"),
     "train": ("covjax.training.autoencoder:main", "train an autoencoder on token activations"),
     "train encoder": ("covjax.training.encoder:main", "train a small genomic language model on a genome"),

@@ -100,6 +100,15 @@ class Embedder:
 
         Raises InputError before `fit`, for another encoder, layer or number of features than at `fit`, and as `fit`.
         """
+        return self._fitted().transform(self.tokens(X, mask=mask))
+
+    encode = transform
+
+    def tokens(self, X: Any, *, mask: Any = None) -> ArrayTokens:
+        """The tokens of sequences or activations as `transform` pools them, before they are standardised.
+
+        Raises InputError as `transform`.
+        """
         fitted = self._fitted()
         tokens = self._tokens(X, mask)
         digest, layer = origin(tokens)
@@ -114,9 +123,8 @@ class Embedder:
             )
         if layer is not None and self.layer_ is not None and layer != self.layer_:
             raise InputError(f"layer: {layer}, but layer {self.layer_} was fitted on; fit again")
-        return fitted.transform(tokens)
-
-    encode = transform
+        fitted.check(tokens)
+        return tokens
 
     def fit_transform(self, X: Any, y: Any = None, *, mask: Any = None) -> Float[np.ndarray, "n k"]:
         """Fit on sequences or activations and embed the same ones."""

@@ -116,7 +116,7 @@ HOST |= {
     "pca_basis",
     "solve_tucker",
 }
-HOST |= {"Embedder", "compare", "recipe_names", "load_saelens", "save_saelens"}
+HOST |= {"Embedder", "compare", "explain", "recipe_names", "load_saelens", "save_saelens"}
 HOST |= {"CPAutoencoder", "TuckerAutoencoder"}  # in the registry
 
 # Values for the options of poolers and autoencoders, by the option's name: a new kind needs no line here unless it has
@@ -209,6 +209,8 @@ SHARDED = {
 COMPILED = {
     "activations.tokens._batch_statistics": [BATCH, WEIGHTS],
     "embedding.kernels._products": [shape(B, D, R, dtype=jnp.int16), shape(B, D, R, dtype=jnp.int16), shape(B, R)],
+    "explanation.contributions._function_of": [S, "sqrt", 1e-6],
+    "explanation.contributions._derivative_of": [S, shape(B, D, D), "log", 0.01],
     "extraction.shard._finite": [{0: BATCH}, shape(B, T, dtype=bool)],
     "moments._update": [MOMENTS, X, W],
     "moments._sum": [LOW, W],

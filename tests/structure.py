@@ -30,7 +30,7 @@ FLOORS = (
     ("covjax.embedding",),
     ("covjax.embedder",),
     ("covjax.comparison", "covjax.tasks.configs"),
-    ("covjax.tasks",),
+    ("covjax.tasks", "covjax.explanation"),
     ("covjax", "covjax.command", "covjax.embedding_command", "covjax.info", "covjax.__main__"),
     ("eval", "train"),
 )

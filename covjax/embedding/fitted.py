@@ -69,10 +69,14 @@ class FittedRecipe:
             return len(self.components[1])
         return sum(widths(self.pools, self.features).values())
 
-    def transform(self, tokens: ArrayTokens) -> Float[np.ndarray, "n k"]:
-        """One vector a sequence, float32, in the order of `tokens`; InputError for another number of features."""
+    def check(self, tokens: ArrayTokens) -> None:
+        """Raise InputError for another number of features than was fitted on."""
         if tokens.features != self.features:
             raise InputError(f"activations: {tokens.features} features a token, but {self.features} were fitted on")
+
+    def transform(self, tokens: ArrayTokens) -> Float[np.ndarray, "n k"]:
+        """One vector a sequence, float32, in the order of `tokens`; InputError for another number of features."""
+        self.check(tokens)
         return self._combine(pool_tokens(self.pools, tokens, self.fit, self.seed))
 
     def sums(self, tokens: ArrayTokens, train: np.ndarray, alpha: Float[np.ndarray, "n_train k"]) -> Sums:

@@ -1,0 +1,243 @@
+"""The command `covjax explain`: a comparison's model and a file of sequences in, one page and its arrays out."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from covjax.comparison.model import Model, cells
+from covjax.comparison.results import read_results
+from covjax.data.dataset import tidy_sequences
+from covjax.data.letters import check_encoding, check_lengths, check_letters
+from covjax.data.sequences import read_sequences
+from covjax.errors import InputError, shown
+from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
+from covjax.explanation.explain import Explanation, explain, model_blocks
+from covjax.explanation.report import DIRECTIONS, Material, explanation_page, summary
+from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.disk import TEMPORARY, cell_text, put, writing
+from covjax.jobs.folder import write_text
+from covjax.notes import note, silence
+from covjax.options import at_least, check_options, option
+
+PAGE, ARRAYS = "explanation.html", "explanation.npz"
+DESCRIPTION = """What the score of a comparison's model is made of: one page, a section a label.
+
+    covjax explain runs/mine/model --data my.csv --output runs/mine/explained
+    covjax explain runs/go/model go.csv --labels GO:0005524 --pattern 'GK[ST]'
+
+Give the table of the comparison: its test sequences are explained, as predictions.csv beside the model names them. Of
+another file all sequences are.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainConfig:
+    """What `covjax explain` is told."""
+
+    model: str = option("", "folder model/ that `covjax compare` wrote")
+    data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text; the comparison's table, for its test split")
+    output: str = option("runs/explanation", f"folder for the page, {PAGE}, and its arrays, {ARRAYS}")
+    encoder: str = option("", "where the encoder lies now, if not where the comparison had it")
+    labels: tuple[str, ...] = option((), "labels to explain, separated by commas; empty: the most frequent six")
+    sequences: int = option(200, "sequences to explain; of more as many are drawn, which is said", **at_least(2))
+    pattern: str = option("", "regular expression, such as '[AG].{4}GK[ST]': does the top token lie in its matches?")
+    masked: float = option(
+        0.05, "share of the tokens that the deletion test masks", allowed=lambda x: 0 < x < 1, rule="above 0, below 1"
+    )
+    resamples: int = option(1000, "bootstrap resamples", **at_least(100))
+    seed: int = option(0, "seed of what is drawn", **at_least(0))
+    max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused", **at_least(1))
+    force_letters: bool = option(False, "go on where the letters are not those that the encoder reads")
+
+
+ODD = 0.1  # of the predictions: more that are others than in the comparison are of another table
+MOST = 6  # labels of a page that nobody chose them for
+
+
+class _Known(NamedTuple):
+    """What `predictions.csv` says of a sequence."""
+
+    split: str
+    truth: str
+    prediction: str
+
+
+def main(argv: Sequence[str], command: str = "covjax explain") -> int:
+    """Explain a comparison's model; exit status 2 and one line for a user's error."""
+    with exit_on_input_error(command):
+        first = ("model", "data", "output", "labels", "pattern", "encoder")
+        force = "replace the page that is there"
+        config, flags = parse(command, DESCRIPTION, ExplainConfig, argv, first, files=("model", "data"), force=force)
+        check_options(config)
+        if not (config.model and config.data):
+            absent = "data" if config.model else "model"
+            raise InputError(f"{absent}: none is named; {command} runs/mine/model --data my.csv")
+        path = Path(config.output) / PAGE
+        if os.path.lexists(path) and not flags.force:
+            raise InputError(f"output: {path} is there already; name another folder, or add --force to replace it")
+        matches(config.pattern, "")
+        with silence(flags.quiet):
+            material = make_material(config, Model.load(config.model, config.encoder or None))
+            write_text(path, explanation_page(material))
+            _write_arrays(path.with_name(ARRAYS), material)
+        for label, title in enumerate(material.titles):
+            print(f"{title}: {summary(material, label)}")
+        print(f"page: {path}")
+    return 0
+
+
+def make_material(config: ExplainConfig, model: Model) -> Material:
+    """Read the file, explain what is to be explained, and test it; InputError for what cannot be."""
+    if model.reading is not None:
+        raise InputError(f"model: {config.model} is of activations made elsewhere; use covjax.explain(model, arrays)")
+    model_blocks(model, config.labels)  # refused before hours of work
+    ids, sequences = _read(config, model)
+    known = _known(config)
+    splits = np.array([known[name].split if name in known else "" for name in ids])
+    every = np.flatnonzero(splits == "test") if (splits == "test").any() else np.arange(len(ids))
+    what = "test sequences" if (splits == "test").any() else f"sequences of {config.data}"
+    if len(every) < 2:
+        raise InputError(f"data: {len(every)} sequence to explain; at least 2 are needed")
+    rows = every
+    if len(every) > config.sequences:
+        rows = np.sort(np.random.default_rng(config.seed).choice(every, config.sequences, replace=False))
+    count = f"all {len(rows):,}" if len(rows) == len(every) else f"{len(rows):,} drawn of {len(every):,}"
+    notes = [f"Explained: {count} {what}."]
+    notes += [] if known else ["No predictions.csv beside the model: what was training and test is not known."]
+    truth = [known[ids[row]].truth if ids[row] in known else None for row in rows]
+    labels, has = _labels(config, model, truth, notes)
+    train = [sequences[row] for row in np.flatnonzero(splits == "train")]
+    tokens = model.embedder.tokens([sequences[row] for row in rows])
+    predictions = cells(model.decide(model.scores(tokens)), model.task, model.labels)
+    _check_same(config, model, known, {ids[row]: each for row, each in zip(rows, predictions)})
+    explained = explain(model, tokens, labels=labels, reference=train or tokens)
+    fitted, encoder = model.embedder.fitted_, model.embedder.load_encoder()
+    texts = [token_texts(encoder, sequences[row], len(each)) for row, each in zip(rows, explained.tokens)]
+    top = [explained.directions(label, DIRECTIONS) for label in range(len(labels))]
+    letters = iter(direction_letters(fitted, tokens, explained, [each for some in top for each in some], texts))
+    chosen = [sequences[row] for row in rows]
+    patterns = [
+        pattern_test(
+            config.pattern, chosen, explained, label, _holders(has, label, len(rows)), config.resamples, config.seed
+        )
+        if config.pattern
+        else None
+        for label in range(len(labels))
+    ]
+    return Material(
+        model=config.model,
+        facts={
+            "recipe": fitted.recipe.name,
+            "encoder": encoder.name,
+            "probe": f"{model.probe_name}, {model.task}",
+            "data": config.data,
+        },
+        notes=notes,
+        reference=f"{len(train):,} training sequences" if train else "the sequences explained",
+        explanation=explained,
+        titles=_titles(config, labels),
+        ids=[ids[row] for row in rows],
+        texts=texts,
+        has=has,
+        pattern=config.pattern,
+        masked=config.masked,
+        deletions=deletion_test(fitted, tokens, explained, config.masked, resamples=config.resamples, seed=config.seed),
+        patterns=patterns,
+        letters=[[next(letters) for _ in some] for some in top],
+    )
+
+
+def _read(config: ExplainConfig, model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids and sequences, tidied as a comparison reads them; what was changed is said."""
+    ids, sequences = read_sequences(config.data)
+
+    def place(row: int) -> str:
+        return f"{config.data}: {shown(ids[row])}"
+
+    check_lengths(sequences, config.max_length, place)
+    changes: list[str] = []
+    sequences = tidy_sequences(sequences, [place(row) for row in range(len(ids))], "sequence", changes)
+    for text in changes:
+        note(f"note: {config.data}: {text}")
+    encoder = model.embedder.load_encoder()
+    check_letters(config.data, sequences, encoder, config.force_letters)
+    check_encoding(sequences, encoder, place)
+    return ids, sequences
+
+
+def _known(config: ExplainConfig) -> dict[str, _Known]:
+    """Split and truth by id, from the comparison's predictions beside the model; nothing where there are none."""
+    path = Path(config.model).absolute().parent / "predictions.csv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {cell_text(row["id"]): _Known(*(cell_text(row[name]) for name in _Known._fields)) for row in rows}
+
+
+def _check_same(
+    config: ExplainConfig, model: Model, known: Mapping[str, _Known], predictions: Mapping[str, str]
+) -> None:
+    """Refuse a file whose ids are those of the comparison's table and whose sequences are others."""
+    both = [name for name in predictions if name in known]
+    other = [name for name in both if known[name].prediction != predictions[name]]
+    if model.task != "regression" and len(other) > ODD * len(both):
+        raise InputError(
+            f"data: {config.data} has ids of the comparison's predictions.csv, but for {len(other):,} of {len(both):,} "
+            f"(first: {shown(other[0])}) the model predicts another label than there; give the comparison's own table, "
+            "or other ids"
+        )
+
+
+def _labels(
+    config: ExplainConfig, model: Model, truth: Sequence[str | None], notes: list[str]
+) -> tuple[tuple[str, ...], Bool[np.ndarray, "n k"] | None]:
+    """The labels to explain and which sequences have them, where that is known."""
+    if model.task == "regression" or None in truth:
+        has = None
+    else:
+        sets = [{each} if model.task == "multiclass" else set(str(each).split(";")) for each in truth]
+        has = np.array([[name in each for name in model.labels] for each in sets])
+    names = config.labels or model.labels
+    if not config.labels and len(names) > MOST:
+        order = range(len(names)) if has is None else np.argsort(-has.sum(0), kind="stable")
+        names = tuple(model.labels[place] for place in list(order)[:MOST])
+        most = "first" if has is None else "most frequent"
+        notes.append(f"The {MOST} {most} of {len(model.labels)} labels; --labels chooses others.")
+    return names, None if has is None else has[:, [model.labels.index(name) for name in names]]
+
+
+def _titles(config: ExplainConfig, labels: Sequence[str]) -> list[str]:
+    """The labels with the names that the comparison's report gives them."""
+    path = Path(config.model).absolute().parent / "results.json"
+    terms = read_results(path).terms if path.is_file() else ()
+    names = {term.label: term.name for term in terms if term.name != term.label}
+    return [f"{label}, {names[label]}" if label in names else label for label in labels]
+
+
+def _holders(has: np.ndarray | None, label: int, count: int) -> list[int]:
+    """The sequences that have a label; all where that is not known."""
+    return list(range(count)) if has is None else [int(row) for row in np.flatnonzero(has[:, label])]
+
+
+def _write_arrays(path: Path, material: Material) -> None:
+    """Scores and contributions of all tokens, one after the other (`lengths` parts them), as `.npz`."""
+    explained: Explanation = material.explanation
+    part = path.with_name(f".{path.name}.{TEMPORARY}")
+    arrays = {name: getattr(explained, name) for name in ("bias", "scores", "constant", "residual")}
+    arrays |= {"ids": np.array(material.ids, str), "labels": np.array(explained.labels, str)}
+    arrays |= {"lengths": np.array([len(each) for each in explained.tokens])}
+    arrays |= {"contributions": np.concatenate(explained.tokens)}
+    try:
+        with writing(path, sum(array.nbytes for array in arrays.values())):
+            with part.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+            put(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""One self-contained HTML page of an explanation: a section a label."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from covjax.comparison.page import Html, Row, escape, figure, interval_text, listing, note, number, page, signed, table
+from covjax.explanation.contributions import COMPLETE, PARTS
+from covjax.explanation.evidence import AgainstChance, matches
+from covjax.explanation.explain import Direction, Explanation
+from covjax.explanation.pictures import STYLE, coloured, draw_profile, draw_tracks
+
+DIRECTIONS, EXAMPLES = 5, 3
+WINDOW = 0.05  # of the positions: how wide is the window that is looked for
+
+READING = (
+    "The score is that of the probe: log odds (a logit) of a logistic one, the score itself of ridge. It is the bias "
+    "plus the contributions of all tokens, plus what belongs to no token (constant, residual).",
+    "Mean, variance and co-occurrence: what the score has of the sequence's mean token, of the squares of single "
+    "features about it, and of the products of two different ones. Features are the encoder's, or components where the "
+    "recipe projects on them, standardised over the training tokens and numbered from 0.",
+    "A share is the covariance of a part with the score over the variance of the score, over the sequences explained. "
+    "Shares sum to 100 %; one below 0 works against the others.",
+    "An eigen-direction v of the label's weights W, with its eigenvalue λ, adds λ vᵀ f(S) v to the score: λ above 0 "
+    "rewards variation along v, below 0 punishes it. The letters are those whose tokens lie along v most: the mean "
+    "square there over that of all tokens. A mean has one direction, and its letters the mean itself.",
+    "Masking leaves tokens out of the pool; the encoder does not run again, so that the others still know of them.",
+    "A contribution says what the probe uses, not what causes the label. Activations depend on context, so that a "
+    "token can carry what stands beside it.",
+)
+METHODS = {
+    None: "The recipe is linear in what it pools: contributions are exact.",
+    "sqrt": "Contributions to the square root are of first order (Daleckii–Krein derivative), times Euler's factor of "
+    "two, with which they sum to the score; the constant is the part of the ridge.",
+    "log": "Contributions to the logarithm are of the straight path from the mean matrix of {reference} (integrated "
+    "gradients): they explain the difference to the score there, the constant. What the quadrature misses is the "
+    f"residual, at most {100 * COMPLETE:g} % of that difference or of the scores' deviation; it is not spread over the "
+    "tokens.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Everything that the page shows; sequences are in the order of `explanation`, labels in that of its labels.
+
+    `has` says which sequences have a label, where that is known; `letters` belong to the first directions of a label.
+    """
+
+    model: str
+    facts: Mapping[str, str]
+    notes: Sequence[str]
+    reference: str
+    explanation: Explanation
+    titles: Sequence[str]
+    ids: Sequence[str]
+    texts: Sequence[Sequence[str]]
+    has: Bool[np.ndarray, "n k"] | None
+    pattern: str
+    masked: float
+    deletions: Sequence[AgainstChance | None]
+    patterns: Sequence[AgainstChance | None]
+    letters: Sequence[Sequence[Sequence[tuple[str, float]]]]
+
+
+def explanation_page(material: Material) -> str:
+    """The whole page; it needs no network."""
+    explanation = material.explanation
+    spectral = next((block.spectral for block in explanation.blocks if block.spectral), None)
+    parts = [
+        f"<h1>{escape(material.model)}: what is its score made of?</h1>",
+        note("; ".join(f"{name}: {value}" for name, value in material.facts.items())),
+        listing([*material.notes, METHODS[spectral].format(reference=material.reference)]),
+    ]
+    for label in range(len(explanation.labels)):
+        parts.append(_section(material, label))
+    parts += ["<h2>How to read this</h2>", listing(READING)]
+    return page(f"{material.model} explained", parts, STYLE)
+
+
+def summary(material: Material, label: int) -> str:
+    """What explains one label's scores, in a few sentences."""
+    explanation = material.explanation
+    shares, directions = explanation.shares(label), explanation.directions(label)
+    first = directions[: min(3, len(directions))]
+    sizes = np.abs(explanation.parts[:, label]).max(0)
+    parts = [f"{_percent(shares[name])} {name}" for name, size in zip(PARTS, sizes) if size]
+    text = (
+        f"The differences between the scores of {len(explanation.scores)} sequences are {' and '.join(parts)}. "
+        f"{_count(len(first))} of {len(directions):,} directions {'carries' if len(first) == 1 else 'carry'} "
+        f"{_percent(sum(each.share for each in first))}."
+    )
+    if (test := material.deletions[label]) is not None:
+        text += (
+            f" Masking the {100 * material.masked:g} % of tokens that add most lowers the score by "
+            f"{number(test.value)}, as many random ones by {number(test.chance)}: {signed(test.difference)} "
+            f"{interval_text(test.interval)}, 95 % bootstrap interval."
+        )
+    text += _position(_profiles(material, label))
+    if (test := material.patterns[label]) is not None:
+        text += (
+            f" In {test.sequences} sequences with a match of {material.pattern} the token that adds most lies in the "
+            f"match in {_percent(test.value)}, by chance in {_percent(test.chance)}: {_points(test.difference)} "
+            f"points {interval_text(test.interval, _points)}."
+        )
+    return text
+
+
+def _profiles(material: Material, label: int) -> list[tuple[str, Float[np.ndarray, "t"]]]:
+    """Mean contributions by position, of sequences with the label first; none where sequences have several lengths."""
+    if len({len(tokens) for tokens in material.explanation.tokens}) > 1:
+        return []
+    values = np.stack([each[:, label] for each in material.explanation.contributions])
+    has = np.zeros(len(values), bool) if material.has is None else material.has[:, label]
+    if has.all() or not has.any():
+        return [("all sequences", values.mean(0))]
+    return [("sequences with the label", values[has].mean(0)), ("without", values[~has].mean(0))]
+
+
+def _position(profiles: Sequence[tuple[str, Float[np.ndarray, "_"]]]) -> str:
+    """Where the score of sequences with the label is higher than without: the window of `WINDOW` with most of it."""
+    if len(profiles) < 2:
+        return ""
+    gap = profiles[0][1] - profiles[1][1]
+    width = math.ceil(WINDOW * len(gap))
+    sums = np.convolve(gap, np.ones(width), "valid")
+    first = int(np.argmax(sums))
+    if not gap.sum() > 0:
+        return ""
+    return (
+        f" Sequences with the label score {number(float(gap.sum()))} higher than those without; positions "
+        f"{first + 1} to {first + width}, {_percent(width / len(gap))} of {len(gap)}, "
+        f"hold {_percent(sums[first] / gap.sum())} of that."
+    )
+
+
+def _section(material: Material, label: int) -> str:
+    explanation, name = material.explanation, material.titles[label]
+    first, _, more = summary(material, label).partition(". ")
+    parts = [f"<h2>{escape(name)}</h2>", f"<p><b>{escape(first)}.</b> {escape(more)}</p>"]
+    parts += [_parts_table(explanation, label)]
+    parts += [note("Directions of the weights with the largest shares, and what lies along them:")]
+    parts += [_directions_table(material, label)]
+    if profiles := _profiles(material, label):
+        svg = draw_profile(profiles, f"profile-{label}")
+        parts.append(figure(svg, f"Mean contribution to {name} by position."))
+    order = np.argsort(-explanation.scores[:, label], kind="stable")
+    count = min(EXAMPLES, len(order) // 2)
+    rows = [*order[:count], *order[len(order) - count :]]
+    contributions = [explanation.contributions[row][:, label] for row in rows]
+    largest = max(np.abs(each).max() for each in contributions)
+    parts.append(
+        note(
+            f"Highest and lowest scores. Blue adds to the score, orange takes away; the strongest colour is above 70 % "
+            f"of {largest:.3g}, the largest contribution here."
+            + (f" Underlined: {material.pattern}." if material.pattern else "")
+        )
+    )
+    tracks, spans = [], []
+    for place, (row, values) in enumerate(zip(rows, contributions)):
+        texts, head = material.texts[row], _head(material, row, label)
+        if place in (0, count):
+            parts.append(f"<h3>{'highest' if place == 0 else 'lowest'}</h3>")
+        parts.append(note(head) + coloured(texts, values, float(largest), material.pattern))
+        tracks.append((head, values))
+        is_letters = material.pattern and all(len(text) == 1 for text in texts)
+        spans.append(matches(material.pattern, "".join(texts)) if is_letters else None)
+    svg = draw_tracks(tracks, spans, f"tracks-{label}")
+    grey = f"; grey: {material.pattern}" if material.pattern else ""
+    parts.append(figure(svg, f"Contributions to {name} along the same sequences, highest scores first{grey}."))
+    return "\n".join(parts)
+
+
+def _head(material: Material, row: int, label: int) -> str:
+    has = "" if material.has is None else ", with the label" if material.has[row, label] else ", without it"
+    return f"{material.ids[row]}: score {number(float(material.explanation.scores[row, label]))}{has}"
+
+
+def _parts_table(explanation: Explanation, label: int) -> Html:
+    columns = dict(zip(PARTS, explanation.parts[:, label].T))
+    columns |= {"constant": explanation.constant[:, label], "residual": explanation.residual[:, label]}
+    rows: list[Row] = []
+    for name, share in explanation.shares(label).items():
+        if not np.abs(columns[name]).max():
+            continue
+        most, average = np.abs(columns[name]).max(), float(columns[name].mean())
+        value = f"up to {most:.0e}" if name == "residual" else signed(average)
+        rows.append([name, _percent(share), value])
+    rows.append(["bias", "", signed(float(explanation.bias[label]))])
+    rows.append(["score", "100 %", signed(float(explanation.scores[:, label].mean()))])
+    return table(["part of the score", "share", "mean"], rows)
+
+
+def _directions_table(material: Material, label: int) -> Html:
+    explanation = material.explanation
+    several = len(explanation.blocks) > 1
+    rows: list[Row] = []
+    for place, (each, letters) in enumerate(zip(explanation.directions(label, DIRECTIONS), material.letters[label]), 1):
+        block = explanation.blocks[each.block]
+        name = f"{place}, {block.name if block.of != 'deviation' else 'deviation'}" if several else str(place)
+        form = "{} ×{:.1f}" if block.is_matrix else "{} {:+.2f}"
+        along = ", ".join(form.format(text, value) for text, value in letters)
+        rows.append([name, f"{each.eigenvalue:+.3g}", _percent(each.share), signed(each.average), along, _top(each)])
+    head = ["direction", "λ", "share", "mean", "letters along it", "features"]
+    return table(head, rows)
+
+
+def _top(direction: Direction, count: int = 3) -> str:
+    """The features that a direction has most of, numbered from 0."""
+    order = np.argsort(-np.abs(direction.vector), kind="stable")[:count]
+    return ", ".join(f"{place} ({direction.vector[place]:+.2f})" for place in order)
+
+
+def _percent(share: float) -> str:
+    return "– (no differences)" if np.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.0f}"
+
+
+def _count(count: int) -> str:
+    return {1: "One", 2: "Two", 3: "Three"}[count]
