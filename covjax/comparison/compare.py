@@ -117,7 +117,8 @@ def _compare(
     start, output = time.monotonic(), folder.path
     check_folder(output)
     table, is_encoded = config.data or _source_table(config, output), activations is None and not config.activations
-    data = read_table(table, config.task, **config.table_options, needs_sequence=is_encoded)
+    names = config.table_options
+    data = read_table(table, config.task, **names, needs_sequence=is_encoded, covariates=config.covariates)
     if config.protocol == RETRIEVAL and data.partners:
         raise InputError("protocol: retrieval of pairs is not defined; compare them with --protocol probes")
     label_names = read_label_names(config.label_names)  # bad names are said before hours of work, not after
