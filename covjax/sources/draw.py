@@ -104,7 +104,8 @@ Sizes = tuple[int, int, int]  # rows of train, validation, test
 class Row:
     """One row of the standard table; `answer` is its label, its labels or its targets as the column holds them.
 
-    `split` is empty until `draw`; a row that the publisher holds out enters with "test".
+    `split` is empty until `draw`; a row that the publisher holds out enters with "test". `covariates` are numbers that
+    stand in columns of their own.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Row:
     answer: str
     group: str
     split: str = ""
+    covariates: tuple[float, ...] = ()
 
 
 def shared_file(shared: Path, *parts: str) -> Path:

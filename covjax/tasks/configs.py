@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from covjax.comparison.config import CompareConfig
+from covjax.sources.yeast import CODON_COVARIATES, MOST_CODING, WINDOW_COVARIATES
 
 DATA = Path(__file__).resolve().parent / "quickstart"
 
@@ -24,13 +25,14 @@ def _esm2(name: str, title: str, **more: Any) -> CompareConfig:
     )
 
 
-def _openspliceai(name: str, title: str, max_length: int) -> CompareConfig:
+def _openspliceai(name: str, title: str, max_length: int, covariates: tuple[str, ...] = ()) -> CompareConfig:
     """Whole and truncated covariance of 32 features, 4-mers as composition."""
     return CompareConfig(
         name=f"{title}, OpenSpliceAI 400 nt",
         source=name,
         encoder=str(_shared() / "models" / "openspliceai" / "model_400nt_rs10.pt"),
         composition_k=4,
+        covariates=covariates,
         max_length=max_length,
         ranks=(2, 4, 8, 16),
         output=f"runs/{name}",
@@ -125,7 +127,12 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
     "subj": lambda: _minilm("subj", "subjectivity", 1000),
     "terminator": lambda: _openspliceai("terminator", "terminator expression", 150),
     "trec": lambda: _minilm("trec", "TREC question type", 500),
+    "yeast_chipexo": lambda: _openspliceai("yeast_chipexo", "yeast ChIP-exo, every protein", 1000, WINDOW_COVARIATES),
+    "yeast_genes": lambda: _openspliceai("yeast_genes", "yeast genes, coding sequence", MOST_CODING, CODON_COVARIATES),
+    "yeast_genes_flanks": lambda: _openspliceai("yeast_genes_flanks", "yeast genes, promoter and terminator", 1000),
     "yeast_h4": lambda: _openspliceai("yeast_h4", "yeast histone H4", 500),
+    "yeast_occupancy": lambda: _openspliceai("yeast_occupancy", "yeast ChIP-exo, all proteins", 1000,
+                                             WINDOW_COVARIATES),
 }  # fmt: skip
 CONFIGS = {"quickstart": quickstart, **TASK_CONFIGS}
 
