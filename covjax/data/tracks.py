@@ -85,8 +85,7 @@ class Cut:
 
     Windows of `window` nucleotides every `stride` (0: the region itself); targets are means, or numbers of peaks, over
     `bins` equal stretches of the central `centre` nucleotides (0: of all), as log(1 + x) or x (`scale` log1p, none);
-    nucleotides
-    without a value are an error or 0 (`missing` error, zero); groups are blocks of `block` nucleotides.
+    nucleotides without a value are an error or 0 (`missing` error, zero); groups are blocks of `block` nucleotides.
 
     Raises InputError for another `missing` or `scale`; the numbers are checked where they are used.
     """
@@ -201,7 +200,7 @@ def _windows(
         values = each.values(name, low, high)
         for (start, end), own, whole in zip(places, targets, inside):
             if whole:
-                own.append(binned(values[start - low : end - low], cut.bins) * ((end - start) // cut.bins))
+                own.append(np.rint(binned(values[start - low : end - low], cut.bins) * (end - start) / cut.bins))
     for (start, end), own, whole in zip(windows, targets, inside):
         yield _window(chromosome, region, start, end, own, cut) if whole else None
 
