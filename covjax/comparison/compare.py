@@ -46,6 +46,7 @@ from covjax.comparison.verdict import table, verdict
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.data.dataset import label_name_notes, read_label_names
 from covjax.data.pairs import seen_note
+from covjax.data.targets import target_names_path
 from covjax.errors import InputError
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
@@ -124,11 +125,13 @@ def _compare(
     if activations is None and not config.activations:
         config = dataclasses.replace(config, activations=tokens_file)
     is_encoded = activations is None and not config.activations
-    data = read_table(table, config.task, **config.table_options, needs_sequence=is_encoded)
+    names = config.table_options
+    data = read_table(table, config.task, **names, needs_sequence=is_encoded, covariates=config.covariates)
     if config.protocol == RETRIEVAL and data.partners:
         raise InputError("protocol: retrieval of pairs is not defined; compare them with --protocol probes")
-    label_names = read_label_names(config.label_names)  # bad names are said before hours of work, not after
-    _tell("note", data, [*data.notes, *label_name_notes(label_names, data, config.label_names)])
+    names_file = config.label_names or ("" if config.data else _source_names(table))
+    label_names = read_label_names(names_file)  # bad names are said before hours of work, not after
+    _tell("note", data, [*data.notes, *label_name_notes(label_names, data, names_file)])
     data, source = open_source(config, data, activations)
     _tell("note", data, source.notes)
     folds: list[Dataset] = []
@@ -257,6 +260,12 @@ def _source_table(config: CompareConfig, output: Path) -> tuple[Path, str]:
         write_source(config.source, path, os.environ.get("COVJAX_SHARED", "../shared"), config.source_sizes)
     wait()
     return path, str(tokens_path(path)) if has_tokens else ""
+
+
+def _source_names(table: str | Path) -> str:
+    """The names of a built-in data set's outputs, beside its table; nothing where they have none."""
+    path = target_names_path(table)
+    return str(path) if path.is_file() else ""
 
 
 def _complete_results(path: Path, manifest: dict[str, Any]) -> Results | None:

@@ -10,11 +10,15 @@ from covjax.jobs.memory import limit_gib
 from covjax.options import FEATURES, NOTHING, at_least, check_options, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import (
+    COMPOSITION,
     MIXTURE,
+    ROLES,
     SECOND_ORDER,
     TRAINABLE,
     Composition,
+    Covariates,
     Probed,
+    SideBySide,
     SpecialToken,
     Trained,
     unknown_recipe,
@@ -90,6 +94,14 @@ class CompareConfig(RecipeSettings):
         "of pair difference: most places between a pooled token and one that differs; none: all tokens",
         allowed=lambda window: window is None or window >= 0,
         rule=">= 0, or none",
+    )
+    covariates: tuple[str, ...] = option(
+        (),
+        "columns of numbers in the table that are compared as a row, alone and beside the composition: what a "
+        "sequence's embedding must beat",
+        NOTHING,  # the data's digest has them
+        lambda names: all(names) and len(set(names)) == len(names),
+        "distinct names of columns",
     )
     activations: str = option(
         "",
@@ -229,8 +241,7 @@ def choose_recipes(
     Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
     (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
     Without sequences (`has_sequences`) there are no counted letters, in retrieval no rows that are fitted on labels,
-    with folds no trained pools.
-    `pair` is what pools see of pairs.
+    with folds no trained pools. `pair` is what pools see of pairs. Rows of `config.covariates` are always there.
 
     Raises InputError for a rank that the encoder does not have, an unknown name in `config.rows`, one whose parts are
     not there, one that counts letters of sequences that are not there, one fitted on labels in retrieval, and a trained
@@ -239,6 +250,7 @@ def choose_recipes(
     named = [name for name in config.rows if name in TRAINABLE and name not in config.trained]
     every = all_recipes(dataclasses.replace(config, trained=(*config.trained, *named)), features)
     every = tuple(recipe for recipe in every if has_special or not isinstance(recipe, SpecialToken))
+    beside = _covariate_recipes(config)
     if config.protocol == RETRIEVAL:
         fitted = [recipe for recipe in every if isinstance(recipe, Trained | Probed) or recipe.role == MIXTURE]
         every = _without(fitted, every, config, "needs labels, which --protocol retrieval goes without")
@@ -247,22 +259,25 @@ def choose_recipes(
         every = _without(trained, every, config, "is trained on labels, which --folds would do anew in every fold")
     if pair == "both":
         every = pair_recipes(every)
+    every = tuple(sorted((*every, *beside), key=lambda recipe: ROLES.index(recipe.role)))
     if not has_sequences:
-        lettered = [recipe for recipe in every if isinstance(recipe, Composition)]
+        counts = {recipe.name for recipe in every if isinstance(recipe, Composition)}
+        lettered = [recipe for recipe in every if not counts.isdisjoint((recipe.name, *parts_of(recipe)))]
         if asked := [recipe.name for recipe in lettered if recipe.name in config.rows]:
             raise InputError(f"rows: {asked[0]!r} counts letters, and the table has no column 'sequence'")
         every = tuple(recipe for recipe in every if recipe not in lettered)
     if config.rows == ALL or (not config.rows and not _is_small(config, test)):
         return tuple(recipe for recipe in every if not recipe.optional)
     if not config.rows:
-        return tuple(recipe for recipe in every if recipe.name in SMALL_ROWS)
+        return tuple(recipe for recipe in every if recipe.name in SMALL_ROWS or recipe in beside)
     by_name = {recipe.name: recipe for recipe in every}
     for name in config.rows:
         if name not in by_name:
             raise unknown_recipe("rows", name, every)
         if absent := [part for part in parts_of(by_name[name]) if part not in config.rows]:
             raise InputError(f"rows: {name!r} needs {absent[0]!r} too")
-    chosen = tuple(recipe for recipe in every if _row(recipe) in config.rows)
+    names = {*config.rows, *(each.name for each in beside if {*parts_of(each)} <= {"covariates", *config.rows})}
+    chosen = tuple(recipe for recipe in every if _row(recipe) in names)
     if not any(recipe.role == SECOND_ORDER for recipe in chosen):
         raise InputError(f"rows: {', '.join(config.rows)} has no second-order recipe to compare with mean")
     return chosen
@@ -276,6 +291,19 @@ def _without(
     if asked := [recipe.name for recipe in absent if recipe.name in config.rows]:
         raise InputError(f"rows: {asked[0]!r} {reason}; leave it out")
     return tuple(recipe for recipe in every if recipe.name not in names)
+
+
+def _covariate_recipes(config: CompareConfig) -> tuple[Recipe, ...]:
+    """Rows of `config.covariates`, which are compared whatever `rows` names; that beside the composition needs it."""
+    if not config.covariates:
+        return ()
+    some = len(config.covariates) <= 4
+    names = f"covariates ({', '.join(config.covariates)})" if some else f"{len(config.covariates)} covariates"
+    parts = (COMPOSITION, "covariates")
+    return (
+        Covariates(name="covariates", title=names, role=COMPOSITION, columns=config.covariates),
+        SideBySide(name="composition+covariates", title=f"composition + {names}", role=COMPOSITION, parts=parts),
+    )
 
 
 def small_note(config: CompareConfig, rows: int, test: int) -> str:

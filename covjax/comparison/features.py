@@ -28,7 +28,7 @@ from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import MIXTURE, Components, Composition, Pooled, Probed, SpecialToken
+from covjax.recipes.base import MIXTURE, Components, Composition, Covariates, Pooled, Probed, SpecialToken
 
 Item = TypeVar("Item")
 
@@ -142,6 +142,8 @@ def make_features(
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
                 tables.put(recipe.name, _composition(recipe, data, tokens.kind))
+            elif isinstance(recipe, Covariates):
+                tables.put(recipe.name, _covariates(data))
             elif isinstance(recipe, Probed):
                 tables.put(recipe.name, dataclasses.replace(tables[recipe.part], probe=recipe.probe))
             elif parts := parts_of(recipe):
@@ -233,3 +235,12 @@ def _composition(recipe: Composition, data: Dataset, pair: str) -> Table:
         first, second = np.split(counts, 2)
         counts = np.asarray(both_sides(first, second)) if pair == "both" else second - first
     return make_table(counts, train)
+
+
+def _covariates(data: Dataset) -> Table:
+    """The covariates, each less its training mean, over its training deviation: their units would decide otherwise."""
+    assert data.covariates is not None
+    train = data.rows("train")
+    known = data.covariates[train]
+    scale = np.where(known.max(0) > known.min(0), known.std(0), 1.0)  # the deviation of equal numbers is their rounding
+    return make_table(((data.covariates - known.mean(0)) / scale).astype(np.float32), train)

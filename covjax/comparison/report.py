@@ -7,8 +7,8 @@ from typing import Any
 from covjax.comparison.chain import LINKS, carrier
 from covjax.comparison.config import RETRIEVAL
 from covjax.comparison.fold_text import LABEL_FREE, chosen_text, folds_sentence, interval_sentence
-from covjax.comparison.page import Html, Row, difference, escape, figure, note, number, page, signed, table
-from covjax.comparison.results import ProbeResult, Results, RowResult
+from covjax.comparison.page import Html, Row, difference, escape, figure, note, number, page, signed, soft, table
+from covjax.comparison.results import Interval, ProbeResult, Results, RowResult, side
 from covjax.comparison.verdict import verdict
 from covjax.jobs.folder import write_text
 from covjax.recipes.base import CONTROL, TRAINED
@@ -42,6 +42,8 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path) -> No
     ]
     if results.terms:
         parts += ["<h2>Per label</h2>", _term_table(results)]
+    if results.outputs:
+        parts += ["<h2>Per output</h2>", _output_table(results)]
     manifest = "\n".join(escape(f"{key}: {value}") for key, value in _flat(results.manifest))
     parts += [f"<h2>Manifest</h2><details open><summary>What made these numbers</summary><pre>{manifest}</pre>"]
     write_text(path, page(results.name, [*parts, "</details>"]))
@@ -236,6 +238,30 @@ def _term_table(results: Results) -> Html:
     if results.folds is not None:
         caption = f"test {results.primary_name}, {probe} probe, mean over folds; count of all positives"
     return table(["label", *splits, *(row.title for row in columns)], rows, caption=caption)
+
+
+def _output_table(results: Results) -> Html:
+    """The table of a report: the outputs as they are sorted, a column for each row, the gain of the chosen one."""
+    rows = list(results.outputs[0].values)
+    sides = [side(output.gain_interval) for output in results.outputs]
+    titles = {row.label: row.title for row in results.rows}
+    body: list[Row | str] = []
+    for output in results.outputs:
+        name = output.name if output.name == output.label else f"{output.name} ({output.label})"
+        cells = [_with_interval(output.values[row], output.intervals[row]) for row in rows]
+        body.append([name, *cells, difference(output.gain, output.gain_interval)])
+    caption = (
+        f"test {results.primary_name}, {results.probes[0]} probe, [95 %] over groups; sorted by {titles[rows[1]]}, "
+        f"which is above the {titles[rows[0]]} by its interval in {sides.count('above')} of {len(sides)} outputs, "
+        f"below in {sides.count('below')}. Many intervals are read together: by chance alone one in forty lies above."
+    )
+    head = ["output", *(titles[row] for row in rows), f"{titles[rows[1]]} minus {titles[rows[0]]}"]
+    return table(head, body, caption=caption)
+
+
+def _with_interval(value: float, ends: Interval | None) -> Html:
+    text = "" if ends is None else f" {soft(f'[{number(ends[0])}, {number(ends[1])}]')}"
+    return Html(f"{number(value)}{text}")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from covjax.recipes.base import MIXTURE
 Interval = tuple[float, float]
 ABSENT: tuple[tuple[str, Any], ...] = (
     *(("seeds", None), ("layer", None), ("layer_validation", ()), ("layers", ())),
-    *(("choices", ()), ("folds", None)),
+    *(("choices", ()), ("folds", None), ("outputs", ())),
 )
 
 
@@ -112,6 +112,21 @@ class Folds:
 
 
 @dataclasses.dataclass(frozen=True)
+class Output:
+    """One of several numbers to predict: test values of some rows by label, the chosen row's gain over the reference.
+
+    Without an interval it is undefined in more than half of the resamples.
+    """
+
+    label: str
+    name: str
+    values: dict[str, float]
+    intervals: dict[str, Interval | None]
+    gain: float
+    gain_interval: Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
     """Everything that a comparison measured. The first of `probes` is the one that its verdict goes by."""
 
@@ -140,6 +155,7 @@ class Results:
     layers: tuple[int, ...] = ()  # that the rows chose from, where there were several
     chain: dict[str, Contrast] = dataclasses.field(default_factory=dict)  # older files have none
     folds: Folds | None = None  # where folds took the place of one split
+    outputs: tuple[Output, ...] = ()  # of a regression with several, best first by the chosen row
 
     @property
     def winner(self) -> str:

@@ -14,8 +14,9 @@ from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.features import Tables
 from covjax.comparison.landmark_check import landmark_warnings
 from covjax.comparison.mixtures import described
+from covjax.comparison.outputs import measure_outputs
 from covjax.comparison.probing import Probes, macro, metric_value, predictions, probe_names, task_of
-from covjax.comparison.results import Contrast, Interval, ProbeResult, Results, RowResult, Score, Term
+from covjax.comparison.results import Contrast, Interval, Output, ProbeResult, Results, RowResult, Score, Term
 from covjax.comparison.retrieval import unanswerable
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
@@ -110,6 +111,7 @@ def contrasts(
 
 
 REFERENCE = "mean"
+PLANNED = ("over_baseline", "over_control", "over_composition")  # what the chosen row is shown beside, output by output
 FEW_GROUPS = 20
 
 
@@ -141,8 +143,12 @@ def summarise(
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
     shown_rows = [recipe for recipe in recipes if not getattr(recipe, "replica_of", "")]
+    seeds_of = {
+        row.name: [each.name for each in recipes if row.name in (each.name, getattr(each, "replica_of", ""))]
+        for row in shown_rows
+    }
     for recipe in progress(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
-        labels = [each.name for each in recipes if recipe.name in (each.name, getattr(each, "replica_of", ""))]
+        labels = seeds_of[recipe.name]
         grid = DECAYS if getattr(recipe, "probe", "") == "mlp" else config.penalties
         edges = min(grid), max(grid)
         by_probe = {}
@@ -188,9 +194,18 @@ def summarise(
     compared = REFERENCE, names[0], task.primary, planned, groups["test"]
     differences = contrasts(rows, *compared)
     chain = contrasts(rows, *compared, chain_pairs(rows, REFERENCE, names[0]))
+    outputs: tuple[Output, ...] = ()
+    if data.task == "regression" and len(data.target_names) > 1:
+        ends = [differences[name].other for name in PLANNED if name in differences]
+        shown_scores = {
+            label: [predictions(task, names[0], probes[each][names[0]].scores[test]) for each in seeds_of[label]]
+            for label in dict.fromkeys([REFERENCE, differences["gain"].row, *ends])
+        }
+        called = [(label, label_names.get(label, label)) for label in data.target_names]
+        outputs = measure_outputs(task.metrics[task.primary][1], truth, shown_scores, counts, called)
     warnings = (*_warnings(rows, tables, data, groups["test"], looks), *landmark_warnings(config, data, tables))
     sizes: dict[str, float] = {split: len(data.rows(split)) for split in SPLITS}
-    parts = {"sizes": sizes, "groups": groups, "terms": terms, "warnings": warnings}
+    parts = {"sizes": sizes, "groups": groups, "terms": terms, "warnings": warnings, "outputs": outputs}
     return assemble(config, data, tokens, rows, differences, chain, looks, manifest, parts)
 
 

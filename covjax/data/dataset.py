@@ -50,7 +50,7 @@ def match_columns(
     columns: dict[str, int] = {}
     for role in (*needed, *optional):
         if name := names.get(role, ""):
-            index = _named(path, header, name, _option(role))
+            index = named_column(path, header, name, _option(role))
             if index in columns.values():
                 other = next(each for each, taken in columns.items() if taken == index)
                 raise InputError(f"{path}: column {shown(name)} is given for both {other} and {role}")
@@ -114,7 +114,8 @@ def _found(
     return None
 
 
-def _named(path: str | Path, header: Row, name: str, option: str) -> int:
+def named_column(path: str | Path, header: Row, name: str, option: str) -> int:
+    """Index in the header of the column that a user named by `option`; InputError where it is not there, or twice."""
     for same in (lambda a, b: a == b, lambda a, b: a.strip().casefold() == b.strip().casefold()):
         matches = [i for i, cell in enumerate(header.cells) if same(cell, name)]
         if len(matches) > 1:
@@ -255,6 +256,8 @@ class Dataset:
     warnings: tuple[str, ...] = ()  # what a reader of results must be warned of
     partners: tuple[str, ...] = ()
     one_family: bool = False  # over half of the sequences are near copies of each other, and none are grouped
+    covariate_names: tuple[str, ...] = ()
+    covariates: np.ndarray | None = None  # (n, c) float64, None where none are named
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -277,13 +280,16 @@ class Dataset:
         return np.flatnonzero(self.splits == split)
 
     def fingerprint(self) -> str:
-        """SHA-256 over every id, sequence, target, group and split: the identity of the data in a manifest."""
+        """SHA-256 over ids, sequences, targets, covariates, groups, splits: the identity of the data in a manifest."""
         digest = hashlib.sha256(repr((self.task, self.target_names)).encode())
         columns = (self.ids, self.sequences, self.groups) if self.sequences else (self.ids, self.groups)
         columns = (*columns, self.partners) if self.partners else columns
         for row in zip(*columns, strict=True):
             digest.update(repr(row).encode())
         digest.update(np.ascontiguousarray(self.targets).tobytes())
+        if self.covariates is not None:
+            digest.update(repr(self.covariate_names).encode())
+            digest.update(np.ascontiguousarray(self.covariates).tobytes())
         digest.update(repr(None if self.splits is None else self.splits.tolist()).encode())
         return digest.hexdigest()
 

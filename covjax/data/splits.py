@@ -258,6 +258,8 @@ def take_rows(data: Dataset, rows: np.ndarray) -> Dataset:
             columns[name] = tuple(column[i] for i in rows)
     if data.splits is not None:
         columns["splits"] = data.splits[rows]
+    if data.covariates is not None:
+        columns["covariates"] = data.covariates[rows]
     return dataclasses.replace(data, **columns)
 
 

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from covjax.data.covariates import covariate_columns, read_covariates
 from covjax.data.dataset import ANSWERS, Dataset, describe_columns, has_words, match_columns, tidy_sequences, unit
 from covjax.data.spreadsheets import SUFFIXES, read_spreadsheet
 from covjax.data.targets import TASKS, Answers, is_missing, read_targets
@@ -38,6 +39,7 @@ def read_table(
     missing: str = "refuse",
     label_regex: str = "",
     needs_sequence: bool = True,
+    covariates: Sequence[str] = (),
 ) -> Dataset:
     """Read labelled sequences: columns sequence, one of label, labels, targets, and optionally id, split and group.
 
@@ -56,7 +58,8 @@ def read_table(
     they are written. Every other `label` column is multiclass, unless most of more than ten different cells are numbers
     in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
 
-    A column `sequence_b` makes every row a pair (`Dataset.partners`).
+    A column `sequence_b` makes every row a pair (`Dataset.partners`). `covariates` are columns of numbers that go with
+    the rows (`Dataset.covariates`).
 
     With `needs_sequence=False` (for activations that stand elsewhere) a table without that column is a dataset without
     sequences, whose groups are the ids where there is no group column.
@@ -90,7 +93,11 @@ def read_table(
     def match(header: Row) -> dict[str, int]:
         return match_columns(path, header, names, *roles)
 
-    table = _read_rows(path, names, label_regex, notes, match)
+    def used(header: Row) -> list[int]:
+        columns = match(header)
+        return [*columns.values(), *covariate_columns(path, header, covariates, columns)]
+
+    table = _read_rows(path, names, label_regex, notes, used)
     columns = match(table.header)
     kind = next(role for role in columns if role in ANSWERS)
     if not table.rows:
@@ -140,6 +147,11 @@ def read_table(
         sequences, partners = tidy[: len(rows)], tidy[len(rows) :]
     elif "sequence" in columns:
         sequences = tidy_sequences(cells("sequence"), places, titles["sequence"], notes)
+    numbers = covariate_columns(path, table.header, covariates, columns)
+    beside = None
+    if numbers:
+        cells_of = [[row.cells[index] for row in rows] for index in numbers]
+        beside = read_covariates(covariates, cells_of, places, table.delimiter == ";", notes)
     groups = (
         _groups(cells("group"), places, titles["group"])
         if "group" in columns
@@ -160,6 +172,8 @@ def read_table(
         has_group_column="group" in columns,
         lines=tuple(row.line for row in rows),
         notes=tuple(notes),
+        covariate_names=tuple(table.header.cells[index].strip() for index in numbers),
+        covariates=beside,
     )
 
 
@@ -168,7 +182,7 @@ def _read_rows(
     names: dict[str, str],
     label_regex: str,
     notes: list[str],
-    match: Callable[[Row], Mapping[str, int]],
+    used: Callable[[Row], Collection[int]],
 ) -> Table:
     if not os.path.isfile(path):  # of a path too long Path.is_file raises
         raise InputError(f"{path if len(str(path)) <= 300 else shown(str(path), 200)}: no such file")
@@ -180,7 +194,7 @@ def _read_rows(
     if label_regex:
         raise InputError(f"label_regex: {shown(label_regex)} is for FASTA, and {path} is named {suffix or 'otherwise'}")
     if path.suffix.lower() in SUFFIXES:
-        return read_spreadsheet(path, lambda header: match(header).values(), notes)
+        return read_spreadsheet(path, used, notes)
     table = read_delimited(path)
     rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows if any(map(str.strip, row.cells))]
     if empty := len(table.rows) - len(rows):  # as spreadsheets write behind the last row; of a workbook the same

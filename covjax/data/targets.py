@@ -1,8 +1,10 @@
 """Answers in a table: numbers, classes and sets of labels."""
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from covjax.data.dataset import visible_text
 from covjax.data.spreadsheets import ERRORS
 from covjax.errors import InputError, shown
+from covjax.jobs.disk import new_text, text_cell
 
 PLAIN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
@@ -306,3 +309,20 @@ def _several(answers: Answers, missing: str, notes: list[str]) -> Targets:
     if len(infinite := np.flatnonzero(~np.isfinite(table).all(axis=1))):
         raise answers.refuse(f"{answers.example(rows[infinite[0]])}, which is not finite")
     return Targets("regression", table, tuple(f"target{j + 1}" for j in range(width)), rows)
+
+
+def target_names_path(table: str | Path) -> Path:
+    """The file beside a table (`.csv`, `.csv.gz`) that has the names of its targets: `tracks-names.csv`."""
+    table = Path(table)
+    return table.with_name(f"{table.name.removesuffix('.gz').removesuffix('.csv')}-names.csv")
+
+
+def write_target_names(path: str | Path, names: Sequence[str]) -> None:
+    """Write what target1, target2, … of a table are called, as `--label-names` reads it.
+
+    Raises InputError where the file cannot be written.
+    """
+    with new_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["label", "name"])
+        writer.writerows([f"target{j}", text_cell(name)] for j, name in enumerate(names, 1))

@@ -118,33 +118,51 @@ def spearman(
     return _of_numbers(_spearman, truth, scores, counts, missing)
 
 
+ROWS = 16  # resamples at a time: their running sums over thousands of rows stay in the cache
+
+
 def _spearman(truth, scores, w):
-    orders = [[_order(column) for column in table.T] for table in (truth, scores)]
+    """Everything in doubled ranks less the doubled mean rank: whole numbers, so sums over them are exact."""
+    orders = [[_Order(column) for column in table.T] for table in (truth, scores)]
     out = np.empty((len(w), truth.shape[1]))
 
     def block(start: int) -> None:
-        weights = np.ascontiguousarray(w[start : start + BLOCK].T)  # (n, resamples): gathering moves whole rows
-        middle = (weights.sum(0) + 1) / 2  # the mean of all ranks; what is constant deviates by exactly 0 from it
-        for j, pair in enumerate(zip(*orders)):
-            a, b = (_mid_ranks(each, weights) - middle for each in pair)
-            ab, aa, bb = (np.einsum("nr,nr,nr->r", weights, x, y) for x, y in ((a, b), (a, a), (b, b)))
-            out[start : start + BLOCK, j] = _correlation(ab, aa, bb, aa > 0, bb > 0)
+        weights = np.ascontiguousarray(w[start : start + ROWS].T)  # (n, resamples): gathering moves whole rows
+        for j, (one, other) in enumerate(zip(*orders)):
+            (_, a, aa), (ordered, b, bb) = one.ranks(weights), other.ranks(weights)
+            ordered *= a[one.run[other.order]]  # in the order of the other, whose ranks then need no gathering
+            ab = np.einsum("nr,nr->r", other.by_run(ordered), b)
+            out[start : start + ROWS, j] = _correlation(ab, aa, bb, aa > 0, bb > 0)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(block, range(0, len(w), BLOCK)))
+        list(pool.map(block, range(0, len(w), ROWS)))
     return out
 
 
-def _order(values):
-    """The ascending order of values (n,), and for each where the run of its equals begins and ends in it."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    return order, np.searchsorted(ordered, values, side="left"), np.searchsorted(ordered, values, side="right")
+class _Order:
+    """The ascending order of values (n,), where its runs of equal values begin and end, and the run of each value."""
 
+    def __init__(self, values):
+        self.order = np.argsort(values, kind="stable")
+        ordered = values[self.order]
+        first = np.append(True, ordered[1:] != ordered[:-1])
+        self.run = np.empty(len(values), int)
+        self.run[self.order] = np.cumsum(first) - 1
+        self.edges = np.append(np.flatnonzero(first), len(values))
+        self.distinct = len(self.edges) == len(values) + 1
 
-def _mid_ranks(ordering, weights):
-    """Mean rank of each value among the resampled ones, (n, R); the rank of an absent example is not used."""
-    order, start, end = ordering
-    below = np.zeros((len(weights) + 1, weights.shape[1]))
-    np.cumsum(weights[order], axis=0, out=below[1:])
-    return (below[start] + below[end] + 1) / 2
+    def ranks(self, weights):
+        """Weights (n, R) in order; of every run its mid-rank, doubled, less N + 1 of N resampled rows; Σ of squares."""
+        ordered = weights[self.order]
+        below = np.zeros((len(weights) + 1, weights.shape[1]))
+        np.cumsum(ordered, axis=0, out=below[1:])
+        if not self.distinct:
+            below = below[self.edges]
+        ranks = below[1:] + below[:-1]
+        ranks -= below[-1]
+        sizes = ordered if self.distinct else np.diff(below, axis=0)
+        return ordered, ranks, np.einsum("nr,nr->r", sizes * ranks, ranks)
+
+    def by_run(self, ordered):
+        """Sums over runs of what stands in order."""
+        return ordered if self.distinct else np.add.reduceat(ordered, self.edges[:-1], axis=0)

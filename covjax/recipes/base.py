@@ -210,6 +210,13 @@ class Composition(Recipe):
     k: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Covariates(Recipe):
+    """Columns of numbers that stand in the table beside the sequences; it sees no tokens."""
+
+    columns: tuple[str, ...]
+
+
 def parts_of(recipe: Recipe) -> tuple[str, ...]:
     """Names of the recipes that this one is made of; of a mixture with known shares, those that have one."""
     if isinstance(recipe, Weighted) and recipe.shares:

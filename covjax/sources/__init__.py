@@ -12,9 +12,10 @@ import numpy as np
 from covjax.data import check_splits, read_table
 from covjax.data.audio import write_arrays
 from covjax.data.splits import SPLITS
+from covjax.data.targets import target_names_path, write_target_names
 from covjax.errors import InputError
 from covjax.jobs.disk import TEMPORARY, new_text, put, text_cell
-from covjax.sources import dna, proteins, rna, speech, text
+from covjax.sources import dna, proteins, rna, speech, text, yeast
 from covjax.sources.draw import Row, Sizes
 
 
@@ -22,15 +23,15 @@ from covjax.sources.draw import Row, Sizes
 class Source:
     """A data set: what it is, the column its answers stand in, who builds its rows, how many at most.
 
-    `columns` are the names of further columns, of numbers that a model may be compared with. `tokens` gives, in place
-    of sequences, an array (tokens, features) for each of the ids: (id, array), in any order.
+    Where it has several outputs with names, `build` gives these too. `covariates` name the columns of every row's own.
+    `tokens` gives, in place of sequences, an array (tokens, features) for each of the ids: (id, array), in any order.
     """
 
     summary: str
     column: str
-    build: Callable[[Path, Sizes], list[Row]]
+    build: Callable[[Path, Sizes], list[Row] | yeast.Named]
     sizes: Sizes = (3500, 1000, 1000)
-    columns: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
     tokens: Callable[[Path, Sequence[str]], Iterator[tuple[str, np.ndarray]]] | None = None
 
 
@@ -53,6 +54,40 @@ SOURCES = {
         )
         for window in dna.WINDOWS
     },
+    **{
+        f"yeast_chipexo{suffix}": Source(
+            f"yeast genome in windows of {window:,} nt, ChIP-exo peaks of every protein",
+            "targets",
+            functools.partial(yeast.chipexo, window=window),
+            sizes,
+            yeast.WINDOW_COVARIATES,
+        )
+        for suffix, window, sizes in (
+            ("", yeast.WINDOW, (8000, 2000, 4000)),
+            ("_250", 250, (8000, 2000, 4000)),
+            ("_4000", 4000, (2000, 500, 1000)),
+        )
+    },
+    "yeast_occupancy": Source(
+        "the same windows of 1,000 nt, ChIP-exo peaks of all proteins",
+        "targets",
+        yeast.occupancy,
+        (8000, 2000, 4000),
+        yeast.WINDOW_COVARIATES,
+    ),
+    "yeast_genes": Source(
+        "yeast genes, coding sequence, expression and half-life",
+        "targets",
+        yeast.genes,
+        (3000, 800, 1500),
+        yeast.CODON_COVARIATES,
+    ),
+    "yeast_genes_flanks": Source(
+        "the same genes, promoter and terminator",
+        "targets",
+        functools.partial(yeast.genes, flanks=True),
+        (3000, 800, 1500),
+    ),
     "trec": Source("questions, type of the answer", "label", text.trec, (3400, 1000, 500)),
     "subj": Source("sentences, subjective or objective", "label", text.subj, (3400, 1000, 1000)),
     "sentiment": Source("sentences, negative or positive", "label", text.sentiment, (3400, 1000, 1000)),
@@ -79,7 +114,8 @@ def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes |
     `shared` is the folder with the real data (COVJAX_SHARED), `sizes` the most rows of train, validation and test in
     place of the source's own. The same data give the same bytes. The table passes `read_table` and `check_splits`
     before it appears under its name, so it is whole or not there. A source with tokens writes them first, to
-    `tokens_path(path)`.
+    `tokens_path(path)`. Outputs that have names get them in a table beside it
+    (`covjax.data.targets.target_names_path`), for `--label-names`.
 
     Raises InputError for an unknown name, a path without `.csv.gz`, absent data, and sizes that leave no valid table.
     """
@@ -88,7 +124,8 @@ def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes |
     path, source = Path(path), SOURCES[name]
     if not path.name.endswith(".csv.gz"):
         raise InputError(f"path: {path} must end in .csv.gz")
-    rows = source.build(Path(shared), sizes or source.sizes)
+    made = source.build(Path(shared), sizes or source.sizes)
+    rows, names = made if isinstance(made, tuple) else (made, ())
     lengths = {row.id: len(row.sequence) for row in rows}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,9 +134,12 @@ def write_source(name: str, path: str | Path, shared: str | Path, sizes: Sizes |
             if source.tokens is not None:
                 lengths = write_arrays(tokens_path(whole), source.tokens(Path(shared), list(lengths)))
             _write(whole, source, rows)
-            check_splits(read_table(whole, needs_sequence=source.tokens is None))
-            if source.tokens is not None:
+            has_letters = source.tokens is None
+            check_splits(read_table(whole, needs_sequence=has_letters, covariates=source.covariates))
+            if not has_letters:
                 put(tokens_path(whole), tokens_path(path))
+            if names:
+                write_target_names(target_names_path(path), names)
             put(whole, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
@@ -125,7 +165,7 @@ def _write(path: Path, source: Source, rows: Sequence[Row]) -> None:
     letters = ["sequence"] if source.tokens is None else []
     with new_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", *letters, source.column, "split", "group", *source.columns])
+        writer.writerow(["id", *letters, source.column, "split", "group", *source.covariates])
         for row in rows:
-            cells = [row.id, *([row.sequence] if letters else []), row.answer, row.split, row.group, *row.more]
-            writer.writerow(map(text_cell, cells))
+            cells = [row.id, *([row.sequence] if letters else []), row.answer, row.split, row.group]
+            writer.writerow([*map(text_cell, cells), *(f"{number:.6g}" for number in row.covariates)])

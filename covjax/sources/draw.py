@@ -105,7 +105,7 @@ class Row:
     """One row of the standard table; `answer` is its label, its labels or its targets as the column holds them.
 
     `split` is empty until `draw`; a row that the publisher holds out enters with "test". `sequence` is empty where a
-    source has tokens in place of sequences. `more` are the cells of the source's further columns.
+    source has tokens in place of sequences. `covariates` are numbers that stand in columns of their own.
     """
 
     id: str
@@ -113,7 +113,7 @@ class Row:
     answer: str
     group: str
     split: str = ""
-    more: tuple[str, ...] = ()
+    covariates: tuple[float, ...] = ()
 
 
 def shared_file(shared: Path, *parts: str) -> Path:

@@ -46,8 +46,8 @@ def degradation(shared: Path, sizes: Sizes) -> list[Row]:
             if len(kinds) != len(sequence):
                 raise ValueError(f"a structure of {len(kinds)} and a sequence of {len(sequence)} bases")
         answer = ";".join(f"{value:.6g}" for value in targets)
-        shares = tuple(f"{kinds.count(letter) / len(kinds):.6f}" for letter in KINDS)
-        rows.append(Row(name, sequence.replace("U", "T"), answer, "", more=shares))
+        shares = tuple(kinds.count(letter) / len(kinds) for letter in KINDS)
+        rows.append(Row(name, sequence.replace("U", "T"), answer, "", covariates=shares))
     print("letters: U of RNA is written as T, which encoders of DNA read")
     rows = without_copies(rows)
     inner = [kmers(row.sequence[HEAD:-TAIL], RELATED_K) for row in rows]

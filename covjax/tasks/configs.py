@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from covjax.comparison.config import CompareConfig
+from covjax.sources.rna import STRUCTURE
+from covjax.sources.yeast import CODON_COVARIATES, MOST_CODING, WINDOW_COVARIATES
 
 DATA = Path(__file__).resolve().parent / "quickstart"
 
@@ -24,13 +26,16 @@ def _esm2(name: str, title: str, **more: Any) -> CompareConfig:
     )
 
 
-def _openspliceai(name: str, title: str, max_length: int, composition_k: int = 4) -> CompareConfig:
+def _openspliceai(
+    name: str, title: str, max_length: int, composition_k: int = 4, covariates: tuple[str, ...] = ()
+) -> CompareConfig:
     """Whole and truncated covariance of 32 features; composition is that of k-mers."""
     return CompareConfig(
         name=f"{title}, OpenSpliceAI 400 nt",
         source=name,
         encoder=str(_shared() / "models" / "openspliceai" / "model_400nt_rs10.pt"),
         composition_k=composition_k,
+        covariates=covariates,
         max_length=max_length,
         ranks=(2, 4, 8, 16),
         output=f"runs/{name}",
@@ -127,7 +132,7 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
                                max_length=300),
     "mnase": lambda: _openspliceai("mnase", "yeast nucleosomes", 512),
     "promoter": lambda: _openspliceai("promoter", "core promoters", 100),
-    "rna_degradation": lambda: _openspliceai("rna_degradation", "RNA degradation", 107, 1),
+    "rna_degradation": lambda: _openspliceai("rna_degradation", "RNA degradation", 107, 1, STRUCTURE),
     "sentiment": lambda: _minilm("sentiment", "sentiment", 1000),
     "splice": lambda: _openspliceai("splice", "splice sites", 400),
     "spoken_digits": lambda: _log_mel("spoken_digits", "spoken digits", "spoken_digits_george"),
@@ -135,7 +140,14 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
     "subj": lambda: _minilm("subj", "subjectivity", 1000),
     "terminator": lambda: _openspliceai("terminator", "terminator expression", 150),
     "trec": lambda: _minilm("trec", "TREC question type", 500),
+    "yeast_chipexo": lambda: _openspliceai("yeast_chipexo", "yeast ChIP-exo, every protein", 1000,
+                                           covariates=WINDOW_COVARIATES),
+    "yeast_genes": lambda: _openspliceai("yeast_genes", "yeast genes, coding sequence", MOST_CODING,
+                                         covariates=CODON_COVARIATES),
+    "yeast_genes_flanks": lambda: _openspliceai("yeast_genes_flanks", "yeast genes, promoter and terminator", 1000),
     "yeast_h4": lambda: _openspliceai("yeast_h4", "yeast histone H4", 500),
+    "yeast_occupancy": lambda: _openspliceai("yeast_occupancy", "yeast ChIP-exo, all proteins", 1000,
+                                             covariates=WINDOW_COVARIATES),
 }  # fmt: skip
 CONFIGS = {"quickstart": quickstart, **TASK_CONFIGS}
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str], command: str = "covjax tasks") -> int:
     Exit status 2 and one line for a user's error; options that no comparison has end it before the first task.
     """
     if not argv:
-        print("\n".join(f"{name:<17}{config().name}" for name, config in sorted(TASK_CONFIGS.items())))
+        print("\n".join(f"{name:<20}{config().name}" for name, config in sorted(TASK_CONFIGS.items())))
         return 0
     # The names stand first: further on they look like the value of an option that this parser does not know.
     first = 0 if argv[0].startswith("-") else 1
