@@ -30,6 +30,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covjax.comparison.config import RETRIEVAL, CompareConfig, choose_recipes, small_note
+from covjax.comparison.datacard import data_card
 from covjax.comparison.figures import draw_figures
 from covjax.comparison.layers import Choice, choose_layers, split_layers, tokens_by_layer
 from covjax.comparison.model import keep_winner
@@ -53,10 +54,11 @@ from covjax.recipes import Recipe
 from covjax.sources import write_source
 
 RUN = "covjax compare"
+FIGURES = ("differences", "differences_all", "chain", "confusion", "measured", "rank", "terms")
 FITTED = ("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/")
 OWNS = (
     *(*FITTED, *(f"layers/*/{pattern}" for pattern in FITTED), "layers/*/", "results.json", "report.html"),
-    *(f"figures/{name}.png" for name in ("differences", "rank", "terms")),
+    *(f"figures/{name}.png" for name in FIGURES),
     *("predictions.csv", "model/embedder/", "model/probe/", "model/"),
 )
 MAIN_OPTIONS = ("data", "task", "encoder", "layer", "layers", "output", "name", "label_names", "max_length", "rows")
@@ -161,8 +163,9 @@ def _compare(
     tables = choice.tables_of(results.winner, data)
     keep_winner(best, data, tables, choice.probes, results, output)
     if is_first():
-        svgs = draw_figures(results, output / "figures")
-        write_report(results, svgs, output / "report.html")
+        card = data_card(data, results, choice.probes)
+        svgs = draw_figures(results, output / "figures", card)
+        write_report(results, svgs, output / "report.html", card)
         seconds = time.monotonic() - start
         note(f"report: {output / 'report.html'}   model: {output / 'model'}   ({seconds:.0f} s)")
         _answer(results, every)
@@ -200,7 +203,7 @@ def _answer(results: Results, every: bool) -> None:
     """The last lines of a run: warnings, a table of a screen, the verdict."""
     for warning in results.warnings:
         note(f"warning: {visible(warning)}")
-    print(f"\n{visible(results.name)}: test {results.primary_name}, {results.sizes['test']} test sequences")
+    print(f"\n{visible(results.name)}: test {results.primary_name}, {results.sizes['test']} test {results.unit}")
     print(table(results, every))
     print(f"\n{textwrap.fill(visible(verdict(results)), 79, break_on_hyphens=False)}")
 
