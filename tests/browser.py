@@ -1,39 +1,42 @@
-"""Pages in headless Chromium: their measures at a width, a picture, and what is printed."""
+"""Pages in headless Chromium: their measures at a width, and how many pages they print."""
 
 import html
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# A frame has the width of a phone where a window of headless Chromium has a least one of its own.
-FRAME = """<!doctype html><body style="margin:0"><iframe id="page" style="border:0;width:{width}px;height:{height}px"
- srcdoc="{page}"></iframe>{script}"""
+# A frame has the width of a phone, where a window of headless Chromium has a least width of its own. One start of the
+# browser measures all pages: it takes longer than they do.
 MEASURE = """<pre id="measures"></pre><script>
-const frame = document.getElementById("page");
-frame.onload = () => {
+const box = (each) => {
+  const {left, right, top, bottom} = each.getBoundingClientRect();
+  return {id: each.id, left, right, top, bottom};
+};
+const measure = (frame) => {
   const page = frame.contentDocument, root = page.documentElement;
-  const boxes = (svg) => [...svg.querySelectorAll("g[id*='text_']")].map((each) => {
-    const box = each.getBoundingClientRect();
-    return {id: each.id, left: box.left, right: box.right, top: box.top, bottom: box.bottom};
-  }).filter((box) => box.right > box.left);
-  const rects = (all) => [...all].map((each) => {
-    const box = each.getBoundingClientRect();
-    return {left: box.left, right: box.right, top: box.top, bottom: box.bottom, height: box.height};
+  const figures = [...page.querySelectorAll("svg")].map((svg) => ({
+    ...box(svg), texts: [...svg.querySelectorAll("g[id*='text_']")].map(box).filter((each) => each.right > each.left),
+  }));
+  const captions = [...page.querySelectorAll("p.caption")].map(box);
+  const scrolls = [...page.querySelectorAll(".scroll")].map((each) => {
+    each.scrollLeft = 1e4;  // to its end: the first column has to be there still
+    const firsts = [...each.querySelectorAll("td:first-child")].map((cell) => box(cell).left);
+    return {...box(each), moved: each.scrollLeft, captions: each.querySelectorAll("caption,.caption").length,
+            away: Math.max(0, ...firsts) - box(each).left};
   });
-  document.getElementById("measures").textContent = JSON.stringify({
-    width: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight,
-    figures: [...page.querySelectorAll("svg")].filter((svg) => svg.getBoundingClientRect().width).map((svg) => {
-      const box = svg.getBoundingClientRect();
-      return {left: box.left, right: box.right, top: box.top, bottom: box.bottom, texts: boxes(svg)};
-    }),
-    captions: rects(page.querySelectorAll("p.caption")), firsts: rects(page.querySelectorAll("td:first-child")),
-  });
+  return {width: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight, figures, captions, scrolls};
+};
+window.onload = () => {
+  const frames = [...document.querySelectorAll("iframe")];
+  document.getElementById("measures").textContent = JSON.stringify(
+    Object.fromEntries(frames.map((frame) => [frame.id, measure(frame)])));
 };
 </script>"""
 
@@ -46,49 +49,43 @@ def needs_chromium() -> str:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    """What Chromium prints, without a profile of its own beside the folder's."""
+    """What Chromium prints, its profile in the folder."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    options += ["--hide-scrollbars", "--force-device-scale-factor=1", "--virtual-time-budget=5000"]
-    done = subprocess.run([needs_chromium(), *options, *arguments], capture_output=True, text=True, timeout=120)
+    options += ["--hide-scrollbars", "--force-device-scale-factor=1"]
+    done = subprocess.run([needs_chromium(), *options, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
-def opened(page: str) -> str:
-    """The page with everything unfolded that a reader can unfold."""
-    return page.replace("<details>", "<details open>")
+def measures(pages: Mapping[str, str], widths: Sequence[int], folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Of every page at every width: sizes, boxes of figures with their texts, of captions and of what scrolls, in px.
 
-
-def measures(page: str, width: int, folder: Path) -> dict[str, Any]:
-    """Sizes of a page and boxes of the texts of its figures, in pixels, at a width."""
-    frame = FRAME.format(width=width, height=900, page=html.escape(page), script=MEASURE)
-    (folder / "frame.html").write_text(frame, encoding="utf-8")
-    drawn = run(folder, "--dump-dom", "--window-size=1400,1000", (folder / "frame.html").as_uri())
+    What a reader can unfold is unfolded.
+    """
+    size = "border:0;height:900px"
+    frames = [
+        f"<iframe id='{name} {width}' style='{size};width:{width}px' srcdoc='{html.escape(page)}'></iframe>"
+        for name, page in pages.items()
+        for width in widths
+    ]
+    text = f"<!doctype html><meta charset='utf-8'><body>{''.join(frames)}{MEASURE}"
+    text = text.replace("&lt;details&gt;", "&lt;details open&gt;")
+    (folder / "frames.html").write_text(text, encoding="utf-8")
+    drawn = run(folder, "--dump-dom", "--window-size=1400,1000", (folder / "frames.html").as_uri())
     found = re.search(r'<pre id="measures">(.+?)</pre>', drawn)
     assert found, drawn[-500:]
-    return json.loads(html.unescape(found[1]))
+    keyed = json.loads(html.unescape(found[1]))
+    return {(name, width): keyed[f"{name} {width}"] for name in pages for width in widths}
 
 
-def picture(page: str, width: int, folder: Path, path: Path, height: int = 900) -> None:
-    """A PNG of the page at a width."""
-    frame = FRAME.format(width=width, height=height, page=html.escape(page), script="")
-    (folder / "frame.html").write_text(frame, encoding="utf-8")
-    run(folder, f"--screenshot={path}", f"--window-size={max(width, 500)},{height}", (folder / "frame.html").as_uri())
-
-
-def printed(page: str, folder: Path) -> bytes:
-    """The page as PDF."""
+def printed(page: str, folder: Path) -> int:
+    """How many pages Chromium prints: the largest /Count of the PDF's tree."""
     (folder / "page.html").write_text(page, encoding="utf-8")
     run(folder, f"--print-to-pdf={folder / 'page.pdf'}", "--no-pdf-header-footer", (folder / "page.html").as_uri())
-    return (folder / "page.pdf").read_bytes()
+    return max(map(int, re.findall(rb"/Count (\d+)", (folder / "page.pdf").read_bytes())), default=0)
 
 
-def pages(pdf: bytes) -> int:
-    """Pages of a PDF that Chromium wrote: the largest /Count of its page tree."""
-    return max((int(each) for each in re.findall(rb"/Count (\d+)", pdf)), default=0)
-
-
-def overlaps(texts: list[dict[str, Any]], slack: float = 1.0) -> list[tuple[str, str]]:
+def overlaps(texts: Sequence[Mapping[str, Any]], slack: float = 1.0) -> list[tuple[str, str]]:
     """Texts of one figure whose boxes share more than `slack` pixels in both directions."""
     pairs = []
     for i, a in enumerate(texts):

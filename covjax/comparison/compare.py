@@ -142,7 +142,8 @@ def _compare(
     some, has_special = next(iter(tokens.values())), any(each.has_special for each in tokens.values())
     test = len(data.rows("test"))
     rows = choose_recipes(config, some.features, has_special, test, bool(data.sequences), some.kind)
-    _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
+    unit = "pairs" if data.partners else "sequences"
+    _tell("note", data, filter(None, [small_note(config, len(rows), test, unit)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}
     del features["label_names"]

@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -291,14 +292,15 @@ def _terms(results: Results) -> Figure:
     chosen = by_label[results.best_second_order]
     x, y = (row.probes[probe].per_term[metric] for row in (by_label[results.reference], chosen))
     shown = shown_terms(results)
-    figure, axes = _panel(0.22 * len(shown) + 1.2)
+    names = [textwrap.fill(figure_text(results.terms[j].name, 56), 30) for j in shown]
+    figure, axes = _panel((0.34 if "\n" in "".join(names) else 0.22) * len(shown) + 1.2)
     for place, j in enumerate(shown):
         axes.plot([x[j], y[j]], [place] * 2, color="#bbbbbb", linewidth=1.4, zorder=1)
         axes.plot(x[j], place, "o", color=COLOURS["baseline"], markerfacecolor="white", markersize=5)
         axes.plot(y[j], place, "o", color=COLOURS["second order"], markersize=5)
     if len(shown) < len(x):
         axes.axhline(len(shown) / 2 - 0.5, color="#999999", linestyle=":", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [figure_text(results.terms[j].name, 30) for j in shown])
+    axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(axis="y", color="#f2f2f2")
     axes.set_axisbelow(True)

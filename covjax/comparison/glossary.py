@@ -3,6 +3,8 @@
 import html
 import re
 
+from covjax.comparison.page import Html, escape
+
 WORDS = {
     "token": "a unit that the model reads: a residue, a nucleotide, a piece of a word",
     "encoder": "the frozen foundation model; it gives one vector per token",
@@ -42,3 +44,9 @@ def words_of(markup: str) -> dict[str, str]:
         )
 
     return {word: meaning for word, meaning in WORDS.items() if used(word)}
+
+
+def definitions(markup: str) -> Html:
+    """The words of a page's text as a list for its end."""
+    items = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in words_of(markup).items())
+    return Html(f"<dl>{items}</dl>")

@@ -42,15 +42,16 @@ summary{cursor:pointer;margin:.6rem 0}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;background:#f7f7f7;padding:.6rem}
 @media(min-width:62rem){figure:not(.wide):has(figcaption){max-width:none;display:grid;
  grid-template-columns:32rem 1fr;gap:1.5rem;align-items:center}}
-@media(max-width:40rem){th:first-child,td:first-child{white-space:normal;min-width:6.5rem;max-width:9rem}
- th,td{padding:.3rem .35rem}tr.role td:first-child{white-space:nowrap;max-width:none}}
+@media(max-width:40rem){th:first-child,td:first-child{white-space:normal;min-width:7.5rem;max-width:10rem}
+ th,td{padding:.3rem .35rem}th{white-space:normal}td .interval{display:block}
+ tr.role td:first-child{white-space:nowrap;max-width:none}}
 @media print{body{max-width:none;padding:0;font-size:10pt}.scroll{overflow:visible;background:none}table{font-size:8pt}
  th,td{padding:.15rem .25rem}th:first-child,td:first-child{position:static;white-space:normal}dl{columns:2}
  thead{display:table-header-group}figure,tr,.keep,.doubt,.answer{break-inside:avoid}h2,.caption{break-after:avoid}
  tbody tr:nth-child(-n+2),tr.role{break-after:avoid}tbody tr:nth-last-child(-n+2){break-before:avoid}
  section{break-inside:avoid}
- figure:not(.wide):has(figcaption){max-width:none;display:grid;grid-template-columns:22rem 1fr;gap:1rem;align-items:center;
- margin:.6rem 0}figure.wide{max-width:none}
+ figure:not(.wide):has(figcaption){max-width:none;display:grid;grid-template-columns:22rem 1fr;gap:1rem;
+ align-items:center;margin:.6rem 0}figure.wide{max-width:none}
  figure.wide svg{min-width:0}}
 """
 
@@ -166,7 +167,7 @@ def relative(text: str) -> str:
 
     def short(word: str) -> str:
         name, equals, value = word.rpartition("=")
-        return f"{name}{equals}{os.path.relpath(value)}" if os.path.isabs(value) else word
+        return f"{name}{equals}{os.path.relpath(value)}" if os.path.isabs(value) and value != "/" else word
 
     return re.sub(r"[^\s'\",]+", lambda match: short(match[0]), text)
 

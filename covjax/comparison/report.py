@@ -8,7 +8,7 @@ from covjax.comparison.chain import LINKS, carrier
 from covjax.comparison.config import RETRIEVAL
 from covjax.comparison.datacard import DataCard
 from covjax.comparison.figures import shown_terms
-from covjax.comparison.glossary import words_of
+from covjax.comparison.glossary import definitions
 from covjax.comparison.page import (
     Html,
     Row,
@@ -46,9 +46,9 @@ CAPTIONS = {
     "lines: 95 % paired bootstrap interval over groups. One whose line crosses zero is not evidence.",
     "chain": "From {reference} downwards, every link knows one thing more. Bars: what it adds on the test set; lines: "
     "95 % interval of that step; green: above zero, orange: below, grey: not decided; hollow: validation took no row.",
-    "rank": "Test metric against the rank at which the covariance, or its square root, is truncated; the basis comes from "
-    "the training sequences. Diamonds: whole matrices; dashed: {reference}. Band: 95 % bootstrap interval of the value "
-    "itself, of the family that is best on validation.",
+    "rank": "Test metric against the rank at which the covariance, or its square root, is truncated; the basis is that "
+    "of the training sequences. Diamonds: whole matrices; dashed: {reference}. Band: 95 % bootstrap interval of the "
+    "value itself, of the family that is best on validation.",
     "terms": "Of each label the value of {reference} (hollow) and of the chosen row (filled), the largest gain first.",
 }
 DEFAULT_NAME = "my-comparison"
@@ -79,8 +79,7 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path, card:
     parts += next_section(results)
     if warnings := row_warnings(results):
         parts.append(section("Warnings of single rows", fold(f"{len(warnings)} warnings", listing(warnings))))
-    words = words_of("".join(parts))
-    parts.append(section("Words", _definitions(words)))
+    parts.append(section("Words", definitions("".join(parts))))
     manifest = "\n".join(escape(f"{key}: {_short(value)}") for key, value in _flat(results.manifest))
     parts.append(section("Manifest", fold("What made these numbers", f"<pre>{manifest}</pre>")))
     write_text(path, page(name, parts))
@@ -99,11 +98,6 @@ def _short(value: object) -> str:
 
 def _figure(results: Results, figures: Mapping[str, str], name: str, caption: str = "") -> Html:
     return figure(figures[name], CAPTIONS[caption or name].format(reference=results.reference))
-
-
-def _definitions(words: Mapping[str, str]) -> Html:
-    items = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in words.items())
-    return Html(f"<dl>{items}</dl>")
 
 
 def _rows(results: Results, figures: Mapping[str, str]) -> list[str]:

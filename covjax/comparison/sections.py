@@ -22,6 +22,7 @@ from covjax.comparison.page import (
     number,
     relative,
     section,
+    soft,
     table,
 )
 from covjax.comparison.results import Results, Term, side
@@ -101,7 +102,10 @@ def data_section(results: Results, card: DataCard | None) -> list[str]:
 
 def _spreads(values: Mapping[str, Spread], form: Callable[[float], str]) -> list[str]:
     spreads = [values[split] for split in SPLITS]
-    return [form(m) if low == high else f"{form(m)} ({form(low)} to {form(high)})" for low, m, high in spreads]
+    return [
+        form(middle) if low == high else Html(f"{form(middle)} {soft(f'{form(low)} to {form(high)}')}")
+        for low, middle, high in spreads
+    ]
 
 
 def term_name(term: Term) -> str:
