@@ -52,7 +52,7 @@ def classes(folder):
     scores = truth + rng.normal(size=truth.shape)
     chain = {name: vars(step) for name, step in CHAIN.items()}
     warnings = ["12 groups in the test set: bootstrap intervals over so few are too narrow", "mean, ridge: odd"]
-    results = example(LONG, WINS | {"attention": (0.1, 0.1)}, chain=chain, warnings=warnings)
+    results = example(LONG, WINS, chain=chain, warnings=warnings)
     predictions = Predictions(truth, scores, rng.normal(size=truth.shape))
     return comparison(folder, "classes", results, card_of(predictions, CLASSES, CLASSES))
 

@@ -78,9 +78,14 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path, card:
     parts += [section("Which layer?", _layer_table(results))] if results.layers else []
     parts += next_section(results)
     if warnings := row_warnings(results):
-        parts.append(section("Warnings of single rows", fold(f"{len(warnings)} warnings", listing(warnings))))
+        parts.append(
+            section(
+                "Warnings of single rows",
+                fold(f"{len(warnings)} of {len(results.warnings)} warnings", listing(warnings)),
+            )
+        )
     parts.append(section("Words", definitions("".join(parts))))
-    manifest = "\n".join(escape(f"{key}: {_short(value)}") for key, value in _flat(results.manifest))
+    manifest = "\n".join(escape(f"{key}: {relative(str(value))}") for key, value in _flat(results.manifest))
     parts.append(section("Manifest", fold("What made these numbers", f"<pre>{manifest}</pre>")))
     write_text(path, page(name, parts))
 
@@ -89,11 +94,6 @@ def _name(results: Results) -> str:
     """What the comparison is called, or else its table."""
     file = results.manifest.get("data", {}).get("file", "")
     return file if file and results.name == DEFAULT_NAME else results.name
-
-
-def _short(value: object) -> str:
-    """A value of the manifest, its paths relative."""
-    return relative(str(value))
 
 
 def _figure(results: Results, figures: Mapping[str, str], name: str, caption: str = "") -> Html:
