@@ -58,11 +58,11 @@ def draw_figures(results: Results, folder: Path, card: DataCard | None = None) -
         figures["differences_all"] = _differences(results, results.rows)
     if results.chain:
         figures["chain"] = _chain(results)
-    taken = None if card is None else card.predictions
-    if taken is not None and results.task == "multiclass" and taken.truth.shape[1] <= MOST_CLASSES:
-        figures["confusion"] = _confusion(taken, card.outputs)
-    if taken is not None and results.task == "regression":
-        figures["measured"] = _measured(taken, results)
+    if card is not None and (taken := card.predictions) is not None:
+        if results.task == "multiclass" and len(card.outputs) <= MOST_CLASSES:
+            figures["confusion"] = _confusion(taken, card.outputs)
+        if results.task == "regression":
+            figures["measured"] = _measured(taken, results)
     if any(row.rank for row in results.rows):
         figures["rank"] = _rank(results)
     if results.terms:
@@ -79,7 +79,9 @@ def save_figure(figure: Figure, name: str, folder: Path) -> str:
 def svg_text(figure: Figure, name: str) -> str:
     """The figure as SVG to set into a page, its ids prefixed by `name`; the figure is closed."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches=_box(figure), metadata={"Date": None, "Creator": None})
+    # Without a ground of its own the shadow behind it shows where it scrolls.
+    empty = {"Date": None, "Creator": None}
+    figure.savefig(text, format="svg", bbox_inches=_box(figure), metadata=empty, transparent=True)
     plt.close(figure)
     return _embeddable(text.getvalue(), name)
 
@@ -98,7 +100,7 @@ def _embeddable(svg: str, prefix: str) -> str:
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", svg)
 
 
-def _panel(height: float, rows: int = 1, **options: object) -> tuple[Figure, Any]:
+def _panel(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
     """A figure of the one width, its parts laid out so that no text touches another."""
     return plt.subplots(rows, figsize=(WIDTH, height), layout="constrained", **options)
 
@@ -133,7 +135,7 @@ def _differences(results: Results, rows: Sequence[RowResult]) -> Figure:
     handles: list[Artist] = [plt.Line2D([], [], color=COLOURS[role], linewidth=3, label=role) for role in roles]
     for p, probe in enumerate(results.probes if len(results.probes) > 1 else ()):
         fill = "#555555" if p == 0 else "white"
-        style = {"color": "#555555", "marker": MARKERS[probe], "markerfacecolor": fill, "linestyle": ""}
+        style: dict[str, Any] = {"color": "#555555", "marker": MARKERS[probe], "markerfacecolor": fill, "linestyle": ""}
         handles.append(plt.Line2D([], [], label=f"{probe} probe", **style))
     _legend(figure, handles, 3)
     return figure
@@ -306,7 +308,7 @@ def _terms(results: Results) -> Figure:
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(f"test {results.primary_name.removeprefix('macro ')} of the label")
-    style = {"marker": "o", "linestyle": "", "markersize": 5}
+    style: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 5}
     _legend(
         figure,
         [

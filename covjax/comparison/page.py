@@ -20,8 +20,8 @@ h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 .doubt{border:1px solid #d9a400;background:#fff8e1;padding:.5rem .8rem;font-size:.9rem}
 .doubt ul{margin:.2rem 0;padding-left:1.2rem}
 /* A shadow stands at each end behind which there is more; the two covers scroll with the table and hide it there. */
-.scroll{overflow-x:auto;background:linear-gradient(90deg,#fff 60%,transparent) 0 0/2.5rem 100% no-repeat local,
- linear-gradient(270deg,#fff 60%,transparent) 100% 0/2.5rem 100% no-repeat local,
+.scroll{overflow-x:auto;background:linear-gradient(90deg,#fff 80%,transparent) 0 0/1rem 100% no-repeat local,
+ linear-gradient(270deg,#fff 80%,transparent) 100% 0/1rem 100% no-repeat local,
  linear-gradient(90deg,#0005,#0000) 0 0/.9rem 100% no-repeat scroll,
  linear-gradient(270deg,#0005,#0000) 100% 0/.9rem 100% no-repeat scroll}
 .scroll:focus-visible{outline:2px solid #0072b2}
@@ -37,7 +37,7 @@ td small{display:block;color:var(--soft);font-size:.9em}
 figure{margin:1.5rem 0;max-width:32rem}figure svg{width:100%;height:auto;display:block}
 figure.wide{max-width:56rem}figure.wide svg{min-width:38rem}
 figcaption,.note{color:var(--soft);font-size:.9rem}p.caption{margin:.8rem 0 .3rem}
-dt{font-weight:600}dd{margin:0 0 .4rem 1.2rem}
+dt{font-weight:600;break-after:avoid}dd{margin:0 0 .4rem 1.2rem}
 summary{cursor:pointer;margin:.6rem 0}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;background:#f7f7f7;padding:.6rem}
 @media(min-width:62rem){figure:not(.wide):has(figcaption){max-width:none;display:grid;

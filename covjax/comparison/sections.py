@@ -77,7 +77,6 @@ def row_warnings(results: Results) -> list[str]:
 
 def data_section(results: Results, card: DataCard | None) -> list[str]:
     """How many there are, how long, in which groups, under which labels; what no features at all would reach."""
-
     sizes, groups = results.sizes, results.groups
     rows: list[Row | str] = [[results.unit, *(f"{sizes[split]:,}" for split in SPLITS)]]
     rows.append(["groups", *(f"{groups[split]:,}" for split in SPLITS)])
@@ -94,7 +93,7 @@ def data_section(results: Results, card: DataCard | None) -> list[str]:
     head = ["", *SPLITS]
     parts = [table(head, rows)]
     if rest:
-        parts.append(fold(f"{len(rest)} more labels", table(head, rest)))
+        parts.append(fold(f"{len(rest)} more", table(head, rest)))
     if card is not None and card.baseline:
         parts.append(note(f"Without any features: {card.baseline}."))
     return [section("The data", *parts)]

@@ -90,10 +90,10 @@ def _runs(suite: Suite) -> list[str]:
         "Seconds of the attempt that finished the task, in a process of its own; a reused task shows the time it took "
         "when it was made (– where it was not made by the suite)."
     )
-    manifest = f"<pre>{chr(10).join(map(escape, lines))}</pre>"
+    made_of = f"<pre>{chr(10).join(map(escape, lines))}</pre>"
     return [
         section("Time", table(["task", "status", "seconds", "note"], rows), seconds),
-        section("Manifest", fold("What made these numbers", manifest)),
+        section("Manifest", fold("What made these numbers", made_of)),
     ]
 
 
