@@ -288,13 +288,18 @@ def shown_terms(results: Results) -> list[int]:
     return order if len(order) <= MOST_TERMS else [*order[:half], *order[-half:]]
 
 
+def _two_lines(name: str, most: int = 30) -> str:
+    lines = textwrap.wrap(name, most, max_lines=2, placeholder="…")
+    return "\n".join(figure_text(line, most) for line in lines)
+
+
 def _terms(results: Results) -> Figure:
     """Two dots a label, the reference and the chosen row, each label on a line of its own."""
     probe, metric, by_label = results.probes[0], results.primary, results.by_label
     chosen = by_label[results.best_second_order]
     x, y = (row.probes[probe].per_term[metric] for row in (by_label[results.reference], chosen))
     shown = shown_terms(results)
-    names = [textwrap.fill(figure_text(results.terms[j].name, 56), 30) for j in shown]
+    names = [_two_lines(results.terms[j].name) for j in shown]
     figure, axes = _panel((0.34 if "\n" in "".join(names) else 0.22) * len(shown) + 1.2)
     for place, j in enumerate(shown):
         axes.plot([x[j], y[j]], [place] * 2, color="#bbbbbb", linewidth=1.4, zorder=1)
