@@ -33,8 +33,9 @@ from covjax.autoencoders.stability import (
     random_cosines,
     share_above,
 )
-from covjax.comparison.figures import save_figure
-from covjax.comparison.page import escape, figure, page, table
+from covjax.comparison.figures import WIDTH, save_figure
+from covjax.comparison.glossary import definitions
+from covjax.comparison.page import escape, figure, fold, page, relative, section, table
 from covjax.comparison.probing import TASKS, metric_value
 from covjax.data import Dataset, assign_splits, check_splits, drop_rare, read_table
 from covjax.encoders import load
@@ -105,22 +106,39 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
             shown = "" if distance is None else f"{distance:.2e}"
             rows.append([name, f"{max(angles):.2e}", f"{np.median(angles):.2e}", shown])
     held = [[seed, *(f"{value:.4g}" for value in found.values())] for seed, found in results["held_out"].items()]
+    text = _stays(kind, results[kind])
     parts = [
         f"<h1>{escape(results['name'])}: what stays when the seed changes?</h1>",
-        table(header, rows),
-        figure(svg, CAPTIONS[kind]),
-        "<h2>Held-out tokens</h2>",
-        table(["seed", *next(iter(results["held_out"].values()))], held),
+        f"<p class='answer'>{escape(text)}</p>",
+        section("Two seeds at a time", figure(svg, CAPTIONS[kind]), table(header, rows)),
+        section("Held-out tokens", table(["seed", *next(iter(results["held_out"].values()))], held)),
     ]
     if "probe" in results:
         probe = results["probe"]
         scores = [[seed, f"{value:.4f}"] for seed, value in probe["scores"].items()]
-        parts += [
-            "<h2>Linear probe on the pooled embedding</h2>",
-            table(["seed", f"test {probe['metric']}"], scores),
-            f"<p>mean {probe['mean']:.4f}, largest minus smallest {probe['spread']:.4f}</p>",
-        ]
+        spread = f"mean {probe['mean']:.4f}, largest minus smallest {probe['spread']:.4f}"
+        shown = table(["seed", f"test {probe['metric']}"], scores, caption=spread)
+        parts.append(section("Linear probe on the pooled embedding", shown))
+    parts.append(section("Words", definitions("".join(parts))))
+    lines = "\n".join(f"{key}: {relative(str(value))}" for key, value in results["train"].items())
+    parts.append(section("Manifest", fold("What was trained", f"<pre>{escape(lines)}</pre>")))
     write_text(folder / "report.html", page(results["name"], parts))
+
+
+def _stays(kind: str, pairs: dict[str, Any]) -> str:
+    """The answer in a sentence, of the pair of seeds that are least alike."""
+    own = [found for name, found in pairs.items() if name != "random"]
+    if kind == "matched_cosines":
+        share, chance = min(found["above_0.7"] for found in own), pairs["random"]["above_0.7"]
+        return (
+            f"Of the latents of two seeds at least {share:.0%} have a partner with a cosine above 0.7 in the other; of "
+            f"random dictionaries {chance:.0%}."
+        )
+    angle, chance = max(max(found) for found in own), max(pairs["random"])
+    return (
+        f"The bases of two seeds are at most {np.degrees(angle):.2g}° apart in any direction; random ones "
+        f"{np.degrees(chance):.2g}°."
+    )
 
 
 def _quantiles(results: dict[str, Any]) -> list[str]:
@@ -128,7 +146,7 @@ def _quantiles(results: dict[str, Any]) -> list[str]:
 
 
 def _draw(kind: str, found: dict[str, Any]) -> Figure:
-    drawing, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    drawing, axes = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
     for name, values in found.items():
         y = np.asarray(values["sorted"])[::-1] if kind == "matched_cosines" else np.degrees(values)
         x = np.linspace(0, 1, len(y)) if kind == "matched_cosines" else np.arange(1, len(y) + 1)
@@ -140,7 +158,7 @@ def _draw(kind: str, found: dict[str, Any]) -> Figure:
         axes.set(xlabel="share of latents", ylabel="cosine of matched decoder rows", xlim=(0, 1), ylim=(None, 1.02))
     else:
         axes.set(xlabel="index", ylabel="principal angle, degrees", ylim=(-2, 92))
-    axes.legend(frameon=False)
+    drawing.legend(loc="outside upper center", ncols=3)
     return drawing
 
 

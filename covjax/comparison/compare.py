@@ -30,6 +30,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covjax.comparison.config import RETRIEVAL, CompareConfig, choose_recipes, small_note
+from covjax.comparison.datacard import data_card
 from covjax.comparison.figures import draw_figures
 from covjax.comparison.fold_model import keep_fold_winner, write_fold_predictions
 from covjax.comparison.fold_scores import summarise_folds
@@ -58,10 +59,11 @@ from covjax.recipes import Recipe
 from covjax.sources import SOURCES, tokens_path, write_source
 
 RUN = "covjax compare"
+FIGURES = ("differences", "differences_all", "chain", "confusion", "measured", "rank", "terms")
 FITTED = ("pools/*/rate-*/*/", "pools/*/rate-*/", "pools/*/", "features/*/", "probes/*/", "folds/*/*.json", "folds/*/")
 OWNS = (
     *(*FITTED, *(f"layers/*/{pattern}" for pattern in FITTED), "layers/*/", "results.json", "report.html"),
-    *(f"figures/{name}.png" for name in ("differences", "rank", "terms")),
+    *(f"figures/{name}.png" for name in FIGURES),
     *("predictions.csv", "model/embedder/", "model/probe/", "model/"),
 )
 MAIN_OPTIONS = ("data", "task", "encoder", "layer", "layers", "output", "name", "label_names", "max_length", "rows")
@@ -157,7 +159,8 @@ def _compare(
     some, has_special = next(iter(tokens.values())), any(each.has_special for each in tokens.values())
     test = len((folds or [data])[0].rows("test"))
     rows = choose_recipes(config, some.features, has_special, test, bool(data.sequences), some.kind)
-    _tell("note", data, filter(None, [small_note(config, len(rows), test)]))
+    unit = "pairs" if data.partners else "sequences"
+    _tell("note", data, filter(None, [small_note(config, len(rows), test, unit)]))
     kind = {name: manifest["device"][name] for name in ("platform", "kind")}  # how many may change
     features = manifest | {"config": decisive, "device": kind}
     del features["label_names"]
@@ -197,8 +200,9 @@ def _compare(
         if is_first() and config.protocol != RETRIEVAL:
             write_predictions(output / "predictions.csv", data, choice.probes, results)
     if is_first():
-        svgs = draw_figures(results, output / "figures")
-        write_report(results, svgs, output / "report.html")
+        card = None if folds else data_card(data, results, choice.probes)
+        svgs = draw_figures(results, output / "figures", card)
+        write_report(results, svgs, output / "report.html", card)
         seconds = time.monotonic() - start
         note(f"report: {output / 'report.html'}   model: {output / 'model'}   ({seconds:.0f} s)")
         _answer(results, every)

@@ -306,11 +306,11 @@ def _covariate_recipes(config: CompareConfig) -> tuple[Recipe, ...]:
     )
 
 
-def small_note(config: CompareConfig, rows: int, test: int) -> str:
+def small_note(config: CompareConfig, rows: int, test: int, unit: str = "sequences") -> str:
     """What to tell a user whose comparison has few rows for want of test sequences; nothing for any other."""
     if config.rows or not _is_small(config, test):
         return ""
-    return f"{test} test sequences, fewer than {FEW_TEST}: {rows} rows are compared; --rows all makes every one"
+    return f"{test} test {unit}, fewer than {FEW_TEST}: {rows} rows are compared; --rows all makes every one"
 
 
 def _is_small(config: CompareConfig, test: int | None) -> bool:

@@ -34,7 +34,7 @@ def folds_plan(config: CompareConfig, rows: int) -> str:
 def tested_text(results: Results) -> str:
     """What was tested: the test set, or the folds."""
     if results.folds is None:
-        return f"{results.sizes['test']} test sequences"
+        return f"{results.sizes['test']} test {results.unit}"
     return f"mean over {results.folds.count} folds, {results.folds.sequences} sequences"
 
 

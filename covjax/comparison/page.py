@@ -2,33 +2,61 @@
 
 import dataclasses
 import html
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 from covjax.comparison.results import Interval, side
 from covjax.notes import visible
 
 STYLE = """
-:root{--ink:#1b1b1b;--soft:#666;--line:#ddd;--good:#00614a;--bad:#a33c00}
+:root{--ink:#1b1b1b;--soft:#5f5f5f;--line:#ddd;--good:#00614a;--bad:#a33c00}
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--ink);background:#fff;
- max-width:64rem;margin:0 auto;padding:1rem}
-h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;width:100%}
+ max-width:64rem;margin:0 auto;padding:1rem;overflow-wrap:break-word}
+h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+.answer{font-size:1.15rem;border-left:.3rem solid var(--soft);padding:.2rem 0 .2rem .8rem}
+.answer.yes{border-color:var(--good)}.answer.no{border-color:var(--bad)}
+.doubt{border:1px solid #d9a400;background:#fff8e1;padding:.5rem .8rem;font-size:.9rem}
+.doubt ul{margin:.2rem 0;padding-left:1.2rem}
+/* A shadow stands at each end behind which there is more; the two covers scroll with the table and hide it there. */
+.scroll{overflow-x:auto;background:linear-gradient(90deg,#fff 80%,transparent) 0 0/1rem 100% no-repeat local,
+ linear-gradient(270deg,#fff 80%,transparent) 100% 0/1rem 100% no-repeat local,
+ linear-gradient(90deg,#0005,#0000) 0 0/.9rem 100% no-repeat scroll,
+ linear-gradient(270deg,#0005,#0000) 100% 0/.9rem 100% no-repeat scroll}
+.scroll:focus-visible{outline:2px solid #0072b2}
+table{border-collapse:separate;border-spacing:0;font-size:.85rem;font-variant-numeric:tabular-nums;width:100%}
 th,td{padding:.3rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff;z-index:1}
 thead th{border-bottom:2px solid var(--ink);vertical-align:bottom}
-tr.role td{background:#f4f4f4;font-weight:600;text-align:left}
+tr.role td{background:#00000009;font-weight:600;position:static}
+tr.role span{position:sticky;left:.5rem}
 .interval{color:var(--soft);font-size:.92em}
 .above{color:var(--good);font-weight:600}.below{color:var(--bad);font-weight:600}
-figure{margin:1.5rem auto;max-width:40rem}figure svg{width:100%;height:auto;display:block}
-caption{text-align:left;padding:.3rem 0}
-figcaption,.note{color:var(--soft);font-size:.9rem}
-details pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem;background:#f7f7f7;padding:.6rem}
-@media print{body{max-width:none;padding:0;font-size:11pt}.scroll{overflow:visible}table{font-size:8pt}
- th,td{padding:.15rem .25rem}figure,tr{break-inside:avoid}h2{break-after:avoid}
- figure{max-width:24rem;margin:.8rem auto}}
+td small{display:block;color:var(--soft);font-size:.9em}
+figure{margin:1.5rem 0;max-width:32rem}figure svg{width:100%;height:auto;display:block}
+figure.wide{max-width:56rem}figure.wide svg{min-width:38rem}
+figcaption,.note{color:var(--soft);font-size:.9rem}p.caption{margin:.8rem 0 .3rem}
+dt{font-weight:600;break-after:avoid}dd{margin:0 0 .4rem 1.2rem}
+summary{cursor:pointer;margin:.6rem 0}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;background:#f7f7f7;padding:.6rem}
+@media(min-width:62rem){figure:not(.wide):has(figcaption){max-width:none;display:grid;
+ grid-template-columns:32rem 1fr;gap:1.5rem;align-items:center}}
+@media(max-width:40rem){th:first-child,td:first-child{white-space:normal;min-width:7.5rem;max-width:10rem}
+ th,td{padding:.3rem .35rem}th{white-space:normal}td .interval{display:block}
+ tr.role td:first-child{white-space:nowrap;max-width:none}}
+@media print{body{max-width:none;padding:0;font-size:10pt}.scroll{overflow:visible;background:none}table{font-size:8pt}
+ th,td{padding:.15rem .25rem}th:first-child,td:first-child{position:static;white-space:normal}dl{columns:2}
+ thead{display:table-header-group}figure,tr,.keep,.doubt,.answer{break-inside:avoid}h2,.caption{break-after:avoid}
+ tbody tr:nth-child(-n+2),tr.role{break-after:avoid}tbody tr:nth-last-child(-n+2){break-before:avoid}
+ section{break-inside:avoid}
+ figure:not(.wide):has(figcaption){max-width:none;display:grid;grid-template-columns:22rem 1fr;gap:1rem;
+ align-items:center;margin:.6rem 0}figure.wide{max-width:none}
+ figure.wide svg{min-width:0}}
 """
+
+
+SHORT = 14  # rows of a table that a printed page does not break
 
 
 class Html(str):
@@ -87,16 +115,22 @@ def difference(value: float, interval: Interval | None, form: Callable[[float], 
 
 
 def table(head: Sequence[str], rows: Sequence[Row | str], kind: str = "", caption: str = "") -> Html:
-    """A table that scrolls where the page is narrow; a row that is one text heads those after it."""
+    """A table that scrolls where the page is narrow, under its caption, which does not.
+
+    The first column stays in sight; a row that is one text heads those after it.
+    """
     lines = [f"<table{_attribute('class', kind)}>"]
-    lines += [f"<caption class='note'>{escape(caption)}</caption>"] if caption else []
     lines.append(f"<thead><tr>{''.join(f'<th>{escape(each)}</th>' for each in head)}</tr></thead><tbody>")
     for row in rows:
         if isinstance(row, str):
-            lines.append(f"<tr class='role'><td colspan='{len(head)}'>{escape(row)}</td></tr>")
+            lines.append(f"<tr class='role'><td colspan='{len(head)}'><span>{escape(row)}</span></td></tr>")
         else:
             lines.append(f"<tr>{''.join(map(_cell, row))}</tr>")
-    return Html(f"<div class='scroll'>{''.join(lines)}</tbody></table></div>")
+    above = f"<p class='caption note'>{escape(caption)}</p>" if caption else ""
+    # With the keyboard one scrolls what can have the focus.
+    box = f"<div class='scroll' role='region' tabindex='0'{_attribute('aria-label', caption or 'table')}>"
+    short = " class='keep'" if len(rows) <= SHORT else ""
+    return Html(f"<div{short}>{above}{box}{''.join(lines)}</tbody></table></div></div>")
 
 
 def _cell(cell: str | Cell) -> str:
@@ -109,9 +143,38 @@ def _attribute(name: str, value: str) -> str:
 
 
 def figure(svg: str, caption: str, kind: str = "", shown: bool = True) -> Html:
-    """An SVG with its caption, which screen readers get too; `shown`: whether it also stands below."""
+    """An SVG with its caption, which screen readers get too; `shown`: whether it also stands below.
+
+    One of the kind `wide` scrolls where the page is narrow, the others shrink.
+    """
     below = f"<figcaption>{escape(caption)}</figcaption>" if shown else ""
-    return Html(f"<figure{_attribute('class', kind)} role='img' aria-label='{escape(caption)}'>{svg}{below}</figure>")
+    image = f"<div class='scroll' tabindex='0'>{svg}</div>" if kind == "wide" else svg
+    return Html(f"<figure{_attribute('class', kind)} role='img' aria-label='{escape(caption)}'>{image}{below}</figure>")
+
+
+def section(title: str, *parts: str) -> Html:
+    """Markup under a heading, which stays on one printed page where it fits on one."""
+    return Html(f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>")
+
+
+def fold(summary: str, *parts: str) -> Html:
+    """Markup that a reader opens; on paper only the summary stands."""
+    return Html(f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>")
+
+
+def relative(text: str) -> str:
+    """A command or a path with its absolute paths written from the folder where the page is made."""
+
+    def short(word: str) -> str:
+        name, equals, value = word.rpartition("=")
+        return f"{name}{equals}{os.path.relpath(value)}" if os.path.isabs(value) and value != "/" else word
+
+    return re.sub(r"[^\s'\",]+", lambda match: short(match[0]), text)
+
+
+def commands(lines: Mapping[str, str]) -> Html:
+    """Commands, each under what it is for."""
+    return Html("".join(f"<p>{escape(why)}</p><pre>{escape(command)}</pre>" for why, command in lines.items()))
 
 
 def note(text: str) -> Html:

@@ -1,52 +1,109 @@
 """One self-contained HTML page from the results of a comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from covjax.comparison.chain import LINKS, carrier
 from covjax.comparison.config import RETRIEVAL
+from covjax.comparison.datacard import DataCard
+from covjax.comparison.figures import shown_terms
 from covjax.comparison.fold_text import LABEL_FREE, chosen_text, folds_sentence, interval_sentence
-from covjax.comparison.page import Html, Row, difference, escape, figure, note, number, page, signed, soft, table
+from covjax.comparison.glossary import definitions
+from covjax.comparison.page import (
+    Html,
+    Row,
+    difference,
+    escape,
+    figure,
+    fold,
+    listing,
+    note,
+    number,
+    page,
+    relative,
+    section,
+    signed,
+    soft,
+    table,
+)
 from covjax.comparison.results import Interval, ProbeResult, Results, RowResult, side
-from covjax.comparison.verdict import verdict
+from covjax.comparison.sections import (
+    MOST,
+    class_section,
+    data_section,
+    measured_section,
+    next_section,
+    opening,
+    row_warnings,
+    term_name,
+)
+from covjax.comparison.verdict import main_rows, verdict
 from covjax.jobs.folder import write_text
 from covjax.recipes.base import CONTROL, TRAINED
 from covjax.recipes.standard import LIGHT_WIDTH
 
 CAPTIONS = {
-    "differences": "Every pooler minus {reference} on the test set. Bars: difference; black lines: 95 % paired "
-    "bootstrap interval over groups. A bar whose line crosses zero is not evidence.",
-    "rank": "Test metric against the rank at which the covariance, or its square root, is truncated; the basis (PCA of "
-    "the mean covariance, the Tucker autoencoder, random) comes from the training sequences. Grey lines: "
-    "{reference}. Bands: 95 % bootstrap interval of the value itself.",
-    "terms": "One point a label.",
+    "differences": "Every pool minus {reference} on the test set, in the order of the table. Points: difference; "
+    "lines: 95 % paired bootstrap interval over groups. One whose line crosses zero is not evidence.",
+    "chain": "From {reference} downwards, every link knows one thing more. Bars: what it adds on the test set; lines: "
+    "95 % interval of that step; green: above zero, orange: below, grey: not decided; hollow: validation took no row.",
+    "rank": "Test metric against the rank at which the covariance, or its square root, is truncated; the basis is that "
+    "of the training sequences. Diamonds: whole matrices; dashed: {reference}. Band: 95 % bootstrap interval of the "
+    "value itself, of the family that is best on validation.",
+    "terms": "Of each label the value of {reference} (hollow) and of the chosen row (filled), the largest gain first.",
 }
+DEFAULT_NAME = "my-comparison"
 
 
-def write_report(results: Results, figures: Mapping[str, str], path: Path) -> None:
-    """Write the HTML page: the terminal's verdict, table, figures, how to read it, manifest. No network."""
+def write_report(results: Results, figures: Mapping[str, str], path: Path, card: DataCard | None = None) -> None:
+    """Write the HTML page: the answer, the data, tables and figures, what to do next, glossary, manifest. No network.
+
+    `card` describes the data and has the test predictions; without it their sections are left out.
+    """
+    name = _name(results)
     parts = [
-        f"<h1>{escape(results.name)}: is covariance pooling better than {escape(results.reference)}?</h1>",
-        f"<p><b>{escape(verdict(results))}</b></p>",
-        f"<p>Values are of the {escape(results.probes[0])} probe. {escape(_strongest(results))}</p>",
+        f"<h1>{escape(name)}: is covariance pooling better than {escape(results.reference)}?</h1>",
+        *opening(results),
+        f"<p>{escape(verdict(results))} {escape(_strongest(results))}</p>",
+        *data_section(results, card),
         note(_setting(results)),
-        *[f"<h2>All poolers, {escape(probe)} probe</h2>{_table(results, probe)}" for probe in results.probes],
-        *([f"<h2>From the {escape(results.reference)} to Σ</h2>{_chain(results)}"] if results.chain else []),
-        note(_how_to_read(results)),
-        *(["<h2>Fold by fold</h2>", _fold_table(results)] if results.folds else []),
-        *(["<h2>Which layer?</h2>", _layer_table(results)] if results.layers else []),
-        *[note(f"Warning: {text}") for text in results.warnings],
-        "<h2>Figures</h2>",
-        *[figure(svg, _caption(name, results)) for name, svg in figures.items()],
+        *_rows(results, figures),
+        *_chain(results, figures),
     ]
+    if card is not None:
+        parts += [*class_section(results, card, figures), *measured_section(results, card, figures)]
     if results.terms:
-        parts += ["<h2>Per label</h2>", _term_table(results)]
+        parts.append(_terms(results, figures))
+    if "rank" in figures:
+        parts.append(section("How many directions?", _figure(results, figures, "rank")))
+    if results.folds:
+        parts.append(section("Fold by fold", _fold_table(results)))
     if results.outputs:
-        parts += ["<h2>Per output</h2>", _output_table(results)]
-    manifest = "\n".join(escape(f"{key}: {value}") for key, value in _flat(results.manifest))
-    parts += [f"<h2>Manifest</h2><details open><summary>What made these numbers</summary><pre>{manifest}</pre>"]
-    write_text(path, page(results.name, [*parts, "</details>"]))
+        parts.append(_outputs(results))
+    parts += [section("Which layer?", _layer_table(results))] if results.layers else []
+    parts += next_section(results)
+    if warnings := row_warnings(results):
+        parts.append(
+            section(
+                "Warnings of single rows",
+                fold(f"{len(warnings)} of {len(results.warnings)} warnings", listing(warnings)),
+            )
+        )
+    parts.append(section("Words", definitions("".join(parts))))
+    manifest = "\n".join(escape(f"{key}: {relative(str(value))}") for key, value in _flat(results.manifest))
+    parts.append(section("Manifest", fold("What made these numbers", f"<pre>{manifest}</pre>")))
+    write_text(path, page(name, parts))
+
+
+def _name(results: Results) -> str:
+    """What the comparison is called, or else its table."""
+    file = results.manifest.get("data", {}).get("file", "")
+    return file if file and results.name == DEFAULT_NAME else results.name
+
+
+def _figure(results: Results, figures: Mapping[str, str], name: str, caption: str = "") -> Html:
+    return figure(figures[name], _caption(caption or name, results))
 
 
 def _caption(name: str, results: Results) -> str:
@@ -77,6 +134,23 @@ def _fold_table(results: Results) -> Html:
     return table(head, rows, caption=caption)
 
 
+def _rows(results: Results, figures: Mapping[str, str]) -> list[str]:
+    """The main rows of the first probe with their figure; the other rows and probes are folded."""
+    first, *others = results.probes
+    main = main_rows(results)
+    parts = [_table(results, first, main)]
+    if len(main) < len(results.rows):
+        count = f"All {len(results.rows)} rows, {first} probe"
+        drawn = [_figure(results, figures, "differences_all", "differences")] if "differences_all" in figures else []
+        parts.append(fold(count, _table(results, first, results.rows), *drawn))
+    parts += [fold(f"All rows, {probe} probe", _table(results, probe, results.rows)) for probe in others]
+    heading = f"Pools, {first} probe"
+    if len(main) < len(results.rows):
+        heading += f": {len(main)} of {len(results.rows)}"
+    drawn = [section("Differences", _figure(results, figures, "differences"))] if "differences" in figures else []
+    return [section(heading, *parts, note(_how_to_read(results))), *drawn]
+
+
 def _strongest(results: Results) -> str:
     """The control that is best on the test set, which validation need not have chosen."""
     tests = results.scores()
@@ -104,7 +178,8 @@ def _setting(results: Results) -> str:
         source += f", layer {encoder['layer']}"
     if results.layers:
         source += f", layers {', '.join(map(str, results.layers))}, of which validation chose one for each row"
-    split = f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test sequences, {grouped}"
+    counts = f"{sizes['train']:,} train, {sizes['validation']:,} validation, {sizes['test']:,} test {results.unit}"
+    split = f"{counts}, {grouped}"
     if results.folds is not None:
         split = _folds(results)
     return (
@@ -166,26 +241,29 @@ def _intervals(results: Results) -> str:
     return f"on the same test groups, with the 95 % interval of {resamples:,} paired group-bootstrap resamples"
 
 
-def _table(results: Results, probe: str) -> Html:
+def _table(results: Results, probe: str, shown: Sequence[RowResult]) -> Html:
     layered = bool(results.layers)
     head = [
         "pooler",
         *["layer"] * layered,
-        "features",
-        *results.metrics.values(),
+        results.primary_name,
         f"Δ {results.primary_name} [95 %]",
+        *[name for key, name in results.metrics.items() if key != results.primary],
+        "numbers",
         "penalty",
     ]
     rows: list[Row | str] = []
-    for before, row in zip([None, *results.rows], results.rows):
+    shown = [row for row in shown if probe in row.probes]
+    for before, row in zip([None, *shown], shown):
         if before is None or before.role != row.role:
             rows.append(row.role)
         fit = row.probes[probe]
-        values = [number(fit.test[metric].value) for metric in results.metrics]
+        value, *values = (number(fit.test[key].value) for key in dict.fromkeys([results.primary, *results.metrics]))
         delta = _difference(row, fit, results)
         penalty = "–" if probe == RETRIEVAL else f"{fit.penalty:g}"
         layer = ["–" if row.layer is None else str(row.layer)] * layered
-        rows.append([row.title, *layer, f"{row.num_features:,}", *values, delta, penalty])
+        name = Html(f"<b>{escape(row.title)}</b>") if row.label == results.best_second_order else row.title
+        rows.append([name, *layer, value, delta, *values, f"{row.num_features:,}", penalty])
     return table(head, rows)
 
 
@@ -205,19 +283,23 @@ def _layer_table(results: Results) -> Html:
     return table(["pooler", *map(str, results.layers)], rows, caption=caption)
 
 
-def _chain(results: Results) -> Html:
+def _chain(results: Results, figures: Mapping[str, str]) -> list[str]:
+    if not results.chain:
+        return []
     rows, titles = [], {row.label: row.title for row in results.rows}
     for link, step in results.chain.items():
         name = f"{link} (carries the gain)" if link == carrier(results) else link
         taken = step.is_step
-        gain = difference(step.value, step.interval) if taken else "–"
         row = chosen_text(step, 1) if step.choices else titles[step.row]
+        gain = difference(step.value, step.interval) if taken else "–"
         rows.append([name, LINKS[link][0], row if taken else "no row above", gain])
     caption = (
         f"test {results.primary_name}, {results.probes[0]} probe; each link's row is the best so far on "
         f"{'each fold’s ' if results.folds else ''}validation; the steps add up to the last row's gain"
     )
-    return table(["link", "what it adds", "row", "step [95 %]"], rows, caption=caption)
+    steps = table(["link", "what it adds", "row", "step [95 %]"], rows, caption=caption)
+    drawn = [_figure(results, figures, "chain")] if "chain" in figures else []
+    return [section(f"From the {results.reference} to Σ", *drawn, fold("The steps in numbers", steps))]
 
 
 def _difference(row: RowResult, fit: ProbeResult, results: Results) -> str:
@@ -225,23 +307,39 @@ def _difference(row: RowResult, fit: ProbeResult, results: Results) -> str:
     return "–" if row.label == results.reference else difference(score.difference, score.difference_interval)
 
 
-def _term_table(results: Results) -> Html:
+def _terms(results: Results, figures: Mapping[str, str]) -> Html:
+    caption = _caption("terms", results)
+    shown = shown_terms(results)
+    if len(shown) < len(results.terms):
+        half = len(shown) // 2
+        caption += (
+            f" Of {len(results.terms)} labels the {half} with the largest gain and the {half} with the largest loss."
+        )
+    drawn = [figure(figures["terms"], caption)] if "terms" in figures else []
+    places = [*range(len(results.terms))]
+    parts = [_term_table(results, places[:MOST])]
+    if places[MOST:]:
+        parts.append(fold(f"{len(places) - MOST} more labels", _term_table(results, places[MOST:])))
+    return section("By label", *drawn, *parts)
+
+
+def _term_table(results: Results, places: Sequence[int]) -> Html:
     probe, metric, by_label = results.probes[0], results.primary, results.by_label
     wanted = dict.fromkeys([results.reference, "covariance", results.best_second_order])
     columns = [by_label[label] for label in wanted if label in by_label]
     splits, rows = ("train", "test") if results.folds is None else ("test",), []
-    for j, term in enumerate(results.terms):
-        name = term.name if term.name == term.label else f"{term.name} ({term.label})"
+    for j in places:
+        term = results.terms[j]
         counts = [str(term.positives[split]) for split in splits]
-        rows.append([name, *counts, *(number(row.probes[probe].per_term[metric][j]) for row in columns)])
+        rows.append([term_name(term), *counts, *(number(row.probes[probe].per_term[metric][j]) for row in columns)])
     caption = f"test {results.primary_name}, {probe} probe; counts of positives"
     if results.folds is not None:
         caption = f"test {results.primary_name}, {probe} probe, mean over folds; count of all positives"
     return table(["label", *splits, *(row.title for row in columns)], rows, caption=caption)
 
 
-def _output_table(results: Results) -> Html:
-    """The table of a report: the outputs as they are sorted, a column for each row, the gain of the chosen one."""
+def _outputs(results: Results) -> Html:
+    """The outputs as they are sorted, a column for each row, the gain of the chosen one; those past `MOST` folded."""
     rows = list(results.outputs[0].values)
     sides = [side(output.gain_interval) for output in results.outputs]
     titles = {row.label: row.title for row in results.rows}
@@ -256,7 +354,10 @@ def _output_table(results: Results) -> Html:
         f"below in {sides.count('below')}. Many intervals are read together: by chance alone one in forty lies above."
     )
     head = ["output", *(titles[row] for row in rows), f"{titles[rows[1]]} minus {titles[rows[0]]}"]
-    return table(head, body, caption=caption)
+    parts = [table(head, body[:MOST], caption=caption)]
+    if body[MOST:]:
+        parts.append(fold(f"{len(body) - MOST} more outputs", table(head, body[MOST:], caption=caption)))
+    return section("By output", *parts)
 
 
 def _with_interval(value: float, ends: Interval | None) -> Html:

@@ -165,6 +165,11 @@ class Results:
         return max([self.best_second_order, *mixtures], key=lambda label: rows[label].probes[probe].validation)
 
     @property
+    def unit(self) -> str:
+        """What the rows of the data are: `sequences`, or `pairs` of them."""
+        return "pairs" if self.manifest.get("encoder", {}).get("pair") else "sequences"
+
+    @property
     def by_label(self) -> dict[str, RowResult]:
         """The rows by their label."""
         return {row.label: row for row in self.rows}

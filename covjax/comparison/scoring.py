@@ -20,7 +20,7 @@ from covjax.comparison.results import Contrast, Interval, Output, ProbeResult, R
 from covjax.comparison.retrieval import unanswerable
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.jobs.disk import json_digest, read_line, sealed_line
 from covjax.jobs.folder import write_text
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
@@ -169,9 +169,9 @@ def summarise(
                     seeds = tuple(metric_value(metric, truth, each) for each in scores)
                 test_scores[key] = Score(
                     value,
-                    interval(draws),
+                    _interval(draws, data, task.metrics[key][0]),
                     value - base,
-                    interval(draws - base_draws),
+                    _interval(draws - base_draws, data, task.metrics[key][0]),
                     bootstrap_p_value(draws - base_draws, groups["test"]),
                     seeds,
                 )
@@ -246,12 +246,30 @@ def assemble(
     )
 
 
+def _interval(draws: np.ndarray, data: Dataset, metric: str) -> Interval:
+    """The interval of resampled values; InputError with a remedy where the test set is too small for one."""
+    try:
+        return interval(draws)
+    except InputError as error:
+        unit, test = "pairs" if data.partners else "sequences", data.targets[data.rows("test")]
+        what = f"{len(test)} test {unit} are too few"
+        if data.task != "regression":
+            rare = int(test.sum(0).argmin())
+            what += f" (of {shown(data.target_names[rare], 40)} there {'is' if test[:, rare].sum() == 1 else 'are'} "
+            what += f"{int(test[:, rare].sum())})"
+        more = "" if data.task == "regression" else " of every class"
+        raise InputError(
+            f"{data.name}: {metric}: {what} for an interval: {error}; add test {unit}{more}, or where the file has no "
+            "split column give the test set a larger share: --shares 0.6,0.15,0.25"
+        ) from None
+
+
 def _macro_draws(draws: np.ndarray) -> np.ndarray:
     return macro(draws) if draws.ndim == 2 else draws
 
 
 def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: int, looks: int) -> list[str]:
-    texts = [*look_warnings(looks), *data.warnings]
+    texts, unit = [*look_warnings(looks), *data.warnings], "pairs" if data.partners else "sequences"
     if RETRIEVAL in rows[0].probes:
         train = data.rows("train")
         for split in ("validation", "test"):
@@ -264,7 +282,7 @@ def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: 
         texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
     for row in rows:
         if tables[row.label].is_constant(data.rows("train")):
-            texts.append(f"{row.label}: equal for all training sequences; its probe predicts a constant")
+            texts.append(f"{row.label}: equal for all training {unit}; its probe predicts a constant")
     for row in rows:
         for name, fit in row.probes.items():
             if fit.at_edge:

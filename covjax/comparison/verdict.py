@@ -3,7 +3,7 @@
 from covjax.comparison.chain import chain_sentence
 from covjax.comparison.fold_text import model_sentence, opening, usual_other
 from covjax.comparison.page import gain_text, number
-from covjax.comparison.results import Interval, Results, side
+from covjax.comparison.results import Interval, Results, RowResult, side
 
 ORDERED = ("first", "last", "cls", "regional_mean", "dct")  # rows of first order that know where a token stands
 # Means of functions of whole tokens, which single features do not give.
@@ -21,6 +21,14 @@ EVIDENCE = {
     "probe": "a gain that a richer probe explains: one of the mean that is not linear does as well",
     "quadratic": "a gain that quadratic features of the mean explain: a control without co-occurrence does as well",
     "open": "a gain whose cause is open: no control was compared (--rows names none)",
+}
+# What the rival that does as well knows, in words for a reader who knows no pools.
+ENOUGH = {
+    "marginals": "how each feature varies by itself is enough",
+    "position": "where tokens stand is enough",
+    "distribution": "the distribution of the tokens is enough",
+    "probe": "a richer probe of the average is enough",
+    "quadratic": "products of the average's features are enough",
 }
 OTHERS = {"over_baseline": "the strongest other first-order pool", "over_control": "the strongest control"}
 
@@ -80,6 +88,49 @@ def verdict(results: Results) -> str:
     return " ".join(sentences)
 
 
+def answer(results: Results) -> str:
+    """The verdict in one sentence for a reader who knows the data and not the method."""
+    planned, scores, kind = results.contrasts, results.scores(), evidence(results)
+    chosen, mean = scores[results.best_second_order], scores[results.reference]
+    size = f"{results.sizes.get('test', 0):,} test {results.unit}"
+    pool = f"{results.by_label[results.best_second_order].title}, the pool of second order that validation chose,"
+    values = f"{results.primary_name} {number(chosen.value)}", number(mean.value)
+    ends = planned["gain"].interval if "gain" in planned else chosen.difference_interval
+    family = ", within one family" if results.one_family else ""
+    if side(ends) == "below":
+        pair = " against ".join(values)
+        return f"No: on {size}{family}, {pool} predicts worse than the plain average of the tokens: {pair}."
+    if kind == "none":
+        return (
+            f"Not shown: on {size}{family}, {pool} reaches {values[0]} and the plain average of the tokens {values[1]}"
+            ": a difference that chance can make."
+        )
+    better = f"on {size}{family}, {pool} reaches {values[0]} where the plain average of the tokens reaches {values[1]}"
+    if kind == "co-occurrence":
+        return f"Yes: {better}, and no simpler pool and no control does as well."
+    if kind == "open":
+        return f"Better, but why is open: {better}; no control was compared."
+    over = planned.get("over_baseline")
+    rival = over if over and side(over.interval) != "above" else planned["over_control"]
+    row = results.by_label.get(rival.other)
+    title = rival.other if row is None else f"{row.title} ({number(scores[rival.other].value)})"
+    well = "does better" if side(rival.interval) == "below" else "does as well"
+    return f"Better, but not by second order: {better}, yet {title} {well}: {ENOUGH[kind]}."
+
+
+def main_rows(results: Results, most: int = 10) -> list[RowResult]:
+    """At most `most` rows in the order of a report: those of the verdict, then the best on validation."""
+    probe, scores = results.probes[0], results.scores()
+    rows = [row for row in results.rows if row.label in scores]
+    if len(rows) <= most:
+        return rows
+    named = [results.reference, results.best_second_order, results.winner]
+    named += [contrast.other for contrast in results.contrasts.values()]
+    by_validation = sorted(rows, key=lambda row: -row.probes[probe].validation)
+    chosen = list(dict.fromkeys([*named, *(row.label for row in by_validation)]))[:most]
+    return [row for row in rows if row.label in chosen]
+
+
 def _named(results: Results, label: str) -> str:
     """The row's name, with its layer where rows chose theirs."""
     row = results.by_label.get(label)
@@ -92,13 +143,7 @@ def table(results: Results, every: bool = False, most: int = 10) -> str:
     Shown are the mean, the rows of the planned contrasts, and the best on validation, `most` in all; `every` shows all.
     """
     probe, scores = results.probes[0], results.scores()
-    rows = [row for row in results.rows if row.label in scores]
-    if not every and len(rows) > most:
-        named = [results.reference, results.best_second_order, results.winner]
-        named += [contrast.other for contrast in results.contrasts.values()]
-        by_validation = sorted(rows, key=lambda row: -row.probes[probe].validation)
-        chosen = list(dict.fromkeys([*named, *(row.label for row in by_validation)]))[:most]
-        rows = [row for row in rows if row.label in chosen]
+    rows = [row for row in results.rows if row.label in scores] if every else main_rows(results, most)
     width = max(len("recipe"), *(len(row.label) for row in rows))
     head = f"minus {results.reference} [95 %]"
     layered, wide = bool(results.layers), 6 if results.layers else 0

@@ -4,7 +4,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from covjax.comparison.page import Cell, Html, Row, escape, interval_text, listing, markdown_table, note, page, table
+from covjax.comparison.glossary import definitions
+from covjax.comparison.page import (
+    Cell,
+    Html,
+    Row,
+    escape,
+    fold,
+    interval_text,
+    listing,
+    markdown_table,
+    note,
+    page,
+    relative,
+    section,
+    table,
+)
 from covjax.jobs.folder import write_text
 from covjax.tasks.figures import draw_suite
 from covjax.tasks.records import RunRecord, Suite, TaskRecord
@@ -14,16 +29,14 @@ from covjax.tasks.summary import Tasks, summarise_suite
 WIDE = """
 body{max-width:82rem}p,ul{max-width:64rem}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem}
-.panels figure{margin:0}figure.wide{max-width:56rem;overflow-x:auto}figure.wide svg{min-width:36rem}
-.grid th:first-child,.grid td:first-child{position:sticky;left:0;background:#fff;z-index:1}
-.grid td{vertical-align:top}.grid tr.role td{background:#f4f4f4}
+.panels figure{margin:0}
+.grid td{vertical-align:top}
 .grid .interval,.grid .seeds{display:block;color:var(--soft);font-size:.85em}
-.grid th:first-child,.grid td:first-child{box-shadow:inset 0 -1px var(--line)}
 .best{border-bottom:2px solid var(--ink);font-weight:600}.chosen{background:#eef4fb}
 td.text{text-align:left;white-space:normal;min-width:16rem}td.text .interval{display:inline}
 .left th{text-align:left}
-@media(max-width:40rem){.left thead{display:none}.left td{display:block;box-shadow:none!important;border:0}
- .left td:first-child{font-weight:600}.left tr{border-bottom:1px solid var(--line)}}
+@media(max-width:40rem){.left thead{display:none}.left td,.left td:first-child{display:block;max-width:none;border:0}
+ .left td:first-child{font-weight:600}.left td:last-child{border-bottom:1px solid var(--line)}}
 td.text ul{margin:0;padding-left:1rem}
 """
 
@@ -45,7 +58,8 @@ def write_suite(tasks: Tasks, runs: Sequence[RunRecord], output: Path, command: 
     # No scripts, no network; links lead to the tasks' own reports beside it.
     parts = ["<h1>Covariance pooling over all tasks</h1>", *_incomplete(runs)]
     parts += sections(suite["summary"], svgs) if tasks else []
-    write_text(output / "report.html", page("Suite", [*parts, *_runs(suite)], WIDE))
+    words = section("Words", definitions("".join(parts)))
+    write_text(output / "report.html", page("Suite", [*parts, words, *_runs(suite)], WIDE))
     return suite
 
 
@@ -54,7 +68,8 @@ def _incomplete(runs: Sequence[RunRecord]) -> list[str]:
     if not missing:
         return []
     items = [Html(f"<b>{escape(run['task'])}</b>: {escape(run['reason'])}") for run in missing]
-    return [f"<p class='below'>{len(missing)} of {len(runs)} tasks are not in this report:</p>{listing(items)}"]
+    text = f"<b>{len(missing)} of {len(runs)} tasks are not in this report:</b>"
+    return [f"<div class='doubt'>{text}{listing(items)}</div>"]
 
 
 def _runs(suite: Suite) -> list[str]:
@@ -67,19 +82,18 @@ def _runs(suite: Suite) -> list[str]:
         rows.append([link, run["status"], seconds, Cell(reason, "text")])
     total = sum(run["seconds"] or 0 for run in suite["runs"])
     rows.append([Html("<b>all</b>"), "", Html(f"<b>{total:,.0f}</b>"), ""])
-    lines = [f"suite command: {suite['command']}"]
+    lines = [relative(f"suite command: {suite['command']}")]
     for key, manifest in suite["manifests"].items():
         lines += ["", f"[{key}]"]
-        lines += [f"{name}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in manifest]
+        lines += [f"{name}: {relative(json.dumps(manifest[name], ensure_ascii=False))}" for name in manifest]
+    seconds = note(
+        "Seconds of the attempt that finished the task, in a process of its own; a reused task shows the time it took "
+        "when it was made (– where it was not made by the suite)."
+    )
+    made_of = f"<pre>{chr(10).join(map(escape, lines))}</pre>"
     return [
-        "<h2>Time</h2>",
-        table(["task", "status", "seconds", "note"], rows),
-        note(
-            "Seconds of the attempt that finished the task, in a process of its own; a reused task shows the time it "
-            "took when it was made (– where it was not made by the suite)."
-        ),
-        "<h2>Manifest</h2><details><summary>What made these numbers</summary>",
-        f"<pre>{chr(10).join(map(escape, lines))}</pre></details>",
+        section("Time", table(["task", "status", "seconds", "note"], rows), seconds),
+        section("Manifest", fold("What made these numbers", made_of)),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from covjax.comparison.page import Cell, Html, Row, difference, escape, figure, listing, note, soft, table
+from covjax.comparison.page import Cell, Html, Row, difference, escape, figure, listing, note, signed, soft, table
 from covjax.tasks.figures import PART_NAMES
 from covjax.tasks.records import ContrastRecord, R2Record, Summary, TaskRecord
 from covjax.tasks.summary import COMPACT, NOTE_PERCENT, PARTS
@@ -15,12 +15,12 @@ WORDS = {"above": "above", "below": "below", "undecided": "not distinguishable f
 def sections(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
     """All sections that have data, in the order of the page."""
     parts = (_planned, _poolers, _ranks, _curves, _decomposition, _losses, _compactness, _tracks, _warnings)
-    return [text for part in parts for text in part(summary, svgs)]
+    return [f"<section>{''.join(texts)}</section>" for part in parts if (texts := part(summary, svgs))]
 
 
 def three(value: float) -> str:
-    """A difference with three decimals, as a column of many tasks has it."""
-    return f"{value:+.3f}"
+    """A difference with three decimals, as a column of many tasks has it; one that rounds to zero keeps a digit."""
+    return signed(value) if 0 < abs(value) < 0.0005 else f"{value:+.3f}"
 
 
 def p_text(value: float | None) -> str:
@@ -71,7 +71,7 @@ def _planned(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
     head = ["task", "metric", reference, "chosen"]
     head += [f"minus {text.format(reference=reference)}" for text in AGAINST.values()]
     return [
-        f"<p>{escape(text)}</p>",
+        f"<p class='answer'>{escape(text)}</p>",
         _wide(
             svgs,
             "planned",
@@ -162,7 +162,7 @@ def _curves(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
         f"<div class='panels'>{''.join(panels)}</div>",
         note(
             "Covariance truncated in a basis from the training sequences (PCA: of their mean covariance), the whole "
-            "matrix last; dashed: mean. Bands: 95 % bootstrap interval of the value itself."
+            "matrix last; dashed: mean. Band: 95 % bootstrap interval of the value itself, of the first line alone."
         ),
     ]
 

@@ -1,0 +1,52 @@
+"""The words of a report and what they mean, as `docs/glossary.md` has them; a page shows those that it uses."""
+
+import html
+import re
+
+from covjax.comparison.page import Html, escape
+
+WORDS = {
+    "token": "a unit that the model reads: a residue, a nucleotide, a piece of a word",
+    "encoder": "the frozen foundation model; it gives one vector per token",
+    "layer": "after which step of the encoder the vectors are taken; −1 is the last",
+    "feature": "one number of a token's vector; an encoder has d of them",
+    "pooler": "a function from the tokens of one sequence to one vector",
+    "recipe": "a row of the comparison: standardise the tokens, fit what is needed, pool",
+    "mean, μ": "the average of the tokens",
+    "second moment, M": "the average of x xᵀ over the tokens: which features are large together",
+    "covariance, Σ": "M − μμᵀ: the same around the mean",
+    "spectrum": "the eigenvalues of Σ; √Σ and log(Σ + εI) flatten it, and ε is the floor of the logarithm",
+    "co-occurrence": "features that are active in the same token; what only Σ and M see",
+    "control": "a pool with as many numbers and no co-occurrence: μμᵀ, or Σ after each feature is shuffled",
+    "composition": "counted letters, k-mers (stretches of k letters) or words; it needs no encoder",
+    "probe": "a linear model on pooled vectors, logistic or ridge; its penalty λ keeps weights small",
+    "group": "sequences that belong together (near copies, a family); never on two sides of a split",
+    "interval": "where 95 % of the differences fall when test groups are drawn again (bootstrap), both rows on the "
+    "same draw",
+    "AUPRC, AUROC, MCC, R², Fmax": "metrics: areas under the precision-recall and ROC curves; Matthews correlation of "
+    "classes; explained variance; best F over thresholds",
+    "latent": "one unit of a sparse autoencoder (SAE), active in few tokens",
+    "FVU": "fraction of variance unexplained: an autoencoder's error over the variance; 0 is perfect",
+    "Tucker, CP": "two ways to write many second moments by few shared directions",
+}
+# Further spellings in pages, by word; a single Latin letter would stand for too much.
+ALSO = {"spectrum": ("log(Σ", "sqrt Σ", "√Σ"), "latent": ("SAE",), "mean, μ": ("mean",)}
+
+
+def words_of(markup: str) -> dict[str, str]:
+    """The words that the page's text uses, in the order of the glossary."""
+    text = html.unescape(re.sub(r"<svg.*?</svg>|<[^>]*>", " ", markup, flags=re.DOTALL))
+
+    def used(word: str) -> bool:
+        spellings = [each for each in word.split(", ") if len(each) > 1 or not each.isascii()]
+        return any(
+            re.search(rf"(?<!\w){re.escape(each)}", text, re.IGNORECASE) for each in (*spellings, *ALSO.get(word, ()))
+        )
+
+    return {word: meaning for word, meaning in WORDS.items() if used(word)}
+
+
+def definitions(markup: str) -> Html:
+    """The words of a page's text as a list for its end."""
+    items = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in words_of(markup).items())
+    return Html(f"<dl>{items}</dl>")
