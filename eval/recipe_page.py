@@ -30,7 +30,12 @@ LINEAR, SQUARE, CUBE = "O(nd)", "O(nd²)", "O(nd² + d³)"
 AIM = "To see whether a gain of Σ comes from co-occurrence."
 WORDS = {
     "mean": Words("μ = Σ xᵢ / n", "d", LINEAR, "The usual choice, and what every row is compared with."),
-    "mean_std": Words("μ and √(Σ (xᵢ − μ)² / n), side by side", "2d", LINEAR, "Cheap; the strongest first-order row of the quickstart."),
+    "mean_std": Words(
+        "μ and √(Σ (xᵢ − μ)² / n), side by side",
+        "2d",
+        LINEAR,
+        "Cheap; the strongest first-order row of the quickstart.",
+    ),
     "max": Words("the largest value of every feature", "d", LINEAR, "One token decides: a motif, a rare word."),
     "first": Words("x₁", "d", LINEAR, "To see what the first token alone has."),
     "cls": Words("the model's own token before the sequence", "d", LINEAR, "Models whose CLS was trained for it."),
@@ -38,7 +43,11 @@ WORDS = {
     "sae_mean": Words("mean of a sparse autoencoder's latents", "latents", "O(nd·latents)", "Readable features."),
     "sae_max": Words("maximum of its latents", "latents", "O(nd·latents)", "Readable features, one token decides."),
     "attention": Words(
-        "Σ aᵢVᵀxᵢ, a = softmax over tokens of qᵀxᵢ; q and V trained", "d", SQUARE, "Many labels; the tokens that matter are few.", "Lin et al. 2017"
+        "Σ aᵢVᵀxᵢ, a = softmax over tokens of qᵀxᵢ; q and V trained",
+        "d",
+        SQUARE,
+        "Many labels; the tokens that matter are few.",
+        "Lin et al. 2017",
     ),
     "attention_QUERIES_queries": Words(
         "the same with several queries q, side by side", "QUERIES·d", SQUARE, "As wide as Σ, trained on the labels."
@@ -88,7 +97,11 @@ WORDS = {
         "Rahimi and Recht 2007",
     ),
     "vlad": Words(
-        "residuals from the nearest of 32 centres", "32d", "O(nd·centres)", "Tokens that fall in kinds.", "Jégou et al. 2012"
+        "residuals from the nearest of 32 centres",
+        "32d",
+        "O(nd·centres)",
+        "Tokens that fall in kinds.",
+        "Jégou et al. 2012",
     ),
     "fisher_vector": Words(
         "gradient of a mixture's likelihood, 16 components",
@@ -102,7 +115,11 @@ WORDS = {
     "mean_mlp": Words("μ under a network of 128 units", "d", LINEAR, "Does a richer probe explain the gain?"),
     "second_moment": Words("M = Σ xᵢxᵢᵀ / n", WHOLE, SQUARE, "Mean and covariance in one matrix."),
     "covariance": Words(
-        "Σ = M − μμᵀ", WHOLE, SQUARE, "On the quickstart it cannot be told from the mean: few large directions decide it.", "Torki 2018; Dooms et al. 2026"
+        "Σ = M − μμᵀ",
+        WHOLE,
+        SQUARE,
+        "On the quickstart it cannot be told from the mean: few large directions decide it.",
+        "Torki 2018; Dooms et al. 2026",
     ),
     "sqrt_covariance": Words(
         "(Σ + 10⁻⁶I)^½", WHOLE, CUBE, "First to try, with log(Σ + εI): no ε to choose.", "Li et al. 2017"
@@ -127,13 +144,19 @@ WORDS = {
     ),
     "projected": Words("vech of AᵀΣA, A trained, 32 columns", "528", "O(nd·32)", "Small vectors; many labels."),
     "pca_covariance_RANK": Words(
-        "AᵀΣA, A the tokens' principal components", "RANK(RANK + 1)/2", "O(nd·RANK)", "Small vectors; at ranks of 32 and less it lost to the mean on protein function."
+        "AᵀΣA, A the tokens' principal components",
+        "RANK(RANK + 1)/2",
+        "O(nd·RANK)",
+        "Small vectors; at ranks of 32 and less it lost to the mean on protein function.",
     ),
     "pca_sqrt_covariance_RANK": Words(
         "(AᵀΣA)^½, A the tokens' principal components", "RANK(RANK + 1)/2", "O(nd·RANK)", "Small vectors."
     ),
     "tucker_covariance_RANK": Words(
-        "AᵀΣA, A of the exact Tucker autoencoder", "RANK(RANK + 1)/2", "O(nd·RANK)", "Small vectors; on the quickstart no better than PCA's."
+        "AᵀΣA, A of the exact Tucker autoencoder",
+        "RANK(RANK + 1)/2",
+        "O(nd·RANK)",
+        "Small vectors; on the quickstart no better than PCA's.",
     ),
     "tucker_sqrt_covariance_RANK": Words(
         "(AᵀΣA)^½, A of the exact Tucker autoencoder", "RANK(RANK + 1)/2", "O(nd·RANK)", "Small vectors."
@@ -215,12 +238,12 @@ A *recipe* is one way from the tokens of a sequence to one vector: what `--rows`
 `Embedder(recipe=…)` take. A *pooler* is the function in its middle: what `covjax.get_pooler` takes. The difference: a
 recipe first standardises tokens by mean and deviation of the training tokens, and fits what the pooler needs.
 
-x₁ … xₙ are a sequence's tokens, d the encoder's features, μ and Σ the tokens' mean and covariance, M = Σ + μμᵀ. Costs are
-of one sequence, without the encoder. For a symmetric matrix the upper triangle is kept, off-diagonal numbers times √2.
-Measured values: [results](results.md), [rivals](rivals.md), [every pool on every task](suite.md).
+x₁ … xₙ are a sequence's tokens, d the encoder's features, μ and Σ the tokens' mean and covariance, M = Σ + μμᵀ. Costs
+are of one sequence, without the encoder. Of a symmetric matrix the upper triangle is kept; off-diagonal numbers are
+multiplied by √2. Measured values: [results](results.md), [rivals](rivals.md), [every pool on every task](suite.md).
 
-`RANK` and `COUNT` are any whole number, as in `pca_covariance_16` and `log_covariance_512_components`. This page is made
-by `python -m eval.recipe_page > docs/recipes.md`.
+`RANK` and `COUNT` are any whole number, as in `pca_covariance_16` and `log_covariance_512_components`. This page is
+made by `python -m eval.recipe_page > docs/recipes.md`.
 """
 
 
@@ -291,7 +314,7 @@ def pooler_row(name: str) -> str:
 
 def page() -> str:
     """The whole page."""
-    lines = START.splitlines() + [""]
+    lines = [*START.splitlines(), ""]
     recipes = listed()
     for role, heading in HEADINGS.items():
         lines += [f"## {heading}", ""]

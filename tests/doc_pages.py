@@ -1,6 +1,8 @@
 """The code blocks of the pages: found, run, and their output compared with what the page shows.
 
-python -m tests.doc_pages docs/tutorials/proteins.md    run the page and write its output into it
+python -m tests.doc_pages docs/tutorials/proteins.md
+
+runs a page and writes what its blocks print into the text blocks that follow them; what the others print is shown.
 """
 
 import ast
@@ -78,7 +80,9 @@ def same(printed: str, shown: str, absolute: float = 0.03, relative: float = 0.0
     if NUMBER.sub("", printed).split() != NUMBER.sub("", shown).split():
         return False
     numbers = [list(map(_value, NUMBER.findall(text))) for text in (printed, shown)]
-    return len(numbers[0]) == len(numbers[1]) and all(abs(a - b) <= max(absolute * ("." in str(b)), relative * abs(b)) for a, b in zip(*numbers))
+    if len(numbers[0]) != len(numbers[1]):
+        return False
+    return all(abs(a - b) <= max(absolute * (b % 1 != 0), relative * abs(b)) for a, b in zip(*numbers))
 
 
 def _value(text: str) -> float:
@@ -90,7 +94,9 @@ def write(page: str) -> None:
     text = (ROOT / page).read_text()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for _, printed, shown in outputs(page):
-            if shown is not None:
+            if shown is None:
+                print(printed)
+            else:
                 text = text.replace(f"```text\n{shown}```", f"```text\n{printed}```", 1)
     (ROOT / page).write_text(text)
 

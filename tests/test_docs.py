@@ -47,10 +47,14 @@ COMPILED = {
         "files of the reader's; tutorials/pytorch.md runs the same"
     ),
     ("docs/encoders.md", 'encoder = covjax.encoders.load("facebook/esm2_t6_8M_UR50D", dtype="float32")'): "weights",
-    ("docs/encoders.md", 'result = covjax.compare("my.csv", layers=[2, 4, -1])                         # in Python; layers="all" too'): (
-        "a table of the reader's"
-    ),
-    ("docs/encoders.md", "states, maps = encoder.apply(tokens, mask, (3, -1), attention=True)"): "a Transformer's weights",
+    (
+        "docs/encoders.md",
+        'result = covjax.compare("my.csv", layers=[2, 4, -1])  # or layers="all"',
+    ): ("a table of the reader's"),
+    (
+        "docs/encoders.md",
+        "states, maps = encoder.apply(tokens, mask, (3, -1), attention=True)",
+    ): "a Transformer's weights",
     ("docs/encoders.md", "from covjax.pooling.pagerank import pagerank_weights"): "a Transformer's weights",
     ("docs/encoders.md", "encoder = covjax.encoders.from_torch(model, tokenizer, layers=(-1,))"): "a PyTorch model",
     ("docs/encoders.md", "from sentence_transformers import SentenceTransformer"): "weights of the hub",
@@ -87,7 +91,9 @@ def test_every_python_block_runs_or_has_a_reason():
         assert Path(page).name in (ROOT / "tests" / test).read_text(), page
 
 
-@pytest.mark.parametrize("block", [b for b in python_blocks() if (b.page, b.first) in COMPILED], ids=lambda b: b.first[:40])
+@pytest.mark.parametrize(
+    "block", [b for b in python_blocks() if (b.page, b.first) in COMPILED], ids=lambda b: b.first[:40]
+)
 def test_a_block_that_does_not_run_names_what_there_is(block):
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
@@ -115,7 +121,12 @@ COMMANDS = {  # command: settings, main options, further arguments of `parse`
     "train": (autoencoder.AutoencoderConfig, autoencoder.MAIN_OPTIONS, {}),
     "train encoder": (encoder.EncoderConfig, encoder.MAIN_OPTIONS, {}),
 }
-OLD = {"eval.compare": "compare", "train.extract": "extract", "train.autoencoder": "train", "train.encoder": "train encoder"}
+OLD = {
+    "eval.compare": "compare",
+    "train.extract": "extract",
+    "train.autoencoder": "train",
+    "train.encoder": "train encoder",
+}
 
 
 def lines() -> list[tuple[str, str]]:
@@ -129,8 +140,10 @@ def lines() -> list[tuple[str, str]]:
 
 def problem(line: str) -> str:
     """Why a line of the shell would fail before it does anything; empty where it would not."""
-    words = [re.sub(r"^\$\w+$", "x", word) for word in shlex.split(line)]
-    while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] in ("do", "srun", "nice") or words[0].startswith("--kill")):
+    words = [re.sub(r"^\$\w+$", "x", word) for word in shlex.split(line.replace("--config my_config.py", ""))]
+    while words and (
+        re.match(r"[A-Z_]+=", words[0]) or words[0] in ("do", "srun", "nice") or words[0].startswith("--kill")
+    ):
         words = words[1:]
     if not words or words[-1] == "&":
         words = words[:-1]
@@ -185,7 +198,7 @@ def _module_problem(name: str, words: list[str]) -> str:
         return ""
     if not file.is_file():
         return f"{name}: no module"
-    source = "".join(each.read_text() for each in (file.parent if path.is_dir() else file.parent).glob("*.py"))
+    source = "".join(each.read_text() for each in file.parent.glob("*.py"))
     options = [word.split("=")[0] for word in words if word.startswith("--")]
     missing = [o for o in options if o not in source and o[2:].replace("-", "_") not in source]
     return f"{name}: {missing}" if missing else ""
@@ -217,6 +230,15 @@ def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
             assert same(printed, shown), f"{page}:{block.line}\n{printed}\nnot\n{shown}"
             compared += 1
     assert compared
+
+
+@pytest.mark.parametrize("page", pages())
+def test_files_and_tests_that_a_page_names_are_there(page):
+    text = (ROOT / page).read_text()
+    for name in re.findall(r"(?:tests|eval|covjax|train|configs)/[\w/]+\.(?:py|sh)", text):
+        assert (ROOT / name).is_file(), name
+    for name, word in re.findall(r"pytest [^`\n]*?(tests/\w+\.py) -k (\w+)", text):
+        assert re.search(rf"^def test_\w*{word}", (ROOT / name).read_text(), re.M), (name, word)
 
 
 def test_texts_are_the_same_only_where_words_and_numbers_are():
