@@ -140,7 +140,7 @@ def lines() -> list[tuple[str, str]]:
 
 def problem(line: str) -> str:
     """Why a line of the shell would fail before it does anything; empty where it would not."""
-    words = [re.sub(r"^\$\w+$", "x", word) for word in shlex.split(line.replace("--config my_config.py", ""))]
+    words = [re.sub(r"^\$\w+$", "1", word) for word in shlex.split(line.replace("--config my_config.py", ""))]
     while words and (
         re.match(r"[A-Z_]+=", words[0]) or words[0] in ("do", "srun", "nice") or words[0].startswith("--kill")
     ):
