@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.doc_pages import pages
+from tests.doc_pages import blocks, pages
+from tests.test_docs import COMPILED
 from tests.test_unirep import needs_weights
 
 
-def blocks(page: str) -> str:
-    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S))
+def code(page: str) -> str:
+    """The page's Python blocks that run, as one text."""
+    every = [block for block in blocks(page) if block.language == "python"]
+    return "\n".join(block.text for block in every if (page, block.first) not in COMPILED)
 
 
 @needs_weights
 def test_readme_examples_give_what_they_say():
     names: dict = {}
-    exec(blocks("README.md"), names)
+    exec(code("README.md"), names)
     assert names["vectors"].shape == (3, 2080)
     assert names["vectors"].dtype == np.float32
     assert np.isfinite(names["vectors"]).all()
@@ -27,7 +30,7 @@ def test_readme_examples_give_what_they_say():
 def test_python_page_examples_give_what_they_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(blocks("docs/python.md"), names)
+    exec(code("docs/python.md"), names)
     assert names["vectors"].shape == (4, 2080)
     assert np.array_equal(names["again"], names["vectors"])
     assert names["own"].shape == (3, 36)
