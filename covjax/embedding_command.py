@@ -19,7 +19,7 @@ from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.disk import TEMPORARY, new_text, put, text_cell, writing
+from covjax.jobs.disk import TEMPORARY, new_text, put, refuse_address, text_cell, writing
 from covjax.jobs.folder import CHECKPOINT
 from covjax.notes import note, silence
 from covjax.options import NOTHING, check_options, option
@@ -287,6 +287,7 @@ PACKAGES = {".parquet": ("pyarrow", "parquet", "to: writing Parquet"), ".h5": ("
 
 def _writable(to: str, suffixes: Sequence[str], force: bool) -> Path:
     """The file to write, refused before hours of work where it cannot be."""
+    refuse_address("to", to)
     path = Path(to)
     if (suffix := path.suffix.lower()) not in suffixes:
         raise InputError(f"to: {shown(to, 60)} ends in none of {', '.join(suffixes)}")

@@ -10,7 +10,9 @@ import pytest
 
 from covjax.data import read_table
 from covjax.data.sequences import read_sequences
+from covjax.embedding_command import _writable
 from covjax.errors import InputError
+from covjax.jobs import checkpoint
 from covjax.jobs import folder as module
 from covjax.jobs.disk import (
     Damaged,
@@ -235,3 +237,16 @@ def test_a_full_disk_is_found_behind_other_errors(tmp_path):
         raise RuntimeError("save failed") from ExceptionGroup("all", [error])
     with pytest.raises(ValueError, match="shape"), writing(tmp_path / "x"):
         raise ValueError("shape")
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", "file:///tmp/run"])
+def test_an_address_is_no_folder(tmp_path, monkeypatch, address):
+    """As a path it would be a folder called `gs:`."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is an address"), claim(address, "test"):
+        pass
+    with pytest.raises(InputError, match="is an address"):
+        checkpoint.save(address, {}, {})
+    with pytest.raises(InputError, match="is an address"):
+        _writable(f"{address}/vectors.npz", (".npz",), force=False)
+    assert not any(tmp_path.iterdir())

@@ -31,7 +31,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt8
 
 from covjax.errors import InputError, shown
-from covjax.jobs.disk import TEMPORARY, Damaged, json_digest, put, writing
+from covjax.jobs.disk import TEMPORARY, Damaged, json_digest, put, refuse_address, writing
 from covjax.jobs.distributed import gather, once
 
 Tree = Any
@@ -146,8 +146,9 @@ def save(path: str | Path, tree: Tree, manifest: Mapping[str, Any]) -> None:
     A checkpoint already at `path` is replaced. `manifest` must be plain JSON; "digests",
     "digest_format" and "seal" are added.
     In a job of several processes this is the business of the one that calls it.
-    Raises InputError where the folder cannot be written.
+    Raises InputError where the folder cannot be written, or `path` is an address such as `gs://…`.
     """
+    refuse_address("path", path)
     path = Path(path).resolve()
     flat = {jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     if jax.process_count() == 1:

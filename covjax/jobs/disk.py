@@ -26,6 +26,18 @@ TEXTS = (*map(os.strerror, FULL), "ENOSPC", "EDQUOT", "EFBIG")
 TEMPORARY = "covjax-tmp"  # in the names of what is not complete
 
 
+def refuse_address(argument: str, path: str | Path) -> None:
+    """Refuse `gs://…` and its like where something is to be written: locks and renames need a file system.
+
+    Raises InputError; `argument` is the name of what was given.
+    """
+    if scheme := re.match("[A-Za-z][A-Za-z0-9+.-]+(?=:/)", str(path)):
+        raise InputError(
+            f"{argument}: {path} is an address ({scheme[0]}:), and covjax writes to a file system; "
+            "mount it as a folder, or write to a disk and copy the result"
+        )
+
+
 def full_disk(error: BaseException | None) -> str | None:
     """What the system said of a full disk, quota or file-size limit, where that is what an error comes from.
 

@@ -26,7 +26,7 @@ import numpy as np
 from covjax.errors import InputError, shown
 from covjax.jobs import checkpoint
 from covjax.jobs.checkpoint import difference
-from covjax.jobs.disk import TEMPORARY, Damaged, put, read_sealed, sealed, writing
+from covjax.jobs.disk import TEMPORARY, Damaged, put, read_sealed, refuse_address, sealed, writing
 from covjax.jobs.distributed import agree, is_first, once
 
 LOCK = ".covjax-lock"
@@ -208,6 +208,7 @@ def claim(path: str | Path, command: str, owns: tuple[str, ...] = ()) -> Iterato
 
     Raises InputError where another process has the folder, it cannot be written, or it was removed meanwhile.
     """
+    refuse_address("output", path)
     folder, failed = RunFolder(Path(path), command, owns), True
     if is_first():
         folder.take()
