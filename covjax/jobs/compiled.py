@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,7 +23,8 @@ def store_compiled_programs() -> Path | None:
     user made stay (`JAX_COMPILATION_CACHE_DIR`, …). None, and nothing changes, where the user named a folder or
     switched the cache off (`JAX_ENABLE_COMPILATION_CACHE=false`), and where the folder cannot be written.
     """
-    if jax.config.read("jax_compilation_cache_dir") or not jax.config.read("jax_enable_compilation_cache"):
+    config: Any = jax.config  # whose settings jax's own types do not name
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return None
     folder = cache_folder() / "covjax" / "compiled" / machine_kind()
     try:
@@ -31,10 +33,10 @@ def store_compiled_programs() -> Path | None:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_compilation_cache_dir", str(folder))
     for name, value in SETTINGS.items():
         if name.upper() not in os.environ:
-            jax.config.update(name, value)
+            config.update(name, value)
     return folder
 
 

@@ -85,6 +85,21 @@ def quickstart() -> CompareConfig:
     )
 
 
+def quickstart_dna() -> CompareConfig:
+    """1,470 windows of a yeast chromosome, the peaks of 35 proteins in them, the encoder yeast-lm."""
+    return CompareConfig(
+        name="protein binding along a yeast chromosome, yeast-lm",
+        data=str(DATA / "yeast_chr4_chipexo.csv.gz"),
+        label_names=str(DATA / "yeast_chr4_chipexo_proteins.csv"),
+        encoder="yeast-lm",
+        output="runs/quickstart_dna",
+        max_length=1000,
+        probes=("ridge",),
+        rows=QUICKSTART_DNA_ROWS,
+        composition_k=4,
+    )
+
+
 QUICKSTART_ROWS = (
     "mean",
     "mean_std",
@@ -109,6 +124,21 @@ QUICKSTART_ROWS = (
     "composition",
 )
 
+QUICKSTART_DNA_ROWS = (
+    "mean",
+    "mean_std",
+    "regional_mean",
+    "second_moment",
+    "covariance",
+    "sqrt_covariance",
+    "log_covariance",
+    "mean+sqrt_covariance",
+    "mean_outer",
+    "mean+mean_outer",
+    "shuffled_sqrt_covariance",
+    "composition",
+)
+
 # The tasks that need the folder of real data (COVJAX_SHARED), or `--data` with a table of the same columns.
 TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
     "deeploc": lambda: _esm2("deeploc", "subcellular localisation", source="deeploc", sizes=(800, 250, 250),
@@ -127,7 +157,7 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
     "trec": lambda: _minilm("trec", "TREC question type", 500),
     "yeast_h4": lambda: _openspliceai("yeast_h4", "yeast histone H4", 500),
 }  # fmt: skip
-CONFIGS = {"quickstart": quickstart, **TASK_CONFIGS}
+CONFIGS = {"quickstart": quickstart, "quickstart_dna": quickstart_dna, **TASK_CONFIGS}
 
 
 def _shared() -> Path:
