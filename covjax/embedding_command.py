@@ -19,6 +19,7 @@ from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.compiled import store_compiled_programs
 from covjax.jobs.disk import TEMPORARY, new_text, put, refuse_address, text_cell, writing
 from covjax.jobs.folder import CHECKPOINT
 from covjax.notes import note, silence
@@ -100,6 +101,7 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
         if not config.fitted:
             _check_state(state, flags.force)
         with silence(flags.quiet):
+            store_compiled_programs()
             ids, sequences = _read(config.data, config.max_length)
             embedder = _embedder(config)
             if config.fitted:
@@ -153,6 +155,7 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
             absent = "data" if config.model else "model"
             raise InputError(f"{absent}: none is named; {command} runs/mine/model new.fasta")
         with silence(flags.quiet):
+            store_compiled_programs()
             model = Model.load(config.model, config.encoder or None)
             score = _scores if model.reading is None else _activation_scores
             ids, scores = (_pair_scores if model.pair is not None else score)(model, config)

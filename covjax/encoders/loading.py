@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from covjax.encoders import bert, unirep  # noqa: F401  (they register the models that packages bring)
-from covjax.encoders.base import LOADERS, REQUIREMENTS, Encoder, Requirement
+from covjax.encoders.base import LOADERS, REQUIREMENTS, Encoder, Requirement, register_encoder
 from covjax.encoders.sentence import read_settings
 from covjax.errors import InputError, shown
 from covjax.modelfiles import read_json
@@ -36,8 +36,17 @@ FAMILIES = {
     "xlm-roberta": ("covjax.encoders.bert", "roberta"),
 }
 FILES = {suffix: ("covjax.encoders.spliceai", "SpliceAI") for suffix in (".pt", ".h5")}  # models of one file
+YEAST_LM = Path(__file__).resolve().parent / "yeast_lm"  # weights and model card: see README.md there
 TORCH = "torch:"
 DTYPES = ("float32", "bfloat16")
+
+
+def _yeast_lm(dtype: Any) -> Encoder:
+    encoder: Encoder = importlib.import_module("covjax.encoders.ntv3").NTv3("yeast-lm", YEAST_LM, dtype)
+    return encoder
+
+
+register_encoder("yeast-lm", _yeast_lm)
 
 
 def requirements() -> dict[str, Requirement]:

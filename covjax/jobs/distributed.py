@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Int, Shaped
 
 from covjax.errors import InputError, shown
+from covjax.jobs.compiled import store_compiled_programs
 from covjax.jobs.disk import full_disk
 
 FORM = "auto (SLURM, GKE, Cloud TPU, Open MPI) or HOST:PORT,COUNT,INDEX"
@@ -81,9 +82,12 @@ def parse_setting(setting: str) -> tuple[str, int, int]:
 def job(command: str, setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> Iterator[None]:
     """`start`, the body, and an end in step: the processes of a job end together, well or not.
 
+    Compiled programs are stored on disk (`covjax.jobs.compiled`).
+
     An error in the body of one process ends that process at once, with status 2 for an InputError and 1 for any other;
     the others are told by the coordination service, which names it, within about `heartbeat_seconds`, and end too.
     """
+    store_compiled_programs()
     start(setting, heartbeat_seconds)
     if not setting:
         yield

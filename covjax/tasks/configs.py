@@ -95,6 +95,21 @@ def quickstart() -> CompareConfig:
     )
 
 
+def quickstart_dna() -> CompareConfig:
+    """1,470 windows of a yeast chromosome, the peaks of 35 proteins in them, the encoder yeast-lm."""
+    return CompareConfig(
+        name="protein binding along a yeast chromosome, yeast-lm",
+        data=str(DATA / "yeast_chr4_chipexo.csv.gz"),
+        label_names=str(DATA / "yeast_chr4_chipexo_proteins.csv"),
+        encoder="yeast-lm",
+        output="runs/quickstart_dna",
+        max_length=1000,
+        probes=("ridge",),
+        rows=QUICKSTART_DNA_ROWS,
+        composition_k=4,
+    )
+
+
 QUICKSTART_ROWS = (
     "mean",
     "mean_std",
@@ -116,6 +131,21 @@ QUICKSTART_ROWS = (
     "mean+mean_outer",
     "shuffled_covariance",
     "shuffled_log_covariance",
+    "composition",
+)
+
+QUICKSTART_DNA_ROWS = (
+    "mean",
+    "mean_std",
+    "regional_mean",
+    "second_moment",
+    "covariance",
+    "sqrt_covariance",
+    "log_covariance",
+    "mean+sqrt_covariance",
+    "mean_outer",
+    "mean+mean_outer",
+    "shuffled_sqrt_covariance",
     "composition",
 )
 
@@ -149,7 +179,7 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
     "yeast_occupancy": lambda: _openspliceai("yeast_occupancy", "yeast ChIP-exo, all proteins", 1000,
                                              covariates=WINDOW_COVARIATES),
 }  # fmt: skip
-CONFIGS = {"quickstart": quickstart, **TASK_CONFIGS}
+CONFIGS = {"quickstart": quickstart, "quickstart_dna": quickstart_dna, **TASK_CONFIGS}
 
 
 def _shared() -> Path:
