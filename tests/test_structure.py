@@ -12,10 +12,10 @@ from tests import structure
 # width; calibration; a package of what benchmarks share; layers, retrieval, the chain, mixtures and landmarks of a
 # comparison, and its tables in files; pairs (their table, tokens and recipes); probes that are not linear; PageRank
 # weights; a language model's windows, loss and training; autoencoders by name and of more libraries, gated, p-annealed
-# and moment-aware ones, tokens rescaled by their own numbers; other domains (log-mel energies, recordings, structures of
-# RNA, sources of RNA and speech, an LSTM of sound); folds (data, fits, scores, model, words); 8 of explanations;
-# covariates, outputs, peaks, the yeast genome; a report's data card, sections and glossary; the page of recipes, claims;
-# compiled programs.
+# and moment-aware ones, tokens rescaled by their own numbers; other domains (log-mel energies, recordings, structures
+# of RNA, sources of RNA and speech, an LSTM of sound); folds (data, fits, scores, model, words); 8 of explanations;
+# covariates, outputs, peaks, the yeast genome; a report's data card, sections and glossary; the page of recipes,
+# claims; compiled programs.
 MOST_FILES = 253
 MOST_LINES = 400
 # `python -m eval.compare --suite` is an old spelling of `covjax tasks`.

@@ -22,7 +22,7 @@ ENOUGH = 200  # letters in all: a short protein may be of A, C, G and T alone by
 STRAND = 30  # letters: no protein as long as this is of three or four of A, C, G and T alone
 SUGGESTIONS = {
     "protein": "unirep-64 or facebook/esm2_t6_8M_UR50D",
-    "dna": "yeast-lm (of baker's yeast), a folder or hub id of the Nucleotide Transformer or DNABERT, or a SpliceAI model",
+    "dna": "yeast-lm, a folder or hub id of the Nucleotide Transformer or DNABERT, or a model of SpliceAI",
     "text": "all-MiniLM-L6-v2",
 }
 NAMES = {"protein": "proteins", "dna": "DNA", "text": "text"}

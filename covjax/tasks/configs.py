@@ -105,8 +105,10 @@ def quickstart_dna() -> CompareConfig:
         output="runs/quickstart_dna",
         max_length=1000,
         probes=("ridge",),
+        folds=5,
         rows=QUICKSTART_DNA_ROWS,
         composition_k=4,
+        covariates=WINDOW_COVARIATES,
     )
 
 
