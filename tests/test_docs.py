@@ -16,6 +16,7 @@ from covjax.comparison.config import CompareConfig
 from covjax.embedding.pools import unfitted_pools, widths
 from covjax.embedding_command import EmbedConfig, PredictConfig
 from covjax.errors import InputError
+from covjax.explanation.command import ExplainConfig
 from covjax.extraction import extract
 from covjax.extraction.plan import ExtractConfig
 from covjax.extras import EXTRAS
@@ -46,6 +47,10 @@ COMPILED = {
     ("docs/activations.md", 'result = covjax.compare("labels.csv", activations="esm_tokens/", drop_first=1)'): (
         "files of the reader's; tutorials/pytorch.md runs the same"
     ),
+    ("docs/benchmark-metrics.md", "import time, numpy as np"): "a minute, and figures of one machine",
+    ("docs/domains.md", "import numpy as np"): "recordings of the reader's; test_audio.py",
+    ("docs/domains.md", "from covjax.encoders.speaker import load_speaker"): "weights of a package; test_speaker.py",
+    ("docs/explain.md", "import covjax"): "a model of the reader's; test_explanation.py",
     ("docs/encoders.md", 'encoder = covjax.encoders.load("facebook/esm2_t6_8M_UR50D", dtype="float32")'): "weights",
     (
         "docs/encoders.md",
@@ -58,7 +63,10 @@ COMPILED = {
     ("docs/encoders.md", "from covjax.pooling.pagerank import pagerank_weights"): "a Transformer's weights",
     ("docs/encoders.md", "encoder = covjax.encoders.from_torch(model, tokenizer, layers=(-1,))"): "a PyTorch model",
     ("docs/encoders.md", "from sentence_transformers import SentenceTransformer"): "weights of the hub",
-    ("docs/encoders.md", "from covjax.autoencoders import load_saelens, save_saelens"): "a published folder",
+    (
+        "docs/encoders.md",
+        "from covjax.autoencoders import load, save_dictionary_learning, save_saelens",
+    ): "a published folder",
     ("docs/python.md", 'result = covjax.compare("my.csv", output="runs/mine", encoder="unirep-64", resamples=1000)'): (
         "a table of the reader's; tutorials/proteins.md runs the same"
     ),
@@ -117,6 +125,7 @@ COMMANDS = {  # command: settings, main options, further arguments of `parse`
     "compare": (CompareConfig, compare.MAIN_OPTIONS, {"built_in": CONFIGS, "switches": {"all": ""}}),
     "embed": (EmbedConfig, ("data",), {}),
     "predict": (PredictConfig, ("model", "data"), {"files": ("model", "data")}),
+    "explain": (ExplainConfig, ("model", "data"), {"files": ("model", "data")}),
     "extract": (ExtractConfig, extract.MAIN_OPTIONS, {}),
     "train": (autoencoder.AutoencoderConfig, autoencoder.MAIN_OPTIONS, {}),
     "train encoder": (encoder.EncoderConfig, encoder.MAIN_OPTIONS, {}),
@@ -140,7 +149,7 @@ def lines() -> list[tuple[str, str]]:
 
 def problem(line: str) -> str:
     """Why a line of the shell would fail before it does anything; empty where it would not."""
-    words = [re.sub(r"^\$\w+$", "1", word) for word in shlex.split(line.replace("--config my_config.py", ""))]
+    words = [re.sub(r"^\$\w+$", "1", word) for word in shlex.split(re.sub(r"--config \S*my_config.py", "", line))]
     while words and (
         re.match(r"[A-Z_]+=", words[0]) or words[0] in ("do", "srun", "nice") or words[0].startswith("--kill")
     ):
@@ -175,7 +184,9 @@ def _covjax_problem(words: list[str]) -> str:
         return ""
     kind, main, more = COMMANDS[name]
     try:
-        config, _ = parse("covjax", "", kind, rest, main, distributed=name not in ("embed", "predict"), **more)
+        config, _ = parse(
+            "covjax", "", kind, rest, main, distributed=name not in ("embed", "predict", "explain"), **more
+        )
         if hasattr(config, "check") and (config.data or getattr(config, "store", "")):
             config.check()
     except (SystemExit, InputError) as error:

@@ -20,6 +20,7 @@ from covjax.explanation.evidence import deletion_test, direction_letters, matche
 from covjax.explanation.explain import Explanation, explain, model_blocks
 from covjax.explanation.report import DIRECTIONS, Material, explanation_page, summary
 from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.compiled import store_compiled_programs
 from covjax.jobs.disk import TEMPORARY, cell_text, put, writing
 from covjax.jobs.folder import write_text
 from covjax.notes import note, silence
@@ -83,6 +84,7 @@ def main(argv: Sequence[str], command: str = "covjax explain") -> int:
             raise InputError(f"output: {path} is there already; name another folder, or add --force to replace it")
         matches(config.pattern, "")
         with silence(flags.quiet):
+            store_compiled_programs()
             material = make_material(config, Model.load(config.model, config.encoder or None))
             write_text(path, explanation_page(material))
             _write_arrays(path.with_name(ARRAYS), material)
