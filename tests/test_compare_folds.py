@@ -182,7 +182,9 @@ def test_table_verdict_and_report_name_the_folds(finished):
     page = (folder / "report.html").read_text()
     for words in ("Fold by fold", "Nadeau and Bengio 2003", "but never a label", "corrected resampled"):
         assert words in page
-    assert "bootstrap" not in page
+    assert "paired bootstrap" not in page
+    assert "95 % bootstrap" not in page
+    assert f"on {results.folds.sequences} sequences in the mean over folds" in page
     assert read_results(folder / "results.json") == results
 
 

@@ -22,7 +22,8 @@ WORDS = {
     "probe": "a linear model on pooled vectors, logistic or ridge; its penalty λ keeps weights small",
     "group": "sequences that belong together (near copies, a family); never on two sides of a split",
     "interval": "where 95 % of the differences fall when test groups are drawn again (bootstrap), both rows on the "
-    "same draw",
+    "same draw; with folds from the spread over folds, corrected for training sequences in common",
+    "fold": "one of k parts that are the test set in turn, while probes are fitted on the others",
     "AUPRC, AUROC, MCC, R², Fmax": "metrics: areas under the precision-recall and ROC curves; Matthews correlation of "
     "classes; explained variance; best F over thresholds",
     "latent": "one unit of a sparse autoencoder (SAE), active in few tokens",

@@ -54,6 +54,8 @@ def opening(results: Results) -> list[str]:
         gain = difference(contrast.value, contrast.interval)
         rows.append([_titled(results, contrast.other, words), number(scores[contrast.other].value), gain])
     caption = f"test {results.primary_name}; each rival is the best of its kind on validation"
+    if results.folds is not None:
+        caption += "; differences are of each fold's own choices"
     head = ["pool", results.primary_name, "chosen minus it [95 %]"]
     doubts = data_warnings(results)
     box = f"<div class='doubt'><b>Read with care</b>{listing(doubts)}</div>" if doubts else ""

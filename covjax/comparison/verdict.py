@@ -93,6 +93,8 @@ def answer(results: Results) -> str:
     planned, scores, kind = results.contrasts, results.scores(), evidence(results)
     chosen, mean = scores[results.best_second_order], scores[results.reference]
     size = f"{results.sizes.get('test', 0):,} test {results.unit}"
+    if results.folds is not None:
+        size = f"{results.folds.sequences:,} {results.unit} in the mean over folds"
     pool = f"{results.by_label[results.best_second_order].title}, the pool of second order that validation chose,"
     values = f"{results.primary_name} {number(chosen.value)}", number(mean.value)
     ends = planned["gain"].interval if "gain" in planned else chosen.difference_interval
