@@ -18,10 +18,11 @@ from covjax import autoencoders as ae
 from covjax.autoencoders import make_autoencoder
 from covjax.autoencoders.base import autoencoder_options
 from covjax.encoders import load, tokenize
+from covjax.encoders.speaker import SpeakerLSTM
 from covjax.encoders.unirep import UniRep
 from covjax.pooling.base import pooler_options
 from covjax.training.state import Step, TrainState, make_evaluation, make_optimiser
-from tests import test_ntv3, test_nucleotide_transformer, test_spliceai, test_unirep
+from tests import test_ntv3, test_nucleotide_transformer, test_speaker, test_spliceai, test_unirep
 from tests.encoders.folders import write_bert
 
 B, T, D, R = 3, 8, 6, 2
@@ -200,6 +201,7 @@ def compiled_functions():
 
 WIDE, WIDE_BATCH = shape(B, T, dtype=jnp.float64), shape(B, T, D, dtype=jnp.float64)
 CUSTOM = jax.tree_util.Partial(lambda table, tokens, mask: table[tokens] * mask[:, None], np.ones((5, D), np.float32))
+MEL = shape(64, 40)  # frames and bands
 # Arguments of the functions of `compiled_functions` over a mesh axis "tokens", which divides T.
 SHARDED = {
     "sharding.sharded_moments": [X, W],
@@ -209,6 +211,7 @@ SHARDED = {
 COMPILED = {
     "activations.tokens._batch_statistics": [BATCH, WEIGHTS],
     "embedding.kernels._products": [shape(B, D, R, dtype=jnp.int16), shape(B, D, R, dtype=jnp.int16), shape(B, R)],
+    "encoders.speaker._states": [*nnx.split(SpeakerLSTM(test_speaker.random_weights(np.random.default_rng(0)))), MEL],
     "explanation.contributions._function_of": [S, "sqrt", 1e-6],
     "explanation.contributions._derivative_of": [S, shape(B, D, D), "log", 0.01],
     "extraction.shard._finite": [{0: BATCH}, shape(B, T, dtype=bool)],

@@ -88,7 +88,7 @@ def test_a_comparison_has_its_outputs(runs):
 
 def test_the_report_shows_them_sorted(runs):
     page = (runs[0].folder / "report.html").read_text()
-    table = page[page.index("<h2>Per output</h2>") :]
+    table = page[page.index("<h2>By output</h2>") :]
     assert table.index("variance (target2)") < table.index("noise (target1)")
     assert "by its interval in 1 of 2 outputs" in table
-    assert "Per output" not in (runs[1].folder / "report.html").read_text()
+    assert "By output" not in (runs[1].folder / "report.html").read_text()
