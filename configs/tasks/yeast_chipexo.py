@@ -9,8 +9,8 @@ chromosomes, and left out of training where the test set has them. Rivals: 4-mer
 choose its layer. `--source yeast_chipexo_250` and `yeast_chipexo_4000` (with `--max-length 4000`) have other windows.
 Needs COVJAX_SHARED, or --data with a table of the same columns.
 
-With `--encoder yeast-lm` and nine rows about 30 minutes on two busy cores: mean R² 0.140, √Σ 0.193; docs/results.md. With
-OpenSpliceAI not run at full size yet.
+With `--encoder yeast-lm` and nine rows about 30 minutes on two busy cores: mean R² 0.140, √Σ 0.193 (docs/results.md).
+With OpenSpliceAI not run at full size yet.
 """
 
 from covjax.tasks.configs import TASK_CONFIGS
