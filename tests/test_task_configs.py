@@ -1,10 +1,13 @@
 """Every task config loads, names a data set that exists or its own steps, and writes to a folder of its own."""
 
+import dataclasses
+
 import pytest
 
 from covjax.comparison.config import CompareConfig
 from covjax.jobs.cli import load_config
 from covjax.sources import SOURCES
+from covjax.tasks.configs import CONFIGS, titled
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "configs" / "tasks").glob("*.py"))
@@ -28,3 +31,11 @@ def test_every_source_has_a_config_and_names_are_distinct():
         name for name in with_config if not name.startswith(variants)
     }
     assert len({config.name for config in configs}) == len(configs)
+
+
+def test_a_title_names_the_encoder_that_is_used():
+    config = CONFIGS["splice"]()
+    assert titled(config) == config
+    assert titled(dataclasses.replace(config, encoder="owner/yeast-lm")).name == "splice sites, yeast-lm"
+    own = dataclasses.replace(config, encoder="yeast-lm", name="mine")
+    assert titled(own) == own

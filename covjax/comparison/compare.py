@@ -72,7 +72,7 @@ MAIN_OPTIONS = ("data", "task", "encoder", "layer", "layers", "output", "name", 
 def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> None:
     """Run the command line under the name it was typed by; see the module's docstring."""
     argv = sys.argv[1:] if argv is None else argv
-    from covjax.tasks.configs import CONFIGS  # built of this module's parts
+    from covjax.tasks.configs import CONFIGS, titled  # built of this module's parts
 
     with exit_on_input_error(command):
         given = {each.split("=")[0] for each in argv}
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> 
             switches={"all": "print all rows"},
         )
         with silence(flags.quiet), job(command, flags.distributed):
-            compare(config, force=flags.force, every=flags.all, command=f"{command} {shlex.join(argv)}")
+            compare(titled(config), force=flags.force, every=flags.all, command=f"{command} {shlex.join(argv)}")
 
 
 def compare(

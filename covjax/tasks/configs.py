@@ -1,5 +1,6 @@
 """Configs of the built-in tasks; their commands, times and scores stand in the clone's `configs/tasks/`."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,16 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
                                              covariates=WINDOW_COVARIATES),
 }  # fmt: skip
 CONFIGS = {"quickstart": quickstart, "quickstart_dna": quickstart_dna, **TASK_CONFIGS}
+
+
+def titled(config: CompareConfig) -> CompareConfig:
+    """The config with the encoder that it has in its title, where that is a built-in one's of another encoder."""
+    for make in CONFIGS.values():
+        built_in = make()
+        if config.name == built_in.name and config.encoder != built_in.encoder:
+            what = built_in.name.rsplit(", ", 1)[0]
+            return dataclasses.replace(config, name=f"{what}, {Path(config.encoder).name}")
+    return config
 
 
 def _shared() -> Path:
