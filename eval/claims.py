@@ -88,7 +88,7 @@ def _mixtures(steps: int) -> int:
 
 CLAIMS = (
     Claim("README.md", "(3, {}) float32", lambda: covariance_numbers(64)),
-    Claim("README.md", "try it first: {} proteins", lambda: len(_quickstart().targets)),
+    Claim("README.md", "try first: {} proteins", lambda: len(_quickstart().targets)),
     Claim("docs/command.md", "d(d + 1)/2 numbers, {} at d = 320", lambda: covariance_numbers(320)),
     Claim("docs/faq.md", "{} at d = 1,280", lambda: covariance_numbers(1280)),
     Claim("docs/rivals.md", "about the {} numbers of a covariance of 64 features", lambda: covariance_numbers(64)),
