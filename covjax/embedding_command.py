@@ -11,10 +11,8 @@ import numpy as np
 
 from covjax.activations import read_activations
 from covjax.comparison.model import Model, cells
-from covjax.data.dataset import tidy_sequences
-from covjax.data.letters import check_encoding, check_lengths, check_letters
 from covjax.data.pairs import check_kind, read_pairs
-from covjax.data.sequences import read_sequences
+from covjax.data.sequences import check_readable, read_tidy, tidy
 from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
 from covjax.extras import need
@@ -94,7 +92,7 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
         main = ("data", "to", "recipe", "encoder", "layer", "fitted")
         config, flags = parse(command, EMBED, EmbedConfig, argv, main, force=FORCE)
         check_options(config)
-        path = _writable(config.to, SUFFIXES, flags.force)
+        path = writable(config.to, SUFFIXES, flags.force)
         if not config.data:
             raise InputError(f"data: no file is named; {command} proteins.fasta --to embeddings.npz")
         state = path.with_name(f"{path.name}.fitted")
@@ -102,11 +100,11 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
             _check_state(state, flags.force)
         with silence(flags.quiet):
             store_compiled_programs()
-            ids, sequences = _read(config.data, config.max_length)
+            ids, sequences = read_tidy(config.data, config.max_length)
             embedder = _embedder(config)
             if config.fitted:
                 note(f"state: {config.fitted} ({embedder.recipe}, fitted earlier)")
-            _check_encoding(config.data, ids, sequences, embedder, config.force_letters)
+            check_readable(config.data, ids, sequences, embedder.load_encoder(), config.force_letters)
             if not config.fitted:
                 embedder.fit(sequences)
             vectors = embedder.transform(sequences)
@@ -150,7 +148,7 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
         main = ("model", "data", "to", "encoder", "activations")
         config, flags = parse(command, PREDICT, PredictConfig, argv, main, files=("model", "data"), force=FORCE)
         check_options(config)
-        path = _writable(config.to, (".csv",), flags.force)
+        path = writable(config.to, (".csv",), flags.force)
         if not (config.model and (config.data or config.activations)):
             absent = "data" if config.model else "model"
             raise InputError(f"{absent}: none is named; {command} runs/mine/model new.fasta")
@@ -176,8 +174,8 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
 def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     if config.activations:
         raise InputError(f"activations: {config.model} has an encoder of its own; give sequences")
-    ids, sequences = _read(config.data, config.max_length)
-    _check_encoding(config.data, ids, sequences, model.embedder, config.force_letters)
+    ids, sequences = read_tidy(config.data, config.max_length)
+    check_readable(config.data, ids, sequences, model.embedder.load_encoder(), config.force_letters)
     return ids, model.scores(sequences)
 
 
@@ -186,9 +184,9 @@ def _pair_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], 
         raise InputError(f"activations: {config.model} predicts for pairs of sequences; give a table of them")
     ids, *columns = read_pairs(config.data)
     roles = ("sequence", "sequence_b")
-    first, second = (_tidy(config.data, ids, each, config.max_length, role) for each, role in zip(columns, roles))
+    first, second = (tidy(config.data, ids, each, config.max_length, role) for each, role in zip(columns, roles))
     for sequences in (first, second):
-        _check_encoding(config.data, ids, sequences, model.embedder, config.force_letters)
+        check_readable(config.data, ids, sequences, model.embedder.load_encoder(), config.force_letters)
     check_kind(dict(model.pair or {})["kind"], first, second, lambda i: f"{config.data}: {shown(ids[i])}")
     return ids, model.scores(list(zip(first, second)))
 
@@ -201,30 +199,6 @@ def _activation_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, 
         )
     given = read_activations(config.activations, **dict(model.reading or {}), max_gib=model.embedder.max_memory_gib)
     return given.ids, model.scores(given)
-
-
-def _read(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:
-    """Ids and sequences, tidied as a comparison reads them; what was changed is said."""
-    ids, sequences = read_sequences(data)
-    return ids, _tidy(data, ids, sequences, max_length)
-
-
-def _tidy(
-    data: str, ids: Sequence[str], sequences: Sequence[str], max_length: int, column: str = "sequence"
-) -> list[str]:
-    check_lengths(sequences, max_length, lambda i: f"{data}: {shown(ids[i])}")
-    notes: list[str] = []
-    tidy = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], column, notes)
-    for text in notes:
-        note(f"note: {data}: {text}")
-    return list(tidy)
-
-
-def _check_encoding(data: str, ids: Sequence[str], sequences: Sequence[str], embedder: Embedder, force: bool) -> None:
-    """Refuse what the encoder does not read, before hours of work, and name the sequence."""
-    encoder = embedder.load_encoder()
-    check_letters(data, sequences, encoder, force)
-    check_encoding(sequences, encoder, lambda i: f"{data}: {shown(ids[i])}")
 
 
 def write_vectors(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
@@ -288,7 +262,7 @@ WRITERS = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet, "
 PACKAGES = {".parquet": ("pyarrow", "parquet", "to: writing Parquet"), ".h5": ("h5py", "keras", "to: writing HDF5")}
 
 
-def _writable(to: str, suffixes: Sequence[str], force: bool) -> Path:
+def writable(to: str, suffixes: Sequence[str], force: bool) -> Path:
     """The file to write, refused before hours of work where it cannot be."""
     refuse_address("to", to)
     path = Path(to)

@@ -33,7 +33,7 @@ def test_a_second_process_reads_what_the_first_one_compiled(tmp_path):
     programs = {path: path.stat().st_mtime_ns for path in Path(folder).glob("*-cache")}
     assert programs
     assert run(tmp_path) == [folder, bound, first]
-    assert {path: path.stat().st_mtime_ns for path in Path(folder).glob("*-cache")} == programs  # none was made anew
+    assert {path: path.stat().st_mtime_ns for path in Path(folder).glob("*-cache")} == programs  # no second compilation
 
 
 def test_what_the_user_set_stays(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -136,6 +137,16 @@ def test_a_file_of_new_sequences_is_explained_whole(run, capsys, tmp_path):
     assert f"Explained: 4 drawn of 5 sequences of {tmp_path / 'new.fasta'}." in page
     assert "by position" not in page
     assert "<h2>plain</h2>" not in page
+
+
+def test_a_model_of_folds_has_no_split(run, tmp_path):
+    shutil.copytree(run / "run" / "model", tmp_path / "model")
+    header, row = "id,repeat,fold,truth,prediction,prediction_of_mean", "n0,1,1,plain,motif,motif"
+    (tmp_path / "predictions.csv").write_text(f"{header}\n{row}\n")
+    (tmp_path / "new.fasta").write_text("".join(f">n{i}\n{'ACDEFGHIKLMNPQRSTVWY'[i:]}\n" for i in range(3)))
+    argv = [tmp_path / "model", tmp_path / "new.fasta", "--output", tmp_path / "out", "--quiet"]
+    assert main(["explain", *map(str, argv)]) == 0
+    assert "No predictions.csv with a split" in (tmp_path / "out" / "explanation.html").read_text()
 
 
 def test_mistakes_are_named(run, capsys, tmp_path):

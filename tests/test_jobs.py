@@ -10,7 +10,7 @@ import pytest
 
 from covjax.data import read_table
 from covjax.data.sequences import read_sequences
-from covjax.embedding_command import _writable
+from covjax.embedding_command import writable
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs import folder as module
@@ -248,5 +248,5 @@ def test_an_address_is_no_folder(tmp_path, monkeypatch, address):
     with pytest.raises(InputError, match="is an address"):
         checkpoint.save(address, {}, {})
     with pytest.raises(InputError, match="is an address"):
-        _writable(f"{address}/vectors.npz", (".npz",), force=False)
+        writable(f"{address}/vectors.npz", (".npz",), force=False)
     assert not any(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from covjax.comparison.glossary import WORDS, words_of
 from covjax.comparison.page import relative
 from covjax.comparison.probing import FittedProbe
 from covjax.comparison.report import write_report
-from covjax.comparison.scoring import _interval
+from covjax.comparison.scoring import resampled_interval
 from covjax.comparison.sections import data_warnings, next_section, row_warnings
 from covjax.comparison.verdict import answer, main_rows
 from covjax.data import Dataset
@@ -218,4 +218,4 @@ def test_too_few_test_sequences_are_refused_with_a_remedy():
     data = dataset("multiclass", targets, ("a", "b"))
     draws = np.array([0.1, np.nan, np.nan])
     with pytest.raises(InputError, match=r"t.csv: MCC: 4 test sequences are too few \(of 'b' there is 1\).*--shares"):
-        _interval(draws, data, "MCC")
+        resampled_interval(draws, data, "MCC")

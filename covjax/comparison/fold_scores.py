@@ -12,8 +12,16 @@ from covjax.comparison.config import CompareConfig
 from covjax.comparison.folds import FoldProbe, FoldRow, FoldRows, common_shares
 from covjax.comparison.mixtures import described
 from covjax.comparison.probing import best_penalty, macro, probe_names, task_of
-from covjax.comparison.results import Contrast, Folds, ProbeResult, Results, RowResult, Score, Term
-from covjax.comparison.scoring import FEW_GROUPS, REFERENCE, assemble, look_warnings, planned_pairs
+from covjax.comparison.results import Contrast, Folds, ProbeResult, Results, RowResult, Score
+from covjax.comparison.scoring import (
+    FEW_GROUPS,
+    REFERENCE,
+    assemble,
+    count_terms,
+    edge_warning,
+    look_warnings,
+    planned_pairs,
+)
 from covjax.data import Dataset
 from covjax.data.splits import SPLITS
 from covjax.metrics import corrected_interval
@@ -64,7 +72,8 @@ def summarise_folds(
     parts = {
         "sizes": {split: float(round(each.mean())) for split, each in sizes.items()},
         "groups": {split: round(float(np.mean(each))) for split, each in groups.items()},
-        "terms": _terms(data, label_names) if data.task == "multilabel" else (),
+        # Each label has all its positives in some test set, once a repeat.
+        "terms": count_terms(data, label_names, {"test": data.rows("train")}) if data.task == "multilabel" else (),
         "warnings": tuple(_warnings(rows, fits, data, every, looks)),
         "folds": Folds(config.folds, config.repeats, ratio, len(data), every, values, layers),
     }
@@ -148,16 +157,8 @@ def _warnings(rows: Sequence[RowResult], fits: FoldRows, data: Dataset, groups: 
     for row in rows:
         for name, probe in row.probes.items():
             if probe.at_edge:
-                texts.append(f"{row.label}, {name}: penalty {probe.penalty:g} is at the edge of the grid")
+                texts.append(edge_warning(row.label, name, probe))
             count = sum(not fold.probes[name].converged for fold in fits.rows[row.label])
             if count:
                 texts.append(f"{row.label}, {name}: stopped before its tolerance in {count} folds")
     return texts
-
-
-def _terms(data: Dataset, names: Mapping[str, str]) -> tuple[Term, ...]:
-    """Every label with all its positives, each of which is tested once a repeat."""
-    counts = data.targets.sum(0)
-    return tuple(
-        Term(label, names.get(label, label), {"test": int(counts[j])}) for j, label in enumerate(data.target_names)
-    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from covjax.activations import ArrayTokens
 from covjax.comparison.chain import chain_pairs
@@ -136,8 +136,10 @@ def summarise(
     task, names = task_of(config, data), probe_names(config, data)
     test = data.rows("test")
     truth = data.targets[test]
-    groups = {split: len({data.groups[i] for i in data.rows(split)}) for split in SPLITS}
-    terms = _terms(data, label_names) if data.task == "multilabel" and config.protocol != RETRIEVAL else ()
+    rows_of = {split: data.rows(split) for split in SPLITS}
+    groups = {split: len({data.groups[i] for i in own}) for split, own in rows_of.items()}
+    has_terms = data.task == "multilabel" and config.protocol != RETRIEVAL
+    terms = count_terms(data, label_names, rows_of) if has_terms else ()
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
     rows: list[RowResult] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
@@ -169,9 +171,9 @@ def summarise(
                     seeds = tuple(metric_value(metric, truth, each) for each in scores)
                 test_scores[key] = Score(
                     value,
-                    _interval(draws, data, task.metrics[key][0]),
+                    resampled_interval(draws, data, task.metrics[key][0]),
                     value - base,
-                    _interval(draws - base_draws, data, task.metrics[key][0]),
+                    resampled_interval(draws - base_draws, data, task.metrics[key][0]),
                     bootstrap_p_value(draws - base_draws, groups["test"]),
                     seeds,
                 )
@@ -246,7 +248,7 @@ def assemble(
     )
 
 
-def _interval(draws: np.ndarray, data: Dataset, metric: str) -> Interval:
+def resampled_interval(draws: np.ndarray, data: Dataset, metric: str) -> Interval:
     """The interval of resampled values; InputError with a remedy where the test set is too small for one."""
     try:
         return interval(draws)
@@ -286,12 +288,17 @@ def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: 
     for row in rows:
         for name, fit in row.probes.items():
             if fit.at_edge:
-                texts.append(f"{row.label}, {name}: penalty {fit.penalty:g} is at the edge of the grid")
+                texts.append(edge_warning(row.label, name, fit))
             if not fit.converged:
                 is_network = tables[row.label].probe == "mlp"
                 why = "was best at its last step" if is_network else "L-BFGS stopped before its tolerance"
                 texts.append(f"{row.label}, {name}: {why}")
     return texts
+
+
+def edge_warning(label: str, probe: str, fit: ProbeResult) -> str:
+    """What is said of a row's probe whose penalty is the first or the last of the grid."""
+    return f"{label}, {probe}: penalty {fit.penalty:g} is at the edge of the grid"
 
 
 def look_warnings(looks: int) -> list[str]:
@@ -304,8 +311,9 @@ def look_warnings(looks: int) -> list[str]:
     ]
 
 
-def _terms(data: Dataset, names: Mapping[str, str]) -> tuple[Term, ...]:
-    counts = {split: data.targets[data.rows(split)].sum(0) for split in SPLITS}
+def count_terms(data: Dataset, names: Mapping[str, str], rows: Mapping[str, Int[np.ndarray, "_"]]) -> tuple[Term, ...]:
+    """Every label with its name and its positives among the named `rows`."""
+    counts = {split: data.targets[own].sum(0) for split, own in rows.items()}
     return tuple(
         Term(label, names.get(label, label), {split: int(counts[split][j]) for split in counts})
         for j, label in enumerate(data.target_names)

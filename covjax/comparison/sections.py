@@ -215,11 +215,11 @@ def next_section(results: Results) -> list[str]:
 
 def _without(command: str, *names: str) -> str:
     """The command less the options of these names and their values."""
-    words, kept = shlex.split(command), []
+    words, rest = shlex.split(command), []
     while words:
         word = words.pop(0)
         if word in [f"--{name}" for name in names]:
             words = words[1:]
         elif not word.startswith(tuple(f"--{name}=" for name in names)):
-            kept.append(word)
-    return shlex.join(kept)
+            rest.append(word)
+    return shlex.join(rest)

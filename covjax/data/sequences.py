@@ -2,16 +2,18 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from covjax.data.dataset import match_columns
+from covjax.data.dataset import match_columns, tidy_sequences
 from covjax.data.genome import read_bed, report_absent, stream_chromosomes
-from covjax.data.letters import reverse_complement
+from covjax.data.letters import check_encoding, check_lengths, check_letters, reverse_complement
 from covjax.data.spreadsheets import read_columns, read_spreadsheet
 from covjax.data.text import DELIMITERS, Row, Skipped, read_delimited, stream_fasta, text_lines, warn
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text
+from covjax.notes import note
 
 TABLES, WORKBOOKS = (".csv", ".tsv", ".tab"), (".xlsx", ".xlsm")
 FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn")
@@ -149,3 +151,27 @@ def _bed(path: Path, genome: str | Path) -> Iterator[tuple[int, str, str]]:
             sequence = reverse_complement(sequence)
         yield region.line, region.name or f"{region.chromosome}:{region.start}-{region.end}", sequence
     skipped.close(sound, warn)
+
+
+def read_tidy(data: str, max_length: int) -> tuple[tuple[str, ...], list[str]]:
+    """Ids and sequences of a file, tidied as a comparison reads them; what was changed is said."""
+    ids, sequences = read_sequences(data)
+    return ids, tidy(data, ids, sequences, max_length)
+
+
+def tidy(
+    data: str, ids: Sequence[str], sequences: Sequence[str], max_length: int, column: str = "sequence"
+) -> list[str]:
+    """The sequences of a file's column, tidied; what was changed is said. InputError for one that is too long."""
+    check_lengths(sequences, max_length, lambda i: f"{data}: {shown(ids[i])}")
+    changes: list[str] = []
+    out = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], column, changes)
+    for text in changes:
+        note(f"note: {data}: {text}")
+    return list(out)
+
+
+def check_readable(data: str, ids: Sequence[str], sequences: Sequence[str], encoder: Any, force: bool) -> None:
+    """Refuse what the encoder does not read, before hours of work, and name the sequence."""
+    check_letters(data, sequences, encoder, force)
+    check_encoding(sequences, encoder, lambda i: f"{data}: {shown(ids[i])}")

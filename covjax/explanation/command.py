@@ -12,9 +12,7 @@ from jaxtyping import Bool
 
 from covjax.comparison.model import Model, cells
 from covjax.comparison.results import read_results
-from covjax.data.dataset import tidy_sequences
-from covjax.data.letters import check_encoding, check_lengths, check_letters
-from covjax.data.sequences import read_sequences
+from covjax.data.sequences import check_readable, read_tidy
 from covjax.errors import InputError, shown
 from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
 from covjax.explanation.explain import Explanation, explain, model_blocks
@@ -23,7 +21,7 @@ from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.compiled import store_compiled_programs
 from covjax.jobs.disk import TEMPORARY, cell_text, put, writing
 from covjax.jobs.folder import write_text
-from covjax.notes import note, silence
+from covjax.notes import silence
 from covjax.options import at_least, check_options, option
 
 PAGE, ARRAYS = "explanation.html", "explanation.npz"
@@ -99,7 +97,8 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
     if model.reading is not None:
         raise InputError(f"model: {config.model} is of activations made elsewhere; use covjax.explain(model, arrays)")
     model_blocks(model, config.labels)  # refused before hours of work
-    ids, sequences = _read(config, model)
+    ids, sequences = read_tidy(config.data, config.max_length)
+    check_readable(config.data, ids, sequences, model.embedder.load_encoder(), config.force_letters)
     known = _known(config)
     splits = np.array([known[name].split if name in known else "" for name in ids])
     every = np.flatnonzero(splits == "test") if (splits == "test").any() else np.arange(len(ids))
@@ -111,7 +110,7 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
         rows = np.sort(np.random.default_rng(config.seed).choice(every, config.sequences, replace=False))
     count = f"all {len(rows):,}" if len(rows) == len(every) else f"{len(rows):,} drawn of {len(every):,}"
     notes = [f"Explained: {count} {what}."]
-    notes += [] if known else ["No predictions.csv beside the model: what was training and test is not known."]
+    notes += [] if known else ["No predictions.csv with a split beside the model: what was training is not known."]
     truth = [known[ids[row]].truth if ids[row] in known else None for row in rows]
     labels, has = _labels(config, model, truth, notes)
     train = [sequences[row] for row in np.flatnonzero(splits == "train")]
@@ -155,24 +154,6 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
     )
 
 
-def _read(config: ExplainConfig, model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids and sequences, tidied as a comparison reads them; what was changed is said."""
-    ids, sequences = read_sequences(config.data)
-
-    def place(row: int) -> str:
-        return f"{config.data}: {shown(ids[row])}"
-
-    check_lengths(sequences, config.max_length, place)
-    changes: list[str] = []
-    sequences = tidy_sequences(sequences, [place(row) for row in range(len(ids))], "sequence", changes)
-    for text in changes:
-        note(f"note: {config.data}: {text}")
-    encoder = model.embedder.load_encoder()
-    check_letters(config.data, sequences, encoder, config.force_letters)
-    check_encoding(sequences, encoder, place)
-    return ids, sequences
-
-
 def _known(config: ExplainConfig) -> dict[str, _Known]:
     """Split and truth by id, from the comparison's predictions beside the model; nothing where there are none."""
     path = Path(config.model).absolute().parent / "predictions.csv"
@@ -180,6 +161,8 @@ def _known(config: ExplainConfig) -> dict[str, _Known]:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    if rows and "split" not in rows[0]:
+        return {}  # of folds: their model was fitted on all, and the predictions are other models'
     return {cell_text(row["id"]): _Known(*(cell_text(row[name]) for name in _Known._fields)) for row in rows}
 
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from covjax.comparison.figures import plt, svg_text
+from covjax.comparison.figures import WIDTH, plt, svg_text
 from covjax.comparison.page import Html, escape
 from covjax.explanation.evidence import matches
 from covjax.notes import figure_text
 
 UP, DOWN = "#0072B2", "#D55E00"  # Okabe-Ito
-WIDTH = 4.4  # inches: a phone shows the letters at about their own size
 LEVELS = (0.06, 0.2, 0.45, 0.7)  # of the largest contribution; a letter below the first has no colour
 STYLE = "".join(
     f".{sign}{level}{{background:rgba({colour},{alpha})}}"

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from covjax.autoencoders.base import register_autoencoder
 from covjax.autoencoders.sparse.kinds import Dense
-from covjax.autoencoders.sparse.module import Forward
+from covjax.autoencoders.sparse.module import Forward, token_mean
 from covjax.errors import InputError
-from covjax.tokens import HIGHEST, safe_ratio
+from covjax.tokens import HIGHEST
 
 
 @register_autoencoder("gated")
@@ -63,5 +63,5 @@ class Gated(Dense):
         decoder, bias = jax.lax.stop_gradient((self.decoder[...], self.decoder_bias[...]))
         error = jnp.sum(jnp.square(x - jnp.matmul(gates, decoder, precision=HIGHEST) - bias[None]), axis=1)
         size = jnp.matmul(gates, jnp.linalg.norm(self.decoder[...], axis=1), precision=HIGHEST)
-        penalty = safe_ratio(jnp.sum(weights * (error + self.l1 * size)), jnp.sum(weights))
+        penalty = token_mean(error + self.l1 * size, weights)
         return dataclasses.replace(out, penalty=penalty)

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int, Num
 
 from covjax.autoencoders.base import register_autoencoder
 from covjax.autoencoders.sparse.codes import affine_at, decode_codes, dense_codes, preactivations, top_k
-from covjax.autoencoders.sparse.module import Forward, SparseAutoencoder
+from covjax.autoencoders.sparse.module import Forward, SparseAutoencoder, token_mean
 from covjax.errors import InputError
 from covjax.standardise import Statistic
-from covjax.tokens import HIGHEST, TokensLike, WeightsLike, safe_ratio
+from covjax.tokens import HIGHEST, TokensLike, WeightsLike
 
 
 def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens latents"]:
@@ -218,7 +218,7 @@ class ReLU(Dense):
         """See `Dense`."""
         z = jax.nn.relu(pre)
         each = jnp.matmul(z, jnp.linalg.norm(self.decoder[...], axis=1), precision=HIGHEST)
-        return z, self.l1 * safe_ratio(jnp.sum(weights * each), jnp.sum(weights))
+        return z, self.l1 * token_mean(each, weights)
 
     def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
         """See `SparseAutoencoder.activate`."""
@@ -260,7 +260,7 @@ class JumpReLU(Dense):
     def train_activate(self, pre, weights):
         """See `Dense`."""
         each = jnp.sum(step(pre, self.threshold[...], self.bandwidth), axis=1)
-        penalty = self.l0 * safe_ratio(jnp.sum(weights * each), jnp.sum(weights))
+        penalty = self.l0 * token_mean(each, weights)
         return jumprelu(pre, self.threshold[...], self.bandwidth), penalty
 
     def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
@@ -368,7 +368,7 @@ class Matryoshka(BatchTopK):
         for stop in self.prefixes:
             if start:
                 squared = jnp.sum(jnp.square(x - total), axis=1)
-                nested += safe_ratio(jnp.sum(weights * squared), jnp.sum(weights))
+                nested += token_mean(squared, weights)
             total += jnp.matmul(z[:, start:stop], self.decoder[start:stop], precision=HIGHEST)
             start = stop
         return total, nested

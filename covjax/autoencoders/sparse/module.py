@@ -196,6 +196,11 @@ class Forward:
     penalty: Float[Array, ""] | float  # added to the loss
 
 
+def token_mean(each: Float[Array, "tokens"], weights: Float[Array, "tokens"]) -> Float[Array, ""]:
+    """The weighted mean of one number a token; 0 where all weights are 0."""
+    return safe_ratio(jnp.sum(weights * each), jnp.sum(weights))
+
+
 class SparseAutoencoder(nnx.Module):
     """z = act((s·x − b) Wᵉᵀ + bᵉ), x̂ = (z W + b)/s; loss mean ‖s·x − s·x̂‖² + penalty + aux_weight · AuxK.
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from covjax.autoencoders.base import register_autoencoder
 from covjax.autoencoders.sparse.kinds import ReLU
+from covjax.autoencoders.sparse.module import token_mean
 from covjax.errors import InputError
 from covjax.standardise import Statistic
 from covjax.tokens import TokensLike, WeightsLike, safe_ratio
@@ -16,9 +17,8 @@ class PAnneal(ReLU):
     """relu with the penalty λ Σ_h (z_h ‖W_h‖)^p; p falls from 1 to `end_p` (Karvonen et al. 2024, p-annealing).
 
     L1 pulls on strong latents as on weak ones, which makes all of them too small; a power below 1 pulls on weak ones.
-    p falls in `updates` equal steps, evenly from the training step `anneal_start` to
-    `anneal_end`. λ starts at `l1`, and
-    at each of them it is multiplied by the penalty with the old p over that with the new one, both of the latents of
+    p falls in `updates` equal steps, evenly from the training step `anneal_start` to `anneal_end`. λ starts at `l1`.
+    At each of them it is multiplied by the penalty with the old p over that with the new one, both of the latents of
     the last `window` training steps, so that the penalty's size stays while its form changes.
 
     Raises InputError for values out of range.
@@ -70,7 +70,7 @@ class PAnneal(ReLU):
 
         def penalty(p):
             each = jnp.sum(jnp.where(size > 0, jnp.where(size > 0, size, 1) ** p, 0), axis=1)
-            return safe_ratio(jnp.sum(weights * each), jnp.sum(weights))
+            return token_mean(each, weights)
 
         now, after = penalty(self._exponent(count)), penalty(self._exponent(count + 1))
         self.batch_penalties[...] = jax.lax.stop_gradient(jnp.stack([now, after]))
