@@ -117,10 +117,12 @@ class Embedder:
         if digest and self.encoder_digest_ is None:
             raise InputError("X: texts, but the recipe was fitted on activations; give activations of the same model")
         if digest and PAIRS in str(self.encoder_digest_) and PAIRS not in digest:
-            raise InputError("X: fitted on pairs of sequences, not on single ones; predict with the model of then")
+            raise InputError(
+                "X: fitted on pairs of sequences, not on single ones; predict with that comparison's model"
+            )
         if digest and digest != self.encoder_digest_:
             raise InputError(
-                f"encoder: the weights of {tokens.name} are not those that were fitted on; give the encoder of then, "
+                f"encoder: the weights of {tokens.name} are not those that were fitted on; give the same encoder, "
                 "or fit again"
             )
         if layer is not None and self.layer_ is not None and layer != self.layer_:
@@ -216,7 +218,7 @@ class Embedder:
 
     def _settings(self) -> RecipeSettings:
         if not isinstance(self.cache, str | os.PathLike | None):
-            raise InputError(f"cache: {shown(self.cache)} is no path of a folder")
+            raise InputError(f"cache: {shown(self.cache)} is not a path of a folder")
         check_options(_Options(self.layer, self.token_budget, self.max_memory_gib, self.seed))
         settings = RecipeSettings(eps=self.eps, ridge=self.ridge, seeds=(self.seed,))
         check_options(settings)
@@ -252,7 +254,7 @@ class Embedder:
         """The encoder itself, loaded once for every name; InputError, with the remedy, where it cannot be."""
         if not isinstance(self.encoder, str | os.PathLike):
             if not hasattr(self.encoder, "weights_digest"):
-                raise InputError(f"encoder: {shown(self.encoder, 60)} is no name, no path and no encoder")
+                raise InputError(f"encoder: {shown(self.encoder, 60)} is not a name, a path or an encoder")
             return self.encoder
         name = os.fspath(self.encoder)
         if self.__dict__.get("_loaded", ("", None))[0] != name:
@@ -261,7 +263,7 @@ class Embedder:
             except InputError as error:
                 if not hasattr(self, "fitted_"):
                     raise
-                raise InputError(f"{error}; say where the encoder of then lies now (encoder=, --encoder)") from None
+                raise InputError(f"{error}; say where that encoder is now (encoder=, --encoder)") from None
         return self._loaded[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from covjax.options import NOTHING, check_options, option
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".h5", ".csv")
 FORCE = "replace the files that are there"
-LETTERS_HELP = "go on where the letters are not those that the encoder reads"
+LETTERS_HELP = "accept letters other than those that the encoder reads"
 LENGTH = option(
     2000,
     "longest sequence allowed, in letters; longer ones are refused, never cropped",
@@ -54,10 +54,12 @@ class EmbedConfig:
 
     data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text", NOTHING)
     to: str = option(
-        "embeddings.npz", f"file to write, one of {', '.join(SUFFIXES)}; ids stand beside the rows", NOTHING
+        "embeddings.npz", f"file to write, one of {', '.join(SUFFIXES)}; the ids are stored with the rows", NOTHING
     )
     recipe: str = option("log_covariance", "as `covjax info` lists them")
-    fitted: str = option("", "state that an earlier run wrote beside its file; it has its own recipe, layer and eps")
+    fitted: str = option(
+        "", "fitted state that an earlier run wrote beside its file; its recipe, layer and eps are used"
+    )
     encoder: str = option("unirep-64", "name, folder or hub id of the encoder")
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
@@ -78,7 +80,7 @@ class PredictConfig:
     model: str = option("", "folder model/ that `covjax compare` wrote", NOTHING)
     data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text", NOTHING)
     to: str = option("predictions.csv", "CSV to write: id, prediction, and a score for every label", NOTHING)
-    encoder: str = option("", "where the encoder lies now, if not where the comparison had it", NOTHING)
+    encoder: str = option("", "where the encoder is now, if it has moved since the comparison", NOTHING)
     activations: str = option(
         "", "in place of sequences, for a model of activations: a file or folder as covjax compare takes it", NOTHING
     )
@@ -173,7 +175,7 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
 
 def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     if config.activations:
-        raise InputError(f"activations: {config.model} has an encoder of its own; give sequences")
+        raise InputError(f"activations: {config.model} has its own encoder; give sequences")
     ids, sequences = read_tidy(config.data, config.max_length)
     check_readable(config.data, ids, sequences, model.embedder.load_encoder(), config.force_letters)
     return ids, model.scores(sequences)

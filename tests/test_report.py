@@ -52,7 +52,7 @@ def fit(scores):
         (
             make(baseline=("first", 0.1, -0.05, 0.15)),
             "Better, but not by second order: ",
-            "where tokens stand is enough",
+            "where tokens are is enough",
         ),
         (make(baseline=("max", -0.1, -0.2, -0.05)), "Better, but not by second order: ", "max (0.400) does better"),
         (

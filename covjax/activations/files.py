@@ -44,7 +44,7 @@ def open_arrays(path: str | Path, layer: int = LAST) -> Arrays:
     --keep-tokens` wrote, or one with a file `ID.npy`, `ID.pt` or `ID.safetensors` for each sequence. A `.pt` file is
     read without PyTorch; of ESM's own extraction (`{"representations": {33: …}}`) `layer` is taken, −1 the last.
 
-    Raises InputError for a path that is none of these, damaged files, an id that stands twice, a layer that is not
+    Raises InputError for a path that is none of these, damaged files, an id that occurs twice, a layer that is not
     there, and one that is asked of a file that says nothing of layers.
     """
     path = Path(path)
@@ -73,7 +73,7 @@ def given_arrays(values: Any) -> Arrays:
         members = list(values.values())
     else:
         if isinstance(values, bytes) or not (hasattr(values, "__len__") and hasattr(values, "__getitem__")):
-            raise InputError(f"activations: {type(values).__name__} is no path, no mapping from ids, and no list")
+            raise InputError(f"activations: {type(values).__name__} is not a path, a mapping from ids or a list")
         ids, members = None, values
     return Arrays(name, ids, len(members), lambda place: host_array(members[place], f"activations: array {place}"))
 
@@ -82,7 +82,7 @@ def _refuse_twice(name: str, ids: Sequence[str]) -> None:
     seen: set[str] = set()
     for each in ids:
         if each in seen:
-            raise InputError(f"activations: id {shown(each, 60)} stands twice in {name}; keep one")
+            raise InputError(f"activations: id {shown(each, 60)} occurs twice in {name}; keep one")
         seen.add(each)
 
 

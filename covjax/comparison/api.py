@@ -110,7 +110,7 @@ def compare(data: Any, *, activations: Any = None, output: str | Path | None = N
     given = {name: _plain(value) for name, value in options.items()}
     is_frame = hasattr(data, "to_csv")
     if not is_frame and not isinstance(data, str | os.PathLike):
-        raise InputError(f"data: {type(data).__name__} is no path of a table and no pandas DataFrame")
+        raise InputError(f"data: {type(data).__name__} is neither a path of a table nor a pandas DataFrame")
     name = "table" if is_frame else Path(data).name.split(".")[0]
     given.setdefault("name", name)
     if isinstance(layers := given.get("layers"), int | tuple) and not isinstance(layers, bool):

@@ -10,7 +10,7 @@ from covjax.recipes.standard import QUADRATIC, TITLES, TWINS
 LINKS = {
     "variance": ("how much each feature varies", ("mean_std",)),
     "marginals": ("more of each feature's own distribution", ("power_means", *TWINS.values())),
-    "position": ("where tokens stand", ("regional_mean",)),
+    "position": ("where tokens are", ("regional_mean",)),
     "quadratic": ("products of the mean's features", QUADRATIC),
     "co-occurrence": ("features that occur together in a token", (*TWINS, *(f"mean+{name}" for name in TITLES))),
     "regional co-occurrence": (

@@ -156,7 +156,7 @@ def _strongest(results: Results) -> str:
     tests = results.scores()
     scores = {row.title: tests[row.label] for row in results.rows if row.role == CONTROL}
     if not scores:
-        return "No control was asked for (--rows): whether a gain is co-occurrence is open."
+        return "No control was compared (--rows): whether a gain is co-occurrence is open."
     title = max(scores, key=lambda name: scores[name].value)
     return (
         f"The strongest control on the test set, {title}, reaches {number(scores[title].value)} "
@@ -167,7 +167,7 @@ def _strongest(results: Results) -> str:
 def _setting(results: Results) -> str:
     sizes, groups, encoder = results.sizes, results.groups, results.manifest["encoder"]
     alone = all(groups[split] == sizes[split] for split in groups)
-    grouped = "each a group of its own" if alone else f"split by group ({groups['test']:,} in the test set)"
+    grouped = "each its own group" if alone else f"split by group ({groups['test']:,} in the test set)"
     if results.grouping:
         grouped += f" ({results.grouping})"
     unit = "target" if results.task == "regression" else "label"
@@ -192,7 +192,7 @@ def _setting(results: Results) -> str:
 def _folds(results: Results) -> str:
     folds, sizes = results.folds, results.sizes
     assert folds is not None
-    grouped = "each a group of its own" if folds.groups == folds.sequences else f"in {folds.groups:,} groups"
+    grouped = "each its own group" if folds.groups == folds.sequences else f"in {folds.groups:,} groups"
     if results.grouping:
         grouped += f" ({results.grouping})"
     return (

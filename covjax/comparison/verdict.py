@@ -16,7 +16,7 @@ EVIDENCE = {
     "none": "no evidence that second order helps here",
     "co-occurrence": "evidence of co-occurrence: no first-order pool and no control does as well",
     "marginals": "a gain that single features explain: a pool without co-occurrence does as well",
-    "position": "a gain that position explains: a pool that knows where tokens stand does as well",
+    "position": "a gain that position explains: a pool that knows where tokens are does as well",
     "distribution": "a gain that the tokens' distribution explains: a pool of it without second moments does as well",
     "probe": "a gain that a richer probe explains: one of the mean that is not linear does as well",
     "quadratic": "a gain that quadratic features of the mean explain: a control without co-occurrence does as well",
@@ -25,7 +25,7 @@ EVIDENCE = {
 # What the rival that does as well knows, in words for a reader who knows no pools.
 ENOUGH = {
     "marginals": "how each feature varies by itself is enough",
-    "position": "where tokens stand is enough",
+    "position": "where tokens are is enough",
     "distribution": "the distribution of the tokens is enough",
     "probe": "a richer probe of the average is enough",
     "quadratic": "products of the average's features are enough",

@@ -127,9 +127,7 @@ def read_table(
         del columns["split"]
     guessed = "id" in columns and titles["id"].casefold() != "id" and not id_column
     if guessed and (repeated := _repeated(cells("id"))):
-        notes.append(
-            f"column {shown(titles['id'], 40)} is not taken for the id: {shown(repeated, 40)} stands there twice"
-        )
+        notes.append(f"column {shown(titles['id'], 40)} is not used as the id: {shown(repeated, 40)} occurs twice")
         del columns["id"]
     if described := describe_columns(table.header, columns):
         notes.insert(0, described)
@@ -214,7 +212,7 @@ def _read_fasta(path: Path, label_regex: str) -> Table:
     try:
         pattern = re.compile(label_regex)
     except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"label_regex: {shown(label_regex)} is no regular expression ({error})") from None
+        raise InputError(f"label_regex: {shown(label_regex)} is not a regular expression ({error})") from None
     if pattern.groups < 1:
         raise InputError(f"label_regex: {shown(label_regex)} has no group (…), which would be the label")
     rows, unmatched = [], []
@@ -264,7 +262,7 @@ def _named_kind(kind: str, task: str, cells: Sequence[str]) -> str:
 
 
 def _repeated(cells: Sequence[str]) -> str:
-    """The first cell that stands there twice, of those that are not empty."""
+    """The first cell that occurs twice, of those that are not empty."""
     seen: set[str] = set()
     for cell in map(str.strip, cells):
         if cell and cell in seen:
@@ -279,7 +277,7 @@ def _ids(rows: Sequence[Row], cells: Sequence[str] | None, places: Sequence[str]
         name = (cells[i].strip() if cells else "") or f"row{row.line}"
         if name in first:
             raise InputError(
-                f"{places[i]}: id {shown(name)} stands already in {places[first[name]].rpartition(': ')[2]}; make ids "
+                f"{places[i]}: id {shown(name)} is already in {places[first[name]].rpartition(': ')[2]}; make ids "
                 "different, or name another column by --id-column"
             )
         first[name] = i
@@ -290,7 +288,7 @@ def _groups(cells: Sequence[str], places: Sequence[str], column: str) -> tuple[s
     for cell, place in zip(cells, places):
         if is_missing(cell):
             what = shown(cell.strip()) if cell.strip() else "empty"
-            raise InputError(f"{place}: column {shown(column, 40)} is {what}; give such a row a group of its own")
+            raise InputError(f"{place}: column {shown(column, 40)} is {what}; give such a row its own group")
     return tuple(cell.strip() for cell in cells)
 
 
@@ -299,7 +297,7 @@ def _no_split(column: str, cells: Sequence[str]) -> str:
     if column.casefold() == "split" or any(cell.strip().lower() in SPLIT_NAMES for cell in cells):
         return ""
     return (
-        f"column {shown(column, 40)} is not taken for the split: it holds {shown(cells[0].strip(), 40)}, none of "
+        f"column {shown(column, 40)} is not used as the split: it holds {shown(cells[0].strip(), 40)}, none of "
         "train, validation, test"
     )
 
@@ -307,6 +305,6 @@ def _no_split(column: str, cells: Sequence[str]) -> str:
 def _splits(cells: Sequence[str], places: Sequence[str]) -> np.ndarray:
     for cell, place in zip(cells, places):
         if cell.strip().lower() not in SPLIT_NAMES:
-            hint = "; numbers of folds are no split, rename the column" if cell.strip().isdecimal() else ""
+            hint = "; fold numbers are not a split, rename the column" if cell.strip().isdecimal() else ""
             raise InputError(f"{place}: split {shown(cell)} is not one of train, validation, test{hint}")
     return np.array([SPLIT_NAMES[cell.strip().lower()] for cell in cells])

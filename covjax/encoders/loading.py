@@ -115,4 +115,6 @@ def fetch(name: str, *more: str) -> Path:
             snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*.bin"])
         return folder
     except Exception as error:  # network, authorisation, no such model: the hub raises many types
-        raise InputError(f"encoder: {shown(name)} is no folder and cannot be fetched: {type(error).__name__}") from None
+        raise InputError(
+            f"encoder: {shown(name)} is not a folder and cannot be fetched: {type(error).__name__}"
+        ) from None

@@ -94,7 +94,7 @@ class TorchEncoder:
     ):
         self._torch = need("torch", EXTRA, "from_torch: a PyTorch model")
         if not isinstance(model, self._torch.nn.Module):
-            raise InputError(f"from_torch: {type(model).__name__} is no module of PyTorch")
+            raise InputError(f"from_torch: {type(model).__name__} is not a PyTorch module")
         config = getattr(model, "config", None)
         if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
             model = model.get_encoder()

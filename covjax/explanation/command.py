@@ -42,9 +42,11 @@ class ExplainConfig:
     model: str = option("", "folder model/ that `covjax compare` wrote")
     data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text; the comparison's table, for its test split")
     output: str = option("runs/explanation", f"folder for the page, {PAGE}, and its arrays, {ARRAYS}")
-    encoder: str = option("", "where the encoder lies now, if not where the comparison had it")
+    encoder: str = option("", "where the encoder is now, if it has moved since the comparison")
     labels: tuple[str, ...] = option((), "labels to explain, separated by commas; empty: the most frequent six")
-    sequences: int = option(200, "sequences to explain; of more as many are drawn, which is said", **at_least(2))
+    sequences: int = option(
+        200, "most sequences to explain; if there are more, that many are drawn, with a note", **at_least(2)
+    )
     pattern: str = option("", "regular expression, such as '[AG].{4}GK[ST]': does the top token lie in its matches?")
     masked: float = option(
         0.05, "share of the tokens that the deletion test masks", allowed=lambda x: 0 < x < 1, rule="above 0, below 1"
@@ -52,7 +54,7 @@ class ExplainConfig:
     resamples: int = option(1000, "bootstrap resamples", **at_least(100))
     seed: int = option(0, "seed of what is drawn", **at_least(0))
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused", **at_least(1))
-    force_letters: bool = option(False, "go on where the letters are not those that the encoder reads")
+    force_letters: bool = option(False, "accept letters other than those that the encoder reads")
 
 
 ODD = 0.1  # of the predictions: more that are others than in the comparison are of another table

@@ -111,7 +111,7 @@ def explain(
         labels: names of the model's labels to explain; all by default.
         reference: sequences or activations, those of training, whose mean covariance is where the path of a log(Σ+εI)
             starts; by default X. Other recipes do not look at it.
-        encoder: where the encoder lies now, for a folder whose own name for it cannot be loaded.
+        encoder: where the encoder is now, if the folder's own name for it cannot be loaded.
 
     Raises InputError for a model of pairs, an unknown label, a recipe that cannot be explained (named, with those that
     can), and as `Embedder.transform`.

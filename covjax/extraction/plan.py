@@ -47,7 +47,7 @@ class ExtractConfig:
     )
     keep_tokens: bool = option(False, "also write the token activations (bfloat16, ArrayRecord)")
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
-    force_letters: bool = option(False, "go on where the input's letters are not those that the encoder reads", NOTHING)
+    force_letters: bool = option(False, "accept letters other than those that the encoder reads", NOTHING)
     max_output_gib: float = option(
         10.0, "largest output allowed; what does not fit the disk is refused anyway", NOTHING
     )

@@ -215,7 +215,7 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
             _initialise(config, model, batches)
             graph, state = nnx.split(TrainState(model, optimiser))
         arrays = to_arrays(state)
-    state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
+    state = place(layout, state, arrays)  # copies: an array that occurs twice cannot be donated
     del arrays, model, found  # with them the first copy
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     start = time.monotonic()

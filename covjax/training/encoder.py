@@ -92,7 +92,7 @@ class EncoderConfig:
         allowed=lambda name: name in ("float32", "bfloat16"),
         rule="float32 or bfloat16",
     )
-    held_windows: int = option(512, "held-out windows that figures are taken over", NUMBERS, **at_least(1))
+    held_windows: int = option(512, "held-out windows for the figures", NUMBERS, **at_least(1))
     save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
     evaluate_every: int = option(500, "steps between evaluations on the held-out records", NOTHING, **at_least(1))
     log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
@@ -236,7 +236,7 @@ def read_genome(config: EncoderConfig) -> Genome:
     names = [*dict.fromkeys(name.strip() for name in config.holdout.split(",") if name.strip())]
     if unknown := [name for name in names if name not in records]:
         some = ", ".join(shown(name, 40) for name in [*records][:5])
-        raise InputError(f"holdout: {shown(unknown[0])} is no record of {config.data}; it has {some}, …")
+        raise InputError(f"holdout: {shown(unknown[0])} is not a record of {config.data}; it has {some}, …")
     if not names or len(names) == len(records):
         raise InputError(f"holdout: {config.holdout!r} leaves nothing to train on or to judge by; name some records")
     inside = _inside(config, records, names) if config.regions else None
