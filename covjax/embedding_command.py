@@ -56,7 +56,7 @@ class EmbedConfig:
     to: str = option(
         "embeddings.npz", f"file to write, one of {', '.join(SUFFIXES)}; the ids are stored with the rows", NOTHING
     )
-    recipe: str = option("log_covariance", "as `covjax info` lists them")
+    recipe: str = option("log_covariance", "one of the recipes that `covjax info` lists")
     fitted: str = option(
         "", "fitted state that an earlier run wrote beside its file; its recipe, layer and eps are used"
     )
@@ -65,9 +65,9 @@ class EmbedConfig:
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
     max_length: int = LENGTH
     force_letters: bool = option(False, LETTERS_HELP, NOTHING)
-    cache: str = option("", "folder for token activations; what is there is not encoded again", NOTHING)
+    cache: str = option("", "folder for token activations; sequences already in it are not encoded again", NOTHING)
     token_budget: int = option(16384, "tokens per encoder batch", allowed=lambda n: n >= 1, rule=">= 1")
-    max_memory_gib: float = option(2.0, "token activations kept in memory", NOTHING, lambda gib: gib >= 0, ">= 0")
+    max_memory_gib: float = option(2.0, "most token activations kept in memory", NOTHING, lambda gib: gib >= 0, ">= 0")
     seed: int = option(
         0, "seed of random bases, autoencoders and shuffles", allowed=lambda seed: seed >= 0, rule=">= 0"
     )
@@ -82,7 +82,7 @@ class PredictConfig:
     to: str = option("predictions.csv", "CSV to write: id, prediction, and a score for every label", NOTHING)
     encoder: str = option("", "where the encoder is now, if it has moved since the comparison", NOTHING)
     activations: str = option(
-        "", "in place of sequences, for a model of activations: a file or folder as covjax compare takes it", NOTHING
+        "", "instead of sequences, for a model of activations: a file or folder, as in covjax compare", NOTHING
     )
     max_length: int = LENGTH
     force_letters: bool = option(False, LETTERS_HELP, NOTHING)

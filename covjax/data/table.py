@@ -1,4 +1,4 @@
-"""Labelled sequences from a table, an Excel workbook, a Parquet file, or FASTA: one row a sequence."""
+"""Labelled sequences from a table, an Excel workbook, a Parquet file, or FASTA: one sequence per row."""
 
 import os
 import re
@@ -41,43 +41,43 @@ def read_table(
     needs_sequence: bool = True,
     covariates: Sequence[str] = (),
 ) -> Dataset:
-    """Read labelled sequences: columns sequence, one of label, labels, targets, and optionally id, split and group.
+    """Read labelled sequences: columns sequence, one of label, labels or targets, and optionally id, split, group.
 
     Formats: delimited text whatever its suffix (comma, tab or semicolon, gzip or not), `.xlsx` (extra `excel`),
     `.parquet`, and FASTA, where the first group of `label_regex`, searched for in the header, is the label and the
-    header's first word the id. Column names count without case; common other names (`covjax.data.dataset.SYNONYMS`)
-    are understood, `sequence_column` and so on give the file's own. A column `set`, `fold` or `partition` is the split
-    only where it holds names of splits.
+    header's first word the id. The case of column names is ignored. Common other names (`covjax.data.dataset.SYNONYMS`)
+    are understood; `sequence_column` and so on set any name. A column `set`, `fold` or `partition` is the split only if
+    it holds names of splits.
 
     `labels` holds any number of names separated by `;` (multi-label, may be empty); `label` one name (multiclass) or
-    one number (regression); `targets` several numbers separated by `;`, as many in every row (regression with outputs
-    target1, target2, …). `task="auto"` takes `labels` as multilabel and `targets` as regression. A `label` column is
-    one of numbers where at least 80 % of its cells are, missing ones apart, or more than half and more than ten
-    different ones. Numbers are regression, except that whole numbers without a decimal point are classes where they
-    have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are classes however
-    they are written. Every other `label` column is multiclass, unless most of more than ten different cells are numbers
-    in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
+    one number (regression); `targets` several numbers separated by `;`, the same count in every row (regression with
+    outputs target1, target2, …). `task="auto"` reads `labels` as multilabel and `targets` as regression. A `label`
+    column counts as numbers if at least 80 % of its cells (missing ones apart) are numbers, or if more than half are,
+    with more than ten different values. Numbers are regression, except that whole numbers without a decimal point are
+    classes if they have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are
+    classes however they are written. Every other `label` column is multiclass, unless most of more than ten different
+    cells are numbers in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
 
     A column `sequence_b` makes every row a pair (`Dataset.partners`). `covariates` are columns of numbers that go with
     the rows (`Dataset.covariates`).
 
-    With `needs_sequence=False` (for activations that stand elsewhere) a table without that column is a dataset without
-    sequences, whose groups are the ids where there is no group column.
+    With `needs_sequence=False` (for given activations) a table without that column is a dataset without sequences; its
+    groups are then the ids, unless there is a group column.
 
-    Cells that say that there is no value (`covjax.data.targets.MISSING`: empty, NA, nan, None, - and so on) are never a
-    class, a number or a sequence: they are refused, or with `missing="drop"` their rows are left out and counted, and
-    so are the rows of a column of numbers whose cell is none. An empty `labels` cell is a row without labels. Rows of
-    empty cells alone, as spreadsheets leave behind the last one, are counted and passed over.
+    Cells without a value (`covjax.data.targets.MISSING`: empty, NA, nan, None, - and so on) are never a class, a number
+    or a sequence. They are refused; with `missing="drop"` their rows are left out and counted, and so are rows with
+    text in a column of numbers. An empty `labels` cell is a row without labels. Rows in which every cell is empty, as
+    spreadsheets leave at the end, are skipped and counted.
 
     Residues and nucleotides are upper-cased, so that the same sequence in two cases counts as one; white space of
     wrapped lines and a stop `*` at the end are removed (`covjax.data.dataset.tidy_sequences`). Text (white space inside
-    some sequence of the table) keeps its letters' case, which is the encoder's to fold. Which letters are allowed is
-    the encoder's to say too.
+    some sequence of the table) keeps its case. The encoder decides whether case matters and which letters are allowed.
 
-    Whatever was taken, changed or left out stands in the result's `notes`. Raises InputError, naming file, column and
-    line, for what cannot be read (`read_delimited`, `read_spreadsheet`), missing or ambiguous columns, missing values,
-    duplicate ids, numbers that are infinite or could be read in two ways, rows with more or fewer targets than the
-    first, labels separated by commas, gaps in sequences, unknown splits, and headers that `label_regex` does not match.
+    Everything that was interpreted, changed or left out is in the result's `notes`. Raises InputError, naming file,
+    column and line, for what cannot be read (`read_delimited`, `read_spreadsheet`), missing or ambiguous columns,
+    missing values, duplicate ids, numbers that are infinite or could be read in two ways, rows with more or fewer
+    targets than the first, labels separated by commas, gaps in sequences, unknown splits, and headers that
+    `label_regex` does not match.
     """
     path = Path(path)
     if task not in ("auto", *TASKS):

@@ -31,19 +31,19 @@ class RecipeSettings:
 
     ranks: tuple[int, ...] = option(
         (4, 8, 16, 32),
-        "ranks of the truncated covariance, beside the matched one",
+        "ranks of the truncated covariance; the one with as many numbers as the mean is added",
         allowed=lambda ranks: _positive(ranks) and _distinct(ranks),
         rule="distinct, >= 1",
     )
     bases: tuple[str, ...] = option(
         ("pca",),
-        "bases of the truncation: pca, tucker (the autoencoder's optimum from that start) or random",
+        "bases of the truncated covariance: pca, tucker (optimised, starting from pca) or random",
         allowed=lambda bases: set(bases) <= set(BASES) and _distinct(bases),
         rule=f"distinct names among {', '.join(BASES)}",
     )
     components: tuple[int, ...] = option(
         (256, 1024),
-        "principal components kept of whole matrices over 4,096 numbers",
+        "principal components kept of full matrices with more than 4,096 numbers",
         allowed=_positive,
         rule=">= 1",
     )
@@ -53,7 +53,7 @@ class RecipeSettings:
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
     composition_k: int = option(
         1,
-        "length of the counted k-mers in the composition baseline; text counts words",
+        "length of the k-mers that the composition baseline counts; in text it counts words",
         allowed=lambda k: 1 <= k <= 6,
         rule="1 to 6",
     )
@@ -65,15 +65,17 @@ class RecipeSettings:
     )
     sae_latents: int = option(
         0,
-        "latents of a TopK sparse autoencoder of the tokens, whose pools are rows; 0: none",
+        "latents of a TopK sparse autoencoder of the tokens, whose pools are compared too; 0: none",
         allowed=lambda latents: latents >= 0,
         rule=">= 0",
     )
-    sae_k: int = option(16, "latents that it keeps for each token", allowed=lambda k: k >= 1, rule="1 to sae_latents")
-    sae_steps: int = option(500, "its training steps of 2,048 tokens of training sequences", **at_least(1))
+    sae_k: int = option(
+        16, "active latents of that autoencoder for each token", allowed=lambda k: k >= 1, rule="1 to sae_latents"
+    )
+    sae_steps: int = option(500, "training steps of that autoencoder, each on 2,048 training tokens", **at_least(1))
     sae_pairs: int = option(
         2048,
-        "pairs of latents, the most frequent ones, whose co-occurrence is pooled",
+        "pairs of latents whose co-occurrence is pooled, the most frequent ones",
         **at_least(1),
     )
     steps: int = option(
@@ -89,7 +91,7 @@ class RecipeSettings:
     )
     weight_decays: tuple[float, ...] = option(
         (1e-2, 1.0),
-        "AdamW weight decays tried on validation for them",
+        "AdamW weight decays tried on validation for every trained pool",
         allowed=lambda decays: bool(decays) and all(decay >= 0 for decay in decays),
         rule=">= 0",
     )

@@ -73,19 +73,21 @@ class EncoderConfig:
 
     data: str = option("", "genome in FASTA (also .gz)", NOTHING)
     output: str = option("runs/encoder", "folder of the checkpoints, logs, figures and the encoder", NOTHING)
-    holdout: str = option("", "records that are never trained on, separated by commas")
-    regions: str = option("", "BED of regions (genes, …) that held-out figures are split by", NOTHING)
-    width: int = option(128, "features of a token: of the convolutions over single bases", **at_least(2))
+    holdout: str = option("", "records held out from training, separated by commas")
+    regions: str = option(
+        "", "BED of regions (genes, …); the held-out figures are also given inside and outside them", NOTHING
+    )
+    width: int = option(128, "features of a token, in the convolutions over single bases", **at_least(2))
     blocks: int = option(4, "Transformer blocks", **at_least(1))
     heads: int = option(4, "heads of attention; 2 · heads divides the width of the blocks", **at_least(1))
     downsamples: int = option(2, "blocks that halve the length before the Transformer", **at_least(1))
     length: int = option(512, "bases in a window; a multiple of 2^downsamples", **at_least(16))
     steps: int = option(3000, "optimiser steps", **at_least(1))
-    batch: int = option(48, "windows a step", **at_least(1))
+    batch: int = option(48, "windows per step", **at_least(1))
     learning_rate: float = option(2e-3, "peak rate of AdamW", allowed=lambda rate: rate > 0, rule="> 0")
     warmup: int = option(200, "steps over which the rate rises from 0", **at_least(0))
     weight_decay: float = option(0.01, "decay of matrices", allowed=lambda decay: decay >= 0, rule=">= 0")
-    seed: int = option(0, "seed of the windows, of what is hidden and of the first parameters", **at_least(0))
+    seed: int = option(0, "seed of the windows, the hidden bases and the initial parameters", **at_least(0))
     dtype: str = option(
         "float32",
         "float32 or bfloat16: type of the computation; parameters are float32",
