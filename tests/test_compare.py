@@ -141,7 +141,7 @@ def test_autoencoders_of_the_training_tokens_give_rows(tmp_path, capsys):
     assert sizes["sae_mean"] == sizes["sae_max"] == 16
     assert sizes["sae_cooccurrence"] <= 20
     assert sizes["tucker_covariance_2"] == 3
-    assert "No control was asked for" in (tmp_path / "run" / "report.html").read_text()
+    assert "No control was compared" in (tmp_path / "run" / "report.html").read_text()
     trained = tmp_path / "run" / "pools" / "sae_latents_16_k_3_steps_3"
     kept = (trained / "log.jsonl").read_text()
     shutil.rmtree(tmp_path / "run" / "features" / "sae_mean")

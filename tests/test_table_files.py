@@ -73,9 +73,9 @@ def test_named_columns(tmp_path):
 @pytest.mark.parametrize(
     ("header", "options", "message"),
     [
-        ("seq,protein,label", {}, "columns 'seq' and 'protein' both stand in the header.*--sequence-column"),
-        ("sequence,class,target", {}, "columns 'class' and 'target' both stand in the header.*--label-column"),
-        ("Sequence,SEQUENCE,label", {}, "columns 'Sequence' and 'SEQUENCE' both stand"),
+        ("seq,protein,label", {}, "columns 'seq' and 'protein' are both in the header.*--sequence-column"),
+        ("sequence,class,target", {}, "columns 'class' and 'target' are both in the header.*--label-column"),
+        ("Sequence,SEQUENCE,label", {}, "columns 'Sequence' and 'SEQUENCE' are both"),
         ("sequence,label,label", {}, "column 'label' occurs 2 times"),
         ("sequence,kind,x", {}, "missing column 'label' or 'labels' or 'targets'; found sequence, kind, x;.*--label-c"),
         ("sequence,lable,x", {}, "did you mean 'lable'"),
@@ -102,7 +102,7 @@ def test_numbers_of_folds_and_repeated_names_are_not_taken(tmp_path):
     assert (data.ids, data.splits) == (("row2", "row3"), None)
     assert "column 'fold' is not used as the split: it holds '1', none of train, validation, test" in data.notes
     assert "column 'name' is not used as the id: 'kinase' occurs twice" in data.notes
-    with pytest.raises(InputError, match="line 2: split '1' is not one of train, validation, test; numbers of folds"):
+    with pytest.raises(InputError, match="line 2: split '1' is not one of train, validation, test; fold numbers"):
         read_table(tmp_path / "t.csv", split_column="fold")
     data = read_table(write(tmp_path / "t.csv", "sequence,label,set\nMKA,x,Training\nMLL,y,dev\n"))
     assert data.splits.tolist() == ["train", "validation"]

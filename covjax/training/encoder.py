@@ -168,7 +168,7 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
 
     model = MaskedModel(make(AskedTensors(initial_weights(config.seed))), config.dtype)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    note(f"{parameters:,} parameters, {config.batch * config.length:,} bases a step")
+    note(f"{parameters:,} parameters, {config.batch * config.length:,} bases per step")
     optimiser = make_optimiser(
         config.steps, config.learning_rate, config.warmup, 0.9, clip=1.0, weight_decay=config.weight_decay
     )
