@@ -11,12 +11,12 @@ COMMANDS = {
     "compare": ("covjax.comparison.compare:main", "compare all pools on a table of labelled sequences"),
     "embed": ("covjax.embedding_command:embed_main", "write one embedding for every sequence of a file"),
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
-    "explain": ("covjax.explanation.command:main", "what the score of a comparison's model is made of, as a page"),
-    "extract": ("covjax.extraction.extract:main", "pool many sequences in shards, resumable; also keeps tokens"),
+    "explain": ("covjax.explanation.command:main", "show on a page what a model's score comes from"),
+    "extract": ("covjax.extraction.extract:main", "pool many sequences, resumable; can also keep tokens"),
     "train": ("covjax.training.autoencoder:main", "train an autoencoder on token activations"),
     "train encoder": ("covjax.training.encoder:main", "train a small genomic language model on a genome"),
     "tasks": ("covjax.tasks.run:main", "list the built-in tasks, or compare pools on them"),
-    "info": ("covjax.info:main", "versions, devices, encoders, extras; what is missing here"),
+    "info": ("covjax.info:main", "list versions, devices, encoders, extras, and what is missing"),
 }
 EXAMPLES = (
     "covjax info",
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
-    """Run a sub-command, or print the help or the version; exit status 2 and one line for what there is not."""
+    """Run a sub-command, or print the help or the version; exit status 2 and one line for an unknown command."""
     argv = list(sys.argv[1:] if argv is None else argv)
     quiet = ["--quiet"] if argv[:1] == ["--quiet"] else []
     name, *rest = argv[len(quiet) :] or ["--help"]

@@ -1,4 +1,4 @@
-"""From sequences, or activations, to one vector each, by a recipe of the comparison: `Embedder`."""
+"""`Embedder`: one vector for each sequence, or for its activations, by one of the recipes."""
 
 import dataclasses
 import inspect
@@ -29,24 +29,25 @@ PAIRS = "pairs:"  # in a digest: what was fitted is of pairs of sequences
 
 
 class Embedder:
-    """Embed sequences with a frozen encoder and a recipe: `fit` on some, then one vector for any.
+    """Embed sequences with a frozen encoder and a recipe: `fit` on some sequences, then `encode` any.
 
-    A scikit-learn transformer, without needing scikit-learn. `fit` learns, without labels, what the recipe needs from
-    the training tokens: their mean and deviation, and where it has them a basis, a sparse autoencoder, components. The
-    defaults are those of `covjax compare`, so the vectors are those of its row of the same name.
+    It is a scikit-learn transformer, but does not need scikit-learn. `fit` learns, without labels, what the recipe
+    needs from the training tokens: their mean and deviation, and for some recipes a basis, a sparse autoencoder or
+    principal components. The defaults are those of `covjax compare`, so the vectors equal its row of the same name.
 
     Args:
-        encoder: name, folder or hub id, as `covjax.encoders.load` takes it, or an encoder. Not used for activations.
+        encoder: a name, folder or hub id for `covjax.encoders.load`, or an encoder object. Not used for activations.
         recipe: one of `covjax.recipe_names()`.
-        layer: whose tokens are pooled, counted from 0; −1 is the last.
+        layer: the layer whose tokens are pooled, counted from 0; −1 is the last.
         eps: ε of log(Σ + εI), on standardised tokens.
-        ridge: added to the eigenvalues before the square root.
-        token_budget: tokens of one batch through the encoder.
-        max_memory_gib: token activations kept in memory; beyond it the encoder runs at every pass.
-        cache: folder for token activations, by the digests of weights and sequence: what is there is not encoded again.
-        seed: of random bases, autoencoders and shuffles.
+        ridge: what is added to the eigenvalues before the square root.
+        token_budget: tokens in one batch of the encoder.
+        max_memory_gib: most token activations kept in memory; if there are more, the encoder runs at every pass.
+        cache: folder for token activations; sequences that are already in it are not encoded again. Activations are
+            found by the digests of the weights and of the sequence.
+        seed: seed of random bases, autoencoders and shuffles.
 
-    Raises InputError at `fit`, naming the argument, for values that are not allowed.
+    `fit` raises InputError for a value that is not allowed, naming the argument.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Embedder:
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None, *, mask: Any = None) -> "Embedder":
-        """Learn what the recipe needs from training sequences or activations; labels are not looked at.
+        """Learn what the recipe needs from training sequences or activations; labels are not used.
 
         Args:
-            X: sequences (texts in a list, tuple, array, pandas Series or generator); or activations: arrays
-                (tokens, features) of any lengths, one array (n, tokens, features), from NumPy, JAX or PyTorch, a
-                `TokenStore`, a generator of arrays, or what `covjax.activations.read_activations` gave.
+            X: sequences: texts in a list, tuple, array, pandas Series or generator. Or activations: NumPy, JAX or
+                PyTorch arrays (tokens, features) of any lengths, also from a generator; one array (n, tokens,
+                features); a `TokenStore`; or the result of `covjax.activations.read_activations`.
             y: ignored.
-            mask: for one array (n, tokens, features): true on the tokens that count.
+            mask: for one array (n, tokens, features): true for the tokens that count.
 
         Raises InputError for no sequences, unknown letters, wrong shapes, NaN, and options that are not allowed.
         """
@@ -96,16 +97,17 @@ class Embedder:
         return self.adopt(fitted, *origin(tokens))
 
     def transform(self, X: Any, *, mask: Any = None) -> Float[np.ndarray, "n k"]:
-        """Embed sequences or activations: one vector each, float32, in the order given; arguments as in `fit`.
+        """Embed sequences or activations: one float32 vector each, in the order given; arguments as in `fit`.
 
-        Raises InputError before `fit`, for another encoder, layer or number of features than at `fit`, and as `fit`.
+        Raises InputError if `fit` has not been called, if the encoder, layer or number of features has changed since
+        then, and as `fit` does.
         """
         return self._fitted().transform(self.tokens(X, mask=mask))
 
     encode = transform
 
     def tokens(self, X: Any, *, mask: Any = None) -> ArrayTokens:
-        """The tokens of sequences or activations as `transform` pools them, before they are standardised.
+        """The tokens that `transform` pools, before they are standardised.
 
         Raises InputError as `transform`.
         """
@@ -115,10 +117,12 @@ class Embedder:
         if digest and self.encoder_digest_ is None:
             raise InputError("X: texts, but the recipe was fitted on activations; give activations of the same model")
         if digest and PAIRS in str(self.encoder_digest_) and PAIRS not in digest:
-            raise InputError("X: fitted on pairs of sequences, not on single ones; predict with the model of then")
+            raise InputError(
+                "X: fitted on pairs of sequences, not on single ones; predict with that comparison's model"
+            )
         if digest and digest != self.encoder_digest_:
             raise InputError(
-                f"encoder: the weights of {tokens.name} are not those that were fitted on; give the encoder of then, "
+                f"encoder: the weights of {tokens.name} are not those that were fitted on; give the same encoder, "
                 "or fit again"
             )
         if layer is not None and self.layer_ is not None and layer != self.layer_:
@@ -132,9 +136,9 @@ class Embedder:
         return self.fit(X, y, mask=mask).transform(X, mask=mask)
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted state, with recipe, encoder's name and digest, and layer, as one folder.
+        """Write the fitted state into one folder, with the recipe, the encoder's name and digest, and the layer.
 
-        Raises InputError before `fit` and where it cannot be written.
+        Raises InputError if `fit` has not been called or the folder cannot be written.
         """
         fitted = self._fitted()
         more = {name: value for name, value in self.get_params().items() if name not in ("encoder", "cache")}
@@ -155,9 +159,9 @@ class Embedder:
 
     @classmethod
     def load(cls, path: str | Path, encoder: Any = None) -> "Embedder":
-        """Read what `save` wrote; the encoder is loaded by its name at first use, or is the one given here.
+        """Read what `save` wrote; the encoder is loaded by its name when it is first used, or is the one given here.
 
-        Raises InputError for a folder that holds no embedder, and changed, cut or missing files.
+        Raises InputError if the folder holds no embedder, or its files are changed, truncated or missing.
         """
         fitted, more = load_fitted(path)
         if "embedder" not in more:
@@ -166,7 +170,7 @@ class Embedder:
         return out.adopt(fitted, more["encoder_digest"], more["layer"])
 
     def adopt(self, fitted: FittedRecipe, encoder_digest: str | None, layer: int | None) -> "Embedder":
-        """Take a fitted state, of tokens of an encoder with that digest and that layer; None of activations as such."""
+        """Take over a fitted state; the digest and layer are the encoder's, or None for given activations."""
         self.fitted_, self.encoder_digest_, self.layer_ = fitted, encoder_digest, layer
         if encoder_digest is None:  # scikit-learn's name for the width of what is given; texts have none
             self.n_features_in_ = fitted.features
@@ -175,13 +179,13 @@ class Embedder:
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Every argument of the constructor by name, as scikit-learn asks for them."""
+        """Every argument of the constructor by name, as scikit-learn expects."""
         return {
             name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
         }
 
     def set_params(self, **params: Any) -> "Embedder":
-        """Set arguments of the constructor; InputError for one that it does not have."""
+        """Set arguments of the constructor; raises InputError for an unknown one."""
         for name, value in params.items():
             if name not in (allowed := self.get_params()):
                 raise InputError(f"Embedder has no parameter {shown(name)}; there are {', '.join(allowed)}")
@@ -189,7 +193,7 @@ class Embedder:
         return self
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the vector's numbers: the recipe's name and a counter, as scikit-learn asks for them."""
+        """Names of the numbers in a vector: the recipe's name and a counter, as scikit-learn expects."""
         fitted = self._fitted()
         return np.array([f"{fitted.recipe.name}_{i}" for i in range(fitted.width)], dtype=object)
 
@@ -214,7 +218,7 @@ class Embedder:
 
     def _settings(self) -> RecipeSettings:
         if not isinstance(self.cache, str | os.PathLike | None):
-            raise InputError(f"cache: {shown(self.cache)} is no path of a folder")
+            raise InputError(f"cache: {shown(self.cache)} is not a path of a folder")
         check_options(_Options(self.layer, self.token_budget, self.max_memory_gib, self.seed))
         settings = RecipeSettings(eps=self.eps, ridge=self.ridge, seeds=(self.seed,))
         check_options(settings)
@@ -250,7 +254,7 @@ class Embedder:
         """The encoder itself, loaded once for every name; InputError, with the remedy, where it cannot be."""
         if not isinstance(self.encoder, str | os.PathLike):
             if not hasattr(self.encoder, "weights_digest"):
-                raise InputError(f"encoder: {shown(self.encoder, 60)} is no name, no path and no encoder")
+                raise InputError(f"encoder: {shown(self.encoder, 60)} is not a name, a path or an encoder")
             return self.encoder
         name = os.fspath(self.encoder)
         if self.__dict__.get("_loaded", ("", None))[0] != name:
@@ -259,7 +263,7 @@ class Embedder:
             except InputError as error:
                 if not hasattr(self, "fitted_"):
                     raise
-                raise InputError(f"{error}; say where the encoder of then lies now (encoder=, --encoder)") from None
+                raise InputError(f"{error}; say where that encoder is now (encoder=, --encoder)") from None
         return self._loaded[1]
 
     def __getstate__(self) -> dict[str, Any]:

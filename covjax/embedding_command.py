@@ -25,7 +25,7 @@ from covjax.options import NOTHING, check_options, option
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".h5", ".csv")
 FORCE = "replace the files that are there"
-LETTERS_HELP = "go on where the letters are not those that the encoder reads"
+LETTERS_HELP = "accept letters other than those that the encoder reads"
 LENGTH = option(
     2000,
     "longest sequence allowed, in letters; longer ones are refused, never cropped",
@@ -54,18 +54,20 @@ class EmbedConfig:
 
     data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text", NOTHING)
     to: str = option(
-        "embeddings.npz", f"file to write, one of {', '.join(SUFFIXES)}; ids stand beside the rows", NOTHING
+        "embeddings.npz", f"file to write, one of {', '.join(SUFFIXES)}; the ids are stored with the rows", NOTHING
     )
-    recipe: str = option("log_covariance", "as `covjax info` lists them")
-    fitted: str = option("", "state that an earlier run wrote beside its file; it has its own recipe, layer and eps")
+    recipe: str = option("log_covariance", "one of the recipes that `covjax info` lists")
+    fitted: str = option(
+        "", "fitted state that an earlier run wrote beside its file; its recipe, layer and eps are used"
+    )
     encoder: str = option("unirep-64", "name, folder or hub id of the encoder")
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last")
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
     max_length: int = LENGTH
     force_letters: bool = option(False, LETTERS_HELP, NOTHING)
-    cache: str = option("", "folder for token activations; what is there is not encoded again", NOTHING)
+    cache: str = option("", "folder for token activations; sequences already in it are not encoded again", NOTHING)
     token_budget: int = option(16384, "tokens per encoder batch", allowed=lambda n: n >= 1, rule=">= 1")
-    max_memory_gib: float = option(2.0, "token activations kept in memory", NOTHING, lambda gib: gib >= 0, ">= 0")
+    max_memory_gib: float = option(2.0, "most token activations kept in memory", NOTHING, lambda gib: gib >= 0, ">= 0")
     seed: int = option(
         0, "seed of random bases, autoencoders and shuffles", allowed=lambda seed: seed >= 0, rule=">= 0"
     )
@@ -78,9 +80,9 @@ class PredictConfig:
     model: str = option("", "folder model/ that `covjax compare` wrote", NOTHING)
     data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text", NOTHING)
     to: str = option("predictions.csv", "CSV to write: id, prediction, and a score for every label", NOTHING)
-    encoder: str = option("", "where the encoder lies now, if not where the comparison had it", NOTHING)
+    encoder: str = option("", "where the encoder is now, if it has moved since the comparison", NOTHING)
     activations: str = option(
-        "", "in place of sequences, for a model of activations: a file or folder as covjax compare takes it", NOTHING
+        "", "instead of sequences, for a model of activations: a file or folder, as in covjax compare", NOTHING
     )
     max_length: int = LENGTH
     force_letters: bool = option(False, LETTERS_HELP, NOTHING)
@@ -173,7 +175,7 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
 
 def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     if config.activations:
-        raise InputError(f"activations: {config.model} has an encoder of its own; give sequences")
+        raise InputError(f"activations: {config.model} has its own encoder; give sequences")
     ids, sequences = read_tidy(config.data, config.max_length)
     check_readable(config.data, ids, sequences, model.embedder.load_encoder(), config.force_letters)
     return ids, model.scores(sequences)

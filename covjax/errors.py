@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake in the user's input, and how its messages show what they were given."""
+"""The exception for mistakes in the user's input, and how its messages show the values."""
 
 
 class InputError(ValueError):
@@ -9,14 +9,14 @@ class InputError(ValueError):
 
 
 class DtypeError(InputError, TypeError):
-    """Bad input whose kind of numbers is not allowed: also the TypeError that NumPy and JAX raise there."""
+    """Bad input: numbers of a type that is not allowed. It is also a TypeError, as NumPy and JAX raise."""
 
 
 def shown(value: object, most: int = 100) -> str:
     """Show a value in a message: its `repr` on one line, shortened in the middle to about `most` characters.
 
-    Line ends and control characters come out escaped. Of a longer value the beginning, the end and the full length
-    (in characters of its text) are shown.
+    Line ends and control characters are escaped. For a longer value the beginning, the end and the full length (in
+    characters) are shown.
     """
     # A slice first: the repr of a chromosome would be made whole only to be cut.
     text = repr(value[: 2 * most] if isinstance(value, str | bytes) and len(value) > 2 * most else value)

@@ -26,7 +26,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a file that holds one JSON object, in UTF-8 with or without a byte-order mark.
 
     Raises InputError, one line that names the file, for one that is missing, a folder, unreadable, empty, cut, nested
-    too deep, in another encoding or no object, and for a key that stands twice in one object.
+    too deep, in another encoding or no object, and for a key that occurs twice in one object.
     """
     try:
         content = Path(path).read_bytes()
@@ -57,7 +57,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {shown(twice, 60)} stands twice in one object")
+        raise ValueError(f"the key {shown(twice, 60)} occurs twice in one object")
     return made
 
 
@@ -82,7 +82,7 @@ def read_safetensors(file: Path) -> dict[str, StoredTensor]:
     """Read the header of a safetensors file: its tensors by name, none of them in memory yet.
 
     Raises InputError for a file that is cut, longer than its header says, of another kind, with tensors that overlap
-    or leave gaps, with a name that stands twice, and for a type that NumPy has no arrays of.
+    or leave gaps, with a name that occurs twice, and for a type that NumPy has no arrays of.
     """
     broken = f"{file}: not a complete safetensors file: "
     try:
@@ -95,7 +95,7 @@ def read_safetensors(file: Path) -> dict[str, StoredTensor]:
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or type(error).__name__}") from None
     entries = []
-    for name, entry in parse_json(content, f"{broken}the header is no table of tensors").items():
+    for name, entry in parse_json(content, f"{broken}the header is not a table of tensors").items():
         if name != "__metadata__":
             entries.append((name, *_entry(name, entry, broken)))
     tensors: dict[str, StoredTensor] = {}
@@ -120,9 +120,9 @@ def _entry(name: str, entry: Any, broken: str) -> tuple[str, tuple[int, ...], in
         kind, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, start, stop]
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{broken}the header is no table of tensors: {shown(name)}") from None
+        raise InputError(f"{broken}the header is not a table of tensors: {shown(name)}") from None
     if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in numbers):
-        raise InputError(f"{broken}the header is no table of tensors: {shown(name)}")
+        raise InputError(f"{broken}the header is not a table of tensors: {shown(name)}")
     return kind, tuple(shape), start, stop
 
 
@@ -226,7 +226,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, key: Any) -> _Storage:
         kind, dtype, number, _, size, *view = key
         if kind != "storage" or not isinstance(number, str) or type(size) is not int or size < 0 or any(view):
-            raise pickle.UnpicklingError(f"{shown(str(key), 60)} is no storage of tensors")
+            raise pickle.UnpicklingError(f"{shown(str(key), 60)} is not a storage of tensors")
         return self.storages(number, dtype, size)
 
 
@@ -341,7 +341,7 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
             if entry.file_size > 1 << 20 and entry.file_size > 100 * entry.compress_size:
                 raise ValueError(f"{entry.filename} is packed {entry.file_size // max(entry.compress_size, 1)} to 1")
         if len({entry.filename for entry in entries}) < len(entries):
-            raise ValueError("a name stands twice")
+            raise ValueError("a name occurs twice")
         with np.load(file, allow_pickle=False) as arrays:
             for entry in entries:
                 with arrays.zip.open(entry) as stream:

@@ -1,4 +1,4 @@
-"""Weighted count, mean and centred scatter of tokens, mergeable; and the raw second moment in one product."""
+"""Weighted count, mean and centred scatter of tokens, which can be merged; and the raw second moment in one product."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -67,14 +67,14 @@ class Moments:
 
 
 def moments(x: TokensLike, weights: WeightsLike = None) -> Moments:
-    """Moments of one sequence, in float32 or wider whatever the input type.
+    """Moments of one sequence, in float32 or wider for every input type.
 
     Two passes (a shift by the mean, then the scatter about it with the remaining offset removed), because the
     one-pass E[xxᵀ] − μμᵀ loses all digits once the mean is large against the deviation (Chan, Golub, LeVeque 1983).
 
     Args:
         x: tokens of one sequence; masked tokens may hold NaN or inf.
-        weights: >= 0, 0 on masked tokens; None counts every token once. Booleans are taken as 0 and 1.
+        weights: >= 0, and 0 for masked tokens; None counts every token once. Booleans mean 0 and 1.
 
     Raises:
         TypeError: `x` is not floating point.
@@ -130,7 +130,7 @@ def _update(state: Moments, x, w) -> Moments:
 
 
 def streaming_moments(chunks: Iterable) -> Moments:
-    """Moments of a sequence that does not fit: one chunk of tokens on the device at a time.
+    """Moments of a sequence that does not fit into memory: one chunk of tokens is on the device at a time.
 
     Args:
         chunks: arrays (tokens, features), or pairs (tokens, weights), with the same number of features. Chunks

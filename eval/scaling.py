@@ -120,25 +120,26 @@ def page(compiled: dict[str, Any], a: Assumptions, source: str) -> str:
     hours = {name: job["seconds in all"] / 3600 for name, job in jobs.items()}
     parts = [
         "# Scaling on paper",
-        "No TPU was at hand: nothing on this page is a measured time. `python -m eval.scaling` recomputes it from "
+        "No TPU was available, so no time on this page is measured. `python -m eval.scaling` recomputes the page from "
         f"docs/tpu-compile.json; rates: {source}.",
         markdown_table(
             ["job", "minutes", "chip-hours", "US dollars"],
             [[n, f"{60 * h:.1f}", f"{a.chips * h:.0f}", f"{a.price * a.chips * h:.0f}"] for n, h in hours.items()],
         ),
-        "A step, or a window, takes the longer of its products and its memory traffic, then its collectives: nothing "
-        "is overlapped with them. The merging of windows' moments, start, compilation, failures and tokenisation are "
-        "left out.",
+        "The time of a step, or of a window, is that of its products or of its memory traffic, whichever is longer, "
+        "plus that of its collectives (communication between chips), which nothing overlaps. Merging the windows' "
+        "moments, start, compilation, failures and tokenisation are left out.",
         *(
             f"## {n}\n\n" + markdown_table(["", ""], [[k, _number(v)] for k, v in job.items()])
             for n, job in jobs.items()
         ),
         "## Assumptions\n\n"
         + markdown_table(["", "value", "what it is"], [[k, _number(getattr(a, k)), TEXTS[k]] for k in TEXTS])
-        + "\n\nEach is an option of the command, `--matrix-use 0.5`.",
-        f"## What the compiler counts\n\nOne device of {compiled['slice']}, XLA:TPU ({versions}), without a TPU: "
-        "`python -m eval.tpu_compile`. Bodies of loops are counted once, and so are collectives in both branches "
-        "of a condition (AuxK is one); the three largest collectives are shown.",
+        + "\n\nEach is an option of the command, such as `--matrix-use 0.5`.",
+        "## What the compiler counts\n\n"
+        f"`python -m eval.tpu_compile` compiles for one device of {compiled['slice']} with "
+        f"XLA:TPU ({versions}), without a TPU. Bodies of loops are counted once, and collectives in both branches of a "
+        "condition (such as AuxK) are counted too; the three largest collectives are shown.",
         markdown_table(
             ["program", "operations", "GB accessed", "GB of arguments", "GB at the peak", "collectives"], counted
         ),

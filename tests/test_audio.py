@@ -107,5 +107,5 @@ def test_arrays_are_read_as_activations(tmp_path, rng):
     for row, name in enumerate(given.ids):
         np.testing.assert_array_equal(given.read([row])[0], arrays[name])
     assert sorted(given.ids) == sorted(arrays)
-    with pytest.raises(InputError, match="recording 'a' stands twice"):
+    with pytest.raises(InputError, match="recording 'a' occurs twice"):
         write_arrays(tmp_path / "z.npz", [*arrays.items(), ("a", arrays["a"])])

@@ -141,7 +141,7 @@ def test_autoencoders_of_the_training_tokens_give_rows(tmp_path, capsys):
     assert sizes["sae_mean"] == sizes["sae_max"] == 16
     assert sizes["sae_cooccurrence"] <= 20
     assert sizes["tucker_covariance_2"] == 3
-    assert "No control was asked for" in (tmp_path / "run" / "report.html").read_text()
+    assert "No control was compared" in (tmp_path / "run" / "report.html").read_text()
     trained = tmp_path / "run" / "pools" / "sae_latents_16_k_3_steps_3"
     kept = (trained / "log.jsonl").read_text()
     shutil.rmtree(tmp_path / "run" / "features" / "sae_mean")
@@ -238,7 +238,7 @@ GOOD = "sequence,label,split\nMKA,1,train\nMKC,0,train\nMKD,1,validation\nMKE,0,
         (GOOD.replace("MKE", "MK*E"), [], r"t.csv: line 5 (row5): unknown residue letter '*' at position 3"),
         (GOOD.replace("MKE", "MKEEEE"), ["--max-length", "5"], "line 5 (row5): 6 letters, more than max_length 5"),
         (GOOD.replace("MKG,0", "MKG,1"), [], "in all 2 rows of the split 'test'"),
-        (GOOD.replace("MKG,0", "MKA,0"), [], "sequence 'MKA' stands in split 'train' (line 2)"),
+        (GOOD.replace("MKG,0", "MKA,0"), [], "sequence 'MKA' is in split 'train' (line 2)"),
         (GOOD, ["--encoder", "unirep-65"], "encoder: 'unirep-65' is not known"),
         (GOOD, ["--layer", "2"], "layer: 2 is not one of -2 … 1"),
         (GOOD, ["--ranks", "9"], "ranks: 9 is more than the encoder's 8 features"),

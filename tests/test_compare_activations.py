@@ -129,7 +129,7 @@ def test_the_model_predicts_from_activations_as_the_comparison_read_them(run, ca
     (folder / "new.fasta").write_text(">a\nMKTA\n")
     for argv, message in {
         (str(model), str(folder / "new.fasta")): "predicts from activations alone; .* --activations NEW",
-        (str(folder / "own" / "model"), "--activations", str(folder / "x.npz")): "has an encoder of its own",
+        (str(folder / "own" / "model"), "--activations", str(folder / "x.npz")): "has its own encoder",
     }.items():
         with pytest.raises(SystemExit):
             predict_main([*argv, "--to", str(folder / "no.csv")])

@@ -269,7 +269,7 @@ def test_a_model_that_is_not_whole_is_refused(copy, harm, message):
 
 def test_an_encoder_that_is_gone_or_changed_is_named_with_the_remedy(copy):
     best = Model.load(copy.folder / "model", "encoders/elsewhere/x")
-    with pytest.raises(InputError, match="say where the encoder of then lies now"):
+    with pytest.raises(InputError, match="say where that encoder is now"):
         best.predict(["MKV"])
     other = UniRep(random_weights(seed=1))
     with pytest.raises(InputError, match="not those that were fitted on"):
@@ -301,8 +301,8 @@ def test_weights_over_the_limit_are_kept_in_half_precision(copy, monkeypatch, tm
         ("t.csv", {"eps": float("nan")}, "eps: nan is float, a finite number is needed"),
         ("t.csv", {"penalties": [1.0, None]}, "penalties: .* is tuple, a tuple of a finite number is needed"),
         ("t.csv", {"encoder": object}, "encoder: .* is type, text is needed"),
-        (["MKV"], {}, "data: list is no path of a table"),
-        (None, {}, "data: NoneType is no path"),
+        (["MKV"], {}, "data: list is neither a path of a table"),
+        (None, {}, "data: NoneType is neither a path"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, data, options, message):

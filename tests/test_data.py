@@ -83,15 +83,15 @@ def test_tsv_and_gzip_read_the_same(tmp_path):
             "missing column 'sequence'; .*did you mean 'sequnce'.*--sequence-column",
         ),
         ("sequence,value\nMK,1\n", "missing column 'label' or 'labels'"),
-        ("sequence,label,labels\nMK,1,2\n", "both stand"),
-        ("sequence,labels,targets\nMK,1,2\n", "columns 'labels' and 'targets' both stand"),
+        ("sequence,label,labels\nMK,1,2\n", "are both"),
+        ("sequence,labels,targets\nMK,1,2\n", "columns 'labels' and 'targets' are both"),
         ("sequence,targets\nMK,1;2\nMA,1\n", "line 3 is '1': 1 targets, but 2 in line 2"),
         ("sequence,targets\nMK,1;2\nMA,1;\n", "1 of 2 are numbers; line 3 is '1;'"),
         ("sequence,targets\nMK,1;inf\nMA,1;2\n", "line 2 is '1;inf', which is not finite"),
         ("sequence,label\nMK,1\n ,0\n", "line 3: column 'sequence' is empty"),
         ("sequence,label\nMK,1,9\n", "line 2: 3 cells separated by comma, but 2"),
         ("sequence,label\nMK\n", "line 2: 1 cells separated by comma, but 2"),
-        ("id,sequence,label\na,MK,1\na,MA,0\n", "line 3: id 'a' stands already in line 2"),
+        ("id,sequence,label\na,MK,1\na,MA,0\n", "line 3: id 'a' is already in line 2"),
         ("sequence,label\nMK,a\nMA,a\n", "1 different label"),
         ("sequence,label\nMK,a\nMA,\n", "column 'label': 1 of 2 are labels; line 3 is empty"),
         ("sequence,label\nMK,1.5\nMA,nan\n", "1 of 2 are numbers; line 3 is 'nan'; --missing drop"),
@@ -100,7 +100,7 @@ def test_tsv_and_gzip_read_the_same(tmp_path):
             "line 2: split 'trian' is not one of",
         ),
         ("sequence,label,group\nMK,1,a\nMA,0,\n", "line 3: column 'group' is empty"),
-        ("sequence,sequence,label\nMK,MK,1\n", "column 'sequence' stands 2 times"),
+        ("sequence,sequence,label\nMK,MK,1\n", "column 'sequence' occurs 2 times"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, text, message):
@@ -161,8 +161,8 @@ def test_sound_splits_pass(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([*GOOD[:5], "MP,b,test,1"], r"group '1' stands in split 'train' \(line 2\) and in split 'test' \(line 7\)"),
-        ([*GOOD[:5], "MK,b,test,6"], r"sequence 'MK' stands in split 'train' \(line 2\)"),
+        ([*GOOD[:5], "MP,b,test,1"], r"group '1' is in split 'train' \(line 2\) and in split 'test' \(line 7\)"),
+        ([*GOOD[:5], "MK,b,test,6"], r"sequence 'MK' is in split 'train' \(line 2\)"),
         ([*GOOD[:5], "MP,a,test,6"], "label 'a' has the single value present in all 2 rows of the split 'test'"),
         (GOOD[:4], "column 'split' has no row 'test'"),
     ],
@@ -187,7 +187,7 @@ def test_align_puts_features_into_the_labels_order():
     [
         (["a", "b"], ["a", "b", "c", "d"], r"2 of 4 ids of the labels have no features \(first 'c', 'd'\)"),
         (["a", "b", "x"], ["a", "b"], r"1 of 3 ids of the features have no labels \(first 'x'\)"),
-        (["a", "b", "a"], ["a", "b"], r"1 ids stand more than once in the features \(first 'a'\)"),
+        (["a", "b", "a"], ["a", "b"], r"1 ids occur more than once in the features \(first 'a'\)"),
     ],
 )
 def test_align_names_ids_that_do_not_match(features, labels, match):

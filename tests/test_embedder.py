@@ -239,7 +239,7 @@ def test_a_state_knows_its_encoder_and_layer(tmp_path, rng, monkeypatch):
     with pytest.raises(InputError, match="the weights of encoder are not those that were fitted on"):
         Embedder.load(tmp_path / "state").transform(["MKV"])
     (tmp_path / "encoder").rename(tmp_path / "moved")
-    with pytest.raises(InputError, match="say where the encoder of then lies now"):
+    with pytest.raises(InputError, match="say where that encoder is now"):
         Embedder.load(tmp_path / "state").transform(["MKV"])
 
 
@@ -310,8 +310,8 @@ def test_scikit_learns_own_checks():
         (lambda x: Embedder(seed=0.5).fit(x), "seed: 0.5 is float"),
         (lambda x: Embedder(token_budget=0).fit(x), "token_budget: 0 is not allowed; >= 1"),
         (lambda x: Embedder(max_memory_gib=None).fit(x), "max_memory_gib: None is NoneType"),
-        (lambda x: Embedder(cache=5).fit(x), "cache: 5 is no path"),
-        (lambda x: Embedder(encoder=5).fit(["MKV"]), "encoder: 5 is no name"),
+        (lambda x: Embedder(cache=5).fit(x), "cache: 5 is not a path"),
+        (lambda x: Embedder(encoder=5).fit(["MKV"]), "encoder: 5 is not a name"),
         (lambda x: Embedder(recipe=None).fit(x), "recipe: 'None' is not one of"),
         (lambda x: Embedder().fit(5), "X: int holds no sequences"),
         (lambda x: Embedder().fit(None), "X: NoneType holds no sequences"),

@@ -197,7 +197,7 @@ def test_predict_of_numbers_has_one_column(table, capsys):
         (["model", "s.csv", "x"], "unrecognized arguments: x"),
         (["model", "s.csv", "--model", "m"], "two files: 's.csv' and --model 'm'"),
         (["model", "s.csv", "--to", "x.npz"], "to: 'x.npz' ends in none of .csv"),
-        (["model", "s.csv", "--encoder", "nowhere"], "say where the encoder of then lies now (encoder=, --encoder)"),
+        (["model", "s.csv", "--encoder", "nowhere"], "say where that encoder is now (encoder=, --encoder)"),
         (["model", "bad.csv"], "bad.csv: 'b': unknown residue letter '*'"),
     ],
 )

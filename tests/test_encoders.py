@@ -270,8 +270,8 @@ def test_damaged_weights_are_named(tmp_path):
 
     for part in (b"", whole[:5], whole[:200], whole[:-1], whole + b"x", b"PK\x03\x04" + whole):
         refused("not a complete safetensors file", part)
-    refused("header is no table", (9).to_bytes(8, "little") + b'{"a": 12}')
-    refused("header is no table", (2).to_bytes(8, "little") + b"[]")
+    refused("header is not a table", (9).to_bytes(8, "little") + b'{"a": 12}')
+    refused("header is not a table", (2).to_bytes(8, "little") + b"[]")
     name = "encoder.layer.0.output.dense.bias"
     save_file(weights | {name: np.zeros(16, np.int32)}, file)
     with pytest.raises(InputError, match=f"tensor {name} is int32, expected floating point"):

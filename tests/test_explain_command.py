@@ -157,7 +157,7 @@ def test_mistakes_are_named(run, capsys, tmp_path):
     new = ["--output", tmp_path / "new"]
     assert "no model is saved there" in refused(capsys, run, table, *new)
     assert "labels: 'x' is none of the model's: 'motif, plain'" in refused(capsys, model, table, *new, "--labels", "x")
-    assert "pattern: '[A' is no regular expression" in refused(capsys, model, table, *new, "--pattern", "[A")
+    assert "pattern: '[A' is not a regular expression" in refused(capsys, model, table, *new, "--pattern", "[A")
     (tmp_path / "one.fasta").write_text(">a\nMKV\n")
     assert "data: 1 sequence to explain; at least 2" in refused(capsys, model, tmp_path / "one.fasta", *new)
     lines = table.read_text().splitlines()
@@ -172,7 +172,7 @@ def test_a_recipe_that_cannot_be_explained_is_refused_before_the_encoder_runs(ru
     embedder = Embedder("explain-unirep", "max").fit(["MKV", "ACD"])
     Model(embedder, LinearProbe(np.ones((8, 1)), np.zeros(1)), "ridge", "regression", ("y",)).save(tmp_path / "max")
     error = refused(capsys, tmp_path / "max", run / "t.csv", "--output", tmp_path / "out")
-    assert "recipe 'max' cannot be explained: max is no function of the mean and the second moment" in error
+    assert "recipe 'max' cannot be explained: max is not a function of the mean and the second moment" in error
     assert "compare with --rows of mean, " in error
 
 
@@ -227,7 +227,7 @@ def test_top_tokens_are_found_in_matches_and_letters_along_directions(spiked):
 def test_matches_overlap_and_letters_share_a_colour():
     np.testing.assert_array_equal(matches("AxA", "xAxAxA"), [0, 1, 1, 1, 1, 1])
     np.testing.assert_array_equal(matches("axa", "AXA"), [1, 1, 1])
-    with pytest.raises(InputError, match="pattern: .* is no regular expression"):
+    with pytest.raises(InputError, match="pattern: .* is not a regular expression"):
         matches("(", "A")
     page = coloured("AB<D", np.array([1.0, 0.9, 0, -0.1]), 1.0, "")
     assert page == (

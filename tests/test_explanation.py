@@ -174,10 +174,10 @@ def test_components_are_folded_into_the_weights(arrays):
 @pytest.mark.parametrize(
     ("recipe", "reason"),
     [
-        ("max", "max is no function of the mean and the second moment"),
+        ("max", "max is not a function of the mean and the second moment"),
         ("shuffled_covariance", "shuffles the tokens' features"),
-        ("regional_mean", "regional_mean is no function"),
-        ("gaussian", "gaussian is no function"),
+        ("regional_mean", "regional_mean is not a function"),
+        ("gaussian", "gaussian is not a function"),
         ("mean+sqrt_covariance", ""),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_killed_process_is_named_and_the_job_resumes(one, tmp_path):
     assert time.monotonic() - killed < 60  # 10 s of silence, and what the other had still to do
     assert done[1][0] == 128 + signal.SIGTERM
     assert done[1][2].splitlines()[-1].startswith("[1/2] ")
-    assert done[1][2].endswith(": stopped; the same command goes on\n")
+    assert done[1][2].endswith(": stopped; run the same command again to continue\n")
     assert done[0][0] not in (0, 2)
     assert "stopped sending heartbeats):\n1\n" in done[0][2]
     missing = [shard for shard in range(SHARDS) if not checkpoint_of(tmp_path / "out", shard)]

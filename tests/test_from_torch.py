@@ -229,7 +229,7 @@ def test_weights_that_are_not_there_are_no_noise(tmp_path):
 
 def test_what_is_no_model_is_refused(tmp_path, monkeypatch):
     model, tokenizer = tiny(tmp_path)
-    with pytest.raises(InputError, match="from_torch: int is no module of PyTorch"):
+    with pytest.raises(InputError, match="from_torch: int is not a PyTorch module"):
         encoders.from_torch(3, tokenizer)
     forward = model.forward
     model.forward = lambda **options: forward(**options | {"output_hidden_states": False})

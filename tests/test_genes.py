@@ -168,7 +168,7 @@ def test_a_library_call_says_on_stderr_what_it_leaves_out(files, capsys):
 
 def test_two_chromosomes_of_one_name(files):
     (files / "g.fa").write_text(GENOME + ">chr1 again\nACGT\n")
-    with pytest.raises(InputError, match=r"g.fa: line 6: 'chr1' stands already in line 1"):
+    with pytest.raises(InputError, match=r"g.fa: line 6: 'chr1' is already in line 1"):
         list(gene_sequences(read_genes(files / "g.gtf.gz")[0], files / "g.fa"))
 
 

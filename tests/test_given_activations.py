@@ -262,7 +262,7 @@ def test_an_id_that_stands_twice_is_refused(tmp_path):
         (tmp_path / "x.parquet", "P2"),
         (tmp_path / "x.npy", "a"),
     ):
-        with pytest.raises(InputError, match=f"activations: id '{name}' stands twice in {path.name}"):
+        with pytest.raises(InputError, match=f"activations: id '{name}' occurs twice in {path.name}"):
             open_arrays(path)
 
 
@@ -301,7 +301,7 @@ def test_paths_that_hold_nothing_are_refused(tmp_path):
     }.items():
         with pytest.raises(InputError, match=message):
             open_arrays(tmp_path / path)
-    with pytest.raises(InputError, match="int is no path, no mapping from ids, and no list"):
+    with pytest.raises(InputError, match="int is not a path, a mapping from ids or a list"):
         given_arrays(3)
 
 

@@ -165,7 +165,7 @@ def test_a_lost_identity_is_written_anew_only_by_a_run_that_succeeds(tmp_path, c
     (tmp_path / RUN).write_text("{}")
     with pytest.raises(ValueError, match="checkpoints of another run"):
         fail(tmp_path)
-    assert f"{RUN}: changed or damaged; it is written anew" in capsys.readouterr().err
+    assert f"{RUN}: changed or damaged; it is written again" in capsys.readouterr().err
     enter(tmp_path, {"x": 1})
     assert read_sealed(tmp_path / RUN)["identity"] == {"x": 1}
 

@@ -214,7 +214,7 @@ def test_groups_may_be_numbers_of_any_array():
         (["a", "b"], 2.5, 0, "resamples: 2.5 must be a whole number >= 1"),
         (["a", "b"], 2, -1, "seed: -1 must be a whole number >= 0"),
         (["a", 1], 2, 0, "groups: 1: they are texts or numbers, all of one kind"),
-        ([np.nan, 1.0, np.nan], 2, 0, "groups: nan: .*a missing one needs a name of its own"),
+        ([np.nan, 1.0, np.nan], 2, 0, "groups: nan: .*a missing one needs its own name"),
         (["a", None], 2, 0, "groups: None"),
         ("abab", 2, 0, "groups: 'abab' must be a sequence"),
     ],

@@ -75,7 +75,7 @@ def test_a_parent_under_an_alternative_id_is_the_current_one(tmp_path):
     ("text", "message"),
     [
         ("[Term]\nname: lost\n", "line 13: a term without an id"),
-        ("[Term]\nid: F:1\nname: again\n", "line 13: term 'F:1' stands already in line 8"),
+        ("[Term]\nid: F:1\nname: again\n", "line 13: term 'F:1' is already in line 8"),
         ("[Term]\nid: F:2\nis_a: F:9\n", "line 13: term 'F:2': parent 'F:9' is not a current term"),
         ("[Term]\nid: F:2\nis_a:\n", "line 15: not a tag and its value: 'is_a:'"),
         ("[Term]\nid: F:2\nrelationship: part_of\n", "line 13: relationship 'part_of' without a term"),

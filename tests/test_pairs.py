@@ -134,7 +134,7 @@ def test_where_all_pairs_hang_together_only_like_pairs_share_a_group_and_that_is
     made = group_pairs(*zip(*pairs))
     assert made.groups[:3].tolist() == made.groups[8:].tolist()
     assert len(set(made.groups)) == 8
-    assert "a sequence may stand on both sides" in made.warnings[0]
+    assert "a sequence may be on both sides" in made.warnings[0]
     assert not made.one_family
     family = [(hub, variant(rng, hub)) for _ in range(9)]
     made = group_pairs(*zip(*family, family[0][::-1]))

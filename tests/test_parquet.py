@@ -38,7 +38,7 @@ def test_whole_numbers_are_ids(tmp_path):
         ({"sequence": ["MK", "ML"], "id": [0.5, 1.5]}, "column 'id' is of type 'double'; save it as text or whole"),
         ({"sequence": ["MK", None]}, "row 2: the sequence of 'row2' is empty"),
         ({"sequence": pyarrow.nulls(2)}, "row 1: the sequence of 'row1' is empty"),
-        ({"sequence": ["MK", "ML"], "id": ["a", "a"]}, "row 2: id 'a' stands already in row 1"),
+        ({"sequence": ["MK", "ML"], "id": ["a", "a"]}, "row 2: id 'a' is already in row 1"),
         ({"seq": ["MK"]}, "missing column 'sequence'; its columns: 'seq'"),
     ],
 )

@@ -47,12 +47,12 @@ def fit(scores):
     ("results", "beginning", "words"),
     [
         (make(), "Yes: ", "no simpler pool and no control does as well"),
-        (make(gain=(0.1, -0.01, 0.2)), "Not shown: ", "a difference that chance can make"),
+        (make(gain=(0.1, -0.01, 0.2)), "Not shown: ", "chance can explain the difference"),
         (make(gain=(-0.1, -0.2, -0.01)), "No: ", "predicts worse than the plain average"),
         (
             make(baseline=("first", 0.1, -0.05, 0.15)),
             "Better, but not by second order: ",
-            "where tokens stand is enough",
+            "where tokens are is enough",
         ),
         (make(baseline=("max", -0.1, -0.2, -0.05)), "Better, but not by second order: ", "max (0.400) does better"),
         (

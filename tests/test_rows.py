@@ -83,7 +83,7 @@ def test_a_small_test_set_gets_few_rows_unless_more_are_asked_for():
 
 def test_few_rows_are_said_with_the_option_that_makes_all():
     assert small_note(CompareConfig(), 10, 40) == (
-        "40 test sequences, fewer than 200: 10 rows are compared; --rows all makes every one"
+        "40 test sequences, fewer than 200: 10 rows are compared; --rows all compares every one"
     )
     for config, test in ((CompareConfig(), 200), (CompareConfig(rows=("all",)), 40), (CompareConfig(ranks=(2,)), 40)):
         assert small_note(config, 10, test) == ""

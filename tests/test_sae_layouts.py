@@ -173,7 +173,7 @@ def test_a_release_and_an_id_name_a_folder_here_and_on_the_hub(rng, tmp_path, mo
         load("owner/release")
     with pytest.raises(InputError, match="owner/release has no autoencoder in 'blocks.4'"):
         load("owner/release/blocks.4")
-    with pytest.raises(InputError, match="'other/release' is no folder and cannot be fetched from the hub: OSError"):
+    with pytest.raises(InputError, match="'other/release' is not a folder and cannot be fetched from the hub: OSError"):
         load("other/release/blocks.4")
     for name in ("nothing", "../up", "/abs/olute", "a//b"):
         with pytest.raises(InputError, match="no such folder; expected a folder, or owner/repository/folder"):

@@ -127,7 +127,7 @@ def test_near_copies_across_given_splits_are_warned_of(tmp_path, rng):
         other = mutate(rng, parent, 3) if i < 4 else draw(rng, 100)
         rows += [f"{parent},{i % 2},train", f"{other},{i % 2},{('test', 'validation')[i // 2 % 2]}"]
     data = assign_splits(table(tmp_path, rows, "sequence,label,split"))
-    assert "stand on both sides of the file's own split: 8 of 60 rows, for example line 2 (train)" in data.warnings[0]
+    assert "are on both sides of the file's own split: 8 of 60 rows, for example line 2 (train)" in data.warnings[0]
     assert "line 3 (test)" in data.warnings[0]
     check_splits(data)
 

@@ -42,7 +42,7 @@ def test_a_process_that_swallows_the_signal_ends_all_the_same_with_one_line(numb
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == status
-    assert errors == "cmd: stopped; the same command goes on\n"
+    assert errors == "cmd: stopped; run the same command again to continue\n"
 
 
 def test_a_signal_during_the_imports_ends_a_command_with_one_line():
@@ -53,7 +53,7 @@ def test_a_signal_during_the_imports_ends_a_command_with_one_line():
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "python -m eval.compare: stopped; the same command goes on"
+    assert errors.splitlines()[-1] == "python -m eval.compare: stopped; run the same command again to continue"
 
 
 def test_a_keyboard_interrupt_without_a_signal_and_handlers_that_come_back(capsys):
@@ -61,7 +61,7 @@ def test_a_keyboard_interrupt_without_a_signal_and_handlers_that_come_back(capsy
     with pytest.raises(SystemExit) as caught, exit_on_input_error("cmd"):
         raise KeyboardInterrupt
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "cmd: stopped; the same command goes on\n"
+    assert capsys.readouterr().err == "cmd: stopped; run the same command again to continue\n"
     assert [signal.getsignal(number) for number in stop.SIGNALS] == before
 
 
@@ -88,7 +88,7 @@ def test_a_training_stopped_in_a_save_goes_on(tmp_path):
             _, errors = process.communicate(timeout=30)
         assert process.returncode == status
         assert time.monotonic() - began < 6
-        assert errors.splitlines()[-1] == "train: stopped; the same command goes on"
+        assert errors.splitlines()[-1] == "train: stopped; run the same command again to continue"
         assert "Traceback" not in errors
     assert saved_steps(folder)[-1] > known[0]
 
@@ -137,7 +137,7 @@ def _refused_for_room(errors: str, folder: Path) -> None:
     assert len(lines) == 1, errors
     assert str(folder) in lines[0]
     assert "cannot be written: " in lines[0]
-    assert "make room, and the same command goes on" in lines[0]
+    assert "make room, then run the same command again" in lines[0]
 
 
 @pytest.mark.slow

@@ -218,7 +218,7 @@ def test_too_few_resamples_for_holm_are_said(tmp_path):
         tasks = {f"t{i}": example(f"t{i}", WINS) for i in range(count)}
         write_suite(tasks, runs, tmp_path / str(count), "")
         text = (tmp_path / str(count) / "report.html").read_text()
-        assert ("no gain can stand: the smallest p of one of 6 is 0.01" in text) == said
+        assert ("no gain can pass: the smallest p of one of 6 is 0.01" in text) == said
 
 
 def test_relative_line_without_a_positive_reference():

@@ -210,7 +210,7 @@ def test_losses_against_a_control_alone_are_not_called_co_occurrence():
     (entry,) = losses({"t": result})
     assert [each["name"] for each in entry["not_above"]] == ["over_control"]
     assert "not shown to be co-occurrence: shuffled_sqrt_covariance" in entry["facts"][0]
-    assert any("its penalty, 0.1, stands at the edge" in fact for fact in entry["facts"])
+    assert any("its penalty, 0.1, is at the edge" in fact for fact in entry["facts"])
     assert not any("k-mer" in fact for fact in entry["facts"])
 
 

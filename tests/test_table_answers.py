@@ -28,18 +28,18 @@ TEMPERATURES = [str(30 + i % 50) for i in range(300)]
     ("cells", "task", "note"),
     [
         (["0", "1"] * 5, "multiclass", ""),
-        (["0.0", "1.0"] * 5, "multiclass", "0.0 and 1.0 are taken for classes"),
-        ([str(i % 10) for i in range(40)], "multiclass", "10 different whole numbers are taken for classes"),
-        ([str(i % 20) for i in range(100)], "multiclass", "20 different whole numbers are taken for classes"),
+        (["0.0", "1.0"] * 5, "multiclass", "0.0 and 1.0 are read as classes"),
+        ([str(i % 10) for i in range(40)], "multiclass", "10 different whole numbers are read as classes"),
+        ([str(i % 20) for i in range(100)], "multiclass", "20 different whole numbers are read as classes"),
         ([str(i % 20) for i in range(99)], "regression", "whole numbers with 20 different values"),
-        (TEMPERATURES, "regression", "whole numbers with 50 different values are taken for amounts (regression)"),
+        (TEMPERATURES, "regression", "whole numbers with 50 different values are read as amounts (regression)"),
         (NUMBERS, "regression", ""),
         ([f"{i},5" for i in range(12)], "regression", "decimal commas: '0,5' is read as 0.5"),
         (["1.1.1.1", "2.7.11.1"] * 4, "multiclass", ""),
         (["True", "false"] * 4, "multiclass", ""),
         (["Na", "K", "Ca"] * 4, "multiclass", ""),
         (["+", "-"] * 4, "multiclass", ""),
-        (["=1+1", "@x", 'a ""quoted"" one', "x;y"], "multiclass", "line 5 is 'x;y', taken for one class"),
+        (["=1+1", "@x", 'a ""quoted"" one', "x;y"], "multiclass", "line 5 is 'x;y', read as one class"),
     ],
 )
 def test_the_task_of_a_column_and_what_is_said(tmp_path, cells, task, note):
@@ -211,10 +211,10 @@ def test_label_names(tmp_path):
     data = read_table(table(tmp_path, ["a;c", "c"], "labels"))
     assert label_name_notes(names, data, "n.csv") == [
         "n.csv: 1 labels have no name ('c')",
-        "n.csv: 1 labels do not stand in the data ('b')",
+        "n.csv: 1 labels are not in the data ('b')",
     ]
     assert label_name_notes({}, data, "") == []
-    with pytest.raises(InputError, match=r"n.csv: none of its labels \('z', …\) stands in t.csv"):
+    with pytest.raises(InputError, match=r"n.csv: none of its labels \('z', …\) is in t.csv"):
         label_name_notes({"z": "Z"}, data, "n.csv")
 
 
@@ -222,7 +222,7 @@ def test_label_names(tmp_path):
     ("content", "message"),
     [
         (b"label,nom\na,b\n", "columns 'label,? nom'; label and name are needed"),
-        (b"label,name\na,b\n\na,c\n", "line 4: label 'a' stands already in line 2"),
+        (b"label,name\na,b\n\na,c\n", "line 4: label 'a' is already in line 2"),
         (b"label,name\n,c\n", "line 2: the label is empty"),
         (b'label,name\n"a,c\n', "never closed"),
         (b"label,name\na,\xe9\n", "line 2: the byte 0xe9"),
@@ -260,7 +260,7 @@ def test_more_spellings_of_nothing_are_no_class(tmp_path, cell):
 def test_few_decimal_numbers_are_amounts_and_that_is_said(tmp_path):
     data = read_table(table(tmp_path, ["1.0", "2.0", "3.0"] * 5))
     assert data.task == "regression"
-    assert [note.endswith("--task multiclass takes them for classes") for note in data.notes] == [True]
+    assert [note.endswith("--task multiclass reads them as classes") for note in data.notes] == [True]
 
 
 @pytest.mark.parametrize(
@@ -283,4 +283,4 @@ def test_a_list_or_labels_joined_by_commas_are_not_one_label(tmp_path):
     with pytest.raises(InputError, match=r"1 of 4 cells hold ',' and none ';' \(line 4 is 'a, b'\)"):
         read_table(table(tmp_path, ["a", "b", "a, b", "c"], "labels"))
     assert "binding, of DNA" in read_table(table(tmp_path, ["a", "b", "binding, of DNA"], "labels")).target_names
-    assert "'a, b', taken for one class" in read_table(table(tmp_path, ["a", "b", "a, b"])).notes[0]
+    assert "'a, b', read as one class" in read_table(table(tmp_path, ["a", "b", "a, b"])).notes[0]

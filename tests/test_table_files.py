@@ -73,10 +73,10 @@ def test_named_columns(tmp_path):
 @pytest.mark.parametrize(
     ("header", "options", "message"),
     [
-        ("seq,protein,label", {}, "columns 'seq' and 'protein' both stand in the header.*--sequence-column"),
-        ("sequence,class,target", {}, "columns 'class' and 'target' both stand in the header.*--label-column"),
-        ("Sequence,SEQUENCE,label", {}, "columns 'Sequence' and 'SEQUENCE' both stand"),
-        ("sequence,label,label", {}, "column 'label' stands 2 times"),
+        ("seq,protein,label", {}, "columns 'seq' and 'protein' are both in the header.*--sequence-column"),
+        ("sequence,class,target", {}, "columns 'class' and 'target' are both in the header.*--label-column"),
+        ("Sequence,SEQUENCE,label", {}, "columns 'Sequence' and 'SEQUENCE' are both"),
+        ("sequence,label,label", {}, "column 'label' occurs 2 times"),
         ("sequence,kind,x", {}, "missing column 'label' or 'labels' or 'targets'; found sequence, kind, x;.*--label-c"),
         ("sequence,lable,x", {}, "did you mean 'lable'"),
         ("sequence,label,x", {"label_column": "kind"}, "--label-column: no column 'kind'; found sequence, label, x"),
@@ -100,9 +100,9 @@ def test_numbers_of_folds_and_repeated_names_are_not_taken(tmp_path):
     text = "name,sequence,label,fold\nkinase,MKA,x,1\nkinase,MLL,y,2\n"
     data = read_table(write(tmp_path / "t.csv", text))
     assert (data.ids, data.splits) == (("row2", "row3"), None)
-    assert "column 'fold' is not taken for the split: it holds '1', none of train, validation, test" in data.notes
-    assert "column 'name' is not taken for the id: 'kinase' stands there twice" in data.notes
-    with pytest.raises(InputError, match="line 2: split '1' is not one of train, validation, test; numbers of folds"):
+    assert "column 'fold' is not used as the split: it holds '1', none of train, validation, test" in data.notes
+    assert "column 'name' is not used as the id: 'kinase' occurs twice" in data.notes
+    with pytest.raises(InputError, match="line 2: split '1' is not one of train, validation, test; fold numbers"):
         read_table(tmp_path / "t.csv", split_column="fold")
     data = read_table(write(tmp_path / "t.csv", "sequence,label,set\nMKA,x,Training\nMLL,y,dev\n"))
     assert data.splits.tolist() == ["train", "validation"]
@@ -112,7 +112,7 @@ def test_numbers_of_folds_and_repeated_names_are_not_taken(tmp_path):
 
 def test_rows_carry_the_lines_of_the_file(tmp_path):
     path = write(tmp_path / "t.csv", 'id,sequence,label,remark\n\np1,MKA,x,"two\nlines"\np2,MLL,y,\np2,MVV,x,\n')
-    with pytest.raises(InputError, match="line 6: id 'p2' stands already in line 5"):
+    with pytest.raises(InputError, match="line 6: id 'p2' is already in line 5"):
         read_table(path)
     data = read_table(write(path, path.read_text().replace("p2,MVV,x,\n", "")))
     assert data.lines == (3, 5)
@@ -248,7 +248,7 @@ def test_fasta_with_the_label_in_its_header(tmp_path, name):
         ({"label_regex": r"class=(\S+) n"}, "matches 1 of 3 headers; line 4 is 'p2 class=y'"),
         ({"label_regex": r"class=x|class=(y)"}, "matches 1 of 3 headers; line 1 is"),
         ({"label_regex": "class="}, "has no group"),
-        ({"label_regex": "(class="}, "is no regular expression"),
+        ({"label_regex": "(class="}, "is not a regular expression"),
         ({"label_regex": "(x)", "id_column": "id"}, "--id-column: .*which has no columns"),
     ],
 )
@@ -323,9 +323,9 @@ def test_rows_of_empty_cells_are_counted_and_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sequence,label\nMKA,x\nsequence,label\nMLL,y\n", "line 3: the header of line 1 stands there again"),
-        ("# made today\nsequence,label\nMKA,x\n", "line 1 .'# made today'. is taken for the header: remove"),
-        ("My table,\nsequence,label\nMKA,x\n", "line 1 is taken for the header: remove a title"),
+        ("sequence,label\nMKA,x\nsequence,label\nMLL,y\n", "line 3: the header of line 1 is repeated there"),
+        ("# made today\nsequence,label\nMKA,x\n", "line 1 .'# made today'. is read as the header: remove"),
+        ("My table,\nsequence,label\nMKA,x\n", "line 1 is read as the header: remove a title"),
         ("sequence,label\nMKA,x\n# checked\n", "line 3: 1 cells .* remove the comment"),
         ("sequence,label\nMKA,x,\n", "line 2: 3 cells .* remove the separators at the ends of lines"),
     ],
@@ -348,5 +348,5 @@ def test_a_repeated_header_and_rows_of_blanks_in_a_workbook(tmp_path):
     assert len(read_table(tmp_path / "t.xlsx")) == 2
     book.active.append(["sequence", "label"])
     book.save(tmp_path / "t.xlsx")
-    with pytest.raises(InputError, match="row 5: the header of row 1 stands there again"):
+    with pytest.raises(InputError, match="row 5: the header of row 1 is repeated there"):
         read_table(tmp_path / "t.xlsx")

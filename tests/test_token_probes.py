@@ -158,7 +158,7 @@ def test_nan_tokens_and_missing_rows_are_named(rng):
     [
         (np.arange(N) < 60, np.arange(60, 80), (1.0,), "train_rows: bool .* np.flatnonzero"),
         (np.arange(60.0), np.arange(60, 80), (1.0,), "train_rows: float64 .* must be row numbers"),
-        ([0, 1, 1], np.arange(60, 80), (1.0,), "train_rows: 1 row numbers stand there more than once"),
+        ([0, 1, 1], np.arange(60, 80), (1.0,), "train_rows: 1 row numbers occur more than once"),
         (np.arange(60), np.arange(60, 80), (), "weight_decays: "),
         (np.arange(60), np.arange(60, 80), (-1.0,), "weight_decays: "),
         (np.arange(60), np.arange(60, 80), (np.nan,), "weight_decays: "),

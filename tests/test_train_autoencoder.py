@@ -141,7 +141,7 @@ def test_the_pages_example_trains_through_the_loop(tmp_path):
         ({"held_out": 0.001}, "held_out: 0.001 of 40 sequences"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is not allowed"),
         ({"data": "both"}, "store: 'toy' is not allowed; expected either"),
-        ({"wandb": "project"}, "wandb: 'project' is asked for, but"),
+        ({"wandb": "project"}, "wandb: 'project' is requested, but"),
     ],
 )
 def test_bad_settings_are_named(tmp_path, change, message):

@@ -41,7 +41,7 @@ def test_codes_and_the_other_strand():
     ("text", "letter", "place"), [("ACGU", "U", 4), ("AC-T", "-", 3), ("NNLV", "L", 3), ("é", "é", 1)]
 )
 def test_letters_that_are_no_dna_are_named(text, letter, place):
-    with pytest.raises(InputError, match=rf"record 'chr7': '{letter}' at position {place} is no letter of DNA"):
+    with pytest.raises(InputError, match=rf"record 'chr7': '{letter}' at position {place} is not a DNA letter"):
         base_codes(text, "chr7")
     assert base_codes("RYSWKMBDHVryn").tolist() == [4] * 13
 
@@ -267,7 +267,7 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
     ("change", "message"),
     [
         ({"data": ""}, "data: '' is not allowed"),
-        ({"holdout": "chrX"}, "holdout: 'chrX' is no record of .*it has 'chr0', 'chr1'"),
+        ({"holdout": "chrX"}, "holdout: 'chrX' is not a record of .*it has 'chr0', 'chr1'"),
         ({"holdout": ""}, "holdout: '' leaves nothing"),
         ({"holdout": "chr0,chr1,chr2"}, "leaves nothing to train on"),
         ({"holdout": " chr0,chr1, chr2, chr2"}, "leaves nothing to train on"),
@@ -313,7 +313,7 @@ def test_what_is_left_out_is_said(genome, tmp_path, capsys):
     with pytest.raises(InputError, match="regions: none of .*r.bed lies on a held-out record"):
         run.read_genome(genome)
     add(genome, ">rna\nACGUACGU\n")
-    with pytest.raises(InputError, match="record 'rna': 'U' at position 4 is no letter of DNA; .*; write T for it"):
+    with pytest.raises(InputError, match="record 'rna': 'U' at position 4 is not a DNA letter; .*; write T for it"):
         run.read_genome(genome)
 
 

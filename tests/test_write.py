@@ -18,7 +18,7 @@ def test_plain_and_gzip_with_the_same_bytes_each_time(tmp_path):
     assert put(tmp_path / "new" / "x.txt") == "a\nβ\n".encode()
     first = put(tmp_path / "x.txt.gz")
     assert gzip.decompress(first) == "a\nβ\n".encode()
-    assert put(tmp_path / "y.txt.gz") == first  # neither time nor name stands in the header
+    assert put(tmp_path / "y.txt.gz") == first  # neither time nor name is in the header
 
 
 def broken(path):

@@ -1,4 +1,4 @@
-"""Token activations that another program wrote: one array a sequence, under its id, read one at a time."""
+"""Token activations from another program: one array per sequence, under its id, read one at a time."""
 
 import dataclasses
 import functools
@@ -24,8 +24,8 @@ LAST = -1  # the layer, where nobody names one
 class Arrays:
     """Arrays (tokens, features), none of them in memory yet.
 
-    `read(place)` gives one in the type of its file; `ids` are None where the arrays have an order alone, which is then
-    that of the table. `layer` is the one that was chosen, where the file says which layers it holds.
+    `read(place)` returns one array in the type of its file. `ids` are None if the arrays have no ids, only an order,
+    which is then that of the table. `layer` is the chosen layer, if the file says which layers it has.
     """
 
     name: str
@@ -42,10 +42,11 @@ def open_arrays(path: str | Path, layer: int = LAST) -> Arrays:
     features), with the ids, one a line, in `.ids.txt` beside it, or in the table's order without. `.parquet`, `.arrow`,
     `.feather` (extra `parquet`): a column `id` and a column of lists of lists. A folder that `covjax extract
     --keep-tokens` wrote, or one with a file `ID.npy`, `ID.pt` or `ID.safetensors` for each sequence. A `.pt` file is
-    read without PyTorch; of ESM's own extraction (`{"representations": {33: …}}`) `layer` is taken, −1 the last.
+    read without PyTorch; if it has ESM's layout (`{"representations": {33: …}}`), `layer` chooses the layer, −1 the
+    last.
 
-    Raises InputError for a path that is none of these, damaged files, an id that stands twice, a layer that is not
-    there, and one that is asked of a file that says nothing of layers.
+    Raises InputError for a path that is none of these, damaged files, an id that occurs twice, a missing layer, and a
+    layer if the file does not say which layers it has.
     """
     path = Path(path)
     if path.is_dir():
@@ -73,7 +74,7 @@ def given_arrays(values: Any) -> Arrays:
         members = list(values.values())
     else:
         if isinstance(values, bytes) or not (hasattr(values, "__len__") and hasattr(values, "__getitem__")):
-            raise InputError(f"activations: {type(values).__name__} is no path, no mapping from ids, and no list")
+            raise InputError(f"activations: {type(values).__name__} is not a path, a mapping from ids or a list")
         ids, members = None, values
     return Arrays(name, ids, len(members), lambda place: host_array(members[place], f"activations: array {place}"))
 
@@ -82,7 +83,7 @@ def _refuse_twice(name: str, ids: Sequence[str]) -> None:
     seen: set[str] = set()
     for each in ids:
         if each in seen:
-            raise InputError(f"activations: id {shown(each, 60)} stands twice in {name}; keep one")
+            raise InputError(f"activations: id {shown(each, 60)} occurs twice in {name}; keep one")
         seen.add(each)
 
 

@@ -56,5 +56,5 @@ def _fetch(repository: str, inner: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # network, authorisation, no such repository: the hub raises many types
         raise InputError(
-            f"{shown(repository)} is no folder and cannot be fetched from the hub: {type(error).__name__}"
+            f"{shown(repository)} is not a folder and cannot be fetched from the hub: {type(error).__name__}"
         ) from None

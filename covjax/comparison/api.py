@@ -20,7 +20,7 @@ from covjax.jobs.disk import new_text
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison: `results` is what stands in `results.json` of `folder`, typed."""
+    """The result of a comparison: `results` is the content of `results.json` in `folder`, as typed objects."""
 
     results: Results
     folder: Path
@@ -32,11 +32,11 @@ class Comparison:
 
     @property
     def evidence(self) -> str:
-        """What the gain is evidence of: co-occurrence, quadratic, marginals, position, open or none."""
+        """What the gain is evidence of, in one word: co-occurrence, quadratic, marginals, position, open or none."""
         return evidence(self.results)
 
     def records(self) -> list[dict[str, Any]]:
-        """One flat record for every recipe and probe: its names, numbers, scores and intervals on the test set."""
+        """One flat record for every recipe and probe: its name, size, and scores with intervals on the test set."""
         out = []
         for row in self.results.rows:
             for probe, fit in row.probes.items():
@@ -56,7 +56,7 @@ class Comparison:
         return out
 
     def frame(self) -> Any:
-        """`records` as a pandas DataFrame where pandas is installed, else the records."""
+        """`records` as a pandas DataFrame if pandas is installed, else the list of records."""
         try:
             import pandas
         except ImportError:
@@ -64,9 +64,9 @@ class Comparison:
         return pandas.DataFrame.from_records(self.records())
 
     def report(self, folder: str | Path) -> Path:
-        """Copy the page into a folder; its path. The page is one file that needs no network.
+        """Copy the report into a folder and return its path. It is one file that needs no network.
 
-        Raises InputError where it cannot be written, or the comparison's folder is gone.
+        Raises InputError if it cannot be written, or if the comparison's folder is gone.
         """
         page, target = self.folder / "report.html", Path(folder) / "report.html"
         try:
@@ -78,9 +78,9 @@ class Comparison:
         return target
 
     def best(self, encoder: Any = None) -> Model:
-        """The row that validation chose, as embedder and probe in one object; see `Model`.
+        """The row that validation chose: its embedder and probe in one object; see `Model`.
 
-        `encoder` is needed only where the comparison's own cannot be loaded by its name.
+        `encoder` is needed only if the comparison's own encoder cannot be loaded by its name.
         """
         return Model.load(self.folder / "model", encoder)
 
@@ -89,16 +89,16 @@ def compare(data: Any, *, activations: Any = None, output: str | Path | None = N
     """Compare covariance pooling with mean pooling and the controls on one table.
 
     Args:
-        data: path of a table (see `covjax.data.read_table`), or a pandas DataFrame of the same columns.
-        activations: token activations in place of an encoder: a path (`covjax.activations.files.open_arrays`), a
+        data: path of a table (see `covjax.data.read_table`), or a pandas DataFrame with the same columns.
+        activations: token activations instead of an encoder: a path (`covjax.activations.files.open_arrays`), a
             mapping from the table's ids to arrays (tokens, features), or a list of arrays in the table's order. The
             table then needs no sequences.
-        output: folder for results, report, model and checkpoints; a run that was interrupted goes on there.
-            By default `runs/` and the table's name.
-        options: fields of `CompareConfig`, such as `encoder`, `rows`, `task`, `resamples`; lists are taken as tuples.
+        output: folder for results, report, model and checkpoints, by default `runs/` and the table's name. An
+            interrupted run continues there.
+        options: fields of `CompareConfig`, such as `encoder`, `rows`, `task`, `resamples`; lists may stand for tuples.
             `layers` may be `"all"` or a list of numbers.
 
-    Raises InputError for bad data, an unknown option or value, and a folder of another comparison.
+    Raises InputError for bad data, an unknown option or value, and a folder that holds another comparison.
     """
     from covjax.comparison.compare import compare as run
 
@@ -110,7 +110,7 @@ def compare(data: Any, *, activations: Any = None, output: str | Path | None = N
     given = {name: _plain(value) for name, value in options.items()}
     is_frame = hasattr(data, "to_csv")
     if not is_frame and not isinstance(data, str | os.PathLike):
-        raise InputError(f"data: {type(data).__name__} is no path of a table and no pandas DataFrame")
+        raise InputError(f"data: {type(data).__name__} is neither a path of a table nor a pandas DataFrame")
     name = "table" if is_frame else Path(data).name.split(".")[0]
     given.setdefault("name", name)
     if isinstance(layers := given.get("layers"), int | tuple) and not isinstance(layers, bool):

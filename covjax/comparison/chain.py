@@ -10,7 +10,7 @@ from covjax.recipes.standard import QUADRATIC, TITLES, TWINS
 LINKS = {
     "variance": ("how much each feature varies", ("mean_std",)),
     "marginals": ("more of each feature's own distribution", ("power_means", *TWINS.values())),
-    "position": ("where tokens stand", ("regional_mean",)),
+    "position": ("where tokens are", ("regional_mean",)),
     "quadratic": ("products of the mean's features", QUADRATIC),
     "co-occurrence": ("features that occur together in a token", (*TWINS, *(f"mean+{name}" for name in TITLES))),
     "regional co-occurrence": (
@@ -53,7 +53,7 @@ def chain_sentence(results: Results) -> str:
     """The links that validation took, with their steps on the test set, and which of them carries the gain."""
     steps = [f"{link} {gain_text(step.value, step.interval)}" for link, step in results.chain.items() if step.is_step]
     if not steps:
-        return f"No link from the {results.reference} to Σ is above it on validation."
+        return f"No link from the {results.reference} to Σ beats it on validation."
     link = carrier(results)
     total = sum(step.value for step in results.chain.values())
     answer = f"{link} carries the gain" if link else f"the sum, {signed(total)}, is no clear gain"

@@ -44,13 +44,13 @@ class CompareConfig(RecipeSettings):
         "separated by ;), optional id, split, group; common other names of columns are understood",
         NOTHING,
     )
-    sequence_column: str = option("", "its name in the file, where it is another than the usual ones", NOTHING)
+    sequence_column: str = option("", "name of the column with the sequence, if it is not a usual one", NOTHING)
     sequence_b_column: str = option("", "name of the column with the second sequence of pairs", NOTHING)
-    label_column: str = option("", "name of the column to predict; what it holds is said by --task", NOTHING)
+    label_column: str = option("", "name of the column to predict; --task says what it holds", NOTHING)
     id_column: str = option("", "name of the column with an identifier of every row", NOTHING)
     split_column: str = option("", "name of the column with train, validation, test", NOTHING)
     group_column: str = option(
-        "", "name of the column with groups (clusters, families), each on one side of the split", NOTHING
+        "", "name of the column with groups (clusters, families), which a split never divides", NOTHING
     )
     label_regex: str = option(
         "", "for FASTA: regular expression whose first group is the label in a record's header", NOTHING
@@ -58,7 +58,7 @@ class CompareConfig(RecipeSettings):
     missing: str = option(
         "refuse", "rows without sequence or label (empty, NA, …): refuse, or drop and count them", NOTHING
     )
-    source: str = option("", "built-in data set (covjax tasks), used where --data is not given", NOTHING)
+    source: str = option("", "built-in data set (see covjax tasks), used if --data is not given", NOTHING)
     sizes: tuple[int, ...] = option(
         (),
         "most train, validation and test rows of the source; empty: its own",
@@ -78,41 +78,41 @@ class CompareConfig(RecipeSettings):
     layer: int = option(-1, "layer whose tokens are pooled; -1 is the last", NOTHING)
     layers: str = option(
         "",
-        "several layers in place of one: all, or 2,4,-1; every row takes the one that is best on validation",
+        "several layers instead of one: all, or 2,4,-1; every row uses the one that is best on validation",
         NOTHING,
         allowed=lambda layers: bool(re.fullmatch(r"|all|-?[0-9]+(,-?[0-9]+)*", layers)),
         rule="all, or layers separated by commas, such as 2,4,-1",
     )
     pair: str = option(
         "auto",
-        "of a table of pairs: difference (aligned tokens), both (each sequence's pool), or auto; see docs/pairs.md",
+        "for a table of pairs: difference (aligned tokens), both (each sequence's pool), or auto; see docs/pairs.md",
         allowed=lambda kind: kind in ("auto", *KINDS),
         rule=f"auto, {', '.join(KINDS)}",
     )
     window: int | None = option(
         32,
-        "of pair difference: most places between a pooled token and one that differs; none: all tokens",
+        "for --pair difference: pool tokens at most this many places from one that differs; none: all tokens",
         allowed=lambda window: window is None or window >= 0,
         rule=">= 0, or none",
     )
     covariates: tuple[str, ...] = option(
         (),
-        "columns of numbers in the table that are compared as a row, alone and beside the composition: what a "
-        "sequence's embedding must beat",
+        "columns of numbers in the table that are compared as rows, alone and beside the composition: an embedding "
+        "must beat them",
         NOTHING,  # the data's digest has them
         lambda names: all(names) and len(set(names)) == len(names),
         "distinct names of columns",
     )
     activations: str = option(
         "",
-        "token activations in place of an encoder, found by the table's ids: a store, a folder of ID.npy, ID.pt or "
+        "token activations instead of an encoder, found by the table's ids: a store, a folder of ID.npy, ID.pt or "
         "ID.safetensors, or .npz, .npy, .safetensors, .h5, .pt, .parquet, .arrow",
         NOTHING,
     )
     drop_first: int = option(0, "tokens left out at the start of all activations", NOTHING, **at_least(0))
     drop_last: int = option(0, "tokens left out at the end of all activations", NOTHING, **at_least(0))
     force_lengths: bool = option(
-        False, "go on where activations have another number of tokens than their sequence has letters", NOTHING
+        False, "accept activations whose number of tokens differs from the sequence's number of letters", NOTHING
     )
     max_length: int = option(
         2000,
@@ -123,10 +123,10 @@ class CompareConfig(RecipeSettings):
     )
     rows: tuple[str, ...] = option(
         (),
-        "recipes to compare, mean among them, as `covjax info` lists them; all: every one that is not optional; empty: "
-        "the same, or ten where the test set has fewer than 200 sequences",
+        "recipes to compare, including mean, as `covjax info` lists them; all: every one that is not optional; empty: "
+        "the same, or ten if the test set has fewer than 200 sequences",
         allowed=lambda rows: rows in ((), ALL) or "mean" in rows,
-        rule="recipes with mean, the reference, among them, or all",
+        rule="recipes including mean, the reference, or all",
     )
     probes: tuple[str, ...] = option(
         (),
@@ -148,47 +148,50 @@ class CompareConfig(RecipeSettings):
         rule="at least two positive numbers",
     )
     shares: tuple[float, float, float] = option(
-        (0.7, 0.15, 0.15), "train, validation, test where the data has no split column"
+        (0.7, 0.15, 0.15), "shares of train, validation and test if the data has no split column"
     )
     folds: int = option(
         0,
-        "folds of grouped cross-validation in place of one split, every choice made inside each; 0: none. See "
+        "folds of grouped cross-validation instead of one split, with every choice made inside its fold; 0: none. See "
         "docs/folds.md",
         allowed=lambda folds: folds == 0 or folds >= 2,
         rule="0, or >= 2",
     )
-    repeats: int = option(3, "how often the folds are dealt anew", **at_least(1))
+    repeats: int = option(3, "how often the folds are drawn again", **at_least(1))
     landmarks: int | None = option(
         None,
-        "training sequences that stand for all in rows of more than 4,096 numbers (Nyström), 0: all of them; none: all "
-        "where memory allows it, else as many as it allows",
+        "training sequences that represent all of them in rows of more than 4,096 numbers (Nyström); 0: use all; none: "
+        "use as many as memory allows",
         allowed=lambda n: n is None or n == 0 or n >= 16,
         rule=">= 16, or 0, or none",
     )
     resamples: int = option(1000, "bootstrap resamples", allowed=lambda n: n >= 100, rule=">= 100, better 1,000")
     min_positives: int | None = option(
         None,
-        "labels (classes, with their rows) that are rarer in some split are left out; none: 5 for labels, 0",
+        "labels (or classes, with their rows) with fewer positives in some split are left out; none: 5 for labels, 0 "
+        "for classes",
         allowed=lambda n: n is None or n >= 0,
         rule=">= 0, or none",
     )
-    force_letters: bool = option(False, "go on where the table's letters are not those that the encoder reads", NOTHING)
+    force_letters: bool = option(False, "accept a table whose letters are not those that the encoder reads", NOTHING)
     seed: int = option(0, "seed of splits, shuffles and the bootstrap", FEATURES, **at_least(0))
     token_budget: int = option(16384, "tokens per encoder batch", FEATURES, **at_least(1))
     max_memory_gib: float | None = option(
         None,
-        "memory of the whole run, half of it for token activations (beyond it the encoder runs at every pass); none: "
-        "60 % of the machine's",
+        "memory for the whole run, half of it for token activations (if they need more, the encoder runs at every "
+        "pass); none: 60 % of the machine's",
         NOTHING,
         allowed=lambda gib: gib is None or gib >= 0,
         rule=">= 0, or none",
     )
     max_features_gib: float = option(
-        4.0, "vectors made in one pass over the tokens, whole matrices aside; at most a quarter of the memory", NOTHING
+        4.0,
+        "memory for vectors made in one pass over the tokens, full matrices aside; at most a quarter of the memory",
+        NOTHING,
     )
 
     def check(self) -> None:
-        """Raise InputError naming the first field whose value is not allowed."""
+        """Raise InputError for the first field whose value is not allowed, naming it."""
         if not (self.data or self.source):
             raise InputError("data: no file is named; name a table: covjax compare my.csv")
         check_options(self)
@@ -208,7 +211,7 @@ class CompareConfig(RecipeSettings):
 
     @property
     def table_options(self) -> dict[str, str]:
-        """What `read_table` is told beside the file and the task."""
+        """The options that `read_table` gets besides the file and the task."""
         return {name: getattr(self, name) for name in TABLE_OPTIONS}
 
     @property
@@ -236,7 +239,7 @@ def choose_recipes(
     has_sequences: bool = True,
     pair: str = "",
 ) -> tuple[Recipe, ...]:
-    """The recipes of `config.rows` for an encoder of `features` numbers a token, in the order of a report.
+    """The recipes of `config.rows` for an encoder with `features` numbers per token, in the order of a report.
 
     Where `config.rows` is empty: all that are not optional, or `SMALL_ROWS` with fewer than `FEW_TEST` test sequences
     (`test`) and no setting that asks for rows. `has_special`: the model has a special token before the sequence.
@@ -256,7 +259,9 @@ def choose_recipes(
         every = _without(fitted, every, config, "needs labels, which --protocol retrieval goes without")
     if config.folds:
         trained = [recipe for recipe in every if isinstance(recipe, Trained)]
-        every = _without(trained, every, config, "is trained on labels, which --folds would do anew in every fold")
+        every = _without(
+            trained, every, config, "is trained on labels, which --folds would have to repeat in every fold"
+        )
     if pair == "both":
         every = pair_recipes(every)
     every = tuple(sorted((*every, *beside), key=lambda recipe: ROLES.index(recipe.role)))
@@ -307,10 +312,10 @@ def _covariate_recipes(config: CompareConfig) -> tuple[Recipe, ...]:
 
 
 def small_note(config: CompareConfig, rows: int, test: int, unit: str = "sequences") -> str:
-    """What to tell a user whose comparison has few rows for want of test sequences; nothing for any other."""
+    """A note for a comparison that has few rows because it has few test sequences; empty otherwise."""
     if config.rows or not _is_small(config, test):
         return ""
-    return f"{test} test {unit}, fewer than {FEW_TEST}: {rows} rows are compared; --rows all makes every one"
+    return f"{test} test {unit}, fewer than {FEW_TEST}: {rows} rows are compared; --rows all compares every one"
 
 
 def _is_small(config: CompareConfig, test: int | None) -> bool:

@@ -8,7 +8,7 @@ from covjax.comparison.results import Contrast, Folds, Results
 
 LABEL_FREE = (
     "The encoder, and what is fitted without labels (standardiser, bases, centres, known words), see all sequences, "
-    "those of the test too, but never a label."
+    "including those of the test, but never a label."
 )
 FEW_ROWS = 1000  # below it one split decides little
 

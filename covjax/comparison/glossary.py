@@ -8,27 +8,28 @@ from covjax.comparison.page import Html, escape
 WORDS = {
     "token": "a unit that the model reads: a residue, a nucleotide, a piece of a word",
     "encoder": "the frozen foundation model; it gives one vector per token",
-    "layer": "after which step of the encoder the vectors are taken; −1 is the last",
+    "layer": "the step of the encoder whose output is taken; −1 is the last",
     "feature": "one number of a token's vector; an encoder has d of them",
     "pooler": "a function from the tokens of one sequence to one vector",
-    "recipe": "a row of the comparison: standardise the tokens, fit what is needed, pool",
+    "recipe": "a row of the comparison: it standardises the tokens, fits what the pooler needs, and pools",
     "mean, μ": "the average of the tokens",
     "second moment, M": "the average of x xᵀ over the tokens: which features are large together",
-    "covariance, Σ": "M − μμᵀ: the same around the mean",
-    "spectrum": "the eigenvalues of Σ; √Σ and log(Σ + εI) flatten it, and ε is the floor of the logarithm",
-    "co-occurrence": "features that are active in the same token; what only Σ and M see",
-    "control": "a pool with as many numbers and no co-occurrence: μμᵀ, or Σ after each feature is shuffled",
-    "composition": "counted letters, k-mers (stretches of k letters) or words; it needs no encoder",
+    "covariance, Σ": "M − μμᵀ: the second moment around the mean",
+    "spectrum": "the eigenvalues of Σ; √Σ and log(Σ + εI) flatten it, and ε keeps the logarithm finite",
+    "co-occurrence": "features being active in the same token, which only Σ and M can see",
+    "control": "a pool of the same size that cannot see co-occurrence: μμᵀ, or Σ after each feature is shuffled "
+    "across tokens",
+    "composition": "counts of letters, k-mers (stretches of k letters) or words; it needs no encoder",
     "probe": "a linear model on pooled vectors, logistic or ridge; its penalty λ keeps weights small",
-    "group": "sequences that belong together (near copies, a family); never on two sides of a split",
-    "interval": "where 95 % of the differences fall when test groups are drawn again (bootstrap), both rows on the "
-    "same draw; with folds from the spread over folds, corrected for training sequences in common",
-    "fold": "one of k parts that are the test set in turn, while probes are fitted on the others",
-    "AUPRC, AUROC, MCC, R², Fmax": "metrics: areas under the precision-recall and ROC curves; Matthews correlation of "
-    "classes; explained variance; best F over thresholds",
-    "latent": "one unit of a sparse autoencoder (SAE), active in few tokens",
+    "group": "sequences that belong together (near copies, a family) and are never divided by a split",
+    "interval": "the range of 95 % of the differences when test groups are drawn again (bootstrap), both rows on "
+    "the same draw; with folds it comes from the spread over folds, corrected for shared training sequences",
+    "fold": "one of k parts of the data; each is the test set once, while probes are fitted on the rest",
+    "AUPRC, AUROC, MCC, R², Fmax": "metrics: the area under the precision-recall curve and the ROC curve; Matthews' "
+    "correlation of classes; explained variance; the best F score over thresholds",
+    "latent": "one unit of a sparse autoencoder (SAE), active in only a few tokens",
     "FVU": "fraction of variance unexplained: an autoencoder's error over the variance; 0 is perfect",
-    "Tucker, CP": "two ways to write many second moments by few shared directions",
+    "Tucker, CP": "two ways to write many second moments with a few shared directions",
 }
 # Further spellings in pages, by word; a single Latin letter would stand for too much.
 ALSO = {"spectrum": ("log(Σ", "sqrt Σ", "√Σ"), "latent": ("SAE",), "mean, μ": ("mean",)}

@@ -1,4 +1,4 @@
-"""The winner of a comparison to take away: embedder and probe as one object that predicts for new sequences."""
+"""The winner of a comparison: embedder and probe as one object that predicts for new sequences."""
 
 import csv
 import dataclasses

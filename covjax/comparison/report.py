@@ -45,13 +45,14 @@ from covjax.recipes.standard import LIGHT_WIDTH
 
 CAPTIONS = {
     "differences": "Every pool minus {reference} on the test set, in the order of the table. Points: difference; "
-    "lines: 95 % paired bootstrap interval over groups. One whose line crosses zero is not evidence.",
-    "chain": "From {reference} downwards, every link knows one thing more. Bars: what it adds on the test set; lines: "
-    "95 % interval of that step; green: above zero, orange: below, grey: not decided; hollow: validation took no row.",
+    "lines: 95 % paired bootstrap interval over groups. A line that crosses zero is no evidence.",
+    "chain": "From {reference} downwards, every link adds one kind of information. Bars: what it adds on the test "
+    "set; lines: 95 % interval of that step; green: above zero, orange: below, grey: not decided; hollow: none was "
+    "better on validation.",
     "rank": "Test metric against the rank at which the covariance, or its square root, is truncated; the basis is that "
-    "of the training sequences. Diamonds: whole matrices; dashed: {reference}. Band: 95 % bootstrap interval of the "
+    "of the training sequences. Diamonds: full matrices; dashed: {reference}. Band: 95 % bootstrap interval of the "
     "value itself, of the family that is best on validation.",
-    "terms": "Of each label the value of {reference} (hollow) and of the chosen row (filled), the largest gain first.",
+    "terms": "For each label the value of {reference} (hollow) and of the chosen row (filled), the largest gain first.",
 }
 DEFAULT_NAME = "my-comparison"
 
@@ -156,7 +157,7 @@ def _strongest(results: Results) -> str:
     tests = results.scores()
     scores = {row.title: tests[row.label] for row in results.rows if row.role == CONTROL}
     if not scores:
-        return "No control was asked for (--rows): whether a gain is co-occurrence is open."
+        return "No control was compared (--rows): whether a gain is co-occurrence is open."
     title = max(scores, key=lambda name: scores[name].value)
     return (
         f"The strongest control on the test set, {title}, reaches {number(scores[title].value)} "
@@ -167,7 +168,7 @@ def _strongest(results: Results) -> str:
 def _setting(results: Results) -> str:
     sizes, groups, encoder = results.sizes, results.groups, results.manifest["encoder"]
     alone = all(groups[split] == sizes[split] for split in groups)
-    grouped = "each a group of its own" if alone else f"split by group ({groups['test']:,} in the test set)"
+    grouped = "each its own group" if alone else f"split by group ({groups['test']:,} in the test set)"
     if results.grouping:
         grouped += f" ({results.grouping})"
     unit = "target" if results.task == "regression" else "label"
@@ -184,7 +185,7 @@ def _setting(results: Results) -> str:
         split = _folds(results)
     return (
         f"{split}; {results.num_targets} {unit if results.num_targets == 1 else unit + 's'}; {source}, "
-        f"{results.encoder_features} features a token, standardised by "
+        f"{results.encoder_features} features per token, standardised by "
         f"{'all' if results.folds else 'the training'} tokens; {_protocol(results)}."
     )
 
@@ -192,14 +193,14 @@ def _setting(results: Results) -> str:
 def _folds(results: Results) -> str:
     folds, sizes = results.folds, results.sizes
     assert folds is not None
-    grouped = "each a group of its own" if folds.groups == folds.sequences else f"in {folds.groups:,} groups"
+    grouped = "each its own group" if folds.groups == folds.sequences else f"in {folds.groups:,} groups"
     if results.grouping:
         grouped += f" ({results.grouping})"
     return (
         f"{folds.sequences:,} sequences, {grouped}; {folds_sentence(folds)}, by probes fitted on other groups; in each "
         f"fold about {sizes['train']:,.0f} train, {sizes['validation']:,.0f} validation and {sizes['test']:,.0f} test "
-        f"sequences, and every choice is made on that validation. {LABEL_FREE} Pools that are trained on labels are "
-        "no rows: each would have to be trained in every fold"
+        f"sequences, and every choice is made on its validation part. {LABEL_FREE} Pools trained on labels are "
+        "left out: each would have to be trained in every fold"
     )
 
 

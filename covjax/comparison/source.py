@@ -74,7 +74,7 @@ def _pair_note(config: CompareConfig, kind: str) -> str:
         if kind == "both":
             reason = "lengths, or more than a tenth of the positions, differ in some pair; else --pair difference"
     if kind == "both":
-        what = "sum, absolute difference and product of both sequences' pools; pools that are fitted are no rows"
+        what = "sum, absolute difference and product of both sequences' pools; pools with fitted parts are left out"
     elif config.window is None:
         what = "pools of sequence_b minus sequence, token by token"
     else:
@@ -217,7 +217,7 @@ def open_given(config: CompareConfig, data: Dataset, activations: Any = None) ->
     elif not data.has_group_column:
         groups = tuple(f"activations {digest[:16]}" for digest in given.digests)
         warning = (
-            "the table has neither sequences nor a column 'group': near copies cannot be found and may stand on both "
+            "the table has neither sequences nor a column 'group': near copies cannot be found and may be on both "
             "sides of the split; give --group-column, or a column 'sequence'"
         )
         grouping = "no column 'group' and no sequences: only rows with equal activations share a group"
@@ -233,7 +233,7 @@ def _match(config: CompareConfig, data: Dataset, arrays: Arrays) -> tuple[Datase
                 f"activations: {arrays.count:,} arrays in {arrays.name}, in the table's order, but {data.name} has "
                 f"{len(data):,} rows; give them under ids"
             )
-        note = f"activations: those of {arrays.name} have no ids and are taken in the table's order"
+        note = f"activations: those of {arrays.name} have no ids and are read in the table's order"
         return data, list(range(arrays.count)), [note]
     place = {name: number for number, name in enumerate(arrays.ids)}
     rows = [i for i, name in enumerate(data.ids) if name in place]
@@ -274,6 +274,6 @@ def _compare_lengths(config: CompareConfig, data: Dataset, given: GivenActivatio
     if not config.force_lengths:
         raise InputError(
             f"activations: {what}; special tokens are left out by --drop-first N and --drop-last N; where a token is "
-            "not a letter (k-mers, sub-words) --force-lengths goes on"
+            "not a letter (k-mers, sub-words) use --force-lengths"
         )
     return [f"activations: {what}"]

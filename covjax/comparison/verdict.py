@@ -16,16 +16,16 @@ EVIDENCE = {
     "none": "no evidence that second order helps here",
     "co-occurrence": "evidence of co-occurrence: no first-order pool and no control does as well",
     "marginals": "a gain that single features explain: a pool without co-occurrence does as well",
-    "position": "a gain that position explains: a pool that knows where tokens stand does as well",
+    "position": "a gain that position explains: a pool that knows where tokens are does as well",
     "distribution": "a gain that the tokens' distribution explains: a pool of it without second moments does as well",
-    "probe": "a gain that a richer probe explains: one of the mean that is not linear does as well",
+    "probe": "a gain that a richer probe explains: a nonlinear probe of the mean does as well",
     "quadratic": "a gain that quadratic features of the mean explain: a control without co-occurrence does as well",
     "open": "a gain whose cause is open: no control was compared (--rows names none)",
 }
 # What the rival that does as well knows, in words for a reader who knows no pools.
 ENOUGH = {
     "marginals": "how each feature varies by itself is enough",
-    "position": "where tokens stand is enough",
+    "position": "where tokens are is enough",
     "distribution": "the distribution of the tokens is enough",
     "probe": "a richer probe of the average is enough",
     "quadratic": "products of the average's features are enough",
@@ -95,7 +95,7 @@ def answer(results: Results) -> str:
     size = f"{results.sizes.get('test', 0):,} test {results.unit}"
     if results.folds is not None:
         size = f"{results.folds.sequences:,} {results.unit} in the mean over folds"
-    pool = f"{results.by_label[results.best_second_order].title}, the pool of second order that validation chose,"
+    pool = f"{results.by_label[results.best_second_order].title}, the second-order pool that validation chose,"
     values = f"{results.primary_name} {number(chosen.value)}", number(mean.value)
     ends = planned["gain"].interval if "gain" in planned else chosen.difference_interval
     family = ", within one family" if results.one_family else ""
@@ -105,7 +105,7 @@ def answer(results: Results) -> str:
     if kind == "none":
         return (
             f"Not shown: on {size}{family}, {pool} reaches {values[0]} and the plain average of the tokens {values[1]}"
-            ": a difference that chance can make."
+            ": chance can explain the difference."
         )
     better = f"on {size}{family}, {pool} reaches {values[0]} where the plain average of the tokens reaches {values[1]}"
     if kind == "co-occurrence":
@@ -164,5 +164,5 @@ def table(results: Results, every: bool = False, most: int = 10) -> str:
     how = "chosen on validation" if results.folds is None else "best on validation, mean over folds"
     lines.append(f"* {how}; {probe} probe{model}" + (f"; {rest} more rows: --all" if rest else ""))
     if layered:
-        lines.append("layer: of each row the one that is best on validation")
+        lines.append("layer: the best one for each row on validation")
     return "\n".join(lines)

@@ -104,13 +104,13 @@ def write_arrays(path: str | Path, arrays: Iterable[tuple[str, np.ndarray]]) -> 
     """Write arrays under their names to an `.npz` file, one at a time; the length of each by its name.
 
     The same arrays give the same bytes. `covjax compare --activations` reads the file. Raises InputError for a name
-    that stands twice and a full disk.
+    that occurs twice and a full disk.
     """
     lengths: dict[str, int] = {}
     with writing(path), zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays:
             if name in lengths:
-                raise InputError(f"{path}: recording {shown(name, 80)} stands twice; keep one")
+                raise InputError(f"{path}: recording {shown(name, 80)} occurs twice; keep one")
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
             lengths[name] = len(array)

@@ -45,7 +45,7 @@ def match_columns(
     the role's own name counts first, spelled exactly, then without case and surrounding blanks, then `SYNONYMS`.
 
     Raises InputError for a column of `needed` that is not there (with what is, and the closest name), for several
-    columns that could be meant, a name that stands twice in the header, and a column that is asked for two roles.
+    columns that could be meant, a name that occurs twice in the header, and a column that is asked for two roles.
     """
     columns: dict[str, int] = {}
     for role in (*needed, *optional):
@@ -104,9 +104,9 @@ def _found(
             first, second = (shown(header.cells[i], 40) for _, i in matches[:2])
             if first == second:
                 times = header.cells.count(header.cells[matches[0][1]])
-                raise InputError(f"{path}: column {first} stands {times} times in the header")
+                raise InputError(f"{path}: column {first} occurs {times} times in the header")
             raise InputError(
-                f"{path}: columns {first} and {second} both stand in the header and could be the {option}; "
+                f"{path}: columns {first} and {second} are both in the header and could be the {option}; "
                 f"keep one or name it by {_option(option)}"
             )
         if matches:
@@ -119,7 +119,7 @@ def named_column(path: str | Path, header: Row, name: str, option: str) -> int:
     for same in (lambda a, b: a == b, lambda a, b: a.strip().casefold() == b.strip().casefold()):
         matches = [i for i, cell in enumerate(header.cells) if same(cell, name)]
         if len(matches) > 1:
-            raise InputError(f"{path}: {option}: column {shown(name)} stands {len(matches)} times in the header")
+            raise InputError(f"{path}: {option}: column {shown(name)} occurs {len(matches)} times in the header")
         if matches:
             return matches[0]
     hint = _closest(header, [name])
@@ -131,7 +131,7 @@ def _missing(header: Row, roles: Collection[str], option: str) -> str:
         return f"it looks like FASTA (line {header.line} begins with '>'); name it .fasta and give --label-regex"
     hint = _closest(header, [name for role in roles for name in (role, *SYNONYMS[role])])
     if any(not cell.strip() for cell in header.cells):
-        hint = hint or f"; line {header.line} is taken for the header: remove a title or comment above it"
+        hint = hint or f"; line {header.line} is read as the header: remove a title or comment above it"
     if len(header.cells) == 1 and {*header.cells[0]} & {*" |:"}:
         hint = "; cells are separated by comma, tab or semicolon"
     elif any(len(cell) >= 20 and cell.isalpha() and cell.isupper() for cell in header.cells):
@@ -324,7 +324,7 @@ def read_label_names(path: str) -> dict[str, str]:
             raise InputError(f"label_names: {path}: line {row.line}: the label is empty")
         if label in names:
             raise InputError(
-                f"label_names: {path}: line {row.line}: label {shown(label)} stands already in line {lines[label]}"
+                f"label_names: {path}: line {row.line}: label {shown(label)} is already in line {lines[label]}"
             )
         names[label], lines[label] = name or label, row.line
     return names
@@ -339,10 +339,10 @@ def label_name_notes(names: dict[str, str], data: Dataset, path: str) -> list[st
     unknown = sorted(set(names) - set(data.target_names))
     if names and len(unnamed) == len(data.target_names):
         raise InputError(
-            f"label_names: {path}: none of its labels ({shown(unknown[0], 60)}, …) stands in {data.name} "
+            f"label_names: {path}: none of its labels ({shown(unknown[0], 60)}, …) is in {data.name} "
             f"({shown(unnamed[0], 60)}, …)"
         )
-    notes = [(unnamed, "labels have no name"), (unknown, "labels do not stand in the data")]
+    notes = [(unnamed, "labels have no name"), (unknown, "labels are not in the data")]
     return [
         f"{path}: {len(labels)} {what} ({', '.join(shown(label, 40) for label in labels[:3])})"
         for labels, what in notes

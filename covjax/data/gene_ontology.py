@@ -79,7 +79,7 @@ def read_obo(path: str | Path, report: Report = warn) -> Ontology:
         if not term:
             skipped.add("a term without an id", stanza.line)
         elif term in terms:
-            skipped.add(f"term {shown(term, 60)} stands already in line {terms[term].line}", stanza.line)
+            skipped.add(f"term {shown(term, 60)} is already in line {terms[term].line}", stanza.line)
         else:
             terms[term] = stanza
     current = {term: s for term, s in terms.items() if s.first("is_obsolete").lower() != "true"}

@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 file.write(f">{gene.name} group={groups[gene.name]}\n{sequence}\n")
                 written.append(gene.name)
             if not written:
-                raise InputError(f"{flags.gtf}: every gene stands on two chromosomes or strands")
+                raise InputError(f"{flags.gtf}: every gene is on two chromosomes or strands")
         print(f"{flags.output}: {len(written)} genes in {len({groups[name] for name in written})} groups")
         if left_out:
             print(f"left out: {len(left_out)} genes on two chromosomes or strands, such as {', '.join(left_out[:3])}")

@@ -17,7 +17,7 @@ def stream_chromosomes(genome: str | Path) -> Iterator[tuple[str, str]]:
     for line, header, sequence in stream_fasta(genome):
         name = (header.split() or [""])[0]
         if name in lines:
-            raise InputError(f"{genome}: line {line}: {shown(name)} stands already in line {lines[name]}")
+            raise InputError(f"{genome}: line {line}: {shown(name)} is already in line {lines[name]}")
         lines[name] = line
         yield name, sequence
 

@@ -175,7 +175,7 @@ def _records(fasta: Path, report: Report) -> list[tuple[str, str, str]]:
         if is_missing(name) or not sequence:
             skipped.add(f"{shown(name, 60)} has no {'id' if is_missing(name) else 'sequence'}", line)
         elif name in records:
-            skipped.add(f"{shown(name, 60)} stands already", line)
+            skipped.add(f"{shown(name, 60)} is already there", line)
         else:
             group = group_of(header)
             records[name] = name, "" if is_missing(group) else group, sequence

@@ -90,7 +90,7 @@ def group_pairs(first: Sequence[str], second: Sequence[str], kind: str = "") -> 
     if 2 * largest[1] <= count:
         text = f"{head}pairs of which both sequences are near copies, in either order, are grouped: "
         warning = (
-            f"{chain}, so only pairs of which both are near copies share a group, and a sequence may stand on both "
+            f"{chain}, so only pairs of which both are near copies share a group, and a sequence may be on both "
             "sides of the split; give a column 'split' or --group-column to hold sequences back"
         )
         return Grouping(alike, text + size.format(alike.max() + 1, largest[1]), (warning,))
@@ -156,7 +156,7 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...], tupl
     for line, name, a, b in rows:
         name = name.strip() or f"row{line}"
         if name in lines:
-            raise InputError(f"{path}: line {line}: id {shown(name)} stands already in line {lines[name]}")
+            raise InputError(f"{path}: line {line}: id {shown(name)} is already in line {lines[name]}")
         for role, sequence in (("sequence", a), ("sequence_b", b)):
             if not sequence.strip():
                 raise InputError(f"{path}: line {line}: the {role} of {shown(name)} is empty")

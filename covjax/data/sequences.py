@@ -66,7 +66,7 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
         if not sequence:
             raise InputError(f"{path}: {place} {line}: the sequence of {shown(name)} is empty")
         if name in seen:
-            raise InputError(f"{path}: {place} {line}: id {shown(name)} stands already in {place} {seen[name]}")
+            raise InputError(f"{path}: {place} {line}: id {shown(name)} is already in {place} {seen[name]}")
         seen[name] = line
         sequences.append(sequence)
     if not seen:

@@ -139,7 +139,7 @@ def _split_groups(data: Dataset, groups: tuple[str, ...], what: str) -> Dataset:
         if rows:
             other = next(i for i in rows if groups[i] == groups[rows[0]] and data.splits[i] != data.splits[rows[0]])
             warnings += (
-                f"{what} stand on both sides of the file's own split: {len(rows):,} of "
+                f"{what} are on both sides of the file's own split: {len(rows):,} of "
                 f"{len(data):,} rows, for example {data.place(rows[0])} ({data.splits[rows[0]]}) and "
                 f"{data.place(other)} ({data.splits[other]}); the test is easier than new sequences are; leave the "
                 "column 'split' away to have them grouped",
@@ -284,8 +284,8 @@ def _refuse_overlap(data: Dataset, column: str, values: tuple[str, ...]) -> None
         j = first[value]
         more = f" (as {len(both) - 1:,} more {column}s do)" if len(both) > 1 else ""
         raise InputError(
-            f"{data.name}: {column} {shown(value, 40)} stands in split '{data.splits[j]}' ({data.place(j)}) and in "
-            f"split '{data.splits[i]}' ({data.place(i)}){more}; a {column} may stand on one side only; without the "
+            f"{data.name}: {column} {shown(value, 40)} is in split '{data.splits[j]}' ({data.place(j)}) and in "
+            f"split '{data.splits[i]}' ({data.place(i)}){more}; a {column} may be on one side only; without the "
             "column 'split' it does"
         )
 
@@ -362,12 +362,12 @@ def deal_groups(
 def align(feature_ids: Sequence[str], label_ids: Sequence[str]) -> Int[np.ndarray, "n"]:
     """Row numbers that put features into the order of the labels: `features[rows]`.
 
-    Raises InputError where an id is missing on either side or stands twice on one: how many, and the first three.
+    Raises InputError where an id is missing on either side or occurs twice on one: how many, and the first three.
     """
     problems = []
     for name, ids in (("features", feature_ids), ("labels", label_ids)):
         if twice := _repeated(ids):
-            problems.append(f"{len(twice)} ids stand more than once in the {name} ({first_names(twice)})")
+            problems.append(f"{len(twice)} ids occur more than once in the {name} ({first_names(twice)})")
     known_features, known_labels = set(feature_ids), set(label_ids)
     for lacking, ids, known in (("features", label_ids, known_features), ("labels", feature_ids, known_labels)):
         other = "labels" if lacking == "features" else "features"

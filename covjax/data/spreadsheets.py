@@ -72,7 +72,7 @@ def _read_excel(path: Path, select: Select, notes: list[str]) -> Table:
                 row[j] = _text(path, number, header.cells[j], values[j])
             if all(row[j] == header.cells[j] for j in selected):
                 raise InputError(
-                    f"{path}: row {number}: the header of row {head + 1} stands there again, as in sheets that were "
+                    f"{path}: row {number}: the header of row {head + 1} is repeated there, as in sheets that were "
                     "joined; remove the row"
                 )
             table.append(Row(number, tuple(row)))

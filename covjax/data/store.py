@@ -101,7 +101,7 @@ def _finished(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def load_features(folder: str | Path, name: str) -> Float[np.ndarray, "n k"]:
-    """Pooled features in the order of the input; `name` is "LAYER/POOLER" as `read_run(folder)["features"]` lists them.
+    """Pooled features in the order of the input; `name` is "LAYER/POOLER", of `read_run(folder)["features"]`.
 
     Raises InputError for an unknown name, missing shards, shards of another run, and changed or truncated files.
     """
@@ -117,11 +117,11 @@ def load_features(folder: str | Path, name: str) -> Float[np.ndarray, "n k"]:
 
 
 class TokenStore:
-    """Token activations as a random-access source, one item a sequence; works as a source of Grain.
+    """Token activations with random access, one item per sequence; also works as a source for Grain.
 
-    `store[i]` is (tokens, features) in bfloat16, special tokens and padding left out, of sequence i of the input.
-    `run` is the manifest of the extraction, `features` the width of the layer, `lengths` the tokens of every sequence,
-    `digest` stands for the content of all token files.
+    `store[i]` is the array (tokens, features) of sequence i of the input, in bfloat16, without special tokens and
+    padding. `run` is the manifest of the extraction, `features` the width of the layer, `lengths` the number of tokens
+    of every sequence, and `digest` a digest of all token files.
 
     Opening reads no activations. A record is checked when it is read: ArrayRecord keeps a hash of every chunk, and our
     seal says which run and which sequence it is of. Raises InputError for a layer that was not kept, missing shards

@@ -1,4 +1,4 @@
-"""Labelled sequences from a table, an Excel workbook, a Parquet file, or FASTA: one row a sequence."""
+"""Labelled sequences from a table, an Excel workbook, a Parquet file, or FASTA: one sequence per row."""
 
 import os
 import re
@@ -41,43 +41,43 @@ def read_table(
     needs_sequence: bool = True,
     covariates: Sequence[str] = (),
 ) -> Dataset:
-    """Read labelled sequences: columns sequence, one of label, labels, targets, and optionally id, split and group.
+    """Read labelled sequences: columns sequence, one of label, labels or targets, and optionally id, split, group.
 
     Formats: delimited text whatever its suffix (comma, tab or semicolon, gzip or not), `.xlsx` (extra `excel`),
     `.parquet`, and FASTA, where the first group of `label_regex`, searched for in the header, is the label and the
-    header's first word the id. Column names count without case; common other names (`covjax.data.dataset.SYNONYMS`)
-    are understood, `sequence_column` and so on give the file's own. A column `set`, `fold` or `partition` is the split
-    only where it holds names of splits.
+    header's first word the id. The case of column names is ignored. Common other names (`covjax.data.dataset.SYNONYMS`)
+    are understood; `sequence_column` and so on set any name. A column `set`, `fold` or `partition` is the split only if
+    it holds names of splits.
 
     `labels` holds any number of names separated by `;` (multi-label, may be empty); `label` one name (multiclass) or
-    one number (regression); `targets` several numbers separated by `;`, as many in every row (regression with outputs
-    target1, target2, …). `task="auto"` takes `labels` as multilabel and `targets` as regression. A `label` column is
-    one of numbers where at least 80 % of its cells are, missing ones apart, or more than half and more than ten
-    different ones. Numbers are regression, except that whole numbers without a decimal point are classes where they
-    have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are classes however
-    they are written. Every other `label` column is multiclass, unless most of more than ten different cells are numbers
-    in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
+    one number (regression); `targets` several numbers separated by `;`, the same count in every row (regression with
+    outputs target1, target2, …). `task="auto"` reads `labels` as multilabel and `targets` as regression. A `label`
+    column counts as numbers if at least 80 % of its cells (missing ones apart) are numbers, or if more than half are,
+    with more than ten different values. Numbers are regression, except that whole numbers without a decimal point are
+    classes if they have at most 10 different values, or at most 20 with five rows each on average, and that 0 and 1 are
+    classes however they are written. Every other `label` column is multiclass, unless most of more than ten different
+    cells are numbers in another spelling ("−1.5", ">10", "3±1", dates): these are refused.
 
     A column `sequence_b` makes every row a pair (`Dataset.partners`). `covariates` are columns of numbers that go with
     the rows (`Dataset.covariates`).
 
-    With `needs_sequence=False` (for activations that stand elsewhere) a table without that column is a dataset without
-    sequences, whose groups are the ids where there is no group column.
+    With `needs_sequence=False` (for given activations) a table without that column is a dataset without sequences; its
+    groups are then the ids, unless there is a group column.
 
-    Cells that say that there is no value (`covjax.data.targets.MISSING`: empty, NA, nan, None, - and so on) are never a
-    class, a number or a sequence: they are refused, or with `missing="drop"` their rows are left out and counted, and
-    so are the rows of a column of numbers whose cell is none. An empty `labels` cell is a row without labels. Rows of
-    empty cells alone, as spreadsheets leave behind the last one, are counted and passed over.
+    Cells without a value (`covjax.data.targets.MISSING`: empty, NA, nan, None, - and so on) are never a class, a number
+    or a sequence. They are refused; with `missing="drop"` their rows are left out and counted, and so are rows with
+    text in a column of numbers. An empty `labels` cell is a row without labels. Rows in which every cell is empty, as
+    spreadsheets leave at the end, are skipped and counted.
 
     Residues and nucleotides are upper-cased, so that the same sequence in two cases counts as one; white space of
     wrapped lines and a stop `*` at the end are removed (`covjax.data.dataset.tidy_sequences`). Text (white space inside
-    some sequence of the table) keeps its letters' case, which is the encoder's to fold. Which letters are allowed is
-    the encoder's to say too.
+    some sequence of the table) keeps its case. The encoder decides whether case matters and which letters are allowed.
 
-    Whatever was taken, changed or left out stands in the result's `notes`. Raises InputError, naming file, column and
-    line, for what cannot be read (`read_delimited`, `read_spreadsheet`), missing or ambiguous columns, missing values,
-    duplicate ids, numbers that are infinite or could be read in two ways, rows with more or fewer targets than the
-    first, labels separated by commas, gaps in sequences, unknown splits, and headers that `label_regex` does not match.
+    Everything that was interpreted, changed or left out is in the result's `notes`. Raises InputError, naming file,
+    column and line, for what cannot be read (`read_delimited`, `read_spreadsheet`), missing or ambiguous columns,
+    missing values, duplicate ids, numbers that are infinite or could be read in two ways, rows with more or fewer
+    targets than the first, labels separated by commas, gaps in sequences, unknown splits, and headers that
+    `label_regex` does not match.
     """
     path = Path(path)
     if task not in ("auto", *TASKS):
@@ -127,9 +127,7 @@ def read_table(
         del columns["split"]
     guessed = "id" in columns and titles["id"].casefold() != "id" and not id_column
     if guessed and (repeated := _repeated(cells("id"))):
-        notes.append(
-            f"column {shown(titles['id'], 40)} is not taken for the id: {shown(repeated, 40)} stands there twice"
-        )
+        notes.append(f"column {shown(titles['id'], 40)} is not used as the id: {shown(repeated, 40)} occurs twice")
         del columns["id"]
     if described := describe_columns(table.header, columns):
         notes.insert(0, described)
@@ -214,7 +212,7 @@ def _read_fasta(path: Path, label_regex: str) -> Table:
     try:
         pattern = re.compile(label_regex)
     except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"label_regex: {shown(label_regex)} is no regular expression ({error})") from None
+        raise InputError(f"label_regex: {shown(label_regex)} is not a regular expression ({error})") from None
     if pattern.groups < 1:
         raise InputError(f"label_regex: {shown(label_regex)} has no group (…), which would be the label")
     rows, unmatched = [], []
@@ -264,7 +262,7 @@ def _named_kind(kind: str, task: str, cells: Sequence[str]) -> str:
 
 
 def _repeated(cells: Sequence[str]) -> str:
-    """The first cell that stands there twice, of those that are not empty."""
+    """The first cell that occurs twice, of those that are not empty."""
     seen: set[str] = set()
     for cell in map(str.strip, cells):
         if cell and cell in seen:
@@ -279,7 +277,7 @@ def _ids(rows: Sequence[Row], cells: Sequence[str] | None, places: Sequence[str]
         name = (cells[i].strip() if cells else "") or f"row{row.line}"
         if name in first:
             raise InputError(
-                f"{places[i]}: id {shown(name)} stands already in {places[first[name]].rpartition(': ')[2]}; make ids "
+                f"{places[i]}: id {shown(name)} is already in {places[first[name]].rpartition(': ')[2]}; make ids "
                 "different, or name another column by --id-column"
             )
         first[name] = i
@@ -290,7 +288,7 @@ def _groups(cells: Sequence[str], places: Sequence[str], column: str) -> tuple[s
     for cell, place in zip(cells, places):
         if is_missing(cell):
             what = shown(cell.strip()) if cell.strip() else "empty"
-            raise InputError(f"{place}: column {shown(column, 40)} is {what}; give such a row a group of its own")
+            raise InputError(f"{place}: column {shown(column, 40)} is {what}; give such a row its own group")
     return tuple(cell.strip() for cell in cells)
 
 
@@ -299,7 +297,7 @@ def _no_split(column: str, cells: Sequence[str]) -> str:
     if column.casefold() == "split" or any(cell.strip().lower() in SPLIT_NAMES for cell in cells):
         return ""
     return (
-        f"column {shown(column, 40)} is not taken for the split: it holds {shown(cells[0].strip(), 40)}, none of "
+        f"column {shown(column, 40)} is not used as the split: it holds {shown(cells[0].strip(), 40)}, none of "
         "train, validation, test"
     )
 
@@ -307,6 +305,6 @@ def _no_split(column: str, cells: Sequence[str]) -> str:
 def _splits(cells: Sequence[str], places: Sequence[str]) -> np.ndarray:
     for cell, place in zip(cells, places):
         if cell.strip().lower() not in SPLIT_NAMES:
-            hint = "; numbers of folds are no split, rename the column" if cell.strip().isdecimal() else ""
+            hint = "; fold numbers are not a split, rename the column" if cell.strip().isdecimal() else ""
             raise InputError(f"{place}: split {shown(cell)} is not one of train, validation, test{hint}")
     return np.array([SPLIT_NAMES[cell.strip().lower()] for cell in cells])

@@ -142,25 +142,25 @@ def _task(answers: Answers, numbers: list[float | None], notes: list[str]) -> st
     whole = all(answers.cells[i].strip().lstrip("+-").isdecimal() for i in present if numbers[i] is not None)
     if different <= {0.0, 1.0}:
         if not whole:
-            notes.append(f"column {name}: 0.0 and 1.0 are taken for classes; --task regression takes them for amounts")
+            notes.append(f"column {name}: 0.0 and 1.0 are read as classes; --task regression reads them as amounts")
         return "multiclass"
     if not whole:
         if len(different) <= FEW and len(values) >= ROWS * len(different):
             notes.append(
-                f"column {name}: {len(different)} different numbers with a decimal point are taken for amounts "
-                "(regression); --task multiclass takes them for classes"
+                f"column {name}: {len(different)} different numbers with a decimal point are read as amounts "
+                "(regression); --task multiclass reads them as classes"
             )
         return "regression"
     if len(different) <= FEW or (len(different) <= SOME and len(values) >= ROWS * len(different)):
         if len(different) > 2:
             notes.append(
-                f"column {name}: {len(different)} different whole numbers are taken for classes; --task regression "
-                "takes them for amounts"
+                f"column {name}: {len(different)} different whole numbers are read as classes; --task regression "
+                "reads them as amounts"
             )
         return "multiclass"
     notes.append(
-        f"column {name}: whole numbers with {len(different)} different values are taken for amounts (regression); "
-        "--task multiclass takes them for classes"
+        f"column {name}: whole numbers with {len(different)} different values are read as amounts (regression); "
+        "--task multiclass reads them as classes"
     )
     return "regression"
 
@@ -226,7 +226,7 @@ def _multiclass(answers: Answers, missing: str, notes: list[str]) -> Targets:
         labels = [str(int(float(label))) for label in labels]
     if several := [i for i, cell in zip(rows, labels) if ";" in cell] or _joined(labels, rows):
         notes.append(
-            f"column {shown(answers.column, 40)}: {answers.example(several[0])}, taken for one class; several labels "
+            f"column {shown(answers.column, 40)}: {answers.example(several[0])}, read as one class; several labels "
             "a row belong in a column 'labels', or take --task multilabel with --label-column"
         )
     return _table(answers, "multiclass", [{label} for label in labels], rows, 2, notes)

@@ -114,7 +114,7 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
             )
         if row.cells == header.cells:
             raise InputError(
-                f"{path}: line {row.line}: the header of line {header.line} stands there again, as in files that were "
+                f"{path}: line {row.line}: the header of line {header.line} is repeated there, as in files that were "
                 "joined; remove the line"
             )
     return Table(header, rows, delimiter)
@@ -123,7 +123,7 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
 def _width_remedy(header: Row, row: Row) -> str:
     if len(header.cells) == 1:
         return (
-            f"line {header.line} ({shown(header.cells[0], 40)}) is taken for the header: remove a title or comment "
+            f"line {header.line} ({shown(header.cells[0], 40)}) is read as the header: remove a title or comment "
             "above it, and put quotation marks around cells that hold the separator"
         )
     if row.cells[0].startswith("#"):
@@ -161,7 +161,7 @@ def _cells(path: str | Path, lines: list[tuple[int, str]], delimiter: str) -> li
         if len(span) > 1 and width > 1 and all(line.count(delimiter) == width - 1 for _, line in span):
             raise InputError(
                 f"{path}: lines {span[0][0]} to {span[-1][0]}: a quotation mark opens a cell in the first and closes "
-                "it in the last, but each line looks like a row of its own; double the marks that are text, or put "
+                "it in the last, but each line looks like a separate row; double the marks that are text, or put "
                 "the cell into one line"
             )
         rows.append(Row(span[0][0], tuple(cells)))

@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "or tables with the columns track (or protein), chrom, position",
     )
     parser.add_argument(
-        "--fewest", type=int, default=1, help="windows that a track's peaks must stand in (default: %(default)s)"
+        "--fewest", type=int, default=1, help="windows that a track's peaks must be in (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, required=True, help="the table to write: .csv or .csv.gz")
     for name, text in (

@@ -12,7 +12,7 @@ from covjax.errors import InputError
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What every encoder offers. The mask the model sees and the mask the pool sees are different things.
+    """What every encoder offers. The model and the pool have different masks.
 
     An encoder may also say what it reads, `letters: str`: "protein", "dna" or "text" (`covjax.data.letters`).
     """
@@ -30,7 +30,7 @@ class Encoder(Protocol):
     def pad(
         self, rows: Sequence[Int[np.ndarray, "_"]], length: int
     ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """Encoded rows padded to `length` tokens or just over, the mask the model sees, the mask to pool.
+        """Encoded rows padded to at least `length` tokens, the mask for the model, and the mask for the pool.
 
         Raises InputError where a row is longer than `length`.
         """
@@ -38,7 +38,7 @@ class Encoder(Protocol):
     def apply(
         self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"], layers: tuple[int, ...]
     ) -> dict[int, Float[Array, "b t _"]]:
-        """Activations of the asked layers, under the numbers that were asked."""
+        """Activations of the layers asked for, by the layer numbers as they were given."""
 
 
 def tokenize(
@@ -59,7 +59,7 @@ def layer_index(layer: int, num_layers: int) -> int:
 def pad_rows(
     rows: Sequence[Shaped[np.ndarray, "_"]], length: int, pad: int
 ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-    """Rows filled up with `pad` to exactly `length` tokens, and the mask of what is not filling."""
+    """Rows filled up with `pad` to exactly `length` tokens, and the mask of the tokens that are not padding."""
     tokens = np.full((len(rows), length), pad, np.int32)
     mask = np.zeros(tokens.shape, bool)
     for row, ids in enumerate(rows):
@@ -73,8 +73,8 @@ def pad_rows(
 def nucleotide_ids(sequence: str, numbers: Mapping[str, int]) -> Int[np.ndarray, "t"]:
     """The number of every nucleotide, lower case read as upper case.
 
-    Raises InputError for an empty sequence, and for another letter: named with its position, counted from 1, and with
-    what to write for U and for IUPAC's ambiguity codes.
+    Raises InputError for an empty sequence, and for any other letter. The message has its position, counted from 1, and
+    says what to write for U and for IUPAC's ambiguity codes.
     """
     if not sequence:
         raise InputError("the sequence is empty")
@@ -92,7 +92,7 @@ LOADERS: dict[str, Callable[[Any], Encoder]] = {}
 
 
 class Requirement(NamedTuple):
-    """Packages that a registered encoder needs beside covjax, as Python imports them, and the line that installs."""
+    """Packages that a registered encoder needs besides covjax (import names), and the command to install them."""
 
     packages: tuple[str, ...]
     install: str
@@ -104,10 +104,10 @@ REQUIREMENTS: dict[str, Requirement] = {}
 def register_encoder(
     name: str, loader: Callable[[Any], Encoder], packages: tuple[str, ...] = (), install: str = ""
 ) -> None:
-    """Enter an encoder under `name`: `load(name, dtype)` returns `loader(dtype)`; InputError where the name is taken.
+    """Register an encoder under `name`: `load(name, dtype)` returns `loader(dtype)`; InputError if the name is taken.
 
-    `packages` with the line that installs them are what `covjax info` says that it needs.
-    A model of one's own: see `covjax.encoders.from_function`.
+    `covjax info` shows `packages`, which the encoder needs, and the command that installs them. To make an encoder from
+    your own model, see `covjax.encoders.from_function`.
     """
     if name in LOADERS:
         raise InputError(f"encoder {name!r} is already registered")

@@ -1,6 +1,6 @@
 """Checks of an encoder: padding, norms, and the loss of its own head.
 
-What an autoencoder's reconstruction costs the model is seen by putting it in the place of the activations.
+To see what an autoencoder's reconstruction costs the model, put it in the place of the activations.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -80,11 +80,11 @@ def norm_report(
     sequences: Sequence[str] = (),
     layers: tuple[int, ...] = (-1,),
 ) -> dict[int, LayerNorms]:
-    """Norms of the tokens that are pooled, per layer, with the attention sinks among them.
+    """Norms of the pooled tokens of each layer, and the attention sinks among them.
 
     A token of 100 median norms weighs 10,000 in a second moment. `source` is an encoder with `sequences` and `layers`,
     or batches as `embed` and `from_arrays` yield them (all their layers). Special tokens are not counted.
-    Raises InputError where nothing is there, and for NaN or infinity, with the row and the layer.
+    Raises InputError if there are no tokens, and for NaN or infinity, with the row and the layer.
     """
     encoder: Encoder | None = None
     batches: Iterable[tuple[Any, dict[int, Any], Any]]

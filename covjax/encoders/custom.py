@@ -1,4 +1,4 @@
-"""A model of one's own in place of a named encoder: a JAX function, or activations computed elsewhere."""
+"""Your own model instead of a named encoder: a JAX function, or activations from another program."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ def from_function(
     pad: int = 0,
     special: Sequence[int] = (),
 ) -> Encoder:
-    """An encoder out of a JAX function of ONE sequence: (tokens (t,), mask (t,)) → (t, d), or a tuple, one per layer.
+    """Make an encoder from a JAX function of ONE sequence: (tokens (t,), mask (t,)) → (t, d), or one array per layer.
 
-    `encode` is a number for each letter, or a function from a sequence to token ids. Padding has the id `pad` and is
-    False in the mask; it must not change the real tokens (`check_padding_invariance`). The ids `special` are never
-    pooled. Large parameters belong into `jax.tree_util.Partial(function, parameters)`, called with the parameters
-    first; arrays that a plain function closes over are compiled into the program.
-    Register it by `register_encoder(name, lambda dtype: from_function(…))` where `load` should know it.
-    Raises InputError where the function returns anything else.
+    `encode` is a mapping from letters to numbers, or a function from a sequence to token ids. Padding has the id `pad`
+    and is False in the mask; it must not change the real tokens (`check_padding_invariance`). The ids `special` are
+    never pooled. Pass large parameters by `jax.tree_util.Partial(function, parameters)`, which calls the function with
+    the parameters first; arrays in the closure of a plain function are compiled into the program. To make it known to
+    `load`, use `register_encoder(name, lambda dtype: from_function(…))`. Raises InputError if the function returns
+    anything else.
     """
     return _FunctionEncoder(name, function, encode, pad, special)
 
@@ -117,7 +117,7 @@ def from_arrays(
     masks: Iterable[WeightsLike] | None = None,
     token_budget: int = 16384,
 ) -> Iterator[tuple[Int[np.ndarray, "rows"], dict[int, Float[np.ndarray, "b t _"]], Bool[np.ndarray, "b t"]]]:
-    """Batches like those of `embed` out of activations, one (t, d) array per sequence, as layer 0.
+    """Batches like those of `embed`, made from activations, one (t, d) array per sequence, as layer 0.
 
     Takes a list, an (n, t, d) array or an iterator, which is read once: a batch is yielded as soon as it is full, so
     rows come in no fixed order. `masks` marks the tokens to pool, all by default. Lengths are padded up to powers of

@@ -1,4 +1,4 @@
-"""Embed sequences in batches of like length, whole or in overlapping windows."""
+"""Embed sequences in batches of similar length, whole or in overlapping windows."""
 
 import bisect
 import itertools
@@ -67,17 +67,18 @@ def embed(
     max_segments: int = 1,
     mesh: Mesh | None = None,
 ) -> Iterator[Batch]:
-    """Yield (row numbers, {layer: activations}, mask to pool) batch by batch, shortest sequences first.
+    """Yield (row numbers, {layer: activations}, mask for the pool) batch by batch, shortest sequences first.
 
     Every batch of a bucket has the same shape: b = token_budget // t sequences, at least one. The last batch of a
     bucket is filled with copies of its first sequence under an all-zero pool mask: `rows` is then shorter than b.
     Nothing is cropped; the longest sequence sets the last bucket. `edges`, ascending token numbers, sets the buckets,
     which keeps the shapes the same over several calls.
 
-    With `max_segments` > 1 an encoder that can (`packs`) gets up to so many sequences in a row of the batch; such a
-    batch is yielded once for every place in the row, the same activations under the mask of other sequences.
+    If `max_segments` > 1 and the encoder supports it (`packs`), up to that many sequences share a row of the batch.
+    Such a batch is yielded once for every place in the row: with the same activations, but the masks of other
+    sequences.
 
-    With a `mesh` of one axis b is rounded up to a multiple of its devices and the batch is split over them.
+    With a `mesh` of one axis, b is rounded up to a multiple of its devices and the batch is split over them.
 
     Raises InputError for no sequences or one longer than the last of `edges`, and whatever `encoder.encode` raises.
     """
@@ -96,7 +97,7 @@ def embed_tokens(
     max_segments: int = 1,
     mesh: Mesh | None = None,
 ) -> Iterator[Batch]:
-    """As `embed`, of token ids that `encoder.encode` or `windows` gave; only tokens in `cores` are pooled."""
+    """Like `embed`, for token ids from `encoder.encode` or `windows`; only tokens in `cores` are pooled."""
     if not len(encoded):
         raise InputError("sequences: empty; at least one is needed")
     lengths = np.array([len(ids) for ids in encoded])
@@ -126,7 +127,7 @@ def padded_batches(
     mesh: Mesh | None = None,
     packs: bool = False,
 ) -> Iterator[Input]:
-    """The batches of a plan of `plan_rows`, as they go into the encoder; see `embed_tokens`."""
+    """The batches of a plan of `plan_rows`, ready for the encoder; see `embed_tokens`."""
     cores = [np.ones(len(ids), bool) for ids in encoded] if cores is None else cores
     for edge, planned in plan.items():
         size = batch_size(token_budget, int(edge), mesh)
@@ -155,7 +156,7 @@ def _applied(
 
 
 def batch_size(token_budget: int, edge: int, mesh: Mesh | None) -> int:
-    """Rows of one batch: what the budget allows, at least one a device, the same number on every device."""
+    """Rows of one batch: as many as the budget allows, at least one per device, the same number on every device."""
     devices = 1 if mesh is None else mesh.size
     return -(-max(1, token_budget // edge) // devices) * devices
 
@@ -201,7 +202,7 @@ def bucket_edges(lengths: Int[np.ndarray, "n"], max_shapes: int) -> list[int]:
 
 
 class Window(NamedTuple):
-    """Token ids that the model sees together, special tokens included, and which of them are this window's own."""
+    """Token ids that the model sees together, special tokens included, and which belong to this window's core."""
 
     tokens: Int[np.ndarray, "t"]
     core: Bool[np.ndarray, "t"]
@@ -255,8 +256,8 @@ def windowed_moments(
 ) -> dict[int, Moments]:
     """Moments of each layer over a sequence of any length, window by window; no more than one batch is in memory.
 
-    The statistics are those of all tokens together (`merge` is exact); what a window cannot see, the context beyond its
-    halo, is all that differs from one pass over the sequence. Raises InputError as `windows`, and where nothing is
+    The statistics are those of all tokens together (`merge` is exact). They differ from one pass over the sequence only
+    in that a window does not see the context beyond its halo. Raises InputError as `windows` does, and if nothing is
     left to pool.
     """
     cut = windows(encoder, sequence, window, halo)
@@ -294,11 +295,11 @@ def overlap(
     shape: Callable[[Item], tuple[int, ...]],
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[Item, Result]]:
-    """Every input with its result, in order; on a CPU two run at once, each in a thread of its own.
+    """Every input with its result, in order; on a CPU two run at once, each in its own thread.
 
-    XLA gives a loop (over attention heads, over eigendecompositions) one core, which leaves the others idle, unless
-    `run` spreads its input over the devices of a `mesh`. The first input of a `shape` is finished before another
-    begins, or both threads would compile it.
+    XLA runs a loop (over attention heads, over eigendecompositions) on one core, which leaves the others idle, unless
+    `run` spreads its input over the devices of a `mesh`. The first input of each `shape` is finished before another
+    begins; otherwise both threads would compile it.
     """
     if mesh is not None or jax.default_backend() != "cpu":
         for each in inputs:

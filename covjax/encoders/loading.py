@@ -1,4 +1,4 @@
-"""Load an encoder by name: registered, a file, a folder in the Hugging Face layout, a model of the hub."""
+"""Load an encoder by a registered name, a file, a folder in the Hugging Face layout, or a hub id."""
 
 import importlib
 import os
@@ -50,17 +50,17 @@ register_encoder("yeast-lm", _yeast_lm)
 
 
 def requirements() -> dict[str, Requirement]:
-    """What every registered encoder needs, by its name, in alphabetical order."""
+    """The packages that every registered encoder needs, by its name, in alphabetical order."""
     return dict(sorted(REQUIREMENTS.items()))
 
 
 def load(name: str | Path, dtype: Any = jnp.float32, trust_remote_code: bool = False) -> Encoder:
-    """Return a frozen encoder: a registered name, a file, a folder in the Hugging Face layout or a model id of the hub.
+    """Load a frozen encoder by a registered name, a file, a folder in the Hugging Face layout, or a hub id.
 
     A file is a model of SpliceAI or OpenSpliceAI (.h5, .pt). A folder's `model_type` (config.json) decides the family.
-    A hub id ("facebook/esm2_t6_8M_UR50D") is fetched by huggingface_hub into its cache and then read like any folder.
-    "torch:NAME" is a folder or hub id that PyTorch and transformers run (`covjax.encoders.pytorch.load_torch`), with
-    code that comes with it where `trust_remote_code` is set.
+    A hub id ("facebook/esm2_t6_8M_UR50D") is downloaded by huggingface_hub into its cache and then read like a folder.
+    "torch:NAME" is a folder or hub id of a model that PyTorch and transformers run
+    (`covjax.encoders.pytorch.load_torch`); with `trust_remote_code`, code that comes with the model is run too.
     `dtype`, float32 or bfloat16, is the type of the parameters, of the computation and of the activations; layer norm
     and softmax are computed in float32, and matrix products add up in it.
     Raises InputError for an unknown name, an unsupported model_type, option or dtype, and damaged or missing files.
@@ -99,7 +99,7 @@ def load(name: str | Path, dtype: Any = jnp.float32, trust_remote_code: bool = F
 
 
 def fetch(name: str, *more: str) -> Path:
-    """The folder of a model of the hub, fetched where it is not there; `more` are patterns of further files."""
+    """The folder of a hub model, downloaded if it is not in the cache; `more` are patterns of further files."""
     if name.count("/") != 1:
         raise InputError(
             f"encoder: {shown(name)} is not known; allowed: {', '.join(sorted(LOADERS))}, "
@@ -115,4 +115,6 @@ def fetch(name: str, *more: str) -> Path:
             snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*.bin"])
         return folder
     except Exception as error:  # network, authorisation, no such model: the hub raises many types
-        raise InputError(f"encoder: {shown(name)} is no folder and cannot be fetched: {type(error).__name__}") from None
+        raise InputError(
+            f"encoder: {shown(name)} is not a folder and cannot be fetched: {type(error).__name__}"
+        ) from None

@@ -1,4 +1,4 @@
-"""PyTorch models of transformers as encoders: their hidden states, handed over to JAX by DLPack."""
+"""PyTorch models as encoders: PyTorch computes the hidden states and hands them to JAX by DLPack."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -25,21 +25,21 @@ EXTRA = "parity"
 
 
 def from_torch(model: Any, tokenizer: Any, layers: Sequence[int] | None = None, name: str = "") -> Encoder:
-    """An encoder out of a PyTorch model of transformers, or any module that is called and answers like one.
+    """Make an encoder from a PyTorch model of transformers, or any module with the same interface.
 
     The model stays on its device, is put into evaluation mode, and runs without gradients on sequences of equal length
-    together, so that it never sees padding. Of an encoder-decoder the encoder is taken. Layer i is `hidden_states[i]`,
-    0 the embedding. Special tokens of the tokenizer are never pooled. Where its vocabulary is single letters and it
-    asks for blanks between them, they are put there; unknown letters are refused, unknown words are not.
+    together, so that it never sees padding. Of an encoder-decoder only the encoder is used. Layer i is
+    `hidden_states[i]`, 0 the embedding. The tokenizer's special tokens are never pooled. If its vocabulary is single
+    letters and it needs blanks between them, they are added; unknown letters are refused, unknown words are not.
 
     Args:
         model: module called with `input_ids`, `attention_mask` and `output_hidden_states=True`.
         tokenizer: of the same model, as transformers has them.
-        layers: which of the hidden states are the encoder's layers, in this order; all by default.
-        name: what reports call it; by default the name that the model was loaded by.
+        layers: the hidden states that become the encoder's layers, in this order; by default all.
+        name: its name in reports; by default the name by which the model was loaded.
 
-    Raises InputError where torch is not installed, for a model that gives no hidden states or not one vector a token,
-    and a layer that it does not have.
+    Raises InputError if torch is not installed, if the model does not give hidden states with one vector per token, and
+    for a layer that it does not have.
     """
     return TorchEncoder(model, tokenizer, layers, name)
 
@@ -47,10 +47,11 @@ def from_torch(model: Any, tokenizer: Any, layers: Sequence[int] | None = None, 
 def load_torch(name: str, dtype: Any = jnp.float32, trust_remote_code: bool = False) -> Encoder:
     """`from_torch` of a folder or hub id; also of a folder of sentence-transformers (`read_settings`).
 
-    The model goes to a GPU where PyTorch sees one. `trust_remote_code` runs code that comes with the model, and warns.
+    The model is moved to a GPU if PyTorch sees one. `trust_remote_code` runs code that comes with the model, with a
+    warning.
 
-    Raises InputError where torch is not installed, the model cannot be loaded, lacks weights, or needs code that is not
-    trusted.
+    Raises InputError if torch is not installed, or if the model cannot be loaded, lacks weights, or needs code that is
+    not trusted.
     """
     torch = need("torch", EXTRA, f"encoder: torch:{name}")
     import transformers
@@ -94,7 +95,7 @@ class TorchEncoder:
     ):
         self._torch = need("torch", EXTRA, "from_torch: a PyTorch model")
         if not isinstance(model, self._torch.nn.Module):
-            raise InputError(f"from_torch: {type(model).__name__} is no module of PyTorch")
+            raise InputError(f"from_torch: {type(model).__name__} is not a PyTorch module")
         config = getattr(model, "config", None)
         if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
             model = model.get_encoder()
@@ -127,7 +128,7 @@ class TorchEncoder:
         return self._widths[layer_index(layer, self.num_layers)]
 
     def encode(self, sequence: str) -> Int[np.ndarray, "t"]:
-        """Token ids, special ones included; InputError for unknown letters, no token, and more than there may be."""
+        """Token ids, special ones included; InputError for unknown letters, no token, or too many tokens."""
         ids = self.encode_any_length(sequence)
         if self.max_tokens is not None and len(ids) > self.max_tokens:
             raise InputError(f"{len(ids)} tokens, more than the {self.max_tokens} that the model reads; shorten it")

@@ -49,5 +49,5 @@ def read_settings(folder: Path) -> SentenceSettings:
     if not isinstance(prompt, str):
         raise InputError(f"{folder}: default_prompt_name {shown(name)} is not among its prompts")
     if most is not None and (type(most) is not int or most < 1):
-        raise InputError(f"{folder}: max_seq_length {shown(most)} is no number of tokens")
+        raise InputError(f"{folder}: max_seq_length {shown(most)} is not a number of tokens")
     return SentenceSettings(inner, most, prompt, bool(lower))

@@ -56,7 +56,7 @@ def make_blocks(fitted: FittedRecipe, probe: LinearProbe) -> tuple[tuple[Block, 
     """The blocks of a fitted recipe under a probe on its vectors, and the bias that is left, in float64.
 
     Principal components and the scale of blocks that stand side by side are folded into the weights.
-    Raises InputError, with the remedy, for a recipe whose score is no function of means and second moments.
+    Raises InputError, with the remedy, for a recipe whose score is not a function of means and second moments.
     """
     for pool in fitted.pools.values():
         if reason := _refusal(pool):
@@ -85,7 +85,7 @@ def _refusal(pool: FittedPool) -> str:
     """Why a pool has no explanation; nothing where it has one."""
     recipe, name = pool.recipe, pool.recipe.name
     if isinstance(recipe, Trained):
-        return f"{name} is trained on the labels, and its score is no quadratic form of the tokens"
+        return f"{name} is trained on the labels, and its score is not a quadratic form of the tokens"
     if isinstance(recipe, SparsePooled):
         return f"{name} pools latents of a sparse autoencoder, which are not explained yet"
     if isinstance(recipe, PairPooled):
@@ -95,7 +95,7 @@ def _refusal(pool: FittedPool) -> str:
     if getattr(recipe, "shuffled", False):
         return f"{name} shuffles the tokens' features, so that no token has a contribution"
     plain = getattr(pool.pooler, "name", "") in ("mean", "mean_std") or _matrix(pool.pooler) is not None
-    return "" if plain else f"{name} is no function of the mean and the second moment of the tokens alone"
+    return "" if plain else f"{name} is not a function of the mean and the second moment of the tokens alone"
 
 
 def _matrix(pooler: Any) -> tuple[str, str | None, float, np.ndarray | None] | None:

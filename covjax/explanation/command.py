@@ -40,19 +40,23 @@ class ExplainConfig:
     """What `covjax explain` is told."""
 
     model: str = option("", "folder model/ that `covjax compare` wrote")
-    data: str = option("", "sequences: FASTA, CSV, TSV, Parquet or text; the comparison's table, for its test split")
+    data: str = option(
+        "", "sequences: FASTA, CSV, TSV, Parquet or text; of the comparison's own table, the test split is used"
+    )
     output: str = option("runs/explanation", f"folder for the page, {PAGE}, and its arrays, {ARRAYS}")
-    encoder: str = option("", "where the encoder lies now, if not where the comparison had it")
-    labels: tuple[str, ...] = option((), "labels to explain, separated by commas; empty: the most frequent six")
-    sequences: int = option(200, "sequences to explain; of more as many are drawn, which is said", **at_least(2))
+    encoder: str = option("", "where the encoder is now, if it has moved since the comparison")
+    labels: tuple[str, ...] = option((), "labels to explain, separated by commas; empty: the six most frequent")
+    sequences: int = option(
+        200, "most sequences to explain; if there are more, that many are drawn, with a note", **at_least(2)
+    )
     pattern: str = option("", "regular expression, such as '[AG].{4}GK[ST]': does the top token lie in its matches?")
     masked: float = option(
         0.05, "share of the tokens that the deletion test masks", allowed=lambda x: 0 < x < 1, rule="above 0, below 1"
     )
     resamples: int = option(1000, "bootstrap resamples", **at_least(100))
-    seed: int = option(0, "seed of what is drawn", **at_least(0))
+    seed: int = option(0, "seed of all random draws", **at_least(0))
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused", **at_least(1))
-    force_letters: bool = option(False, "go on where the letters are not those that the encoder reads")
+    force_letters: bool = option(False, "accept letters other than those that the encoder reads")
 
 
 ODD = 0.1  # of the predictions: more that are others than in the comparison are of another table

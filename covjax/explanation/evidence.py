@@ -98,7 +98,7 @@ def matches(pattern: str, sequence: str) -> np.ndarray:
     try:
         compiled = re.compile(f"(?=({pattern}))", re.IGNORECASE)
     except re.error as error:
-        raise InputError(f"pattern: {shown(pattern)} is no regular expression: {error}") from None
+        raise InputError(f"pattern: {shown(pattern)} is not a regular expression: {error}") from None
     inside = np.zeros(len(sequence), bool)
     for match in compiled.finditer(sequence):
         inside[match.start(1) : match.end(1)] = True

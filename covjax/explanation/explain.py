@@ -1,4 +1,4 @@
-"""`covjax.explain`: the score of a comparison's model as contributions of tokens and of directions, as arrays."""
+"""`covjax.explain`: contributions of tokens and of directions to the score of a comparison's model, as arrays."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ from covjax.probes import LinearProbe
 
 @dataclasses.dataclass(frozen=True)
 class Direction:
-    """An eigen-direction v of a label's W, or the one direction of a block without a matrix.
+    """An eigen-direction v of a label's W, or the only direction of a block without a matrix.
 
     `share` is the covariance of its part of the score, λ vᵀ f(S) v, with the score over the variance of the score:
     those of all directions of all blocks sum to 1. `average` is that part's mean over the sequences.
@@ -36,7 +36,7 @@ class Direction:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Scores of n sequences under k labels, and what they are made of, in float64.
+    """Scores of n sequences for k labels, and the contributions that add up to them, in float64.
 
     `scores` (n, k) are those of the probe: log odds or logits of a logistic one. For every sequence and label the score
     is the sum of `bias`, `constant`, `tokens` over tokens and parts, and `residual`. `tokens` has one array
@@ -59,25 +59,25 @@ class Explanation:
 
     @property
     def contributions(self) -> list[Float[np.ndarray, "_ k"]]:
-        """What every token adds to the score of every label: an array (tokens, k) a sequence."""
+        """What every token adds to the score of every label: one array (tokens, k) per sequence."""
         return [tokens.sum(2) for tokens in self.tokens]
 
     @property
     def parts(self) -> Float[np.ndarray, "n k 3"]:
-        """What of every score is mean, variance and co-occurrence."""
+        """The parts of every score that come from mean, variance and co-occurrence."""
         return np.stack([tokens.sum(0) for tokens in self.tokens])
 
     def shares(self, label: int) -> dict[str, float]:
-        """By part, its covariance with the score over the variance of the score, among the sequences; they sum to 1.
+        """The share of every part: its covariance with the score over the score's variance; the shares sum to 1.
 
-        A share below 0 is a part that works against the others. The last two are the constant and the residual.
+        A part with a negative share works against the others. The last two parts are the constant and the residual.
         """
         columns = [*self.parts[:, label].T, self.constant[:, label], self.residual[:, label]]
         values = [covariance_share(column, self.scores[:, label]) for column in columns]
         return dict(zip((*PARTS, "constant", "residual"), values, strict=True))
 
     def directions(self, label: int, count: int | None = None) -> list[Direction]:
-        """The directions of a label's weights, those with the largest shares (in size) first; `count` of them."""
+        """The `count` directions of a label's weights with the largest absolute shares, largest first."""
         out: list[Direction] = []
         for number, ((values, vectors), along) in enumerate(zip(self.axes, self.along, strict=True)):
             for place, term in enumerate(along[:, label].T):
@@ -109,12 +109,12 @@ def explain(
         model: a `Model` (`Comparison.best()`), or the folder `model/` that `covjax compare` wrote.
         X: sequences or activations, as `Embedder.transform` takes them.
         labels: names of the model's labels to explain; all by default.
-        reference: sequences or activations, those of training, whose mean covariance is where the path of a log(Σ+εI)
-            starts; by default X. Other recipes do not look at it.
-        encoder: where the encoder lies now, for a folder whose own name for it cannot be loaded.
+        reference: the training sequences or activations. For log(Σ+εI) the path starts at their mean covariance; by
+            default X. Other recipes do not use it.
+        encoder: where the encoder is now, if the folder's own name for it cannot be loaded.
 
-    Raises InputError for a model of pairs, an unknown label, a recipe that cannot be explained (named, with those that
-    can), and as `Embedder.transform`.
+    Raises InputError for a model of pairs, an unknown label, a recipe that cannot be explained (the message names those
+    that can), and as `Embedder.transform` does.
     """
     model = model if isinstance(model, Model) else Model.load(Path(model), encoder)
     blocks, bias, names = model_blocks(model, labels)

@@ -29,7 +29,7 @@ READING = (
     "square there over that of all tokens. A mean has one direction, and its letters the mean itself.",
     "Masking leaves tokens out of the pool; the encoder does not run again, so that the others still know of them.",
     "A contribution says what the probe uses, not what causes the label. Activations depend on context, so that a "
-    "token can carry what stands beside it.",
+    "token can carry what its neighbours say.",
 )
 METHODS = {
     None: "The recipe is linear in what it pools: contributions are exact.",

@@ -29,8 +29,8 @@ class ExtractConfig:
         allowed=bool,
         rule="a file: --data proteins.fasta",
     )
-    genome: str | None = option(None, "FASTA genome of a BED file's windows")
-    output: str = option("runs/extraction", "folder of the shards", NOTHING)
+    genome: str | None = option(None, "genome in FASTA, for the windows of a BED file")
+    output: str = option("runs/extraction", "folder for the shards", NOTHING)
     encoder: str = option("unirep-64", "name, folder or hub id; see covjax.encoders.load")
     dtype: str = option("float32", "float32 or bfloat16: the encoder's parameters and activations")
     layers: tuple[int, ...] = option(
@@ -41,28 +41,28 @@ class ExtractConfig:
     )
     poolers: tuple[str, ...] = option(
         ("mean", "covariance"),
-        "poolers, options after a colon: log_covariance:eps=0.01",
+        "poolers, with options after a colon, such as log_covariance:eps=0.01",
         allowed=lambda poolers: len(set(poolers)) == len(poolers),
         rule="distinct, at least one unless keep_tokens",
     )
     keep_tokens: bool = option(False, "also write the token activations (bfloat16, ArrayRecord)")
     max_length: int = option(2000, "longest sequence allowed, in letters; longer ones are refused, never cropped")
-    force_letters: bool = option(False, "go on where the input's letters are not those that the encoder reads", NOTHING)
+    force_letters: bool = option(False, "accept letters other than those that the encoder reads", NOTHING)
     max_output_gib: float = option(
-        10.0, "largest output allowed; what does not fit the disk is refused anyway", NOTHING
+        10.0, "largest output allowed; an output that does not fit on the disk is always refused", NOTHING
     )
-    shard_size: int = option(1024, "sequences a shard", **at_least(1))
+    shard_size: int = option(1024, "sequences per shard", **at_least(1))
     token_budget: int = option(8192, "tokens per encoder batch", **at_least(1))
-    max_shapes: int = option(4, "compiled shapes of the whole run", **at_least(1))
+    max_shapes: int = option(4, "most input shapes to compile in the whole run", **at_least(1))
     window: int = option(
         0,
-        "tokens the encoder sees at once; longer sequences are cut and pooled as one; 0: never cut",
+        "tokens that the encoder sees at once; longer sequences are cut into windows and pooled as one; 0: never cut",
         **at_least(0),
     )
     halo: int = option(64, "tokens of context on each side of a window, seen but not pooled", **at_least(0))
     pack: int = option(
         2,
-        "sequences a row at most, where the encoder can (Transformers); 1 turns packing off",
+        "most sequences packed into a row, if the encoder supports it (Transformers); 1 turns packing off",
         **at_least(1),
     )
 

@@ -77,7 +77,7 @@ def _room(path: Path, size: int | None) -> str:
     with contextlib.suppress(OSError):
         if folder is not None:
             needed += f"{';' if size is None else ','} {shutil.disk_usage(folder).free:,} are free"
-    return f"{needed}; make room, and the same command goes on"
+    return f"{needed}; make room, then run the same command again"
 
 
 def sync(path: str | Path) -> None:

@@ -100,7 +100,7 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except Damaged as error:
-            print(f"note: {error}; it is written anew", file=sys.stderr)
+            print(f"note: {error}; it is written again", file=sys.stderr)
             return None
 
     def _refuse_other(self, saved: dict[str, Any], wanted: dict[str, Any], grows: str) -> None:
@@ -337,7 +337,7 @@ def _load_newest(folder: str | Path, step: int, like: Any, manifest: Mapping[str
     except Damaged as error:
         older = [each for each in saved_steps(folder) if each < step]
         where = f"from step {older[-1]:,}" if older else "from the start"
-        raise Damaged(f"{error}; remove that folder, and the same command goes on {where}") from None
+        raise Damaged(f"{error}; remove that folder, and run the same command again to continue {where}") from None
 
 
 def load_step(folder: str | Path, step: int, like: Any, manifest: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

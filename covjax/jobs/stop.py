@@ -99,7 +99,7 @@ def _watch(read: int, command: str) -> None:
 
 
 def _line(command: str) -> str:
-    return f"{command}: stopped; the same command goes on"
+    return f"{command}: stopped; run the same command again to continue"
 
 
 def _say(command: str) -> None:

@@ -45,7 +45,7 @@ def _group_names(groups: Any) -> list:
     kind = str if isinstance(names[0], str) else numbers.Real | np.bool_
     for name in names:
         if not isinstance(name, kind) or name != name:
-            problem = "are texts or numbers, all of one kind; a missing one needs a name of its own"
+            problem = "are texts or numbers, all of one kind; a missing one needs its own name"
             raise InputError(f"groups: {shown(name)}: they {problem}")
     return names
 

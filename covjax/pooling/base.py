@@ -1,4 +1,4 @@
-"""The poolers' contract and registry: tokens of one sequence in, one float32 vector of fixed size out."""
+"""Contract and registry of poolers: the tokens of one sequence in, one float32 vector of fixed size out."""
 
 import dataclasses
 import inspect
@@ -15,9 +15,11 @@ from covjax.tokens import TokensLike, WeightsLike, prepare_tokens
 
 @runtime_checkable
 class Pooler(Protocol):
-    """What every pooler offers. Hashable without parameters, a Flax NNX module with them; batches by `jax.vmap`.
+    """What every pooler offers: `pooler(tokens, weights)` gives one vector. Use `jax.vmap` for batches.
 
-    One that needs nothing but the moments of the tokens may also have `of_moments` (see `moment_function`).
+    A pooler is hashable if it has no parameters, and a Flax NNX module if it has.
+
+    If it needs nothing but the moments of the tokens, it may also have `of_moments` (see `moment_function`).
     """
 
     @property
@@ -26,7 +28,7 @@ class Pooler(Protocol):
 
     @property
     def permutation_invariant(self) -> bool:
-        """Whether the order of the tokens leaves the vector as it is."""
+        """Whether the vector is the same for every order of the tokens."""
 
     def __call__(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """Pool one sequence; tokens of weight 0 do not exist, a token of weight 2 is a token seen twice."""
@@ -36,7 +38,7 @@ class Pooler(Protocol):
 class FunctionPooler:
     """A pooler without parameters: `function(x, w, **options)` on checked, masked float32 tokens.
 
-    `from_moments(moments, **options)` is the same of the tokens' moments, where that is possible.
+    `from_moments(moments, **options)` gives the same from the tokens' moments, if that is possible.
     `from_factor(x, w, **options)`, of a pooler that gives the vech of a matrix, is its `factor`.
     """
 
@@ -63,9 +65,9 @@ class FunctionPooler:
 
 
 def moment_function(pooler: Pooler) -> Callable[[Moments], Float[Array, "k"]] | None:
-    """A pooler as a function of the moments of the tokens; None for one that needs the tokens themselves.
+    """The pooler as a function of the tokens' moments; None if it needs the tokens themselves.
 
-    Inputs too long to be held are pooled by it: their moments add up window by window.
+    It pools sequences that are too long for memory, whose moments are added up window by window.
     """
     return getattr(pooler, "of_moments", None)
 
@@ -74,7 +76,7 @@ _FACTORIES: dict[str, Callable[..., Pooler]] = {}
 
 
 def register(name: str) -> Callable[[Callable[..., Pooler]], Callable[..., Pooler]]:
-    """Enter a factory with keyword-only options under `name`.
+    """Register a factory with keyword-only options under `name`.
 
     Raises:
         InputError: the name is taken.
@@ -95,7 +97,7 @@ def pooler_names() -> tuple[str, ...]:
 
 
 def pooler_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options `get_pooler(name, …)` takes, with defaults; raises InputError for an unknown name."""
+    """The options of `get_pooler(name, …)` with their defaults; raises InputError for an unknown name."""
     if name not in _FACTORIES:
         raise InputError(f"unknown pooler {name!r}; allowed: {', '.join(pooler_names())}")
     return dict(inspect.signature(_FACTORIES[name]).parameters)

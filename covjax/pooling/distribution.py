@@ -216,7 +216,7 @@ def _fisher_vector(x: Tokens, w: Weights, shares, means, variances):
 
 @register("fisher_vector")
 def fisher_vector(*, shares: VectorOf, means: MatrixLike, variances: MatrixLike) -> FittedPooler:
-    """Gradient of the tokens' likelihood by means and deviations of a diagonal Gaussian mixture; size 2·components·d.
+    """Gradient of the log-likelihood for means and deviations of a diagonal Gaussian mixture; size 2·components·d.
 
     Whitened by its Fisher information, then signed root and unit length (Sánchez et al. 2013).
     """

@@ -1,4 +1,4 @@
-"""Baselines of first order: per-feature statistics and single tokens."""
+"""First-order baselines: per-feature statistics and single tokens."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -76,7 +76,7 @@ def maximum() -> FunctionPooler:
 
 @register("first")
 def first() -> FunctionPooler:
-    """The first token with weight > 0 (CLS where the mask keeps it); size d."""
+    """The first token with weight > 0 (CLS if its weight is not 0); size d."""
     return FunctionPooler("first", _first, permutation_invariant=False)
 
 

@@ -33,14 +33,14 @@ def attention_weights(logits: Float[Array, "tokens heads"], w: Float[Array, "tok
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise InputError naming the first size that is not an integer >= 1."""
+    """Raise InputError for the first size that is not an integer >= 1, naming it."""
     for name, size in sizes.items():
         if not (isinstance(size, int) and size >= 1):
             raise InputError(f"{name} must be an integer >= 1, got {size!r}")
 
 
 def check_features(x: Float[Array, "tokens features"], features: int) -> None:
-    """Raise InputError for tokens of another number of features."""
+    """Raise InputError for tokens with another number of features."""
     if x.shape[1] != features:
         raise InputError(f"x must have {features} features, got {x.shape[1]}")
 
@@ -165,7 +165,7 @@ def attention_covariance_matrices(
 def attention(
     *, features: int, heads: int = 4, position_bias: bool = False, queries: int = 1, seed: int = 0
 ) -> AttentionPool:
-    """Multi-head attention pool by every query; size queries·d.
+    """Multi-head attention with `queries` trained queries; size queries·d.
 
     `position_bias` adds a learned slope on the log distance from both ends.
     """
@@ -177,7 +177,7 @@ def attention(
 
 @register("light_attention")
 def light_attention(*, features: int, kernel_size: int = 9, seed: int = 0) -> LightAttentionPool:
-    """Light attention (Stärk et al. 2021); size 2d."""
+    """Light attention, softmax-weighted mean and maximum of two convolutions (Stärk et al. 2021); size 2d."""
     check_sizes(features=features, kernel_size=kernel_size)
     return LightAttentionPool(features, kernel_size, nnx.Rngs(seed))
 
@@ -194,7 +194,7 @@ def projected(
     eps: float = 0.1,
     seed: int = 0,
 ) -> ProjectedPool:
-    """Learned projections A and B; tied: vech of f(C), rank(rank + 1)/2; untied: C, rank²."""
+    """C = (XA)ᵀ(XB)/n with trained A and B; tied (A = B): vech of f(C), rank(rank + 1)/2 numbers; untied: C, rank²."""
     check_sizes(features=features, rank=rank)
     floor = check_spectral(spectral, ridge, eps)
     if spectral is not None and not tied:
@@ -206,6 +206,6 @@ def projected(
 
 @register("attention_covariance")
 def attention_covariance(*, features: int, rank: int = 32, heads: int = 1, seed: int = 0) -> AttentionCovariance:
-    """Attention-weighted covariance of learned projections; size heads · rank(rank + 1)/2."""
+    """Covariance of trained projections of the tokens, weighted by attention; size heads · rank(rank + 1)/2."""
     check_sizes(features=features, rank=rank, heads=heads)
     return AttentionCovariance(features, rank, heads, nnx.Rngs(seed))

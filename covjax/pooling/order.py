@@ -1,4 +1,4 @@
-"""Poolers that know where a token stands: regions, lagged covariance and the cosine transform of the token series.
+"""Poolers that know where a token is: regions, lagged covariance and the cosine transform of the token series.
 
 A sequence is a line of length n = Σ w_i on which token i covers an interval of length w_i. Regions are intervals, lags
 are shifts of that line, and the transform is an integral over it, so a token of weight 2 is two equal neighbours, and
@@ -48,7 +48,7 @@ class Regional(nnx.Module):
 def regional(
     *, pool: str | Pooler = "mean", bins: int = 4, options: Mapping[str, Any] | Sequence[tuple[str, Any]] = ()
 ) -> Regional:
-    """`pool`, by name with its `options` or as a pooler, of `bins` parts of equal length; size `bins` times the pool's.
+    """`pool` (a name with `options`, or a pooler) on each of `bins` equal parts; size `bins` times the pool's.
 
     A token on a boundary, and every token of a sequence of fewer tokens than bins, belongs in part to several.
     """

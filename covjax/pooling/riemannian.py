@@ -1,4 +1,4 @@
-"""Poolers of second order from elsewhere: tangent space, Gaussian embedding, bilinear and Newton–Schulz pooling."""
+"""Other second-order poolers: tangent space, Gaussian embedding, bilinear and Newton–Schulz pooling."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

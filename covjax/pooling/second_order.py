@@ -1,4 +1,4 @@
-"""Poolers of second order: whole matrices, projected, sketched, and beside the mean."""
+"""Second-order poolers: full matrices, projected or sketched ones, and matrices beside the mean."""
 
 from collections.abc import Callable, Sequence
 
@@ -116,7 +116,7 @@ def covariance() -> FunctionPooler:
 
 @register("correlation")
 def correlation() -> FunctionPooler:
-    """vech of the correlation, 0 for constant features; size d(d+1)/2."""
+    """vech of the correlation matrix, with 0 for constant features; size d(d+1)/2."""
     return _pooler("correlation", "correlation")
 
 
@@ -142,10 +142,10 @@ def sqrt_covariance(*, ridge: float = 1e-6) -> FunctionPooler:
 def log_covariance(*, eps: float | str = 0.1, shrink: str | None = None) -> FunctionPooler:
     """vech of log(Σ + eps·I); size d(d+1)/2.
 
-    `eps` "auto" is 0.1 of Σ's mean eigenvalue, at least 1e-6. `shrink` "oas" moves Σ towards a multiple of I before
-    (`covjax.shrink`), for as many samples as the tokens are worth in their order (`covjax.shrinkage.effective_count`).
-    Under a rule the floor of the spectrum is each sequence's own: there is no kernel of wide matrices without their
-    numbers, and with `shrink` the tokens themselves are needed. Raises InputError for eps <= 0 and other words.
+    `eps="auto"` is 0.1 of Σ's mean eigenvalue, at least 1e-6. `shrink="oas"` first moves Σ towards a multiple of I
+    (`covjax.shrink`), given how many independent tokens the sequence is worth (`covjax.shrinkage.effective_count`).
+    With either, every sequence has its own floor, so a kernel of wide matrices cannot be computed without their
+    numbers; `shrink` also needs the tokens themselves. Raises InputError for eps <= 0 and unknown words.
     """
     if shrink not in (None, "oas"):
         raise InputError(f"shrink must be None or 'oas', got {shrink!r}")
@@ -217,13 +217,13 @@ def _sketch_pooler(name: str, function, size: int, degree: int, seed: int) -> Fu
 
 @register("tensor_sketch")
 def tensor_sketch(*, size: int = 1024, degree: int = 2, seed: int = 0) -> FunctionPooler:
-    """Mean tensor sketch of the tokens, an unbiased sketch of the degree-th moment; size `size`."""
+    """Mean of the tokens' tensor sketches, an unbiased sketch of the moment of that degree; size `size`."""
     return _sketch_pooler("tensor_sketch", sketch.tensor_sketch, size, degree, seed)
 
 
 @register("random_maclaurin")
 def random_maclaurin(*, size: int = 1024, degree: int = 2, seed: int = 0) -> FunctionPooler:
-    """Mean random Maclaurin features, an unbiased sketch of the degree-th moment; size `size`."""
+    """Mean of random Maclaurin features, an unbiased sketch of the moment of that degree; size `size`."""
     return _sketch_pooler("random_maclaurin", sketch.random_maclaurin, size, degree, seed)
 
 
@@ -262,7 +262,7 @@ class Hybrid(nnx.Module):
 
 @register("hybrid")
 def hybrid(*, parts: Sequence[str | Pooler]) -> Hybrid:
-    """Concatenate poolers given by name (default options) or as poolers; size: the sum of the parts'."""
+    """The vectors of several poolers, given by name or as objects, side by side; size: the sum of the parts'."""
     if isinstance(parts, str) or not parts:
         raise InputError(f"parts must be a non-empty list of pooler names or poolers, got {parts!r}")
     return Hybrid([get_pooler(part) if isinstance(part, str) else part for part in parts])

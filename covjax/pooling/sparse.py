@@ -90,7 +90,7 @@ def _autoencoder(given: Given) -> "SparseAutoencoder":
 
 @register("sae_mean")
 def sae_mean(*, autoencoder: Given) -> MeanLatents:
-    """Mean of the latents of a sparse autoencoder (the module, or its name as `load` takes it); size latents."""
+    """Mean of the latents of a sparse autoencoder (the module, or a name for `load`); size latents."""
     return MeanLatents(_autoencoder(autoencoder))
 
 
@@ -102,7 +102,7 @@ def sae_max(*, autoencoder: Given) -> MaxLatents:
 
 @register("sae_cooccurrence")
 def sae_cooccurrence(*, autoencoder: Given, pairs: PairsLike) -> Cooccurrence:
-    """Second moment of the latents at the given pairs (i, j), as `sparse.cooccurrence.frequent_pairs` chooses."""
+    """Second moment of the latents for given pairs (i, j), as `sparse.cooccurrence.frequent_pairs` chooses them."""
     module, pairs = _autoencoder(autoencoder), np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.dtype.kind not in "iu":
         raise InputError(f"pairs must be whole numbers of shape (pairs, 2), got {pairs.dtype} {pairs.shape}")

@@ -225,7 +225,7 @@ def _rows(name: str, rows: VectorLike, targets: np.ndarray) -> np.ndarray:
     if not len(found) or found[0] < 0 or found[-1] >= len(targets):
         raise InputError(f"{name}: {len(found)} row numbers must lie in 0 to {len(targets) - 1}")
     if len(found) < len(given):
-        raise InputError(f"{name}: {len(given) - len(found)} row numbers stand there more than once; each is used once")
+        raise InputError(f"{name}: {len(given) - len(found)} row numbers occur more than once; each is used once")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Recipes by name: each is one way from tokens to a vector, one row of a comparison, and what `Embedder` takes."""
+"""Recipes by name: each turns tokens into one vector, is a row of a comparison, and can be given to `Embedder`."""
 
 import dataclasses
 import importlib
@@ -26,20 +26,20 @@ __all__ = ["Recipe", "RecipeSettings", "all_recipes", "get_recipe", "parts_of", 
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Name every recipe under the default settings, in the order of a report.
+    """Names of every recipe with the default settings, in the order of a report.
 
-    Ranks and numbers of components are part of a name and may be others: `pca_covariance_16` is rank 16,
-    `log_covariance_512_components` keeps 512.
+    The rank or number of components is part of a name, and other numbers work too: `pca_covariance_16` has rank 16,
+    `log_covariance_512_components` keeps 512 components.
     """
     return tuple(recipe.name for recipe in all_recipes(_everything(RecipeSettings(seeds=(0,)))))
 
 
 def get_recipe(name: str, settings: RecipeSettings | None = None) -> tuple[Recipe, ...]:
-    """Return the recipe of that name and, before it, those it is made of.
+    """Return the recipe of that name, preceded by the recipes that it is made of.
 
     A rank or number of components in the name need not be among those of `settings`.
 
-    Raises InputError for an unknown name, with the nearest ones.
+    Raises InputError for an unknown name; the message suggests the nearest ones.
     """
     settings = _everything(settings or RecipeSettings())
     if match := re.fullmatch(r"(.+?)_([1-9]\d*)(_components)?", str(name)):

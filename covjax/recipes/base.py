@@ -1,4 +1,4 @@
-"""What a recipe is: one way from tokens to a vector, and one row of a comparison."""
+"""What a recipe is: a way to turn the tokens of a sequence into one vector, and a row of a comparison."""
 
 import dataclasses
 import difflib
@@ -27,23 +27,23 @@ def _distinct(values: tuple) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RecipeSettings:
-    """What all recipes of a comparison share, with the values that a report and `Embedder` use by default."""
+    """Settings that all recipes of a comparison share, with the defaults of reports and of `Embedder`."""
 
     ranks: tuple[int, ...] = option(
         (4, 8, 16, 32),
-        "ranks of the truncated covariance, beside the matched one",
+        "ranks of the truncated covariance; the one with as many numbers as the mean is added",
         allowed=lambda ranks: _positive(ranks) and _distinct(ranks),
         rule="distinct, >= 1",
     )
     bases: tuple[str, ...] = option(
         ("pca",),
-        "bases of the truncation: pca, tucker (the autoencoder's optimum from that start) or random",
+        "bases of the truncated covariance: pca, tucker (optimised, starting from pca) or random",
         allowed=lambda bases: set(bases) <= set(BASES) and _distinct(bases),
         rule=f"distinct names among {', '.join(BASES)}",
     )
     components: tuple[int, ...] = option(
         (256, 1024),
-        "principal components kept of whole matrices over 4,096 numbers",
+        "principal components kept of full matrices with more than 4,096 numbers",
         allowed=_positive,
         rule=">= 1",
     )
@@ -53,7 +53,7 @@ class RecipeSettings:
     eps: float = option(0.01, "ε of log(Σ+εI), on standardised tokens", allowed=lambda eps: eps > 0, rule="> 0")
     composition_k: int = option(
         1,
-        "length of the counted k-mers in the composition baseline; text counts words",
+        "length of the k-mers that the composition baseline counts; in text it counts words",
         allowed=lambda k: 1 <= k <= 6,
         rule="1 to 6",
     )
@@ -65,15 +65,17 @@ class RecipeSettings:
     )
     sae_latents: int = option(
         0,
-        "latents of a TopK sparse autoencoder of the tokens, whose pools are rows; 0: none",
+        "latents of a TopK sparse autoencoder of the tokens, whose pools are compared too; 0: none",
         allowed=lambda latents: latents >= 0,
         rule=">= 0",
     )
-    sae_k: int = option(16, "latents that it keeps for each token", allowed=lambda k: k >= 1, rule="1 to sae_latents")
-    sae_steps: int = option(500, "its training steps of 2,048 tokens of training sequences", **at_least(1))
+    sae_k: int = option(
+        16, "active latents of that autoencoder for each token", allowed=lambda k: k >= 1, rule="1 to sae_latents"
+    )
+    sae_steps: int = option(500, "training steps of that autoencoder, each on 2,048 training tokens", **at_least(1))
     sae_pairs: int = option(
         2048,
-        "pairs of latents, the most frequent ones, whose co-occurrence is pooled",
+        "pairs of latents whose co-occurrence is pooled, the most frequent ones",
         **at_least(1),
     )
     steps: int = option(
@@ -89,7 +91,7 @@ class RecipeSettings:
     )
     weight_decays: tuple[float, ...] = option(
         (1e-2, 1.0),
-        "AdamW weight decays tried on validation for them",
+        "AdamW weight decays tried on validation for every trained pool",
         allowed=lambda decays: bool(decays) and all(decay >= 0 for decay in decays),
         rule=">= 0",
     )
@@ -103,10 +105,10 @@ class RecipeSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to embed a sequence: a name that is the same everywhere, and what it is for in a comparison.
+    """One way to embed a sequence, with a name that is the same everywhere and its role in a comparison.
 
-    `name` is ASCII; `title` is what a report shows. `family` names rows that differ in `rank` alone. An `optional` one
-    is compared only where `--rows` names it.
+    `name` is ASCII; `title` is the name in reports. Rows of one `family` differ only in `rank`. An `optional` recipe is
+    compared only if `--rows` names it.
     """
 
     name: str
@@ -119,7 +121,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pooled(Recipe):
-    """`covjax.get_pooler(pooler, **options)` of the standardised tokens; `shuffled` permutes every feature first."""
+    """`covjax.get_pooler(pooler, **options)` on standardised tokens; `shuffled` first permutes every feature."""
 
     pooler: str
     options: Options = ()
@@ -128,14 +130,14 @@ class Pooled(Recipe):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Truncated(Pooled):
-    """A pooler of the tokens' projections on `rank` columns of a basis: pca, tucker or random."""
+    """A pooler of the tokens, projected on `rank` columns of a basis: pca, tucker or random."""
 
     basis: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Referenced(Pooled):
-    """A pooler some of whose options are arrays, fitted without labels on the training tokens.
+    """A pooler with options that are arrays, fitted on the training tokens without labels.
 
     `reference` is the name of what is fitted (`covjax.embedding.references`), `fitting` its options.
     """
@@ -146,16 +148,17 @@ class Referenced(Pooled):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SparsePooled(Pooled):
-    """A pooler of the latents of a sparse autoencoder, trained without labels under the options `autoencoder`."""
+    """A pooler of a sparse autoencoder's latents; it is trained without labels, with the options `autoencoder`."""
 
     autoencoder: Options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained(Pooled):
-    """A pooler with parameters, trained on labels, on the first `width` principal components where that is given.
+    """A pooler with parameters, trained on labels; if `width` is given, on that many principal components.
 
-    `training` holds the steps and the grid, `seed` the start; `replica_of` names the row whose further seed this is.
+    `training` holds the steps and the grid, `seed` sets the start. If this repeats a row with another seed,
+    `replica_of` names that row.
     """
 
     training: Options
@@ -178,9 +181,10 @@ class SideBySide(Recipe):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weighted(SideBySide):
-    """Other recipes' vectors side by side, the kernel of each with a share of the whole that validation chooses.
+    """Other recipes' vectors side by side, each weighted by a share that is chosen on validation.
 
-    `shares` count in parts of 1 / `steps` and sum to `steps`, one for each of `parts`; empty before they are chosen.
+    `shares` has a whole number for each of `parts`, in units of 1 / `steps`; they sum to `steps`. It is empty until the
+    shares are chosen.
     """
 
     steps: int
@@ -197,7 +201,7 @@ class Components(Recipe):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probed(Recipe):
-    """Another recipe's vectors under a probe that is not linear: `probe` is rbf (a radial kernel) or mlp."""
+    """Another recipe's vectors with a nonlinear probe: `probe` is rbf (a radial kernel) or mlp (a small network)."""
 
     part: str
     probe: str
@@ -205,20 +209,20 @@ class Probed(Recipe):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Composition(Recipe):
-    """How often every k-mer of the sequence, or word of a text, occurs; it sees no tokens."""
+    """How often every k-mer of a sequence, or every word of a text, occurs; it does not use tokens."""
 
     k: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Covariates(Recipe):
-    """Columns of numbers that stand in the table beside the sequences; it sees no tokens."""
+    """Columns of numbers in the table; it does not use tokens."""
 
     columns: tuple[str, ...]
 
 
 def parts_of(recipe: Recipe) -> tuple[str, ...]:
-    """Names of the recipes that this one is made of; of a mixture with known shares, those that have one."""
+    """Names of the recipes that this one is made of; for a mixture with known shares, only those with a share."""
     if isinstance(recipe, Weighted) and recipe.shares:
         return tuple(part for part, share in zip(recipe.parts, recipe.shares, strict=True) if share)
     if isinstance(recipe, SideBySide):
@@ -227,7 +231,7 @@ def parts_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def with_parts(name: str, by_name: Mapping[str, Recipe]) -> tuple[Recipe, ...]:
-    """The recipe of that name, after all that it is made of, each once."""
+    """The recipe of that name, preceded by all recipes that it is made of, each once."""
     recipe = by_name[name]
     every = [each for part in parts_of(recipe) for each in with_parts(part, by_name)]
     return tuple(dict.fromkeys([*every, recipe]))
@@ -239,16 +243,16 @@ _FACTORIES: list[Factory] = []
 
 
 def recipes(factory: Factory) -> Factory:
-    """Register a function `(settings, features) -> recipes`; one file in `covjax/recipes/` is a new row.
+    """Register a function `(settings, features) -> recipes`; a file in `covjax/recipes/` with one adds rows.
 
-    `features` is the number of features a token, or None where it is not known yet.
+    `features` is the number of features per token, or None if it is not known yet.
     """
     _FACTORIES.append(factory)
     return factory
 
 
 def all_recipes(settings: RecipeSettings, features: int | None = None) -> tuple[Recipe, ...]:
-    """Every recipe under these settings, by role and then in the order of registration.
+    """Every recipe with these settings, by role and then in the order of registration.
 
     Raises InputError for a rank above `features`.
     """
@@ -259,7 +263,7 @@ def all_recipes(settings: RecipeSettings, features: int | None = None) -> tuple[
 
 
 def unknown_recipe(argument: str, name: object, known: Iterable[Recipe]) -> InputError:
-    """The error for a name that is no recipe: it says what was given, the nearest names, and all families."""
+    """The error for a name that is not a recipe's: it shows the name, the nearest names, and all families."""
     known = list(known)
     near = difflib.get_close_matches(str(name), [recipe.name for recipe in known], 3, 0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"

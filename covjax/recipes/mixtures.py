@@ -1,4 +1,4 @@
-"""Blocks whose shares validation chooses: one row that is to be near the best on every task."""
+"""Mixtures of other rows, with shares chosen on validation: a row meant to be near the best on every task."""
 
 from collections.abc import Iterator
 

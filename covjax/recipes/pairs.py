@@ -1,4 +1,4 @@
-"""Recipes of pairs whose sequences are pooled one by one: sum, absolute difference and product of both pools."""
+"""Recipes for pairs of sequences, each pooled by itself: sum, absolute difference and product of both pools."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class PairPooled(Pooled):
 
 
 def pair_recipes(recipes: Iterable[Recipe]) -> tuple[Recipe, ...]:
-    """The recipes as they are of pairs; those that fit something on tokens of single sequences are left out."""
+    """The recipes turned into recipes for pairs; those that fit something on tokens are left out."""
     out: list[Recipe] = []
     for recipe in recipes:
         if type(recipe) is Pooled:

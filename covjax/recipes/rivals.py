@@ -1,6 +1,6 @@
-"""What second order is compared with beyond the standard rows: order, the distribution, and other second-order pools.
+"""Rivals of the standard rows: pools of order, pools of the distribution, and other second-order pools.
 
-Regional means and power means are rows of every comparison; the others are compared where `--rows` names them.
+Regional means and power means are rows of every comparison; the others are compared if `--rows` names them.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ TANGENT_RANK = 64  # the affine-invariant mean iterates over as many matrices as
 
 @recipes
 def order(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Pools that know where a token stands: a gain that they have too is position."""
+    """Pools that know where a token is: a gain that they have too comes from position."""
     bins: Options = (("bins", BINS),)
     root: Options = (("pool", "sqrt_covariance"), ("options", (("ridge", settings.ridge),)))
     yield Pooled(name="regional_mean", title="regional mean", role=BASELINE, pooler="regional", options=bins)
@@ -53,7 +53,7 @@ def _referenced(
 
 @recipes
 def distribution(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Pools of the distribution of the tokens, about as wide as the covariance of 64 features where that can be."""
+    """Pools of the distribution of the tokens, about as wide as the covariance of 64 features if possible."""
     yield Pooled(name="power_means", title="power means", role=BASELINE, pooler="power_means")
     both: Options = (("parts", ("mean_std", "standardised_moments")),)
     slices: Options = (("slices", 128), ("points", 16))
@@ -73,7 +73,7 @@ def distribution(settings: RecipeSettings, features: int | None) -> Iterator[Rec
 
 @recipes
 def matched(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Pools of the distribution as wide as a packed covariance, d(d + 1)/2 numbers, to within one unit of their own.
+    """Pools of the distribution as wide as a covariance, d(d + 1)/2 numbers, to within one unit of their own.
 
     A unit is a frequency (2 numbers), a slice (16), a centre (d) or a component of the mixture (2d). Where the number
     of features is not known yet there are none.
@@ -101,7 +101,7 @@ def matched(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
 
 @recipes
 def richer_probes(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """The mean under probes that are not linear: a gain that they have too needs a richer probe, not second order."""
+    """The mean with nonlinear probes: a gain that they have too comes from a richer probe, not from second order."""
     for kind, title in (("rbf", "mean, RBF kernel"), ("mlp", "mean, MLP")):
         yield Probed(name=f"mean_{kind}", title=title, role=BASELINE, part="mean", probe=kind, optional=True)
 

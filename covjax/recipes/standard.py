@@ -27,7 +27,7 @@ from covjax.recipes.base import (
 
 @recipes
 def baselines(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """The mean first: it is the reference."""
+    """First-order rows; the mean comes first, as the reference."""
     titles = {"mean": "mean", "mean_std": "mean+std", "max": "max", "first": "first", "cls": "CLS", "last": "last"}
     for name, title in titles.items():
         if name == "cls":
@@ -40,13 +40,13 @@ TITLES = {"sqrt_covariance": "sqrt Σ", "log_covariance": "log(Σ+εI)"}
 
 
 def spectral_options(name: str, settings: RecipeSettings) -> Options:
-    """What the spectral poolers are given: the floor of the spectrum."""
+    """The options of the spectral poolers: the floor of the spectrum."""
     return {"sqrt_covariance": (("ridge", settings.ridge),), "log_covariance": (("eps", settings.eps),)}.get(name, ())
 
 
 @recipes
 def whole(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Whole matrices, d(d + 1)/2 numbers each."""
+    """Full matrices, d(d + 1)/2 numbers each."""
     for name, title in {"second_moment": "second moment M", "covariance": "covariance Σ", **TITLES}.items():
         options = spectral_options(name, settings)
         yield Pooled(name=name, title=title, role=SECOND_ORDER, pooler=name, options=options)
@@ -57,7 +57,7 @@ WIDE = 4096  # vectors with more numbers also come as principal components
 
 @recipes
 def components(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Principal components of √Σ and log(Σ+εI) where these are wide."""
+    """Principal components of √Σ and log(Σ+εI), if these are wide."""
     if features is not None and features * (features + 1) // 2 <= WIDE:
         return
     for name, title in TITLES.items():
@@ -73,14 +73,14 @@ def components(settings: RecipeSettings, features: int | None) -> Iterator[Recip
 
 @recipes
 def beside_the_mean(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """The mean and a whole matrix side by side."""
+    """The mean and a full matrix side by side."""
     for name, title in TITLES.items():
         yield SideBySide(name=f"mean+{name}", title=f"mean + {title}", role=SECOND_ORDER, parts=("mean", name))
 
 
 @recipes
 def composition(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """One row."""
+    """Counts of letters, k-mers or words, in one row."""
     yield Composition(name="composition", title="composition", role=COMPOSITION, k=settings.composition_k)
 
 
@@ -92,7 +92,7 @@ _TITLES = {"covariance": "shuffled Σ", "sqrt_covariance": "shuffled sqrt Σ", "
 
 @recipes
 def controls(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Quadratic features of the mean, and matrices whose co-occurrence was destroyed."""
+    """Quadratic features of the mean, and matrices whose co-occurrence is destroyed by shuffling."""
     yield Pooled(name="mean_outer", title="outer product μμᵀ", role=CONTROL, pooler="mean_outer")
     yield SideBySide(name="mean+mean_outer", title="mean + μμᵀ", role=CONTROL, parts=("mean", "mean_outer"))
     for name, twin in TWINS.items():
@@ -102,7 +102,7 @@ def controls(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]
 
 @recipes
 def sparse(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Mean, maximum and co-occurrence of the latents; none without `sae_latents`."""
+    """Mean, maximum and co-occurrence of an autoencoder's latents; none without `sae_latents`."""
     if not settings.sae_latents:
         return
     autoencoder = (("latents", settings.sae_latents), ("k", settings.sae_k), ("steps", settings.sae_steps))
@@ -119,7 +119,7 @@ LIGHT_WIDTH = 64  # a convolution over more channels costs more than all other r
 
 @recipes
 def trained(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Attention, light attention, a learned projection and, where `trained` names them, others; with every seed."""
+    """Pools trained on labels (attention, light attention, a learned projection, …), each with every seed."""
     training = (
         ("steps", settings.steps),
         ("learning_rates", settings.learning_rates),
@@ -170,7 +170,7 @@ def matched_rank(features: int) -> int:
 
 @recipes
 def truncated(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
-    """Every basis, symbol and rank; the rank whose numbers are as many as the mean's among them."""
+    """Covariances in every basis, at every rank, including the rank at which they have as many numbers as the mean."""
     ranks = sorted({*settings.ranks, *([] if features is None else [matched_rank(features)])} - {features})
     for basis in (basis for basis in BASES if basis in settings.bases):
         for kind, (spectral, symbol, _) in KINDS.items():

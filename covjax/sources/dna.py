@@ -109,7 +109,7 @@ def mnase(shared: Path, sizes: Sizes, window: int = WINDOW, region: int = WINDOW
             first = start + (region - window) // 2
             name = f"chrII:{first}-{first + window}"
             rows.append(Row(name, sequence[first : first + window], answer, block_name("chrII", start, BLOCK)))
-    print(f"left out: {shared_repeats} windows with a {K}-mer that stands in another block too, {unread} without reads")
+    print(f"left out: {shared_repeats} windows with a {K}-mer that is in another block too, {unread} without reads")
     return draw(rows, sizes, largest=None)
 
 

@@ -44,7 +44,7 @@ def trec(shared: Path, sizes: Sizes) -> list[Row]:
     rows = grouped(train + test)
     held_out = {row.group for row in rows if row.split}
     leaking = sum(row.group in held_out for row in rows if not row.split)
-    print(f"left out: {leaking} training questions that stand in the test too, or share eight words in a row with it")
+    print(f"left out: {leaking} training questions that are in the test too, or share eight words in a row with it")
     return draw(rows, sizes, largest=None)
 
 

@@ -87,7 +87,7 @@ def _runs(suite: Suite) -> list[str]:
         lines += ["", f"[{key}]"]
         lines += [f"{name}: {relative(json.dumps(manifest[name], ensure_ascii=False))}" for name in manifest]
     seconds = note(
-        "Seconds of the attempt that finished the task, in a process of its own; a reused task shows the time it took "
+        "Seconds of the attempt that finished the task, in its own process; a reused task shows the time it took "
         "when it was made (– where it was not made by the suite)."
     )
     made_of = f"<pre>{chr(10).join(map(escape, lines))}</pre>"

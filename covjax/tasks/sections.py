@@ -41,7 +41,7 @@ def _resolution(tested: Sequence[ContrastRecord]) -> str:
     smallest = min(2 / (1 + entry["resamples"]) for entry in tested)
     if smallest * len(tested) <= 0.05:
         return ""
-    return f" (With so few resamples no gain can stand: the smallest p of one of {len(tested)} is {smallest:.2g}.)"
+    return f" (With so few resamples no gain can pass: the smallest p of one of {len(tested)} is {smallest:.2g}.)"
 
 
 def _planned(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
@@ -59,7 +59,7 @@ def _planned(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
     surviving = sum((e["p_holm"] or 0) <= 0.05 and e["value"] > 0 for e in holm)
     text = f"The second-order pooler chosen on validation, by 95 % interval: {'; '.join(counts)}."
     if holm:
-        text += f" After Holm's correction the gain over {reference} stands in {surviving} of {len(holm)} tasks."
+        text += f" After Holm's correction the gain over {reference} remains in {surviving} of {len(holm)} tasks."
         text += _resolution(holm)
     rows: list[Row] = []
     for task in summary["headline"]:
@@ -113,7 +113,7 @@ def _poolers(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
         note(
             "Test metric, and the difference to the reference with its 95 % paired interval: green above zero, orange "
             "below. Underlined: the highest on the test set (of these rows; a description, not a choice). Blue ground: "
-            "chosen on validation. Truncated rows stand under “Metric against rank”."
+            "chosen on validation. Truncated rows are under “Metric against rank”."
         ),
     ]
 
@@ -189,7 +189,7 @@ def _decomposition(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
         "<p>W − mean = (first − mean) + (second − first) + (W − second): the parts add up exactly. A control that does "
         "not help on validation counts as zero: the plain difference shuffled W − mean is negative where W, being "
         "centred, lacks the mean, and would credit co-occurrence with it. The differences of every control to the "
-        "mean stand under “Tasks × poolers”.</p>",
+        "mean are under “Tasks × poolers”.</p>",
         _wide(
             svgs,
             "decomposition",

@@ -314,7 +314,7 @@ def _facts(results: Results) -> list[str]:
         too = ", too," if gain.value <= 0 else ""
         facts.append(f"on validation{too} it was not above {reference} ({before:+.3f})")
     if fit.at_edge:
-        facts.append(f"its penalty, {fit.penalty:g}, stands at the edge of the grid")
+        facts.append(f"its penalty, {fit.penalty:g}, is at the edge of the grid")
     if not fit.converged:
         facts.append("its probe stopped before its tolerance")
     if chosen.num_features > sizes["train"]:

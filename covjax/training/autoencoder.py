@@ -72,15 +72,15 @@ class AutoencoderConfig:
     store: str = option("", "folder that covjax extract --keep-tokens true wrote; or give --data", NOTHING)
     data: str = option("", "sequences to encode here: FASTA, CSV, TSV, text (each also .gz), Parquet", NOTHING)
     encoder: str = option(
-        "", "name, folder or hub id; with --store only a check that the store is of this encoder", NOTHING
+        "", "name, folder or hub id; with --store, only to check that the store comes from this encoder", NOTHING
     )
-    layer: int = option(-1, "layer of the encoder; of a store, one that it keeps")
+    layer: int = option(-1, "layer of the encoder; with --store, a layer that it has")
     kind: str = option("tucker", "registered autoencoder: tucker, cp, …")
     options: dict[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"help": "options of the kind, rank=32:tied=true:prefixes=[8,32]"}
+        default_factory=dict, metadata={"help": "options of the kind, such as rank=32:tied=true:prefixes=[8,32]"}
     )
     steps: int = option(2000, "optimiser steps", **at_least(1))
-    batch: int = option(16, "examples a step: sequences, or tokens for autoencoders of tokens", **at_least(1))
+    batch: int = option(16, "examples per step: sequences, or tokens for autoencoders of tokens", **at_least(1))
     learning_rate: float = option(1e-3, "peak rate of Adam", allowed=lambda rate: rate > 0, rule="> 0")
     warmup: int = option(100, "steps over which the rate rises from 0")
     decay: float = option(
@@ -99,7 +99,7 @@ class AutoencoderConfig:
     )
     split_seed: int = option(
         0,
-        "seed of the held-out split and of the batches looked at before the first step",
+        "seed of the held-out split and of the batches read before the first step",
         **at_least(0),
     )
     held_out: float = option(
@@ -107,7 +107,7 @@ class AutoencoderConfig:
     )
     init_batches: int = option(
         8,
-        "training batches that the autoencoder may look at before the first step",
+        "training batches that the autoencoder may read before the first step",
         **at_least(1),
     )
     dtype: str = option(
@@ -116,20 +116,18 @@ class AutoencoderConfig:
         allowed=lambda name: name in ("float32", "bfloat16"),
         rule="float32 or bfloat16",
     )
-    max_shapes: int = option(4, "compiled shapes of batches of sequences", **at_least(1))
+    max_shapes: int = option(4, "most input shapes to compile, for batches of sequences", **at_least(1))
     token_budget: int = option(8192, "tokens per encoder batch, with --data", **at_least(1))
-    max_memory_gib: float = option(
-        4.0, "activations kept in memory; what does not fit is read when it is needed", NOTHING
-    )
+    max_memory_gib: float = option(4.0, "activations kept in memory; the rest is read when it is needed", NOTHING)
     mix_tokens: int = option(
         262144,
-        "tokens kept and mixed at a time, of those that do not all fit in memory",
+        "tokens kept and mixed at a time if not all fit in memory",
         NOTHING,
         **at_least(1),
     )
     model_parallel: int = option(
         1,
-        "devices that share the latents of a sparse autoencoder between them",
+        "devices over which the latents of a sparse autoencoder are split",
         NOTHING,
         **at_least(1),
     )
@@ -215,7 +213,7 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
             _initialise(config, model, batches)
             graph, state = nnx.split(TrainState(model, optimiser))
         arrays = to_arrays(state)
-    state = place(layout, state, arrays)  # copies: an array that stands twice cannot be donated
+    state = place(layout, state, arrays)  # copies: an array that occurs twice cannot be donated
     del arrays, model, found  # with them the first copy
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     start = time.monotonic()

@@ -203,7 +203,7 @@ class MixedTokenBatches(TokenBatches):
 
     Row r of a batch belongs to lane ⌊r·lanes/size⌋, so what a batch holds depends on the step alone, and a process that
     gets some rows of it reads only the sequences of their lanes. Every lane runs through its own part of each epoch:
-    no token is lost or stands twice in it. There are at most `most_lanes`, as many as divide a batch: more can be
+    no token is lost or occurs twice in it. There are at most `most_lanes`, as many as divide a batch: more can be
     shared by more processes, fewer are read in larger blocks.
     """
 

@@ -73,26 +73,28 @@ class EncoderConfig:
 
     data: str = option("", "genome in FASTA (also .gz)", NOTHING)
     output: str = option("runs/encoder", "folder of the checkpoints, logs, figures and the encoder", NOTHING)
-    holdout: str = option("", "records that are never trained on, separated by commas")
-    regions: str = option("", "BED of regions (genes, …) that held-out figures are split by", NOTHING)
-    width: int = option(128, "features of a token: of the convolutions over single bases", **at_least(2))
+    holdout: str = option("", "records held out from training, separated by commas")
+    regions: str = option(
+        "", "BED of regions (genes, …); the held-out figures are also given inside and outside them", NOTHING
+    )
+    width: int = option(128, "features of a token, in the convolutions over single bases", **at_least(2))
     blocks: int = option(4, "Transformer blocks", **at_least(1))
     heads: int = option(4, "heads of attention; 2 · heads divides the width of the blocks", **at_least(1))
     downsamples: int = option(2, "blocks that halve the length before the Transformer", **at_least(1))
     length: int = option(512, "bases in a window; a multiple of 2^downsamples", **at_least(16))
     steps: int = option(3000, "optimiser steps", **at_least(1))
-    batch: int = option(48, "windows a step", **at_least(1))
+    batch: int = option(48, "windows per step", **at_least(1))
     learning_rate: float = option(2e-3, "peak rate of AdamW", allowed=lambda rate: rate > 0, rule="> 0")
     warmup: int = option(200, "steps over which the rate rises from 0", **at_least(0))
     weight_decay: float = option(0.01, "decay of matrices", allowed=lambda decay: decay >= 0, rule=">= 0")
-    seed: int = option(0, "seed of the windows, of what is hidden and of the first parameters", **at_least(0))
+    seed: int = option(0, "seed of the windows, the hidden bases and the initial parameters", **at_least(0))
     dtype: str = option(
         "float32",
         "float32 or bfloat16: type of the computation; parameters are float32",
         allowed=lambda name: name in ("float32", "bfloat16"),
         rule="float32 or bfloat16",
     )
-    held_windows: int = option(512, "held-out windows that figures are taken over", NUMBERS, **at_least(1))
+    held_windows: int = option(512, "held-out windows for the figures", NUMBERS, **at_least(1))
     save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
     evaluate_every: int = option(500, "steps between evaluations on the held-out records", NOTHING, **at_least(1))
     log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
@@ -166,7 +168,7 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
 
     model = MaskedModel(make(AskedTensors(initial_weights(config.seed))), config.dtype)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    note(f"{parameters:,} parameters, {config.batch * config.length:,} bases a step")
+    note(f"{parameters:,} parameters, {config.batch * config.length:,} bases per step")
     optimiser = make_optimiser(
         config.steps, config.learning_rate, config.warmup, 0.9, clip=1.0, weight_decay=config.weight_decay
     )
@@ -236,7 +238,7 @@ def read_genome(config: EncoderConfig) -> Genome:
     names = [*dict.fromkeys(name.strip() for name in config.holdout.split(",") if name.strip())]
     if unknown := [name for name in names if name not in records]:
         some = ", ".join(shown(name, 40) for name in [*records][:5])
-        raise InputError(f"holdout: {shown(unknown[0])} is no record of {config.data}; it has {some}, …")
+        raise InputError(f"holdout: {shown(unknown[0])} is not a record of {config.data}; it has {some}, …")
     if not names or len(names) == len(records):
         raise InputError(f"holdout: {config.holdout!r} leaves nothing to train on or to judge by; name some records")
     inside = _inside(config, records, names) if config.regions else None

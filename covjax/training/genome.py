@@ -33,7 +33,7 @@ def base_codes(sequence: str, name: str = "sequence") -> Int8[np.ndarray, "t"]:
         at = int(odd.argmax())
         remedy = "; write T for it" if sequence[at] in "uU" else ""
         raise InputError(
-            f"record {shown(name, 40)}: {sequence[at]!r} at position {at + 1:,} is no letter of DNA; allowed: "
+            f"record {shown(name, 40)}: {sequence[at]!r} at position {at + 1:,} is not a DNA letter; allowed: "
             f"{LETTERS}{AMBIGUOUS}{remedy}"
         )
     return codes

@@ -98,7 +98,7 @@ def _wandb(project: str, folder: str | Path, config: Mapping[str, Any] | None) -
     try:
         import wandb
     except ImportError:
-        raise InputError(f"wandb: {project!r} is asked for, but the package wandb is not installed") from None
+        raise InputError(f"wandb: {project!r} is requested, but the package wandb is not installed") from None
     return wandb.init(project=project, dir=str(folder), config=dict(config or {}), resume="allow")
 
 
