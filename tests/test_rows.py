@@ -147,3 +147,9 @@ def test_every_name_is_ascii_and_gives_its_recipe():
     assert get_recipe("log_covariance_12_components")[-1].count == 12
     with pytest.raises(InputError, match="did you mean log_covariance"):
         get_recipe("log_covarianze")
+
+
+def test_of_the_default_ranks_those_beyond_the_features_are_left_out():
+    names = {recipe.name for recipe in choose_recipes(CompareConfig(rows=("all",), bases=("pca",)), 9, False)}
+    assert {"pca_covariance_4", "pca_covariance_8"} <= names
+    assert not {"pca_covariance_16", "pca_covariance_32"} & names

@@ -101,7 +101,7 @@ class EncodedTokens(ArrayTokens):
         if stays and not self._kept:
             self._keep()
         fresh = (batch for (batch,) in self._encode(self.own, 1, [self]))
-        yield from with_progress(stage, self._padded() if stays else fresh, len(self.own))
+        yield from with_progress(stage, self._padded(self.own) if stays else fresh, len(self.own))
 
     def median_tokens(self) -> float:
         """See `ArrayTokens.median_tokens`."""

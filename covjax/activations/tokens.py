@@ -68,7 +68,7 @@ class ArrayTokens:
 
     def walk(self, stage: str) -> Iterator[Batch]:
         """This process's sequences once, with a progress bar; order and shapes are the same in every walk."""
-        yield from with_progress(stage, self._padded(), len(self.own))
+        yield from with_progress(stage, self._padded(self.own), len(self.own))
 
     def collect(self) -> None:
         """Bring the tokens of all processes to all; they must call it together, after a first walk."""
@@ -86,7 +86,7 @@ class ArrayTokens:
 
     def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (b, length, features) and weights (b, length) of chosen sequences; they must be in memory."""
-        chosen = [self._kept[row] for row in rows]
+        chosen = self.kept(rows)
         weights = (np.arange(length) < np.array([len(x) for x in chosen])[:, None]).astype(np.float32)
         tokens = np.zeros((len(chosen), length, self.features), np.float32)
         for place, x in zip(tokens, chosen):
@@ -125,21 +125,21 @@ class ArrayTokens:
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.array([len(self._kept[row]) for row in rows])
 
-    def _padded(self) -> Iterator[Batch]:
-        if not len(self.own):
+    def _padded(self, rows: Int[np.ndarray, "n"]) -> Iterator[Batch]:
+        if not len(rows):
             return
-        lengths = self._counts(self.own)
+        lengths = self._counts(rows)
         # Every shape is compiled, every padded token computed: more shapes pay where the activations are many.
         shapes = 4 if lengths.sum() * self.features > MANY else 2
         for edge, planned in plan_rows(lengths, bucket_edges(lengths, shapes), 1).items():
-            order = self.own[[row[0] for row in planned]]
+            order = rows[[row[0] for row in planned]]
             size = batch_size(self.token_budget, edge, self.mesh)
             for first in range(0, len(order), size):
-                rows = order[first : first + size]
-                full = np.resize(rows, size)
+                own = order[first : first + size]
+                full = np.resize(own, size)
                 tokens, weights = self.sample(full, edge)
-                weights[len(rows) :] = 0
-                yield Batch(rows, tokens, weights, self._special[full] if self.has_special else None)
+                weights[len(own) :] = 0
+                yield Batch(own, tokens, weights, self._special[full] if self.has_special else None)
 
 
 def _check(number: int, array: np.ndarray, features: int) -> None:

@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 
 from covjax.comparison.config import RETRIEVAL, CompareConfig, choose_recipes, small_note
 from covjax.comparison.datacard import data_card
+from covjax.comparison.distractors import add_distracted_rows, add_distracted_tokens, measure_distracted
 from covjax.comparison.figures import draw_figures
 from covjax.comparison.fold_model import keep_fold_winner, write_fold_predictions
 from covjax.comparison.fold_scores import summarise_folds
@@ -170,6 +171,10 @@ def _compare(
         "activations": config.activations,
         "label_names": config.label_names,
     }
+    plain, enlarged = tokens, data
+    if config.distractors:
+        tokens, enlarged = add_distracted_tokens(config, data, tokens), add_distracted_rows(data, config.distractors)
+        features["distractors"] = list(config.distractors)
     folder.begin(_identity(config, data, features, rows), force, inputs, grows="rows")
     layers = split_layers(config, tokens, rows, features, output)
     settings = decided_by(config, FEATURES, NUMBERS)
@@ -178,14 +183,17 @@ def _compare(
             record_look(output, settings, manifest, command)
         fits, choice = fit_folds(layers, data, folds)
     else:
-        choice = choose_layers(layers, data)
+        choice = choose_layers(layers, enlarged)
     if is_first():
 
         def summary(manifest: dict[str, Any], looks: int) -> Results:
             if folds:
                 return summarise_folds(config, data, folds, some, rows, fits, manifest, looks, label_names)
             rest = choice.tables, choice.probes, manifest, looks, label_names
-            return summarise(config, data, choice.home[rows[0].name].tokens, rows, *rest)
+            results = summarise(config, data, choice.home[rows[0].name].tokens, rows, *rest)
+            return dataclasses.replace(
+                results, distractors=measure_distracted(config, enlarged, rows, choice.probes, results)
+            )
 
         results = _score(summary, choice, settings, manifest, command, output)
     wait()  # while process 0 scores the test set
@@ -195,8 +203,9 @@ def _compare(
         keep_fold_winner(choice, data, fits, results, output)
         write_fold_predictions(output / "predictions.csv", data, folds, fits, results)
     else:
-        tables = choice.tables_of(results.winner, data)
-        keep_winner(choice.home[results.winner], data, tables, choice.probes, results, output)
+        tables, home = choice.tables_of(results.winner, enlarged), choice.home[results.winner]
+        home = dataclasses.replace(home, tokens=plain[home.number])
+        keep_winner(home, data, tables, choice.probes, results, output)
         if is_first() and config.protocol != RETRIEVAL:
             write_predictions(output / "predictions.csv", data, choice.probes, results)
     if is_first():

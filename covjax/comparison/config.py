@@ -158,6 +158,13 @@ class CompareConfig(RecipeSettings):
         rule="0, or >= 2",
     )
     repeats: int = option(3, "how often the folds are drawn again", **at_least(1))
+    distractors: tuple[float, ...] = option(
+        (),
+        "shares of foreign tokens, such as 0.5,0.75,0.9: the test set is scored again with tokens of other test "
+        "sequences behind each of its own",
+        allowed=lambda shares: all(0 < share < 1 for share in shares) and len(set(shares)) == len(shares),
+        rule="distinct numbers between 0 and 1",
+    )
     landmarks: int | None = option(
         None,
         "training sequences that represent all of them in rows of more than 4,096 numbers (Nyström); 0: use all; none: "
@@ -201,6 +208,9 @@ class CompareConfig(RecipeSettings):
             raise InputError(f"layer: {self.layer} beside layers {self.layers}; give one of them")
         if self.folds and self.protocol == RETRIEVAL:
             raise InputError("folds: retrieval has no folds; use --protocol probes, or leave --folds out")
+        if self.distractors and (self.folds or self.protocol == RETRIEVAL):
+            other = "--folds" if self.folds else "--protocol retrieval"
+            raise InputError(f"distractors: they need probes fitted on one split; leave {other} out")
         if self.folds and self.landmarks:
             raise InputError("folds: they need all inner products, not landmarks; leave one of the two options out")
 

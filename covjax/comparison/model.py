@@ -316,7 +316,7 @@ def write_predictions(path: Path, data: Dataset, probes: Probes, results: Result
     task = TASKS[data.task]
     columns, kind = [true_cells(data)], results.probes[0]
     for name in (results.winner, results.reference):
-        scores = predictions(task, kind, probes[name][kind].scores)
+        scores = predictions(task, kind, probes[name][kind].scores[: len(data)])
         columns.append(cells(decide(scores, data.task, data.target_names), data.task, data.target_names))
     assert data.splits is not None
     with new_text(path) as file:

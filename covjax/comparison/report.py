@@ -32,6 +32,7 @@ from covjax.comparison.sections import (
     MOST,
     class_section,
     data_section,
+    distractor_section,
     measured_section,
     next_section,
     opening,
@@ -83,6 +84,7 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path, card:
     if results.outputs:
         parts.append(_outputs(results))
     parts += [section("Which layer?", _layer_table(results))] if results.layers else []
+    parts += distractor_section(results, main_rows(results))
     parts += next_section(results)
     if warnings := row_warnings(results):
         parts.append(

@@ -14,7 +14,7 @@ from covjax.recipes.base import MIXTURE
 Interval = tuple[float, float]
 ABSENT: tuple[tuple[str, Any], ...] = (
     *(("seeds", None), ("layer", None), ("layer_validation", ()), ("layers", ())),
-    *(("choices", ()), ("folds", None), ("outputs", ())),
+    *(("choices", ()), ("folds", None), ("outputs", ()), ("distractors", ())),
 )
 
 
@@ -127,6 +127,14 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distracted:
+    """The test set with so large a share of foreign tokens in every sequence: scores by label, of the first probe."""
+
+    share: float
+    scores: dict[str, Score]
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
     """Everything that a comparison measured. The first of `probes` is the one that its verdict goes by."""
 
@@ -156,6 +164,7 @@ class Results:
     chain: dict[str, Contrast] = dataclasses.field(default_factory=dict)  # older files have none
     folds: Folds | None = None  # where folds took the place of one split
     outputs: tuple[Output, ...] = ()  # of a regression with several, best first by the chosen row
+    distractors: tuple[Distracted, ...] = ()  # where --distractors asked for them
 
     @property
     def winner(self) -> str:

@@ -25,7 +25,7 @@ from covjax.comparison.page import (
     soft,
     table,
 )
-from covjax.comparison.results import Results, Term, side
+from covjax.comparison.results import Results, RowResult, Term, side
 from covjax.comparison.verdict import answer
 from covjax.data.splits import SPLITS
 from covjax.metrics import pearson, r2
@@ -182,6 +182,33 @@ def _fit(taken: Predictions, output: int) -> str:
         f"R² {number(float(r2(truth, scores)[0]))}, Pearson {number(float(pearson(truth, scores)[0]))}, root of the "
         f"mean squared residual {number(error)}."
     )
+
+
+def distractor_section(results: Results, shown_rows: Sequence[RowResult]) -> list[str]:
+    """Values at every share of foreign tokens, with the difference from the reference at the same share."""
+    if not results.distractors:
+        return []
+    alone, rows = results.scores(), list[Row | str]()
+    for row in shown_rows:
+        if row.label not in results.distractors[0].scores:
+            continue
+        cells = []
+        for score in (alone[row.label], *(each.scores[row.label] for each in results.distractors)):
+            gain = difference(score.difference, score.difference_interval)
+            beside = "" if row.label == results.reference else f" {gain}"
+            cells.append(Html(f"{number(score.value)}{beside}"))
+        rows.append([row.title, *cells])
+    head = ["pooler", "its own tokens", *(f"{each.share:.0%} foreign" for each in results.distractors)]
+    caption = (
+        f"test {results.primary_name}, {results.probes[0]} probe, and its difference from {results.reference} at the "
+        "same share; probes and penalties are those of the other tables"
+    )
+    text = (
+        "Tokens of other test sequences were appended to those of every test sequence, until the given share of all "
+        "was foreign. A pool that keeps its value still sees what the sequence itself has; one that loses it saw an "
+        "average over everything."
+    )
+    return [section("With tokens of other sequences", f"<p>{text}</p>", table(head, rows, caption=caption))]
 
 
 def next_section(results: Results) -> list[str]:

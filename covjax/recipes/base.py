@@ -254,10 +254,12 @@ def recipes(factory: Factory) -> Factory:
 def all_recipes(settings: RecipeSettings, features: int | None = None) -> tuple[Recipe, ...]:
     """Every recipe with these settings, by role and then in the order of registration.
 
-    Raises InputError for a rank above `features`.
+    Of the default ranks those above `features` are left out. Raises InputError for such a rank that was asked for.
     """
     if features is not None and (large := [rank for rank in settings.ranks if rank > features]):
-        raise InputError(f"ranks: {large[0]} is more than the encoder's {features} features")
+        if settings.ranks != RecipeSettings.ranks:
+            raise InputError(f"ranks: {large[0]} is more than the encoder's {features} features")
+        settings = dataclasses.replace(settings, ranks=tuple(rank for rank in settings.ranks if rank <= features))
     every = [recipe for factory in _FACTORIES for recipe in factory(settings, features)]
     return tuple(sorted(every, key=lambda recipe: ROLES.index(recipe.role)))
 
