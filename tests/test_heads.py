@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -94,7 +95,7 @@ def test_ntv3s_head_reads_its_last_layer(tmp_path, rng):
     x, loss = through_head(ours, -1, encoded)
     tokens, mask, pool = encoders.tokenize(ours, ("ACGTACGTAA", "GGTTA"), 10)
     inputs, targets, counted = ours.objective(tokens, mask, pool, np.random.default_rng(0))
-    logits = np.asarray(ours.token_logits(inputs, mask), np.float64)
+    logits = np.asarray(ours.token_logits(jnp.asarray(inputs), jnp.asarray(mask)), np.float64)
     each = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
     again = np.asarray(ours.logits(ours.apply(inputs, mask, (2,))[2], mask, 2))
     np.testing.assert_allclose(again[pool], logits[pool], rtol=1e-5, atol=1e-5)

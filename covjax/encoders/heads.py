@@ -79,8 +79,10 @@ class Head(nnx.Module):
         return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
 
 
-def has_head(tensors: Tensors, names: HeadNames) -> bool:
+def has_head(tensors: Tensors, names: HeadNames | None) -> bool:
     """Whether a file has all of a head, its matrix or one that it shares with the embedding among it."""
+    if names is None:
+        return False
     parts = [f"{name}.{field}" for name in (names.transform, names.norm) if name for field in ("weight", "bias")]
     return all(name in tensors for name in (*parts, names.bias) if name) and (names.decoder in tensors or names.tied)
 
@@ -104,9 +106,9 @@ class LanguageModel(Transformer):
         mask_id: int | None = None,
     ):
         super().__init__(name, tensors, names, options, vocabulary, unused)
-        self.mask_id, self.head = mask_id, None
-        if head is not None and (self.causal or mask_id is not None) and has_head(tensors, head):
-            self.head = Head(tensors, head, options.vocabulary, self.width, options.eps)
+        self.mask_id = mask_id
+        there = (self.causal or mask_id is not None) and has_head(tensors, head)
+        self.head: Any = Head(tensors, head, options.vocabulary, self.width, options.eps) if there and head else None
 
     @property
     def has_head(self) -> bool:

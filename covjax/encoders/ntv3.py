@@ -185,9 +185,7 @@ class NTv3(nnx.Module):
         Raises InputError for another layer: between it and the last one stand connections around it.
         """
         if layer != self.num_layers - 1:
-            raise InputError(
-                f"layer: {layer} of {self.name}: its head reads the last layer, {self.num_layers - 1}, alone"
-            )
+            raise InputError(f"layer: {layer}: the head of {self.name} reads layer {self.num_layers - 1} alone")
         return self.head(jnp.asarray(activations)).astype(jnp.float32)
 
     def token_logits(self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t letters"]:

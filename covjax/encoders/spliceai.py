@@ -296,9 +296,7 @@ class SpliceAI(nnx.Module):
         Raises InputError for another layer: the head reads sums around it.
         """
         if layer != self.num_layers - 1:
-            raise InputError(
-                f"layer: {layer} of {self.name}: its head reads the last layer, {self.num_layers - 1}, alone"
-            )
+            raise InputError(f"layer: {layer}: the head of {self.name} reads layer {self.num_layers - 1} alone")
         return self.output(jnp.asarray(activations, self.dtype)).astype(jnp.float32)
 
     def scores(self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"]) -> Float[Array, "b t 3"]:

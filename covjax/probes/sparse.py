@@ -50,9 +50,9 @@ def fit_sparse_probe(features: TableLike, target: VectorLike, k: int, penalty: f
     if y.all() or not y.any():
         raise InputError(f"target: all {len(y)} are {bool(y[0])}; both classes are needed")
     gap = np.abs(x[y].mean(0, dtype=np.float64) - x[~y].mean(0, dtype=np.float64))
-    chosen = np.argsort(-gap, kind="stable")[:k]
-    if not gap[chosen[0]] > 0:
+    columns = np.argsort(-gap, kind="stable")[:k]
+    if not gap[columns[0]] > 0:
         raise InputError("features: no column has another mean in one class than in the other")
-    space = row_space(x[:, chosen])
-    fitted = fit_logistic_path(space, space.coordinates(x[:, chosen]), y[:, None], [penalty], exclusive=False)
-    return SparseProbe(chosen, fitted.probes[0])
+    space = row_space(x[:, columns])
+    path = fit_logistic_path(space, space.coordinates(x[:, columns]), y[:, None], [penalty], exclusive=False)
+    return SparseProbe(columns, path.probes[0])

@@ -18,7 +18,7 @@ from covjax.probes import LinearProbe, fit_ridge_path, fit_sparse_probe, row_spa
 
 TRAIN, HELD = 2000, 1000  # at most so many sequences of each side: pooled latents are held in memory
 MOST_LABELS = 20
-FEWEST = 3  # sequences with a label, and without it, in every part: fitted on, chosen on, tested on
+FEWEST = 3  # sequences with a label, and without it, in every part: of fitting, choosing, testing
 FEW = (1, 5)  # latents of a sparse probe
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ENTRIES = 2**24  # of dense latents at a time
@@ -66,33 +66,33 @@ def measure(
     if not isinstance(model, SparseAutoencoder):
         return Measured({}, {})
     held_rows = _spread(held_rows, HELD)
-    chosen = _choose_labels(labels, _spread(train_rows, TRAIN), held_rows)
-    train_rows = _spread(train_rows, TRAIN) if len(chosen) else train_rows[:0]
+    columns = _label_columns(labels, _spread(train_rows, TRAIN), held_rows)
+    train_rows = _spread(train_rows, TRAIN) if len(columns) else train_rows[:0]
     latents, means, error = _pool(model, activations, np.concatenate([train_rows, held_rows]), len(train_rows))
-    counts = {"held_out_sequences": len(held_rows), "training_sequences": len(train_rows), "labels": len(chosen)}
+    counts = {"held_out_sequences": len(held_rows), "training_sequences": len(train_rows), "labels": len(columns)}
     figures: dict[str, Any] = {"covariance_fvu": error, "measured": counts}
-    if labels is None or not len(chosen):
+    if labels is None or not len(columns):
         return Measured(figures, {})
     cut = len(train_rows)
-    y = labels[np.concatenate([train_rows, held_rows])][:, chosen]
+    y = labels[np.concatenate([train_rows, held_rows])][:, columns]
     scores, _ = _ridge(latents, y, cut)
     reference, probe = _ridge(means, y, cut)
     sparse = {k: _sparse(latents, y, cut, min(k, latents.shape[1])) for k in FEW}
     figures["probe"] = float(np.mean(scores))
     figures["sparse_probe"] = {str(k): float(np.mean(each[0])) for k, each in sparse.items()}
-    believed = y[cut:] & (probe.scores(means[cut:]) > 0)
+    positives = y[cut:] & (probe.scores(means[cut:]) > 0)
     scale = np.broadcast_to(np.asarray(model.scale[...]), (1, activations.features))
     decoder = np.asarray(model.decoder[...]) / model.target(scale)
     shares = [
-        absorption_fraction(latents[cut:][believed[:, label]], decoder, probe.weights[:, label], main).mean()
+        absorption_fraction(latents[cut:][positives[:, label]], decoder, probe.weights[:, label], main).mean()
         for label, main in enumerate(sparse[FEW[-1]][1])
-        if believed[:, label].any()
+        if positives[:, label].any()
     ]
     figures["absorption"] = float(np.mean(shares)) if shares else None
     best = sparse[1][1]
     figures["best_latents"] = {
         str(names[number] if names is not None else number): {"latent": int(best[place][0]), "auroc": float(value)}
-        for place, (number, value) in enumerate(zip(chosen, sparse[1][0], strict=True))
+        for place, (number, value) in enumerate(zip(columns, sparse[1][0], strict=True))
     }
     return Measured(figures, {"probe": float(np.mean(reference))})
 
@@ -101,11 +101,11 @@ def _spread(rows: Int[np.ndarray, "n"], most: int) -> Int[np.ndarray, "m"]:
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
-def _choose_labels(labels: Any, train_rows: np.ndarray, held_rows: np.ndarray) -> Int[np.ndarray, "chosen"]:
+def _label_columns(labels: Any, train_rows: np.ndarray, held_rows: np.ndarray) -> Int[np.ndarray, "columns"]:
     if labels is None:
         return np.empty(0, int)
-    checked = _checked(len(train_rows))
-    parts = (labels[train_rows[~checked]], labels[train_rows[checked]], labels[held_rows])
+    choosing = _choosing(len(train_rows))
+    parts = (labels[train_rows[~choosing]], labels[train_rows[choosing]], labels[held_rows])
     both = np.min([np.minimum(y.sum(0), (~y).sum(0)) for y in parts], axis=0)
     order = np.argsort(-labels[train_rows].sum(0), kind="stable")
     return order[both[order] >= FEWEST][:MOST_LABELS]
@@ -140,8 +140,8 @@ def _pool(
 
 def _ridge(x: np.ndarray, y: np.ndarray, cut: int) -> tuple[Float[np.ndarray, "k"], LinearProbe]:
     """Test AUROC of every label, and the probe; its penalty is the best on every fourth training sequence."""
-    checked = _checked(cut)
-    fit, check = np.flatnonzero(~checked), np.flatnonzero(checked)
+    choosing = _choosing(cut)
+    fit, check = np.flatnonzero(~choosing), np.flatnonzero(choosing)
     space = row_space(x[fit])
     probes = fit_ridge_path(space, space.coordinates(x[fit]), _signs(y[fit]), PENALTIES)
     worth = [np.mean(_aurocs(y[check], probe.scores(x[check]))) for probe in probes]
@@ -151,7 +151,7 @@ def _ridge(x: np.ndarray, y: np.ndarray, cut: int) -> tuple[Float[np.ndarray, "k
     return _aurocs(y[cut:], probe.scores(x[cut:])), probe
 
 
-def _checked(count: int) -> Bool[np.ndarray, "n"]:
+def _choosing(count: int) -> Bool[np.ndarray, "n"]:
     """Which training sequences choose the penalty of those fitted on the others."""
     return np.arange(count) % 4 == 3
 

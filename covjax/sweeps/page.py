@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from covjax.comparison.figures import WIDTH, save_figure
-from covjax.comparison.page import Cell, escape, figure, fold, note, number, page, relative, section, table
+from covjax.comparison.page import Cell, escape, figure, fold, listing, note, number, page, relative, section, table
 from covjax.jobs.folder import write_text
 from covjax.notes import figure_text
 
@@ -38,10 +38,10 @@ def write_page(results: Mapping[str, Any], folder: Path) -> None:
         caption = "Held-out FVU against L0. Filled: on the front, no other has both a smaller FVU and a smaller L0."
         parts.append(section("Error against sparsity", figure(drawing, caption)))
     head, lines = _table(rows)
-    words = [note(f"{name}: {WORDS[name]}.") for name in head if name in WORDS]
-    parts.append(section("All members", table(head, lines), *words, *_reference(results)))
-    if labelled := [row for row in rows if row.get("best_latents")]:
-        parts.append(section("The best single latent of each label", _labels(labelled)))
+    words = fold("What the columns are", listing([f"{name}: {WORDS[name]}" for name in head if name in WORDS]))
+    parts.append(section("All members", table(head, lines), *_reference(results), words))
+    if probed := [row for row in rows if row.get("best_latents")]:
+        parts.append(section("The best single latent of each label", _labels(probed)))
     settings = "\n".join(f"{key}: {relative(str(value))}" for key, value in results["config"].items())
     parts.append(section("Manifest", fold("What was trained", f"<pre>{escape(settings)}</pre>")))
     write_text(folder / "sweep.html", page("Sweep of autoencoders", parts))
@@ -52,9 +52,13 @@ def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
     if not front:
         return f"{len(rows)} autoencoders, none with both FVU and L0."
     ends = sorted(front, key=lambda row: row["held_out"]["l0"])
-    said = [f"{row['name']} (L0 {_l0(row)}, FVU {number(row['held_out']['fvu'])})" for row in (ends[0], ends[-1])]
+    texts = [f"{_name(row)} (L0 {_l0(row)}, FVU {number(row['held_out']['fvu'])})" for row in (ends[0], ends[-1])]
     count = f"{len(front)} of {len(rows)} autoencoders lie on the front of FVU and L0"
-    return f"{count}: {said[0]}." if len(front) == 1 else f"{count}, from {said[0]} to {said[1]}."
+    return f"{count}: {texts[0]}." if len(front) == 1 else f"{count}, from {texts[0]} to {texts[1]}."
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in row["values"].items())
 
 
 def _l0(row: Mapping[str, Any]) -> str:
@@ -88,16 +92,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str 
     head = [name for name in WORDS if any(name in each for each in texts)]
     lines: list[list[str | Cell]] = []
     for row, each in zip(rows, texts, strict=True):
-        name = Cell(
-            ", ".join(f"{key} {value}" for key, value in row["values"].items()), "above" * bool(row["on_front"])
-        )
+        name = Cell(_name(row), "above" * bool(row["on_front"]))
         lines.append([name, *(each.get(column, "–") for column in head)])
     return ["member (green: on the front)", *head], lines
 
 
 def _reference(results: Mapping[str, Any]) -> list[str]:
     rows = [row for row in results["members"] if "measured" in row]
-    said = []
+    texts = []
     if rows:
         counts = rows[0]["measured"]
         text = f"FVU of Σ: over {counts['held_out_sequences']:,} held-out sequences."
@@ -105,10 +107,10 @@ def _reference(results: Mapping[str, Any]) -> list[str]:
             text += (
                 f" Probes: {counts['labels']} labels, fitted on {counts['training_sequences']:,} training sequences."
             )
-        said.append(note(text))
+        texts.append(note(text))
     if reference := results["reference"].get("probe"):
-        said.append(note(f"The ridge probe on the mean of the tokens themselves has {number(reference)}."))
-    return said
+        texts.append(note(f"The ridge probe on the mean of the tokens themselves has {number(reference)}."))
+    return texts
 
 
 def _labels(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -116,7 +118,7 @@ def _labels(rows: Sequence[Mapping[str, Any]]) -> str:
         return f"{number(each['auroc'])} (latent {each['latent']})"
 
     lines = [[name, *(cell(row["best_latents"][name]) for row in rows)] for name in rows[0]["best_latents"]]
-    return table(["label", *(row["name"] for row in rows)], lines, caption="Held-out AUROC of one latent.")
+    return table(["label", *map(_name, rows)], lines, caption="Held-out AUROC of one latent.")
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Sequence[Any]]) -> Figure:
@@ -136,6 +138,10 @@ def _draw(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Sequence[Any]])
             place = each["held_out"]["l0"], each["held_out"]["fvu"]
             axes.plot(*place, "o", color=line.get_color(), markerfacecolor=fill)
     axes.set(xlabel="L0: active latents of a token", ylabel="held-out FVU", xscale="log")
+    places = sorted({round(row["held_out"]["l0"], 1) for row in rows if row["on_front"] is not None})
+    if len(places) <= 8:
+        axes.set_xticks(places, [f"{place:.3g}" for place in places])
+        axes.minorticks_off()
     axes.set_ylim(bottom=0)
     if any(lines):
         drawing.legend(loc="outside upper center", ncols=2)

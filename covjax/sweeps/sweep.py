@@ -63,13 +63,13 @@ def members(config: AutoencoderConfig) -> list[Member]:
         if name not in SETTINGS and name not in options:
             allowed = ", ".join([*SETTINGS, *sorted(options)])
             raise InputError(f"sweep: {shown(name)} is no option of {', '.join(map(str, kinds))}; allowed: {allowed}")
-        if not values:
-            raise InputError(f"sweep: {name} has no values")
-    made: dict[str, Member] = {}
+        if not isinstance(values, tuple | list) or not values:
+            raise InputError(f"sweep: {name} is {shown(values)}; expected a tuple of one or more values")
+    trainings: dict[str, Member] = {}
     for combination in itertools.product(*config.sweep.values()):
         values = dict(zip(config.sweep, combination, strict=True))
         name = "_".join(f"{key}-{_plain(value)}" for key, value in values.items())
-        if name in made:
+        if name in trainings:
             raise InputError(f"sweep: {name} stands there twice")
         fields: dict[str, Any] = {key: value for key, value in values.items() if key in SETTINGS}
         own = {key: value for key, value in values.items() if key not in SETTINGS}
@@ -78,8 +78,8 @@ def members(config: AutoencoderConfig) -> list[Member]:
             config, **fields, options=config.options | own, output=output, sweep={}, labels="", wandb=""
         )
         one.check()
-        made[name] = Member(name, values, one)
-    return list(made.values())
+        trainings[name] = Member(name, values, one)
+    return list(trainings.values())
 
 
 def _plain(value: Any) -> str:
@@ -105,7 +105,7 @@ def train_sweep(
     Every member lies in `members/NAME` of the output, as `train_autoencoder` would have left it.
     Raises InputError for everything a user can put right, before anything is trained.
     """
-    made = members(config)
+    whole = members(config)
     if jax.process_count() > 1:
         raise InputError("sweep: a sweep runs in one process; train its members one by one with --distributed")
     if config.wandb:
@@ -115,19 +115,19 @@ def train_sweep(
             folder.refuse_input("store", config.store)
         source = read_activations(config) if activations is None else activations
         targets = None if labels is None else check_labels(labels, len(source.lengths))
-        held = hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
-        sizes = [_state_bytes(member, held.features) for member in made]
+        tokens = hold(source, jax.numpy.dtype(config.dtype), config.max_memory_gib)
+        sizes = [_state_bytes(member, tokens.features) for member in whole]
         settings = {k: v for k, v in decided_by(config, FEATURES, NUMBERS).items() if k not in config.sweep}
         settings["options"] = {k: v for k, v in config.options.items() if k not in config.sweep}
-        identity = {"config": settings, "data": held.identity, "members": {each.name: each.values for each in made}}
+        identity = {"config": settings, "data": tokens.identity, "members": {each.name: each.values for each in whole}}
         inputs = {"store": config.store, "data": config.data, "encoder": config.encoder, "labels": config.labels}
         folder.begin(identity, force, inputs, grows="members")
         groups = share_memory(sizes)
-        note(f"{len(made)} autoencoders in {len(groups)} pass{'es' * (len(groups) > 1)} over the data")
-        with progress(total=config.steps * len(made), unit="step") as bar:
+        note(f"{len(whole)} autoencoders in {len(groups)} pass{'es' * (len(groups) > 1)} over the data")
+        with progress(total=config.steps * len(whole), unit="step") as bar:
             for group in groups:
-                train_together([made[number] for number in group], held, bar)
-        results = _measure(config, made, held, targets, names)
+                train_together([whole[number] for number in group], tokens, bar)
+        results = _measure(config, whole, tokens, targets, names)
         write_text(folder.path / NUMBERS_FILE, json.dumps(results, indent=1) + "\n")
         write_page(results, folder.path)
     return results
@@ -146,7 +146,9 @@ def train_together(group: Sequence[Member], activations: Activations, bar: Any) 
     streams: dict[tuple[str, int], SharedStream] = {}
 
     def open_stream(data_set: Any, key: tuple[str, int]) -> StreamReader:
-        return streams.setdefault(key, SharedStream(data_set)).reader()
+        if key not in streams:
+            streams[key] = SharedStream(data_set)
+        return streams[key].reader()
 
     with contextlib.ExitStack() as stack:
         runs: dict[str, Training] = {}
@@ -182,7 +184,7 @@ def _named(name: str) -> Iterator[None]:
 
 def _measure(
     config: AutoencoderConfig,
-    made: Sequence[Member],
+    whole: Sequence[Member],
     activations: Activations,
     targets: np.ndarray | None,
     names: Sequence[str] | None,
@@ -190,7 +192,7 @@ def _measure(
     train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.split_seed)
     rows, decoders = [], {}
     reference: dict[str, float] = {}
-    for member in progress(made, unit="autoencoder"):
+    for member in progress(whole, unit="autoencoder"):
         path = f"{config.output}/members/{member.name}"
         with open(f"{path}/held-out.json") as file:
             report = json.load(file)
@@ -198,33 +200,33 @@ def _measure(
         row: dict[str, Any] = {"name": member.name, "values": member.values, "kind": member.config.kind}
         row |= {"options": member.config.options, "held_out": report["figures"]}
         row["loss_recovered"] = report.get("loss_recovered", {}).get("recovered_from_mean")
-        measured: Measured = measure(model, activations, train_rows, held_rows, targets, names)
-        row |= measured.figures
-        reference |= measured.reference
+        measures: Measured = measure(model, activations, train_rows, held_rows, targets, names)
+        row |= measures.figures
+        reference |= measures.reference
         rows.append(row)
         if hasattr(model, "decoder"):
             decoders[member.name] = np.asarray(model.decoder[...])
-    for row, member in zip(rows, made, strict=True):
-        row["stability"] = _stability(member, made, decoders)
+    for row, member in zip(rows, whole, strict=True):
+        row["stability"] = _stability(member, whole, decoders)
     for row in rows:
         row["on_front"] = on_front(row, rows)
     settings = {**decided_by(config, FEATURES, NUMBERS), "sweep": config.sweep}
     return json.loads(json.dumps({"config": settings, "members": rows, "reference": reference}))
 
 
-def _stability(member: Member, made: Sequence[Member], decoders: Mapping[str, np.ndarray]) -> dict[str, float] | None:
+def _stability(member: Member, whole: Sequence[Member], decoders: Mapping[str, np.ndarray]) -> dict[str, float] | None:
     """The mean max cosine of a member's latents with those of the same settings at other seeds, and by chance."""
 
     def same(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if key != "seed"}
 
-    names = [each.name for each in made if each.name != member.name and same(each.values) == same(member.values)]
+    names = [each.name for each in whole if each.name != member.name and same(each.values) == same(member.values)]
     if member.name not in decoders or not names:
         return None
     own = decoders[member.name]
-    found = [float(max_cosines(own, decoders[name]).mean()) for name in names]
+    cosines = [float(max_cosines(own, decoders[name]).mean()) for name in names]
     chance = max_cosines(*np.random.default_rng(0).normal(size=(2, *own.shape)))
-    return {"mean_max_cosine": float(np.mean(found)), "by_chance": float(chance.mean()), "others": len(names)}
+    return {"mean_max_cosine": float(np.mean(cosines)), "by_chance": float(chance.mean()), "others": len(names)}
 
 
 def on_front(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool | None:

@@ -107,15 +107,19 @@ class Transcoder(Largest):
             raise InputError(f"z must have {self.latents} latents, got {z.shape[1]}")
         if x is None and self.skip is not None:
             raise InputError("x: skip is on: decode needs the tokens themselves")
-        base = self.decoder_bias[...][None] if x is None else self.offset(self.centre(self._scaled(self._both(x))))
-        return (jnp.matmul(z, self.decoder[...], precision=HIGHEST) + base) / self.scale[self.source :][None]
+        return self._write(z, None if x is None else self._scaled(self._both(x)))
 
     def evaluate(self, x: TokensLike, weights: WeightsLike = None) -> Sums:
         """See `SparseAutoencoder.evaluate`; of the second layer."""
         x, weights = self._check(x, weights)
-        z = self.activate(self.preactivations(self._scaled(x)))
+        scaled = self._scaled(x)
+        z = self.activate(self.preactivations(scaled))
         shift = self.decoder_bias[...] / self.scale[self.source :]
-        return token_sums(self.target(x), self.decode(z, x), z, shift, weights)
+        return token_sums(self.target(x), self._write(z, scaled), z, shift, weights)
+
+    def _write(self, z, scaled):
+        base = self.decoder_bias[...][None] if scaled is None else self.offset(self.centre(scaled))
+        return (jnp.matmul(z, self.decoder[...], precision=HIGHEST) + base) / self.scale[self.source :][None]
 
     def _both(self, x):
         x = jnp.asarray(x)
