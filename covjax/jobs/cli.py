@@ -240,7 +240,7 @@ def _metavar(hint: Any) -> str:
 
 
 _LISTS = dict[str, tuple[Any, ...]]
-_METAVARS = {
+_METAVARS: dict[Any, str] = {
     **{str: "TEXT", int: "N", float: "X", bool: "true|false"},
     **{dict[str, Any]: "NAME=VALUE:…", _LISTS: "NAME=VALUE,VALUE,…"},
 }

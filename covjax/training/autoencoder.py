@@ -287,7 +287,7 @@ def _train(
                 rate = float(schedule(step - 1))
                 log.write(step, "train", values | {"learning_rate": rate}, time.monotonic() - start)
                 shown = values | figures
-                bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown})
+                bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown}, refresh=False)
             if step % config.evaluate_every == 0 or last:
                 total = evaluate()
                 model = nnx.merge(graph, state).model
