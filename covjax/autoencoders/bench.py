@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from covjax.errors import InputError
 from covjax.inputs import TableLike, VectorLike, host_array
@@ -36,7 +36,7 @@ def absorption_fraction(
     latents: TableLike,
     decoder: TableLike,
     direction: VectorLike,
-    main: Int[np.ndarray, "k"],
+    main: VectorLike,
     least_cosine: float = 0.1,
 ) -> Float[np.ndarray, "n"]:
     """Share of a feature that an autoencoder writes with other latents than those that stand for it.

@@ -6,7 +6,7 @@ from scipy.linalg import orthogonal_procrustes, subspace_angles
 from scipy.optimize import linear_sum_assignment
 
 from covjax.errors import InputError
-from covjax.inputs import exact_mean, host_array
+from covjax.inputs import TableLike, exact_mean, host_array
 
 
 def matched_cosines(
@@ -24,9 +24,7 @@ def matched_cosines(
     return np.minimum(cosines[rows, columns], 1)
 
 
-def max_cosines(
-    left: Float[np.ndarray, "latents features"], right: Float[np.ndarray, "others features"]
-) -> Float[np.ndarray, "latents"]:
+def max_cosines(left: TableLike, right: TableLike) -> Float[np.ndarray, "latents"]:
     """Cosine of every row of `left` with the row of `right` that is nearest to it; their mean is the mean max cosine.
 
     Unlike `matched_cosines` one row may serve several, and the two may have different numbers of rows; it takes time

@@ -106,7 +106,7 @@ class LanguageModel(Transformer):
         mask_id: int | None = None,
     ):
         super().__init__(name, tensors, names, options, vocabulary, unused)
-        self.mask_id = mask_id
+        self.mask_id: Any = mask_id
         there = (self.causal or mask_id is not None) and has_head(tensors, head)
         self.head: Any = Head(tensors, head, options.vocabulary, self.width, options.eps) if there and head else None
 
@@ -125,7 +125,6 @@ class LanguageModel(Transformer):
         """The next token of every pooled one; or 15 % of a sequence's pooled tokens, at least one, masked."""
         if self.causal:
             return next_tokens(tokens, mask, pool)
-        assert self.mask_id is not None
         return masked_tokens(tokens, pool, self.mask_id, rng)
 
     def logits(

@@ -259,7 +259,8 @@ def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
 
 def share_memory(sizes: Sequence[int]) -> list[list[int]]:
     """Numbers of the states, of these bytes, in runs that fit into the free memory together; one alone always does."""
-    free, groups, total = _free_memory(), [], 0
+    free, total = _free_memory(), 0
+    groups: list[list[int]] = []
     for number, size in enumerate(sizes):
         if not groups or (free is not None and total + size > free):
             groups.append([number])

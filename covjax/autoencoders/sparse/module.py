@@ -301,7 +301,7 @@ class SparseAutoencoder(nnx.Module):
         """What the encoder sees of scaled tokens: s·x − b."""
         return scaled - self.decoder_bias[...][None]
 
-    def target(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens written"]:
+    def target(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array | np.ndarray, "tokens written"]:
         """What the reconstruction of tokens, scaled or not, stands for: the tokens themselves."""
         return x
 
