@@ -179,7 +179,6 @@ def test_lists_of_values():
         ({"sweep": {"depth": (1,)}}, "sweep: 'depth' is no option of topk; allowed: kind, learning_rate"),
         ({"sweep": {"steps": (1,)}}, "sweep: 'steps' is no option of topk"),
         ({"sweep": {"k": ()}}, "sweep: k is .*expected a tuple of one or more values"),
-        ({"sweep": {"k": 4}}, "sweep: k is .*expected a tuple of one or more values"),
         ({"sweep": {"k": (2, 2)}}, "sweep: k-2 stands there twice"),
         ({"sweep": {"k": (2, 40), "latents": (16,)}}, "sweep: k-40_latents-16: k must be a whole number from 1 to"),
         ({"wandb": "x"}, "wandb: 'x': a sweep does not write there"),

@@ -189,7 +189,7 @@ class Forward:
     """One batch through an autoencoder: what its loss and its counters need."""
 
     reconstruction: Float[Array, "tokens features"]
-    centred: Float[Array, "tokens features"]  # what the encoder sees
+    centred: Float[Array, "tokens read"]  # what the encoder sees
     pre: Float[Array, "tokens latents"]
     active: Num[Array, "tokens"]  # number of active latents
     fired: Bool[Array, "latents"]  # in any token of the batch that counts
@@ -342,9 +342,9 @@ class SparseAutoencoder(nnx.Module):
 
     def token_loss(
         self, x: Float[Array, "tokens features"], w: Float[Array, "tokens"]
-    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "tokens features"]]:
+    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "tokens written"]]:
         """`loss` of scaled tokens, those of weight 0 set to 0; its metrics; and the scaled reconstruction."""
-        out, x = self.forward(x, w), self.target(x)
+        out, x = self.forward(x, w), jnp.asarray(self.target(x))
         self.fired[...] = out.fired
         n, residual = jnp.sum(w), x - out.reconstruction
         error = safe_ratio(jnp.sum(w * jnp.sum(jnp.square(residual), axis=1)), n)
