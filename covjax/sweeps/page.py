@@ -99,7 +99,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str 
 
 def _reference(results: Mapping[str, Any]) -> list[str]:
     rows = [row for row in results["members"] if "measured" in row]
-    texts = []
+    texts: list[str] = []
     if rows:
         counts = rows[0]["measured"]
         text = f"FVU of Σ: over {counts['held_out_sequences']:,} held-out sequences."

@@ -59,12 +59,12 @@ def members(config: AutoencoderConfig) -> list[Member]:
         raise InputError("sweep: nothing to sweep over; give values, such as --sweep k=16,32,64")
     kinds = config.sweep.get("kind", (config.kind,))
     options = {name for kind in kinds for name in autoencoder_options(kind)}
-    for name, values in config.sweep.items():
+    for name, entries in config.sweep.items():
         if name not in SETTINGS and name not in options:
             allowed = ", ".join([*SETTINGS, *sorted(options)])
             raise InputError(f"sweep: {shown(name)} is no option of {', '.join(map(str, kinds))}; allowed: {allowed}")
-        if not isinstance(values, tuple | list) or not values:
-            raise InputError(f"sweep: {name} is {shown(values)}; expected a tuple of one or more values")
+        if not isinstance(entries, tuple | list) or not entries:
+            raise InputError(f"sweep: {name} is {shown(entries)}; expected a tuple of one or more values")
     trainings: dict[str, Member] = {}
     for combination in itertools.product(*config.sweep.values()):
         values = dict(zip(config.sweep, combination, strict=True))
