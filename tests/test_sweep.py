@@ -7,13 +7,15 @@ import shutil
 import numpy as np
 import pytest
 
+import covjax.command
 from covjax.autoencoders import load_autoencoder
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.cli import parse_lists
 from covjax.jobs.folder import checkpoint_path, saved_steps
-from covjax.sweeps import members, train_sweep
+from covjax.sweeps import command, members, train_sweep
 from covjax.sweeps import sweep as sweep_module
+from covjax.sweeps.command import read_labels
 from covjax.sweeps.sweep import on_front
 from covjax.training import state
 from covjax.training.autoencoder import train_autoencoder
@@ -195,3 +197,34 @@ def test_labels_are_checked_and_a_sweep_is_no_single_training(tmp_path):
         train_sweep(sweep_config(tmp_path), activations(), labels()[1:])
     with pytest.raises(InputError, match="one autoencoder is trained here; several by train_sweep"):
         train_autoencoder(sweep_config(tmp_path), activations())
+
+
+def test_labels_are_matched_by_id(tmp_path):
+    (tmp_path / "s.fasta").write_text(">b\nMKV\n>a\nGGA\n>c\nMKA\n")
+    table = tmp_path / "t.csv"
+    table.write_text("id,sequence,label\n" + "".join(f"{name},MKVL{x},{x}\n" for name, x in zip("abcd", "AGAG")))
+    found, names = read_labels(config(tmp_path, store="", data=str(tmp_path / "s.fasta"), labels=str(table)))
+    assert sorted(names) == ["A", "G"]
+    np.testing.assert_array_equal(found[:, names.index("G")], [True, False, False])
+    np.testing.assert_array_equal(found.sum(1), 1)
+    (tmp_path / "s.fasta").write_text(">z\nMKV\n>a\nGGA\n")
+    with pytest.raises(InputError, match="lacks 1 of the 2 sequences of .*s.fasta, first 'z'"):
+        read_labels(config(tmp_path, store="", data=str(tmp_path / "s.fasta"), labels=str(table)))
+
+
+def test_the_command_sweeps_and_refuses_labels_without_a_sweep(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "train_sweep", lambda config, **more: asked.append(config.sweep) or {"members": []})
+    arguments = ["--store", "x", "--kind", "topk", "--sweep", "k=2,4", "--sweep", "latents=16"]
+    assert covjax.command.main(["train", "autoencoder", *arguments]) == 0
+    assert asked == [{"k": (2, 4), "latents": (16,)}]
+    for more, message in (
+        (["--sweep", "k=1"], "k is given twice"),
+        (["--sweep", "k"], "expected option=value,value, got 'k'"),
+    ):
+        with pytest.raises(SystemExit):
+            covjax.command.main(["train", *arguments, *more])
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        covjax.command.main(["train", "--store", "x", "--labels", "t.csv"])
+    assert "is for the page of a sweep; add --sweep" in capsys.readouterr().err
