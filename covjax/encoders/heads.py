@@ -15,6 +15,7 @@ from covjax.encoders.layers import ACTIVATIONS, Dense, LayerNorm, attended, plac
 from covjax.encoders.transformer import Names, Options, Transformer
 from covjax.encoders.vocabulary import Vocabulary
 from covjax.encoders.weights import Tensors
+from covjax.errors import InputError
 
 MASKED_SHARE = 0.15  # of the tokens, in the objective of masked prediction (Devlin et al. 2019)
 
@@ -79,12 +80,26 @@ class Head(nnx.Module):
         return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
 
 
-def has_head(tensors: Tensors, names: HeadNames | None) -> bool:
-    """Whether a file has all of a head, its matrix or one that it shares with the embedding among it."""
+def has_head(tensors: Tensors, names: HeadNames | None, vocabulary: int, width: int) -> bool:
+    """Whether a file has all of a head in this model's shapes, its matrix or one that the embedding lends among it.
+
+    A head of other shapes is that of a model of another kind, whose encoder is none the worse for it.
+    """
     if names is None:
         return False
-    parts = [f"{name}.{field}" for name in (names.transform, names.norm) if name for field in ("weight", "bias")]
-    return all(name in tensors for name in (*parts, names.bias) if name) and (names.decoder in tensors or names.tied)
+    shapes: dict[str, tuple[int, ...]] = {names.bias: (vocabulary,)} if names.bias else {}
+    if names.transform:
+        shapes |= {f"{names.transform}.weight": (width, width), f"{names.transform}.bias": (width,)}
+    if names.norm:
+        shapes |= {f"{names.norm}.weight": (width,), f"{names.norm}.bias": (width,)}
+    if names.decoder in tensors or not names.tied:
+        shapes[names.decoder] = (vocabulary, width)
+    try:
+        for name, shape in shapes.items():
+            tensors.check(name, *shape)
+    except InputError:
+        return False
+    return True
 
 
 class LanguageModel(Transformer):
@@ -107,7 +122,7 @@ class LanguageModel(Transformer):
     ):
         super().__init__(name, tensors, names, options, vocabulary, unused)
         self.mask_id: Any = mask_id
-        there = (self.causal or mask_id is not None) and has_head(tensors, head)
+        there = (self.causal or mask_id is not None) and has_head(tensors, head, options.vocabulary, options.width)
         self.head: Any = Head(tensors, head, options.vocabulary, self.width, options.eps) if there and head else None
 
     @property

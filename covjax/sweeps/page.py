@@ -142,7 +142,7 @@ def _draw(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Sequence[Any]])
     if len(places) <= 8:
         axes.set_xticks(places, [f"{place:.3g}" for place in places])
         axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(row["held_out"]["fvu"] for row in rows if row["on_front"] is not None))
     if any(lines):
         drawing.legend(loc="outside upper center", ncols=2)
     return drawing
