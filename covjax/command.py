@@ -13,11 +13,12 @@ COMMANDS = {
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
     "explain": ("covjax.explanation.command:main", "show on a page what a model's score comes from"),
     "extract": ("covjax.extraction.extract:main", "pool many sequences, resumable; can also keep tokens"),
-    "train": ("covjax.training.autoencoder:main", "train an autoencoder on token activations"),
+    "train": ("covjax.sweeps.command:main", "train an autoencoder on token activations, or a sweep of them"),
     "train encoder": ("covjax.training.encoder:main", "train a small genomic language model on a genome"),
     "tasks": ("covjax.tasks.run:main", "list the built-in tasks, or compare pools on them"),
     "info": ("covjax.info:main", "list versions, devices, encoders, extras, and what is missing"),
 }
+ALIASES = {"train autoencoder": "train"}
 EXAMPLES = (
     "covjax info",
     "covjax compare --config quickstart",
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
         print(f"covjax {__version__}")
     elif name in COMMANDS:
-        if rest and f"{name} {rest[0]}" in COMMANDS:
-            name, rest = f"{name} {rest[0]}", rest[1:]
+        if rest and (both := f"{name} {rest[0]}") in (*COMMANDS, *ALIASES):
+            name, rest = ALIASES.get(both, both), rest[1:]
         module, function = COMMANDS[name][0].split(":")
         return getattr(importlib.import_module(module), function)([*quiet, *rest])
     else:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
@@ -68,8 +69,21 @@ def note(text: str) -> None:
         print(text, flush=True)
 
 
+class _Lines:
+    """Standard error for a progress bar without a terminal: what would overwrite the line before is one of its own."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass
+
+
 def progress(*items: Any, disable: bool | None = False, **options: Any) -> Any:
-    """A progress bar, with the arguments of `tqdm.tqdm`."""
+    """A progress bar, with the arguments of `tqdm.tqdm`; without a terminal a line every half minute."""
     from tqdm import tqdm  # a benchmark of the core runs where few packages are
 
+    if not sys.stderr.isatty():
+        options = {"mininterval": 30.0, "maxinterval": 60.0, "file": _Lines(), "ascii": True, "ncols": 100} | options
     return tqdm(*items, disable=True if _silent else disable, **options)

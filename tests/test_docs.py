@@ -47,6 +47,7 @@ COMPILED = {
     ("docs/activations.md", 'result = covjax.compare("labels.csv", activations="esm_tokens/", drop_first=1)'): (
         "files of the reader's; tutorials/pytorch.md runs the same"
     ),
+    ("docs/autoencoder-sweeps.md", "from covjax.sweeps import train_sweep"): "a file of the reader's; test_sweep.py",
     ("docs/benchmark-metrics.md", "import time, numpy as np"): "a minute, and figures of one machine",
     ("docs/domains.md", "import numpy as np"): "recordings of the reader's; test_audio.py",
     ("docs/domains.md", "from covjax.encoders.speaker import load_speaker"): "weights of a package; test_speaker.py",

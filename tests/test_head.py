@@ -14,13 +14,18 @@ from covjax.autoencoders.sparse import TopK
 from covjax.encoders.checks import HeadedEncoder, through_head
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
+from covjax.extraction.extract import ExtractConfig, extract
 from covjax.training.autoencoder import train_autoencoder
+from covjax.training.batches import split_rows
 from covjax.training.log import held_out_report
 from tests.test_esm import VARIANTS, VOCABULARY
 from tests.test_unirep import random_weights, reference
 from tests.toy_autoencoders import config
 
 SEQUENCES = ["MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ", "MS", "ACDEFGHIKLMNPQRSTVWYUOX" * 3, "M"]
+
+
+encoders.register_encoder("head-toy", lambda dtype: UniRep(random_weights()))
 
 
 def cross_entropy(logits, target):
@@ -117,6 +122,32 @@ def test_published_unirep_predicts_the_next_residue_better_than_composition():
     x, loss = through_head(model, -1, [model.encode(ubiquitin)])
     assert 1.0 < loss(x) < 2.89
     assert loss(np.zeros_like(x)) > loss(x)
+
+
+def test_a_training_on_a_store_recovers_the_loss_of_the_sequences_that_were_extracted(tmp_path):
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.choice([9, 24], 30)]
+    fasta = tmp_path / "x.fasta"
+    fasta.write_text("".join(f">s{i}\n{s}\n" for i, s in enumerate(sequences)))
+    settings = {"data": str(fasta), "encoder": "head-toy", "keep_tokens": True, "layers": (0, -1)}
+    extract(ExtractConfig(**settings, poolers=("mean",), output=str(tmp_path / "store")))
+    given = {"store": str(tmp_path / "store"), "encoder": "head-toy", "sequences": str(fasta)}
+    topk = {"kind": "topk", "options": {"latents": 16, "k": 8}, "batch": 64, "steps": 4, "save_every": 4}
+    result = train_autoencoder(config(tmp_path / "run", **topk, **given))
+    recovered = result.report["loss_recovered"]
+    encoded = [UniRep(random_weights()).encode(sequences[row]) for row in split_rows(30, 0.1, 0)[1]]
+    assert recovered["sequences"] == 3
+    assert recovered["original"] == pytest.approx(unirep_loss(random_weights(), encoded), rel=1e-4)
+    both = train_autoencoder(
+        config(tmp_path / "both", **topk | {"kind": "transcoder"}, **given | {"sequences": ""}, layers=(0, -1))
+    )
+    assert both.model.source == 8
+    assert "loss_recovered" not in both.report
+    fasta.write_text(fasta.read_text().replace(">s0", ">t0"))
+    with pytest.raises(InputError, match="x.fasta is not the file that was extracted"):
+        train_autoencoder(config(tmp_path / "other", **topk, **given))
+    with pytest.raises(InputError, match="goes with --store and --encoder"):
+        train_autoencoder(config(tmp_path / "other", **topk, **given | {"encoder": ""}))
 
 
 def test_training_reports_density_and_loss_recovered(tmp_path):

@@ -192,6 +192,7 @@ BENCH = {
     "jumprelu": {"l0": 0.5, "bandwidth": 0.5, "start_threshold": 0.3},
     "topk": {"k": 3},
     "batch_topk": {"k": 3},
+    "matryoshka": {"k": 3, "prefixes": (8, DIRECTIONS)},
     "moment_topk": {"k": 3, "moment_weight": 1.0},
 }
 
@@ -245,5 +246,7 @@ def test_what_is_found_of_a_known_dictionary():
     # L1 shrinks what it keeps: less so with a power below 1, not at all behind a gate or with the k largest alone.
     assert fvu["gated"] < fvu["p_anneal"] < fvu["relu"]
     assert fvu["topk"] < fvu["relu"]
+    assert fvu["batch_topk"] < fvu["relu"]
+    assert fvu["batch_topk"] < fvu["matryoshka"]  # whose first latents must do without the others
     assert bench["p_anneal"]["l0"] < bench["relu"]["l0"]
     assert bench["moment_topk"]["covariance"] < bench["topk"]["covariance"]

@@ -6,16 +6,26 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from covjax.activations.windows import join
-from covjax.autoencoders import TuckerAutoencoder, evaluate_fvu, load_autoencoder, register_autoencoder
+from covjax.autoencoders import (
+    TuckerAutoencoder,
+    evaluate_fvu,
+    load_autoencoder,
+    make_autoencoder,
+    register_autoencoder,
+)
+from covjax.autoencoders.sparse.module import Sums
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.folder import checkpoint_path, saved_steps
-from covjax.training.autoencoder import main, train_autoencoder
-from covjax.training.log import read_log
+from covjax.notes import progress
+from covjax.sweeps.command import main
+from covjax.training.autoencoder import train_autoencoder
+from covjax.training.log import histograms, read_log
 from tests.toy_autoencoders import EXAMPLE, Unheld, activations, config
 
 
@@ -212,7 +222,32 @@ def test_a_step_too_large_for_memory_is_refused_before_it_runs(tmp_path, monkeyp
 
 def test_log_reaches_tensorboard_where_it_is_installed(finished):
     pytest.importorskip("tensorboardX")
-    assert list((finished[0] / "tensorboard").glob("events.*"))
+    (file,) = (finished[0] / "tensorboard").glob("events.*")
+    written = file.read_bytes()
+    for name in ("train/learning_rate", "held-out/fvu", "parameters/left", "_hparams_/session_start_info"):
+        assert name.encode() in written
+
+
+def test_histograms_are_of_parameters_and_of_latents_that_were_active(rng):
+    model = make_autoencoder("topk", 4, latents=8, k=2)
+    sums = Sums(jnp.float32(100), jnp.zeros(()), jnp.zeros(4), jnp.zeros(()), jnp.array([0.0, 1, 10, 100, 0, 0, 0, 0]))
+    drawn = histograms(model, sums)
+    np.testing.assert_allclose(drawn.pop("log10 density"), [-2, -1, 0], atol=1e-6)
+    assert set(drawn) == {f"parameters/{name}" for name in ("encoder", "decoder", "encoder_bias", "decoder_bias")}
+    np.testing.assert_array_equal(drawn["parameters/encoder"], np.asarray(model.encoder[...]).ravel())
+
+
+def test_the_log_has_the_learning_rate(finished):
+    rates = [row["learning_rate"] for row in read_log(finished[0]) if row["split"] == "train"]
+    np.testing.assert_allclose(rates, [0, 0.005, *[0.01] * 9, 0.005], rtol=1e-6)
+
+
+def test_without_a_terminal_progress_is_lines(capsys):
+    for _ in progress(range(3), mininterval=0, miniters=1):
+        pass
+    lines = capsys.readouterr().err
+    assert "\r" not in lines
+    assert [line[:4] for line in lines.splitlines()][-1] == "100%"
 
 
 def test_json_rows_are_json(finished):

@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from covjax.data.store import TokenStore
+from covjax.data.sequences import read_sequences
+from covjax.data.store import TokenStore, input_digest
 from covjax.encoders.base import Encoder
 from covjax.encoders.embed import bucket_edges, embed_tokens
 from covjax.encoders.loading import load
@@ -29,46 +30,68 @@ class Activations(Protocol):
 class StoredActivations:
     """Activations that `covjax.extraction.extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
 
-    With `encoder` (any name or folder that `load` takes), a store made with other weights is refused.
+    Several layers stand side by side in every token, in their order. With `encoder` (any name or folder that `load`
+    takes), a store made with other weights is refused. With `sequences` too, the file that was extracted, `origin` is
+    what encodes them again; another file, and one that was cut into windows, is refused.
     """
 
-    def __init__(self, folder: str, layer: int, encoder: str = ""):
-        self._store = TokenStore(folder, layer)
-        made = self._store.run["identity"]
-        if encoder and load(encoder).weights_digest != made["weights"]:
+    def __init__(self, folder: str, layer: int | tuple[int, ...], encoder: str = "", sequences: str = ""):
+        self._stores = [TokenStore(folder, each) for each in _layers(layer)]
+        first = self._stores[0]
+        made = first.run["identity"]
+        model = load(encoder) if encoder else None
+        if model is not None and model.weights_digest != made["weights"]:
             raise InputError(
                 f"store: {folder} holds activations of the encoder {made['encoder']!r}, not of {encoder!r}: "
                 "their weights differ"
             )
-        self.lengths = self._store.lengths
-        self.features = self._store.features
-        self.identity = {"extraction": self._store.run["identity"], "layer": layer, "tokens": self._store.digest}
+        self.lengths = first.lengths
+        self.features = sum(store.features for store in self._stores)
+        number: Any = layer if isinstance(layer, int) else list(layer)
+        self.identity = {"extraction": made, "layer": number, "tokens": first.digest}
+        self.origin: EncodedActivations | None = None
+        if sequences and model is not None:
+            entries = read_sequences(sequences)
+            if input_digest(*entries) != made["input"]:
+                raise InputError(f"sequences: {sequences} is not the file that was extracted into {folder}")
+            self.origin = EncodedActivations(model, entries[1], layer, 8192, 4)
+            if not np.array_equal(self.origin.lengths, self.lengths):
+                raise InputError(f"sequences: those of {sequences} were cut into windows in {folder}; leave it away")
 
     def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """See `Activations`."""
-        return self._store.__getitems__(rows)
+        parts = [store.__getitems__(rows) for store in self._stores]
+        return parts[0] if len(parts) == 1 else [np.concatenate(each, axis=1) for each in zip(*parts)]
 
 
 class EncodedActivations:
     """Activations that a frozen encoder computes whenever they are read; raises InputError like `encoder.encode`.
 
-    tokens: the token ids of every sequence.
+    tokens: the token ids of every sequence. layers: those that stand side by side in every token.
     """
 
-    def __init__(self, encoder: Encoder, sequences: Sequence[str], layer: int, token_budget: int, max_shapes: int):
-        self.encoder, self.layer, self._budget = encoder, layer, token_budget
+    def __init__(
+        self,
+        encoder: Encoder,
+        sequences: Sequence[str],
+        layer: int | tuple[int, ...],
+        token_budget: int,
+        max_shapes: int,
+    ):
+        self.encoder, self.layers, self._budget = encoder, _layers(layer), token_budget
         self.tokens = [encoder.encode(sequence) for sequence in sequences]
         self._edges = bucket_edges(np.array([len(ids) for ids in self.tokens]), max_shapes)
-        self.features = encoder.features(layer)
+        self.features = sum(encoder.features(each) for each in self.layers)
         pools = [encoder.pad([ids], len(ids))[2] for ids in self.tokens]
         self.lengths = np.array([int(pool.sum()) for pool in pools])
         digest = hashlib.sha256()
         for ids in self.tokens:
             digest.update(np.asarray(ids, np.int64).tobytes() + b";")
+        numbers = [each % encoder.num_layers for each in self.layers]
         self.identity = {
             "encoder": encoder.name,
             "weights": encoder.weights_digest,
-            "layer": layer % encoder.num_layers,
+            "layer": numbers[0] if isinstance(layer, int) else numbers,
             "input": digest.hexdigest(),
         }
 
@@ -77,12 +100,20 @@ class EncodedActivations:
         chosen = [self.tokens[int(row)] for row in rows]
         out: list[Any] = [None] * len(chosen)
         for index, layers, mask in embed_tokens(
-            self.encoder, chosen, None, (self.layer,), self._budget, edges=self._edges
+            self.encoder, chosen, None, self.layers, self._budget, edges=self._edges
         ):
-            values = np.asarray(layers[self.layer])
+            parts = [np.asarray(layers[each]) for each in self.layers]
+            values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
             for place, row in enumerate(index):
                 out[row] = values[place][mask[place]]
         return out
+
+
+def _layers(layer: int | tuple[int, ...]) -> tuple[int, ...]:
+    layers = (layer,) if isinstance(layer, int) else layer
+    if len(set(layers)) < len(layers) or not layers:
+        raise InputError(f"layers: {layers}: none, or one twice")
+    return layers
 
 
 class HeldActivations:
@@ -91,6 +122,7 @@ class HeldActivations:
     tokens: (all tokens, features), those of one sequence after those of another.
     lengths: tokens of every sequence.
     starts: where each begins among all tokens; by default where the one before ends.
+    origin: what the same sequences were read from, where `hold` read them.
     """
 
     def __init__(
@@ -99,7 +131,9 @@ class HeldActivations:
         lengths: Int[np.ndarray, "n"] | Sequence[int],
         identity: dict[str, Any],
         starts: Int[np.ndarray, "n"] | None = None,
+        origin: Activations | None = None,
     ):
+        self.origin = origin
         self.tokens, self.lengths, self.identity = tokens, np.asarray(lengths), identity
         self.features = tokens.shape[1]
         self.starts = np.cumsum(self.lengths) - self.lengths if starts is None else starts
@@ -142,7 +176,10 @@ def hold(activations: Activations, dtype: Any, max_gib: float) -> Activations:
     count = int(activations.lengths.sum())
     if count * activations.features * np.dtype(dtype).itemsize > max_gib * 2**30:
         return activations
-    held = HeldActivations(np.empty((count, activations.features), dtype), activations.lengths, activations.identity)
+    space = np.empty((count, activations.features), dtype)
+    held = HeldActivations(
+        space, activations.lengths, activations.identity, origin=getattr(activations, "origin", None) or activations
+    )
     order = np.argsort(activations.lengths, kind="stable")  # neighbours in length share the encoder's batches
     for part in np.array_split(order, max(1, len(order) // 1024)):
         for place, x in zip(held.read(part.tolist()), activations.read(part.tolist())):

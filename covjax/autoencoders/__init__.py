@@ -7,6 +7,7 @@ from covjax.autoencoders.base import (
     make_autoencoder,
     register_autoencoder,
 )
+from covjax.autoencoders.bench import absorption_fraction, covariance_fvu
 from covjax.autoencoders.loading import load
 from covjax.autoencoders.moment_modules import CPAutoencoder, TuckerAutoencoder
 from covjax.autoencoders.saved import load_autoencoder, save_autoencoder
@@ -24,8 +25,10 @@ __all__ = [
     "CPAutoencoder",
     "Solution",
     "TuckerAutoencoder",
+    "absorption_fraction",
     "autoencoder_kinds",
     "autoencoder_options",
+    "covariance_fvu",
     "cp_latents",
     "cp_loss",
     "evaluate_fvu",

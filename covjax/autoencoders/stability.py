@@ -6,7 +6,7 @@ from scipy.linalg import orthogonal_procrustes, subspace_angles
 from scipy.optimize import linear_sum_assignment
 
 from covjax.errors import InputError
-from covjax.inputs import exact_mean, host_array
+from covjax.inputs import TableLike, exact_mean, host_array
 
 
 def matched_cosines(
@@ -22,6 +22,24 @@ def matched_cosines(
     cosines = _unit(left) @ _unit(right).T
     rows, columns = linear_sum_assignment(cosines, maximize=True)
     return np.minimum(cosines[rows, columns], 1)
+
+
+def max_cosines(left: TableLike, right: TableLike) -> Float[np.ndarray, "latents"]:
+    """Cosine of every row of `left` with the row of `right` that is nearest to it; their mean is the mean max cosine.
+
+    Unlike `matched_cosines` one row may serve several, and the two may have different numbers of rows; it takes time
+    and memory in proportion to latents · others, in blocks. A row of zeros has cosine 0.
+    Raises InputError for other shapes, and NaN or inf.
+    """
+    left, right = (host_array(each, name).astype(np.float64) for each, name in ((left, "left"), (right, "right")))
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1] or 0 in (*left.shape, *right.shape):
+        raise InputError(f"left and right must be matrices of one width, got {left.shape} and {right.shape}")
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise InputError("left and right must be finite, got NaN or inf")
+    left, right = _unit(left), _unit(right)
+    step = max(1, 2**24 // len(right))
+    parts = [(left[start : start + step] @ right.T).max(1) for start in range(0, len(left), step)]
+    return np.minimum(np.concatenate(parts), 1)
 
 
 def random_cosines(latents: int, features: int, seed: int = 0) -> Float[np.ndarray, "latents"]:

@@ -37,6 +37,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def input_digest(ids: Sequence[str], sequences: Sequence[str]) -> str:
+    """What stands for the sequences of an extraction, with their ids."""
+    digest = hashlib.sha256()
+    for entry in zip(ids, sequences):
+        digest.update(repr(entry).encode())
+    return digest.hexdigest()
+
+
 def read_run(folder: str | Path) -> dict[str, Any]:
     """The manifest of an extraction; InputError where there is none or it is damaged."""
     path = Path(folder) / "extraction.json"

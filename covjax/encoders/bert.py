@@ -5,11 +5,13 @@ learned positions and token types (all tokens have type 0). RoBERTa's positions 
 number + 1 on.
 """
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 from covjax.encoders.base import register_encoder
+from covjax.encoders.heads import BERT_HEAD, ROBERTA_HEAD, LanguageModel
 from covjax.encoders.layers import GELUS
 from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
 from covjax.encoders.vocabulary import Vocabulary, bert_vocabulary, subword_vocabulary
@@ -71,7 +73,9 @@ def bert(name: str, folder: Path, dtype: Any, file: Path | None = None) -> Trans
     positions = config["max_position_embeddings"]
     vocabulary = bert_vocabulary(file or folder / "vocab.txt", config["vocab_size"], positions)
     options = bert_options(config, tensors, NAMES, types=config["type_vocab_size"])
-    return Transformer(name, tensors, NAMES, options, vocabulary, BUFFERS)
+    head = dataclasses.replace(BERT_HEAD, activation=config["hidden_act"])
+    mask_id = vocabulary.ids.get("[MASK]")
+    return LanguageModel(name, tensors, NAMES, options, vocabulary, BUFFERS, head=head, mask_id=mask_id)
 
 
 def roberta(name: str, folder: Path, dtype: Any) -> Transformer:
@@ -81,7 +85,9 @@ def roberta(name: str, folder: Path, dtype: Any) -> Transformer:
     first = config["pad_token_id"] + 1
     options = bert_options(config, tensors, NAMES, types=config["type_vocab_size"], first_position=first)
     vocabulary = subword_vocabulary(folder, config["vocab_size"], config["max_position_embeddings"] - first)
-    return Transformer(name, tensors, NAMES, options, counted_from_pad(folder, config, vocabulary), BUFFERS)
+    counted_from_pad(folder, config, vocabulary)
+    mask_id = vocabulary.ids.get("<mask>")
+    return LanguageModel(name, tensors, NAMES, options, vocabulary, BUFFERS, head=ROBERTA_HEAD, mask_id=mask_id)
 
 
 def counted_from_pad(folder: Path, config: dict[str, Any], vocabulary: Vocabulary) -> Vocabulary:

@@ -7,20 +7,18 @@ final layer norm.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from covjax.encoders.bert import counted_from_pad
-from covjax.encoders.layers import Dense, LayerNorm, Mask, attended, gelu, places
+from covjax.encoders.heads import ROBERTA_HEAD, LanguageModel
+from covjax.encoders.layers import Mask, attended
 from covjax.encoders.rotary import Rotary
-from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
+from covjax.encoders.transformer import BlockOptions, Names, Options, uniform
 from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.encoders.weights import Tensors, is_token, read_config
 from covjax.errors import InputError, shown
@@ -28,7 +26,6 @@ from covjax.errors import InputError, shown
 # Where the encoder's tensors stand; transformers 5 keeps the frequencies of all layers in a buffer of the model.
 PARTS = ("embeddings.", "encoder.", "rotary_embeddings.")
 BUFFERS = (r"embeddings\.position_ids",)
-MASKED_SHARE = 0.15  # of the tokens, in the objective of masked prediction (Devlin et al. 2019)
 TRAIN_MASK_RATIO = 0.15 * 0.8  # of ESM's pre-training: 15 % of tokens chosen, 80 % of these masked
 DEFAULTS = {
     "position_embedding_type": "absolute",
@@ -96,28 +93,7 @@ def _options(config: dict[str, Any], tensors: Tensors) -> Options:
     )
 
 
-class Head(nnx.Module):
-    """Logits of the token that was masked: norm(gelu(x W + b)) Eᵀ + c, E the embedding or the head's own matrix."""
-
-    NEEDED = tuple(
-        f"lm_head.{n}" for n in ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "bias")
-    )
-
-    def __init__(self, tensors: Tensors, vocabulary: int, width: int, eps: float):
-        self.dense = Dense(tensors, ["lm_head.dense"], width, width)
-        self.norm = LayerNorm(tensors, "lm_head.layer_norm", width, eps)
-        self.bias = nnx.Param(jnp.asarray(tensors.take("lm_head.bias", vocabulary)))
-        own = "lm_head.decoder.weight"
-        self.decoder = nnx.Param(jnp.asarray(tensors.take(own, vocabulary, width))) if own in tensors else None
-
-    def __call__(self, x: Float[Array, "b t d"], embedding: Float[Array, "v d"]) -> Float[Array, "b t v"]:
-        """In float32."""
-        decoder = embedding if self.decoder is None else self.decoder[...]
-        hidden = self.norm(gelu(self.dense(x)))
-        return jnp.matmul(hidden, decoder.T, preferred_element_type=jnp.float32) + self.bias[...]
-
-
-class Esm(Transformer):
+class Esm(LanguageModel):
     """The frozen encoder (see `covjax.encoders.Encoder`); its head of masked prediction where the folder has it."""
 
     def __init__(self, name: str, folder: Path, dtype: Any, tensors: Tensors | None = None):
@@ -134,14 +110,12 @@ class Esm(Transformer):
         if options.positions is not None:
             counted_from_pad(folder, config, vocabulary)
         names = NAMES if config["emb_layer_norm_before"] else dataclasses.replace(NAMES, norm_first=None)
-        self.mask_id: Any = config.get("mask_token_id")
+        mask_id = config.get("mask_token_id") if is_token(config.get("mask_token_id"), options.vocabulary) else None
         self.token_dropout = bool(config["token_dropout"])
         # Rotary checkpoints converted from older code carry a position table that nothing reads.
         rotary = options.positions is None
         unused = (*BUFFERS, *([r"embeddings\.position_embeddings\.weight"] * rotary))
-        super().__init__(name, tensors, names, options, vocabulary, unused)
-        headed = is_token(self.mask_id, options.vocabulary) and all(n in tensors for n in Head.NEEDED)
-        self.head: Any = Head(tensors, options.vocabulary, self.width, options.eps) if headed else None
+        super().__init__(name, tensors, names, options, vocabulary, unused, head=ROBERTA_HEAD, mask_id=mask_id)
 
     def embedded(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t d"]:
         """Embeddings of the tokens, rescaled for those that are masked where the model was trained so."""
@@ -153,35 +127,3 @@ class Esm(Transformer):
         observed = (own & hidden[:, None]).sum(-1) / jnp.maximum(own.sum(-1), 1)
         scale = ((1 - TRAIN_MASK_RATIO) / (1 - observed))[..., None]
         return (jnp.where(hidden[..., None], 0, x) * scale).astype(x.dtype)
-
-    @property
-    def has_head(self) -> bool:
-        """Whether the folder has the head of masked prediction."""
-        return self.head is not None
-
-    def objective(
-        self,
-        tokens: Int[np.ndarray, "b t"],
-        mask: Bool[np.ndarray, "b t"],
-        pool: Bool[np.ndarray, "b t"],
-        rng: np.random.Generator,
-    ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """15 % of the pooled tokens of every sequence are masked, at least one; see `HeadedEncoder`."""
-        draw = np.where(pool, rng.random(tokens.shape), np.inf)
-        hidden = pool & ((draw < MASKED_SHARE) | (draw == draw.min(1, keepdims=True)))
-        return np.where(hidden, self.mask_id, tokens), tokens, hidden
-
-    def logits(
-        self, activations: Float[Array | np.ndarray, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
-    ) -> Float[Array, "b t classes"]:
-        """Of every token of the vocabulary, through the blocks above `layer`, jitted; see `HeadedEncoder`."""
-        return _logits(*nnx.split(self), activations, mask, layer)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _logits(graph: Any, state: Any, activations: Array, mask: Array, layer: int) -> Array:
-    model = nnx.merge(graph, state)
-    x = activations.astype(model.words[...].dtype)
-    for block in model.blocks[layer:]:
-        x, _ = block(x, attended(mask), places(mask), None)
-    return model.head(x if layer == len(model.blocks) else model.norm_last(x), model.words[...])

@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from covjax.encoders.heads import LanguageModel, decoder_head
 from covjax.encoders.layers import ACTIVATIONS
 from covjax.encoders.llama import BUFFERS, FULL, NAMES, PARTS, SLIDING, layer_kinds, llama_options, read_llama
 from covjax.encoders.rotary import Rotary, read_rotary
@@ -78,4 +79,5 @@ def _decoder(
         **more,
     )
     vocabulary = subword_vocabulary(folder, options.vocabulary, config["max_position_embeddings"])
-    return Transformer(name, tensors, OURS, options, vocabulary, BUFFERS)
+    head = decoder_head(config, tied=True, cap=config.get("final_logit_softcapping")) if causal else None
+    return LanguageModel(name, tensors, OURS, options, vocabulary, BUFFERS, head=head)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from covjax.encoders.heads import LanguageModel, decoder_head
 from covjax.encoders.layers import ACTIVATIONS
 from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer
 from covjax.encoders.vocabulary import subword_vocabulary
@@ -59,4 +60,5 @@ def gpt2(name: str, folder: Path, dtype: Any) -> Transformer:
         transposed=True,
     )
     vocabulary = subword_vocabulary(folder, options.vocabulary, options.positions)
-    return Transformer(name, tensors, NAMES, options, vocabulary, BUFFERS)
+    head = decoder_head(config, tied=True)
+    return LanguageModel(name, tensors, NAMES, options, vocabulary, BUFFERS, head=head)

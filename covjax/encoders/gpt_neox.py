@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from covjax.encoders.heads import LanguageModel, decoder_head
 from covjax.encoders.layers import ACTIVATIONS
 from covjax.encoders.rotary import read_rotary
 from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer, uniform
@@ -55,4 +56,5 @@ def gpt_neox(name: str, folder: Path, dtype: Any) -> Transformer:
         interleaved=True,
     )
     vocabulary = subword_vocabulary(folder, options.vocabulary, config[positions])
-    return Transformer(name, tensors, NAMES, options, vocabulary, BUFFERS)
+    head = decoder_head(config, tied=False, decoder="embed_out.weight")
+    return LanguageModel(name, tensors, NAMES, options, vocabulary, BUFFERS, head=head)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from covjax.encoders.heads import LanguageModel, decoder_head
 from covjax.encoders.layers import ACTIVATIONS
 from covjax.encoders.rotary import read_rotary
 from covjax.encoders.transformer import BlockOptions, Names, Options, Transformer
@@ -132,4 +133,5 @@ def _decoder(
     blocks = tuple(BlockOptions(rotary=rotary, reach=reach[kind]) for kind in kinds)
     options = llama_options(config, blocks, eps=config["rms_norm_eps"], activation=config["hidden_act"], **more)
     vocabulary = subword_vocabulary(folder, options.vocabulary, config["max_position_embeddings"])
-    return Transformer(name, tensors, NAMES, options, vocabulary, BUFFERS)
+    head = decoder_head(config, tied=False)
+    return LanguageModel(name, tensors, NAMES, options, vocabulary, BUFFERS, head=head)

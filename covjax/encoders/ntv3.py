@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
+from covjax.encoders.heads import masked_tokens
 from covjax.encoders.layers import Dense, Frequencies, LayerNorm, attended, attention, places, rotate, split_heads
 from covjax.encoders.weights import Tensors, check_options, read_json
 from covjax.errors import InputError, shown
@@ -160,6 +161,32 @@ class NTv3(nnx.Module):
         head = "core.lm_head.head"
         headed = f"{head}.weight" in tensors
         self.head: Any = Dense(tensors, [head], self.widths[0], config["alphabet_size"]) if headed else None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the folder has the head of masked prediction."""
+        return self.head is not None
+
+    def objective(
+        self,
+        tokens: Int[np.ndarray, "b t"],
+        mask: Bool[np.ndarray, "b t"],
+        pool: Bool[np.ndarray, "b t"],
+        rng: np.random.Generator,
+    ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """15 % of the pooled bases of every sequence are masked, at least one; see `HeadedEncoder`."""
+        return masked_tokens(tokens, pool, VOCABULARY.index("<mask>"), rng)
+
+    def logits(
+        self, activations: Float[Array | np.ndarray, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
+    ) -> Float[Array, "b t classes"]:
+        """Of every letter of the vocabulary, from the last layer alone; see `HeadedEncoder`.
+
+        Raises InputError for another layer: between it and the last one stand connections around it.
+        """
+        if layer != self.num_layers - 1:
+            raise InputError(f"layer: {layer}: the head of {self.name} reads layer {self.num_layers - 1} alone")
+        return self.head(jnp.asarray(activations)).astype(jnp.float32)
 
     def token_logits(self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t letters"]:
         """Of every letter of the vocabulary, in float32; a pure function of the arguments and the parameters.

@@ -276,6 +276,29 @@ class SpliceAI(nnx.Module):
         found = _apply(*nnx.split(self), tokens, mask, tuple(sorted(set(numbers.values()))))
         return {layer: found[number] for layer, number in numbers.items()}
 
+    has_head = True
+
+    def objective(
+        self,
+        tokens: Int[np.ndarray, "b t"],
+        mask: Bool[np.ndarray, "b t"],
+        pool: Bool[np.ndarray, "b t"],
+        rng: np.random.Generator,
+    ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """The class that the model itself gives every base: sites need annotations; see `HeadedEncoder`."""
+        return tokens, np.asarray(self.scores(tokens, mask)).argmax(-1).astype(np.int32), pool
+
+    def logits(
+        self, activations: Float[Array | np.ndarray, "b t d"], mask: Bool[np.ndarray, "b t"], layer: int
+    ) -> Float[Array, "b t classes"]:
+        """Of `CLASSES`, from the last layer alone; see `HeadedEncoder`.
+
+        Raises InputError for another layer: the head reads sums around it.
+        """
+        if layer != self.num_layers - 1:
+            raise InputError(f"layer: {layer}: the head of {self.name} reads layer {self.num_layers - 1} alone")
+        return self.output(jnp.asarray(activations, self.dtype)).astype(jnp.float32)
+
     def scores(self, tokens: Int[np.ndarray, "b t"], mask: Bool[np.ndarray, "b t"]) -> Float[Array, "b t 3"]:
         """Probabilities of `CLASSES` for every base, float32; zero where the mask is."""
         return _scores(*nnx.split(self), tokens, mask)

@@ -10,7 +10,6 @@ Batches are split over all devices; with --distributed shards are dealt over pro
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
 """
 
-import hashlib
 import json
 import shutil
 import sys
@@ -26,7 +25,7 @@ from jax.sharding import Mesh
 
 from covjax.data.letters import check_lengths, check_letters
 from covjax.data.sequences import read_sequences
-from covjax.data.store import FORMAT, read_run, read_shard, shard_fault, shard_path, token_path
+from covjax.data.store import FORMAT, input_digest, read_run, read_shard, shard_fault, shard_path, token_path
 from covjax.encoders import load
 from covjax.encoders.embed import batch_size, replicate
 from covjax.errors import InputError
@@ -106,9 +105,6 @@ def _extract(config: ExtractConfig, force: bool, folder: RunFolder) -> Path:
 
 
 def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for entry in zip(ids, sequences):
-        digest.update(repr(entry).encode())
     widths = [encoder.features(layer) for layer in config.layers]
     features = {
         f"{layer}/{name}": jax.eval_shape(
@@ -118,7 +114,7 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
         for name, pooler in poolers.items()
     }
     identity = decided_by(config, FEATURES, NUMBERS) | {
-        "input": digest.hexdigest(),
+        "input": input_digest(ids, sequences),
         "weights": encoder.weights_digest,
         "jax": jax.__version__,
     }

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import logging
@@ -77,6 +78,32 @@ def parse_settings(text: str) -> dict[str, Any]:
     return settings
 
 
+def parse_lists(text: str) -> dict[str, tuple[Any, ...]]:
+    """{option: values} of "option=value,value:option=value", values as in `parse_settings`; InputError as there."""
+    lists: dict[str, tuple[Any, ...]] = {}
+    for setting in text.split(":"):
+        key, separator, values = setting.partition("=")
+        if not (separator and values):
+            raise InputError(f"{text!r}: expected option=value,value, got {setting!r}")
+        if key in lists:
+            raise InputError(f"{text!r}: {key} stands there twice")
+        try:
+            lists[key] = tuple(json.loads(f"[{values}]"))
+        except ValueError:
+            lists[key] = tuple(next(iter(parse_settings(f"{key}={value}").values())) for value in values.split(","))
+    return lists
+
+
+class _Merge(argparse.Action):
+    """An option that may be repeated, each time with other keys."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        lists = getattr(namespace, self.dest, {})
+        if twice := sorted(lists.keys() & values.keys()):
+            parser.error(f"argument {option_string}: {twice[0]} is given twice")
+        setattr(namespace, self.dest, lists | values)
+
+
 def load_config(
     path: str | Path, kind: type[Config], built_in: Mapping[str, Callable[[], Any]] | None = None
 ) -> Config:
@@ -132,8 +159,8 @@ def parse(
     `files` are the fields that values without an option's name are, in this order: `data` where it is among `main`.
     `force` is the help of `--force`.
 
-    Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none") and
-    dict[str, Any] (see `parse_settings`).
+    Field types may be str, int, float, bool, tuple[T, ...] (values separated by commas), `T | None` ("none"),
+    dict[str, Any] (see `parse_settings`) and dict[str, tuple[Any, ...]] (see `parse_lists`; may be repeated).
     Fields of other types can be set in the config file only.
     """
     first = Parser(prog=command, add_help=False, allow_abbrev=False)
@@ -170,6 +197,7 @@ def parse(
             type=convert,
             default=argparse.SUPPRESS,
             metavar=_metavar(hints[name]),
+            action=_Merge if hints[name] == _LISTS else "store",
             nargs="?" if hints[name] is bool else None,  # --flag is --flag true
             const=True if hints[name] is bool else None,
             help=(fields[name].metadata.get("help", "") + f" (default: {default})" * bool(default)).replace("%", "%%"),
@@ -193,8 +221,8 @@ def _converter(hint: Any) -> Any:
         return _boolean
     if hint in (str, int, float):
         return hint
-    if hint == dict[str, Any]:
-        return _settings
+    if hint in (dict[str, Any], _LISTS):
+        return functools.partial(_or_argument_error, parse_lists if hint == _LISTS else parse_settings)
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType) and len(arguments) == 2 and arguments[1] is type(None):
         inner = _converter(arguments[0])
@@ -211,7 +239,11 @@ def _metavar(hint: Any) -> str:
     return f"{first},{first},…" if typing.get_origin(hint) is tuple else first
 
 
-_METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false", dict[str, Any]: "NAME=VALUE:…"}
+_LISTS = dict[str, tuple[Any, ...]]
+_METAVARS: dict[Any, str] = {
+    **{str: "TEXT", int: "N", float: "X", bool: "true|false"},
+    **{dict[str, Any]: "NAME=VALUE:…", _LISTS: "NAME=VALUE,VALUE,…"},
+}
 
 
 def _named(convert: Any, kind: type) -> Any:
@@ -219,9 +251,9 @@ def _named(convert: Any, kind: type) -> Any:
     return convert
 
 
-def _settings(text: str) -> dict[str, Any]:
+def _or_argument_error(read: Callable[[str], Any], text: str) -> Any:
     try:
-        return parse_settings(text)
+        return read(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -8,6 +8,7 @@ from covjax.probes.logistic_stream import StreamPath, fit_logistic_stream
 from covjax.probes.minibatch import Budget
 from covjax.probes.ridge import fit_ridge_moments, fit_ridge_path, ridge_path
 from covjax.probes.ridge_blocks import fit_ridge_blocks
+from covjax.probes.sparse import SparseProbe, fit_sparse_probe
 from covjax.probes.variant import BilinearReadout, VariantProbe, load_variant_probe
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LogisticPath",
     "RowSpace",
     "Space",
+    "SparseProbe",
     "StreamPath",
     "TokenProbe",
     "VariantProbe",
@@ -28,6 +30,7 @@ __all__ = [
     "fit_ridge_blocks",
     "fit_ridge_moments",
     "fit_ridge_path",
+    "fit_sparse_probe",
     "fit_token_probe",
     "kernel_space",
     "load_variant_probe",

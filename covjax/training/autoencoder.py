@@ -6,19 +6,17 @@
 Activations come from a store of `covjax extract --keep-tokens true` or straight from an encoder over a sequence file.
 Examples are shuffled by index, tokens that do not fit into memory in blocks of sequences (--mix-tokens); batches are
 split over all devices, with --distributed over those of all processes, each of which reads its own part;
---model-parallel splits the latents of a sparse autoencoder over several devices. Held-out sequences are evaluated at
-intervals. A run killed at any point goes on from its newest checkpoint and ends
-bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json` (of sparse autoencoders also how many
-latents are active how often and, where the encoder has a head, how much of its loss they recover), `figures` and
-`autoencoder`, which `covjax.autoencoders.load_autoencoder` reads.
+--model-parallel splits the latents of a sparse autoencoder over several devices. --sweep trains one for every
+combination of some settings in one pass. A run killed at any point goes on from its newest checkpoint and ends
+bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json` (density of the latents, loss
+recovered), `figures` and `autoencoder`, which `covjax.autoencoders.load` reads.
 """
 
 import contextlib
 import dataclasses
 import json
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -33,11 +31,10 @@ from covjax.data.sequences import read_sequences
 from covjax.encoders import load
 from covjax.errors import InputError, shown
 from covjax.extras import need
-from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import new_text
-from covjax.jobs.distributed import is_first, job
+from covjax.jobs.distributed import is_first
 from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step_together
-from covjax.notes import note, progress, silence
+from covjax.notes import note, progress
 from covjax.options import FEATURES, NOTHING, NUMBERS, at_least, check_options, decided_by, option
 from covjax.standardise import feature_statistics
 from covjax.training.batches import MixedTokenBatches, SequenceBatches, TokenBatches, iterate, split_rows
@@ -49,6 +46,7 @@ from covjax.training.state import (
     distribute,
     make_evaluation,
     make_optimiser,
+    make_schedule,
     own_part,
     place,
     refuse_divergence,
@@ -74,7 +72,11 @@ class AutoencoderConfig:
     encoder: str = option(
         "", "name, folder or hub id; with --store, only to check that the store comes from this encoder", NOTHING
     )
+    sequences: str = option("", "with --store and --encoder: the file extracted, for the loss recovered", NOTHING)
     layer: int = option(-1, "layer of the encoder; with --store, a layer that it has")
+    layers: tuple[int, ...] = option(
+        (), "several layers side by side, in place of one: for a transcoder (read, written) or a crosscoder", NOTHING
+    )
     kind: str = option("tucker", "registered autoencoder: tucker, cp, …")
     options: dict[str, Any] = dataclasses.field(
         default_factory=dict, metadata={"help": "options of the kind, such as rank=32:tied=true:prefixes=[8,32]"}
@@ -92,11 +94,7 @@ class AutoencoderConfig:
     clip: float | None = option(
         None, "largest global norm of the gradient", allowed=lambda norm: norm is None or norm > 0, rule="> 0 or none"
     )
-    seed: int = option(
-        0,
-        "seed of the order of the examples and of the initial parameters",
-        **at_least(0),
-    )
+    seed: int = option(0, "seed of the order of the examples and of the initial parameters", **at_least(0))
     split_seed: int = option(
         0,
         "seed of the held-out split and of the batches read before the first step",
@@ -135,6 +133,11 @@ class AutoencoderConfig:
     evaluate_every: int = option(500, "steps between evaluations on the held-out sequences", NOTHING, **at_least(1))
     log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
     wandb: str = option("", "project of Weights & Biases; empty: not used", NOTHING)
+    sweep: dict[str, tuple[Any, ...]] = dataclasses.field(
+        default_factory=dict,
+        metadata={"help": "values to train at, each with each: k=16,32; may be repeated", "decides": NOTHING},
+    )
+    labels: str = option("", "with --sweep: a labelled table of the same ids, for probes of the latents", NOTHING)
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""
@@ -144,6 +147,8 @@ class AutoencoderConfig:
             )
         if not (self.encoder or self.store):
             raise InputError(f"encoder: {self.encoder!r} is not allowed; expected an encoder for --data")
+        if self.sequences and not (self.store and self.encoder):
+            raise InputError(f"sequences: {shown(self.sequences)} goes with --store and --encoder; give all three")
         check_options(self)
         if not 0 <= self.warmup <= self.steps:
             raise InputError(f"warmup: {self.warmup} is not allowed; 0 to steps")
@@ -173,13 +178,48 @@ def train_autoencoder(config: AutoencoderConfig, activations: Activations | None
 
     Raises InputError for everything a user can put right.
     """
+    if config.sweep:
+        raise InputError(f"sweep: {shown(config.sweep)}: one autoencoder is trained here; several by train_sweep")
+    return finish(training(config, activations, force))
+
+
+# What one training is, step by step: it yields the steps done, at first those of its checkpoint, and returns the end.
+Training = Generator[int, None, Result]
+
+
+def training(
+    config: AutoencoderConfig,
+    activations: Activations | None = None,
+    force: bool = False,
+    open_stream: Callable[[Any, tuple[str, int]], Any] | None = None,
+) -> Training:
+    """`train_autoencoder` as a generator that waits before every step, so that several trainings can take turns.
+
+    `open_stream` makes the iterator of the batches of a data set and of what tells it from others, the order of its
+    examples and its seed; by default every training has its own.
+    """
     config.check()
     need("grain", "train", "training an autoencoder")
     with claim(config.output, RUN, OWNS) as folder:
-        return _train(config, activations, force, folder)
+        return (yield from _train(config, activations, force, folder, open_stream))
 
 
-def _train(config: AutoencoderConfig, activations: Activations | None, force: bool, folder: RunFolder) -> Result:
+def finish(steps: Training) -> Result:
+    """What a training ends with, all its steps done."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def _train(
+    config: AutoencoderConfig,
+    activations: Activations | None,
+    force: bool,
+    folder: RunFolder,
+    open_stream: Callable[[Any, tuple[str, int]], Any] | None,
+) -> Training:
     output = folder.path
     if activations is None and config.store:
         folder.refuse_input("store", config.store)
@@ -194,14 +234,16 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
     note(f"order of the examples: {batches.order}")
     mesh = data_mesh(config.batch, config.model_parallel)
     manifest = _manifest(config, activations, batches.order)
-    folder.begin(manifest, force, {"store": config.store, "data": config.data, "encoder": config.encoder})
+    inputs = {name: getattr(config, name) for name in ("store", "data", "encoder", "sequences")}
+    folder.begin(manifest, force, inputs)
 
     optimiser = make_optimiser(config.steps, config.learning_rate, config.warmup, config.decay, config.clip)
     with _home(config):
         graph, state = nnx.split(TrainState(model, optimiser))
     layout = state_layout(mesh, state, _split_latents(config, model))
-    examples, step = iterate(batches.training(config.steps, config.seed, own_part(mesh, config.batch))), 0
-    rows = 0
+    data_set = batches.training(config.steps, config.seed, own_part(mesh, config.batch))
+    examples = open_stream(data_set, (batches.order, config.seed)) if open_stream else iterate(data_set)
+    step = rows = 0
     found = load_newest_together(output / "checkpoints", state, manifest)
     if found is not None:
         arrays, step = found[0], found[1]["step"]
@@ -216,6 +258,7 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
     state = place(layout, state, arrays)  # copies: an array that occurs twice cannot be donated
     del arrays, model, found  # with them the first copy
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
+    schedule = make_schedule(config.steps, config.learning_rate, config.warmup, config.decay)
     start = time.monotonic()
 
     def evaluate() -> Any:
@@ -228,6 +271,7 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
     journal = Log(output, step, rows, config.wandb, manifest["config"]) if is_first() else NoLog(rows)
     with bar, contextlib.closing(journal) as log:
         while step < config.steps:
+            yield step
             state, metrics = advance(state, *distribute(mesh, next(examples), config.batch))
             step += 1
             bar.update()
@@ -238,20 +282,25 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
                 # Also before a save: what cannot be continued is not kept.
                 refuse_divergence(values, step, "lower the rate or clip the gradient")
             if step % config.log_every == 0 or last:
-                log.write(step, "train", values, time.monotonic() - start)
+                rate = float(schedule(step - 1))
+                log.write(step, "train", values | {"learning_rate": rate}, time.monotonic() - start)
                 shown = values | figures
-                bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown})
+                bar.set_postfix({name: f"{shown[name]:.4g}" for name in PROGRESS if name in shown}, refresh=False)
             if step % config.evaluate_every == 0 or last:
                 total = evaluate()
-                figures = summarise(nnx.merge(graph, state).model, total)
+                model = nnx.merge(graph, state).model
+                figures = summarise(model, total)
                 log.write(step, "held-out", figures, time.monotonic() - start)
+                log.draw(step, model, total)
+            if last:
+                log.finish(figures)
             if saves:  # after the log's rows of this step: they are kept with it
                 position = {"step": step, "rows": log.rows, "iterator": examples.get_state()}
                 save_step_together(output / "checkpoints", step, plain(state), manifest | position)
+    model = nnx.merge(graph, state).model
     if total is None:  # the run was finished before
         total = evaluate()
-        figures = summarise(nnx.merge(graph, state).model, total)
-    model = nnx.merge(graph, state).model
+        figures = summarise(model, total)
     if jax.process_count() > 1:  # what is spread over processes no single one can use
         spread = nnx.state(model)
         with _home(config):
@@ -259,7 +308,8 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
     if is_first():
         path, width = output / "autoencoder", activations.features
         save_autoencoder(path, model, config.kind, width, config.options, data=activations.identity)
-    report = held_out_report(model, figures, total, source, held_rows, config.token_budget)
+    origin = getattr(source, "origin", None) or source
+    report = held_out_report(model, figures, total, origin, held_rows, config.token_budget)
     if is_first():
         with new_text(output / "held-out.json") as file:
             file.write(json.dumps(report, indent=1) + "\n")
@@ -295,8 +345,9 @@ def _split_latents(config: AutoencoderConfig, model: Any) -> int | None:
 
 def read_activations(config: AutoencoderConfig) -> Activations:
     """Where a config's activations come from; InputError where there is nothing that can be read."""
+    layer = config.layers or config.layer
     if config.store:
-        source: Activations = StoredActivations(config.store, config.layer, config.encoder)
+        source: Activations = StoredActivations(config.store, layer, config.encoder, config.sequences)
     else:
         if jax.process_count() > 1:
             raise InputError(
@@ -304,7 +355,7 @@ def read_activations(config: AutoencoderConfig) -> Activations:
             )
         _, sequences = read_sequences(config.data)
         encoder = load(config.encoder)
-        source = EncodedActivations(encoder, sequences, config.layer, config.token_budget, config.max_shapes)
+        source = EncodedActivations(encoder, sequences, layer, config.token_budget, config.max_shapes)
     tokens = int(source.lengths.sum())
     size = tokens * source.features * np.dtype(jax.numpy.dtype(config.dtype)).itemsize / 2**30
     note(f"{len(source.lengths):,} sequences, {tokens:,} tokens of {source.features} features: {size:.3g} GiB")
@@ -313,11 +364,16 @@ def read_activations(config: AutoencoderConfig) -> Activations:
 
 def refuse_too_large(config: AutoencoderConfig, features: int) -> None:
     """InputError, before any of it is there, where the state of a training needs more memory than is free."""
+    if (shapes := state_shapes(config, features)) is not None:
+        refuse_too_large_state(shapes, config.model_parallel)
+
+
+def state_shapes(config: AutoencoderConfig, features: int) -> Any:
+    """A config's autoencoder with shapes for arrays; None for a kind that computes its start with NumPy."""
     try:
-        shapes = nnx.eval_shape(lambda: make_autoencoder(config.kind, features, seed=config.seed, **config.options))
+        return nnx.eval_shape(lambda: make_autoencoder(config.kind, features, seed=config.seed, **config.options))
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
-        return  # a kind that computes its start with NumPy has no shapes without values
-    refuse_too_large_state(shapes, config.model_parallel)
+        return None
 
 
 def _batches(
@@ -339,20 +395,3 @@ def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -
     versions = {"jax": jax.__version__} | {name: version(name) for name in ("grain", "numpy")}
     made = {"config": settings, "data": activations.identity, "order": order, "versions": versions}
     return json.loads(json.dumps(made))
-
-
-def main(argv: Sequence[str], command: str = "covjax train") -> int:
-    """The command under the name it was typed by; exit status 2 and one line for a user's error."""
-    with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, MAIN_OPTIONS, distributed=True)
-        with silence(flags.quiet), job(command, flags.distributed):
-            result = train_autoencoder(config, force=flags.force)
-            figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
-            share = result.report.get("loss_recovered", {}).get("recovered_from_mean")
-            figures += "" if share is None else f", loss recovered {share:.3f} (from mean ablation)"
-            print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -184,6 +184,51 @@ def iterate(data_set: Any) -> Any:
     return iter(data_set.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
+class SharedStream:
+    """Readers of one data set, each with a place of its own; those at the same place get one batch, made once.
+
+    A reader's state is that of `iterate`'s iterator at its place, so it may go on alone from there.
+    """
+
+    def __init__(self, data_set: Any):
+        self._iterator = iterate(data_set)
+        self._start = self._iterator.get_state()
+        self._place: Any = None  # of the batch that was made last
+        self._batch: Any = None
+
+    def reader(self) -> "StreamReader":
+        """A new reader, at the beginning."""
+        return StreamReader(self, self._start)
+
+    def read(self, place: Any) -> tuple[Batch, Any]:
+        """The batch at a place, and the place after it."""
+        if place != self._place:
+            if place != self._iterator.get_state():
+                self._iterator.set_state(place)
+            self._batch = next(self._iterator)
+            self._place = place
+        return self._batch, self._iterator.get_state()
+
+
+class StreamReader:
+    """One reader of a `SharedStream`, with the methods of `iterate`'s iterator."""
+
+    def __init__(self, stream: SharedStream, place: Any):
+        self._stream, self._place = stream, place
+
+    def __next__(self) -> Batch:
+        batch, self._place = self._stream.read(self._place)
+        return batch
+
+    def get_state(self) -> Any:
+        """Where it is."""
+        return self._place
+
+    def set_state(self, place: Any) -> None:
+        """Go on at a place that `get_state` gave."""
+        self._place = place
+
+
 def check_finite(x: Float[np.ndarray, "b *t d"], rows: Int[np.ndarray, "b"]) -> None:
     """InputError that names the sequence, of `rows`, of the first entry with a value that is not finite."""
     finite = np.isfinite(np.asarray(x, np.float32)).reshape(len(x), -1).all(1)

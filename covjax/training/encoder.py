@@ -200,7 +200,7 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
                 refuse_divergence(values, step, "lower the rate, or raise --warmup")
             if step % config.log_every == 0 or last:
                 log.write(step, "train", values, time.monotonic() - begin)
-                bar.set_postfix({"nats": f"{values['nats']:.4f}"})
+                bar.set_postfix({"nats": f"{values['nats']:.4f}"}, refresh=False)
             if step % config.evaluate_every == 0 or last:
                 sums = _held_out_sums(config, genome, functools.partial(_evaluated, evaluation, state, mesh))
                 figures = nnx.merge(graph, state).model.summarise(sums)

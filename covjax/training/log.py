@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from covjax.activations.windows import Activations, EncodedActivations
 from covjax.autoencoders.sparse.module import Sums, density_histogram, loss_recovered
@@ -41,6 +42,7 @@ class Log:
         except OSError as error:
             raise InputError(f"output: {folder} cannot be written: {error.strerror}") from None
         self._board = _tensorboard(Path(folder) / "tensorboard", step)
+        self._config = dict(config or {})
 
     def write(self, step: int, split: str, values: Mapping[str, float], seconds: float) -> None:
         """One row: `split` is "train" or "held-out"."""
@@ -54,6 +56,26 @@ class Log:
         self.rows += 1
         if self._wandb is not None:
             self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def draw(self, step: int, model: Any, total: Any) -> None:
+        """Histograms for TensorBoard: of every parameter, and of how often latents are active, by powers of ten."""
+        if self._board is None or jax.process_count() > 1:
+            return
+        for name, values in histograms(model, total).items():
+            with writing(self.path):
+                self._board.add_histogram(name, values, step)
+
+    def finish(self, figures: Mapping[str, float]) -> None:
+        """The settings beside the last figures, for TensorBoard's table of runs."""
+        if self._board is None:
+            return
+        from tensorboardX.summary import hparams
+
+        settings = {**self._config, **self._config.get("options", {})}
+        plain = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
+        for summary in hparams(plain, {f"held-out/{name}": value for name, value in figures.items()}):
+            with writing(self.path):
+                self._board.file_writer.add_summary(summary)
 
     def close(self) -> None:
         """Finish all files."""
@@ -75,8 +97,31 @@ class NoLog:
         """Nothing but one row more."""
         self.rows += 1
 
+    def draw(self, step: int, model: Any, total: Any) -> None:
+        """Nothing."""
+
+    def finish(self, figures: Mapping[str, float]) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing."""
+
+
+MOST_VALUES = 2**18  # of a parameter in a histogram; of a larger one, evenly spread ones
+
+
+def histograms(model: Any, total: Any) -> dict[str, Float[np.ndarray, "_"]]:
+    """Values of every parameter by name, and of the latents that were active at all log₁₀ of the share of tokens."""
+    out = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param)):
+        values = np.asarray(leaf, np.float32).ravel()
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        out[f"parameters/{name}"] = values[:: -(-len(values) // MOST_VALUES) or 1]
+    if isinstance(total, Sums):
+        share = np.asarray(total.fired, np.float64) / max(float(total.count), 1)
+        if (share > 0).any():
+            out["log10 density"] = np.log10(share[share > 0])
+    return out
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
@@ -133,6 +178,7 @@ def held_out_report(
         getattr(model, "examples", "") == "tokens"
         and callable(model)
         and isinstance(source, EncodedActivations)
+        and len(source.layers) == 1
         and getattr(source.encoder, "has_head", False)
     ):
         encoded = [source.tokens[int(row)] for row in rows[:HEAD_SEQUENCES]]
@@ -144,7 +190,7 @@ def held_out_report(
 
 
 def _recovered(model: Any, source: EncodedActivations, encoded: list[Any], token_budget: int) -> dict[str, float]:
-    activations, loss = through_head(source.encoder, source.layer, encoded, token_budget=token_budget)
+    activations, loss = through_head(source.encoder, source.layers[0], encoded, token_budget=token_budget)
     x = np.asarray(activations, np.float32)
     reconstruct = nnx.jit(lambda model, x: model(x))
     padded = np.pad(x, ((0, -len(x) % CHUNK), (0, 0)))

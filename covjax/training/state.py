@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,16 @@ def make_optimiser(
     `clip` bounds the global norm of the gradient. With `weight_decay` it is AdamW, which leaves vectors (biases, scales
     of norms) alone.
     """
+    schedule = make_schedule(steps, learning_rate, warmup, decay)
+    adam = optax.adam(schedule)
+    if weight_decay:
+        matrices = lambda parameters: jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)  # noqa: E731
+        adam = optax.adamw(schedule, weight_decay=weight_decay, mask=matrices)
+    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
+
+
+def make_schedule(steps: int, learning_rate: float, warmup: int, decay: float) -> optax.Schedule:
+    """The rate of `make_optimiser` as a function of the number of steps done."""
     last = max(1, min(round(decay * steps), steps - warmup))
     parts = [optax.constant_schedule(learning_rate)]
     boundaries = []
@@ -44,12 +54,7 @@ def make_optimiser(
     if decay:
         parts.append(optax.linear_schedule(learning_rate, 0.0, last))
         boundaries.append(max(steps - last, warmup))
-    schedule = optax.join_schedules(parts, boundaries)
-    adam = optax.adam(schedule)
-    if weight_decay:
-        matrices = lambda parameters: jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)  # noqa: E731
-        adam = optax.adamw(schedule, weight_decay=weight_decay, mask=matrices)
-    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
+    return optax.join_schedules(parts, boundaries)
 
 
 class Step:
@@ -229,27 +234,45 @@ def _refuse_too_large(compiled: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
-    """InputError where the training state needs more memory than is free.
+def state_bytes(model: Autoencoder, sharing: int = 1) -> int:
+    """Memory that a training's state needs: parameters and Adam's two moments, twice while they are put in their place.
 
-    That is parameters and Adam's two moments, twice while they are put in their place. A state that is split is made in
-    the host's memory; a device then holds its part of them and of the gradient.
+    A state that is split is made in the host's memory; a device then holds its part of them and of the gradient.
 
     `model` may hold shapes alone (`nnx.eval_shape`); `sharing` devices split it between them.
     """
     parameters, rest = nnx.state(model, nnx.Param, ...)
+    whole, split = 6 * _size(parameters) + 2 * _size(rest), 4 * _size(parameters) + _size(rest)
+    return whole if sharing == 1 else split // sharing
 
-    def size(state):
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not is_key(leaf))
 
-    whole, split = 6 * size(parameters) + 2 * size(rest), 4 * size(parameters) + size(rest)
-    needed, free = whole if sharing == 1 else split // sharing, _free_memory()
+def refuse_too_large_state(model: Autoencoder, sharing: int = 1) -> None:
+    """InputError where the training state (see `state_bytes`) needs more memory than is free."""
+    parameters, needed, free = _size(nnx.state(model, nnx.Param)), state_bytes(model, sharing), _free_memory()
     if free is not None and needed > free:
         raise InputError(
-            f"options: {size(parameters) / 2**30:.3g} GiB of parameters need {needed / 2**30:.3g} GiB a device with "
+            f"options: {parameters / 2**30:.3g} GiB of parameters need {needed / 2**30:.3g} GiB a device with "
             f"their gradient and Adam's moments, {free / 2**30:.3g} GiB are free; make the autoencoder smaller"
             " or split its latents with model_parallel"
         )
+
+
+def share_memory(sizes: Sequence[int]) -> list[list[int]]:
+    """Numbers of the states, of these bytes, in runs that fit into the free memory together; one alone always does."""
+    free, total = _free_memory(), 0
+    groups: list[list[int]] = []
+    for number, size in enumerate(sizes):
+        if not groups or (free is not None and total + size > free):
+            groups.append([number])
+            total = size
+        else:
+            groups[-1].append(number)
+            total += size
+    return groups
+
+
+def _size(state: nnx.State) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not is_key(leaf))
 
 
 def _free_memory() -> int | None:

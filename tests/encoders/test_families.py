@@ -122,7 +122,7 @@ def write_tokenizer(folder, frame):
     return ids
 
 
-def peer_folder(folder, variant, **more):
+def peer_folder(folder, variant, kind=None, **more):
     family, frame, options = VARIANTS[variant]
     ids = write_tokenizer(folder, frame)
     torch.manual_seed(0)
@@ -131,7 +131,7 @@ def peer_folder(folder, variant, **more):
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     sizes = {"max_position_embeddings": 40} if any(name in options for name in OWN_SIZES) else SIZES
     config = config(**{**pads, **ends, **sizes, **options, **more, "vocab_size": len(ids)})
-    kind = {"T5": "T5EncoderModel", "Gemma3Text": "Gemma3TextModel"}.get(family, f"{family}Model")
+    kind = kind or {"T5": "T5EncoderModel", "Gemma3Text": "Gemma3TextModel"}.get(family, f"{family}Model")
     model = getattr(transformers, kind)._from_config(config, attn_implementation="eager").eval()
     for parameter in model.parameters():  # biases and norms start at 0 and 1; a swap of two would not show
         torch.nn.init.normal_(parameter, std=0.3)

@@ -1,5 +1,6 @@
-"""Sparse autoencoders of tokens: TopK, BatchTopK, ReLU, JumpReLU, Matryoshka, Gated, PAnneal, MomentTopK."""
+"""Sparse autoencoders of tokens by kind, transcoders and crosscoders of several layers, published ones."""
 
+from covjax.autoencoders.sparse.crosscoder import Crosscoder
 from covjax.autoencoders.sparse.dictionary_learning import save_dictionary_learning
 from covjax.autoencoders.sparse.gated import Gated
 from covjax.autoencoders.sparse.kinds import BatchTopK, JumpReLU, Matryoshka, ReLU, TopK
@@ -7,9 +8,11 @@ from covjax.autoencoders.sparse.module import SparseAutoencoder
 from covjax.autoencoders.sparse.moment_topk import MomentTopK
 from covjax.autoencoders.sparse.p_anneal import PAnneal
 from covjax.autoencoders.sparse.saelens import load_saelens, save_saelens
+from covjax.autoencoders.sparse.transcoder import Transcoder
 
 __all__ = [
     "BatchTopK",
+    "Crosscoder",
     "Gated",
     "JumpReLU",
     "Matryoshka",
@@ -18,6 +21,7 @@ __all__ = [
     "ReLU",
     "SparseAutoencoder",
     "TopK",
+    "Transcoder",
     "load_saelens",
     "save_dictionary_learning",
     "save_saelens",

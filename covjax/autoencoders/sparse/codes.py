@@ -239,12 +239,12 @@ def _add(values, indices, x, like):
 
 
 def auxk(
-    residual: Float[Array, "tokens features"],
+    residual: Float[Array, "tokens written"],
     x: Float[Array, "tokens features"],
     encoder: Float[Array, "latents features"],
     bias: Float[Array, "latents"],
     pre: Float[Array, "tokens latents"],
-    decoder: Float[Array, "latents features"],
+    decoder: Float[Array, "latents written"],
     dead: Bool[Array, "latents"],
     k: int,
 ) -> Float[Array, "tokens"]:

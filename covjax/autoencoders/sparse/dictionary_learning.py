@@ -139,6 +139,8 @@ def save_dictionary_learning(folder: str | Path, module: SparseAutoencoder) -> N
     torch = need("torch", "parity", "writing a folder of dictionary_learning")
     if module.rescale != "none":
         raise InputError(f"module: rescale is {module.rescale}: dictionary_learning has no tokens that are rescaled")
+    if np.ndim(module.scale[...]):
+        raise InputError(f"module: {type(module).__name__}, of several layers, has no class that is written here")
     t = {
         name: np.asarray(getattr(module, name)[...]) for name in ("encoder", "decoder", "encoder_bias", "decoder_bias")
     }

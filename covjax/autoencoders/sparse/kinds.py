@@ -115,9 +115,47 @@ def check_k(k: int, latents: int) -> None:
         raise InputError(f"k must be a whole number from 1 to the number of latents, {latents}, got {k}")
 
 
+class Largest(SparseAutoencoder):
+    """An autoencoder of the `k` largest pre-activations of every token; one dense product a step, none in its gradient.
+
+    `k` is set by the subclass.
+    """
+
+    k: int
+
+    def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
+        """See `SparseAutoencoder.forward`."""
+        centred = self.centre(x)
+        pre, values, indices = self._codes(centred)
+        reconstruction = decode_codes(values, indices, self.decoder[...]) + self.offset(centred)
+        active = values > 0
+        counted = active & (weights > 0)[:, None]
+        fired = jnp.zeros(self.latents, bool).at[indices].max(counted)
+        return Forward(reconstruction, centred, pre, jnp.sum(active, axis=1), fired, 0.0)
+
+    def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
+        """See `SparseAutoencoder.activate`."""
+        return topk(pre, self.k)
+
+    def codes(self, x: TokensLike) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
+        """Values and indices of the active latents: `encode` without the zeros."""
+        x, _ = self._check(x, None)
+        return self._codes(self.centre(self._scaled(x)))[1:]
+
+    def offset(self, centred: Float[Array, "tokens read"]) -> Float[Array, "#tokens written"]:
+        """What the latents are added to: the decoder's bias."""
+        return self.decoder_bias[...][None]
+
+    def _codes(self, centred):
+        encoder, bias = self.encoder[...], self.encoder_bias[...]
+        pre = jax.lax.stop_gradient(preactivations(centred, encoder, bias))
+        _, indices = top_k(pre, self.k)
+        return pre, jax.nn.relu(affine_at(centred, encoder, bias, pre, indices)), indices
+
+
 @register_autoencoder("topk")
-class TopK(SparseAutoencoder):
-    """The k largest pre-activations of every token; one dense product a step, none in its gradient.
+class TopK(Largest):
+    """The k largest pre-activations of every token (Gao et al. 2024).
 
     Raises InputError for k > latents and other values out of range.
     """
@@ -139,31 +177,6 @@ class TopK(SparseAutoencoder):
             features, latents, seed=seed, aux_weight=aux_weight, aux_k=aux_k, dead_after=dead_after, rescale=rescale
         )
         self.k = k
-
-    def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
-        """See `SparseAutoencoder.forward`."""
-        centred = x - self.decoder_bias[...][None]
-        pre, values, indices = self._codes(centred)
-        reconstruction = decode_codes(values, indices, self.decoder[...]) + self.decoder_bias[...][None]
-        active = values > 0
-        counted = active & (weights > 0)[:, None]
-        fired = jnp.zeros(self.latents, bool).at[indices].max(counted)
-        return Forward(reconstruction, centred, pre, jnp.sum(active, axis=1), fired, 0.0)
-
-    def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:
-        """See `SparseAutoencoder.activate`."""
-        return topk(pre, self.k)
-
-    def codes(self, x: TokensLike) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
-        """Values and indices of the active latents: `encode` without the zeros."""
-        x, _ = self._check(x, None)
-        return self._codes(self._scaled(x) - self.decoder_bias[...][None])[1:]
-
-    def _codes(self, centred):
-        encoder, bias = self.encoder[...], self.encoder_bias[...]
-        pre = jax.lax.stop_gradient(preactivations(centred, encoder, bias))
-        _, indices = top_k(pre, self.k)
-        return pre, jax.nn.relu(affine_at(centred, encoder, bias, pre, indices)), indices
 
 
 class Dense(SparseAutoencoder):

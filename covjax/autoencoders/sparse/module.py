@@ -189,7 +189,7 @@ class Forward:
     """One batch through an autoencoder: what its loss and its counters need."""
 
     reconstruction: Float[Array, "tokens features"]
-    centred: Float[Array, "tokens features"]  # what the encoder sees
+    centred: Float[Array, "tokens read"]  # what the encoder sees
     pre: Float[Array, "tokens latents"]
     active: Num[Array, "tokens"]  # number of active latents
     fired: Bool[Array, "latents"]  # in any token of the batch that counts
@@ -271,15 +271,18 @@ class SparseAutoencoder(nnx.Module):
 
         Raises TypeError and InputError for tokens of the wrong type or width, with NaN or inf, or all equal.
         """
+        sample = rescale_tokens(self._sample(batches), self.rescale)
+        self.scale[...] = norm_scale(sample)
+        self.decoder_bias[...] = geometric_median(sample) * self.scale[...]
+
+    def _sample(self, batches):
         rows = []
         for x, weights in batches:
             x, weights = self._check(x, weights)
             rows.append(np.asarray(x, np.float32)[slice(None) if weights is None else np.asarray(weights) > 0])
         if not rows:
             raise InputError("batches must hold at least one batch")
-        sample = rescale_tokens(jnp.asarray(np.concatenate(rows)), self.rescale)
-        self.scale[...] = norm_scale(sample)
-        self.decoder_bias[...] = geometric_median(sample) * self.scale[...]
+        return jnp.asarray(np.concatenate(rows))
 
     def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
         """Scaled tokens through the autoencoder as in training; rows of weight 0 are 0."""
@@ -294,6 +297,14 @@ class SparseAutoencoder(nnx.Module):
         x, _ = self._check(x, None)
         return self.activate(self.preactivations(self._scaled(x)))
 
+    def centre(self, scaled: Float[Array, "tokens features"]) -> Float[Array, "tokens read"]:
+        """What the encoder sees of scaled tokens: s·x − b."""
+        return scaled - self.decoder_bias[...][None]
+
+    def target(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array | np.ndarray, "tokens written"]:
+        """What the reconstruction of tokens, scaled or not, stands for: the tokens themselves."""
+        return x
+
     def decode(self, z: MatrixLike, x: TokensLike | None = None) -> Float[Array, "tokens features"]:
         """Tokens from latents; with `rescale` the tokens x that they are latents of give the units back.
 
@@ -303,7 +314,7 @@ class SparseAutoencoder(nnx.Module):
         if z.shape[1] != self.latents:
             raise InputError(f"z must have {self.latents} latents, got {z.shape[1]}")
         z = jnp.matmul(z, self.decoder[...], precision=HIGHEST)
-        y = (z + self.decoder_bias[...][None]) / self.scale[...]
+        y = (z + self.decoder_bias[...][None]) / jnp.reshape(self.scale[...], (1, -1))
         if self.rescale == "none":
             return y
         if x is None or np.shape(x) != y.shape:
@@ -317,7 +328,7 @@ class SparseAutoencoder(nnx.Module):
 
     def preactivations(self, scaled: Float[Array, "tokens features"]) -> Float[Array, "tokens latents"]:
         """(s·x − b) Wᵉᵀ + bᵉ."""
-        return preactivations(scaled - self.decoder_bias[...][None], self.encoder[...], self.encoder_bias[...])
+        return preactivations(self.centre(scaled), self.encoder[...], self.encoder_bias[...])
 
     def loss(self, x: TokensLike, weights: WeightsLike = None) -> tuple[Float[Array, ""], Metrics]:
         """Mean over the tokens that count; also notes which latents fired, for `after_step`.
@@ -331,9 +342,9 @@ class SparseAutoencoder(nnx.Module):
 
     def token_loss(
         self, x: Float[Array, "tokens features"], w: Float[Array, "tokens"]
-    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "tokens features"]]:
+    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "tokens written"]]:
         """`loss` of scaled tokens, those of weight 0 set to 0; its metrics; and the scaled reconstruction."""
-        out = self.forward(x, w)
+        out, x = self.forward(x, w), jnp.asarray(self.target(x))
         self.fired[...] = out.fired
         n, residual = jnp.sum(w), x - out.reconstruction
         error = safe_ratio(jnp.sum(w * jnp.sum(jnp.square(residual), axis=1)), n)
@@ -374,7 +385,7 @@ class SparseAutoencoder(nnx.Module):
 
     def _scaled(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array, "tokens features"]:
         x = jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-        return rescale_tokens(x, self.rescale) * self.scale[...]
+        return rescale_tokens(x, self.rescale) * jnp.reshape(self.scale[...], (1, -1))
 
     def _check(self, x, weights):
         x, weights = check_sequence(x, weights)

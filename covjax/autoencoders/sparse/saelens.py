@@ -161,6 +161,8 @@ def save_saelens(folder: str | Path, module: SparseAutoencoder, metadata: Mappin
     `metadata` (model_name, hook_name, …) goes into cfg.json under that name.
     Raises InputError where the folder cannot be written or there is no such architecture in that layout.
     """
+    if np.ndim(module.scale[...]):
+        raise InputError(f"module: {type(module).__name__}, of several layers, has no counterpart in SAELens")
     scale = np.asarray(module.scale[...])
     tensors = {
         "W_enc": np.asarray(module.encoder[...]).T * scale,

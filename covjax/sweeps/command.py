@@ -1,0 +1,68 @@
+"""The command `covjax train`: one autoencoder, or with `--sweep` one for every combination of some settings."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from covjax.data import read_table
+from covjax.data.sequences import read_sequences
+from covjax.data.store import read_run
+from covjax.errors import InputError, shown
+from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.distributed import job
+from covjax.notes import note, silence
+from covjax.sweeps.sweep import PAGE, train_sweep
+from covjax.training import autoencoder
+from covjax.training.autoencoder import MAIN_OPTIONS, AutoencoderConfig, train_autoencoder
+
+
+def main(argv: Sequence[str], command: str = "covjax train") -> int:
+    """The command under the name it was typed by; exit status 2 and one line for a user's error."""
+    with exit_on_input_error(command):
+        description = autoencoder.__doc__ or ""
+        config, flags = parse(command, description, AutoencoderConfig, argv, MAIN_OPTIONS, distributed=True)
+        with silence(flags.quiet), job(command, flags.distributed):
+            if config.labels and not config.sweep:
+                raise InputError(f"labels: {shown(config.labels)} is for the page of a sweep; add --sweep k=16,32")
+            if config.sweep:
+                _sweep(config, flags.force)
+            else:
+                _one(config, flags.force)
+    return 0
+
+
+def _one(config: AutoencoderConfig, force: bool) -> None:
+    result = train_autoencoder(config, force=force)
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
+    share = result.report.get("loss_recovered", {}).get("recovered_from_mean")
+    figures += "" if share is None else f", loss recovered {share:.3f} (from mean ablation)"
+    print(f"held-out after {config.steps:,} steps: {figures}; in {config.output}")
+
+
+def _sweep(config: AutoencoderConfig, force: bool) -> None:
+    labels, names = read_labels(config) if config.labels else (None, None)
+    results = train_sweep(config, labels=labels, force=force, names=names)
+    for row in results["members"]:
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in row["held_out"].items())
+        print(f"{row['name']}: {figures}{' *' * bool(row['on_front'])}")
+    print(f"page: {config.output}/{PAGE} (*: on the front of FVU and L0)")
+
+
+def read_labels(config: AutoencoderConfig) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of a sweep's sequences, (sequences, labels) booleans, and their names, matched by id.
+
+    Raises InputError for a table of numbers, and for sequences that it does not label.
+    """
+    data = read_table(config.labels)
+    if data.task == "regression":
+        raise InputError(f"labels: {config.labels} has numbers; probes of latents need classes or labels")
+    ids = read_run(config.store)["ids"] if config.store else read_sequences(config.data)[0]
+    places = {name: row for row, name in enumerate(data.ids)}
+    if absent := [name for name in ids if name not in places]:
+        source = config.store or config.data
+        raise InputError(
+            f"labels: {config.labels} lacks {len(absent):,} of the {len(ids):,} sequences of {source}, first "
+            f"{shown(absent[0])}; give a table with a row for every id"
+        )
+    note(f"labels: {len(data.target_names)} of {config.labels}")
+    return data.targets[[places[name] for name in ids]].astype(bool), data.target_names
