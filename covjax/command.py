@@ -12,6 +12,7 @@ COMMANDS = {
     "embed": ("covjax.embedding_command:embed_main", "write one embedding for every sequence of a file"),
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
     "explain": ("covjax.explanation.command:main", "what the score of a comparison's model is made of, as a page"),
+    "dashboard": ("covjax.dashboards.command:main", "what an autoencoder's latents are active on, as a page"),
     "extract": ("covjax.extraction.extract:main", "pool many sequences in shards, resumable; also keeps tokens"),
     "train": ("covjax.training.autoencoder:main", "train an autoencoder on token activations"),
     "train encoder": ("covjax.training.encoder:main", "train a small genomic language model on a genome"),
