@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import re
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,8 @@ from scipy.stats import fisher_exact
 
 import covjax
 from covjax import InputError
-from covjax.autoencoders import make_autoencoder, matched_cosines, save_autoencoder
+from covjax.autoencoders import make_autoencoder, save_autoencoder
+from covjax.autoencoders.stability import matched_cosines
 from covjax.command import main
 from covjax.dashboards import codes as encoding
 from covjax.dashboards import relations
@@ -27,6 +29,7 @@ from covjax.data.annotations import read_annotations
 from covjax.data.store import Text, TokenStore
 from covjax.encoders import from_function, register_encoder
 from covjax.encoders.unirep import LETTERS, UniRep
+from covjax.encoders.vocabulary import Vocabulary, _Kmers, _Words, token_spans
 from covjax.extraction.extract import ExtractConfig, extract
 from tests import browser
 from tests.test_unirep import random_weights
@@ -98,7 +101,7 @@ def test_codes_are_those_of_encode(kind, folder, tmp_path, monkeypatch):
     module = covjax.autoencoders.load(save(tmp_path / "sae", kind))
     store = TokenStore(folder / "store", -1)
     rows = np.array([1, 2, 5, 30, 31, 39])
-    tokens = np.concatenate(store.__getitems__(rows)).astype(np.float32)
+    tokens = np.concatenate(store.__getitems__(rows.tolist())).astype(np.float32)
     corpus, codes = encode_store(module, store, rows)
     np.testing.assert_allclose(codes.toarray(), np.asarray(module.encode(tokens)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(corpus.mean, tokens.astype(np.float64).mean(0), rtol=1e-6)
@@ -273,9 +276,35 @@ def test_logits_are_those_of_the_head():
     assert found.names[-1] == "24"
     with pytest.raises(InputError, match="has no head of its pre-training, so no logits"):
         logit_effects(_toy(jnp.float32), -1, module, token, values)
-    with pytest.raises(InputError, match="rescale is deviation"):
-        logit_effects(encoder, -1, make_autoencoder("topk", width, latents=8, k=2, rescale="deviation"), token, values)
+    with pytest.raises(InputError, match="rescale is layer_norm"):
+        logit_effects(encoder, -1, make_autoencoder("topk", width, latents=8, k=2, rescale="layer_norm"), token, values)
     assert class_names(object(), 2) == ("0", "1")
+
+
+def test_where_tokens_stand_in_their_sequence():
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def spans(split, tokens, sequence, special=()):
+        ids = {token: number for number, token in enumerate(["<pad>", *special, *tokens])}
+        made = Vocabulary(split, ids, (), (), frozenset(["<pad>", *special]), "<pad>", None, None)
+        return made.spans(sequence)
+
+    assert spans(list, "ACGT", "GAT").tolist() == [[0, 1], [1, 2], [2, 3]]
+    sixes = ["ACGTAC", "G"]
+    assert spans(lambda text: sixes, sixes, "ACGTACG").tolist() == [[0, 6], [6, 7]]
+    assert spans(lambda text: ["<mask>", "A"], ["A"], "<mask>A", ["<mask>"]).tolist() == [[6, 7]]
+    assert spans(lambda text: ["[MASK]", "A"], ["A", "[MASK]"], "_A").tolist() == [[0, 1], [1, 2]]
+    assert spans(_Kmers(3), ["ACG", "CGT", "GTA"], "ACGTA").tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert spans(lambda text: ["odd"], ["odd"], "something else") is None
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "go": 2, "on": 3}, unk_token="<unk>"))
+    words.normalizer, words.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
+    assert spans(_Words(tokenizer), ["go", "on", "<unk>"], "Go  xyz on").tolist() == [[0, 2], [4, 7], [8, 10]]
+    encoder = SimpleNamespace(vocabulary=Vocabulary(list, {"A": 0}, (), (), frozenset(), "<pad>", None, None))
+    assert token_spans(encoder, "AA", 2).tolist() == [[0, 1], [1, 2]]
+    assert token_spans(object(), "AC", 2).tolist() == [[0, 1], [1, 2]]
+    assert token_spans(object(), "AC", 3) is None
 
 
 def test_letters_of_tokens():
@@ -299,7 +328,7 @@ def test_annotations_of_three_formats(tmp_path):
         assert [tuple(each) for each in found] == [("s1", 2, 5, "helix"), ("s2", 0, 1, "turn")]
     for name, text, message in [
         ("b.txt", "x", r"suffix '\.txt' is not one of \.bed, \.gff, \.gff3, \.gtf, \.tsv, \.csv"),
-        ("b.tsv", "id\tstart\tstop\tname\ns\t1\t2\tx\n", "'end' is not one of its columns, id, start, stop, name"),
+        ("b.tsv", "id\tstart\tstop\tname\ns\t1\t2\tx\n", "'end' is not one of its columns, 'id, start, stop, name'"),
         ("b.bed", "s1\t5\t2\tx\n", "not a start below an end: 's1'"),
         ("c.bed", "# nothing\n", "no annotation in it"),
         ("d.tsv", "id\tstart\tend\tname\ns\tone\t2\tx\n", "line 2: not a start below an end"),
@@ -334,7 +363,7 @@ def test_the_page_holds_every_record_and_needs_no_network(folder, records):
     index = unpacked(page, "index")
     columns = {column["name"]: column["values"] for column in index["columns"]}
     assert columns["density"] == [record["density"] for record in records]
-    assert "labels" in columns
+    assert "label" in columns
     assert not re.search(r"(src|href)=['\"]?(https?:)?//|@import|url\(", page)
 
 

@@ -19,8 +19,8 @@ from covjax.options import at_least, check_options, option
 PAGE, RECORDS, BATCHES = "dashboard.html", "latents.jsonl", "neuronpedia"
 DESCRIPTION = """What every latent of a sparse autoencoder is active on: one page, and JSON beside it.
 
-    covjax dashboard runs/sae/final --store runs/extraction
-    covjax dashboard runs/sae/final --store runs/extraction --labels my.csv
+    covjax dashboard runs/sae/autoencoder --store runs/extraction
+    covjax dashboard runs/sae/autoencoder --store runs/extraction --labels my.csv
 
 SAE: a folder that covjax train wrote, or one of SAELens, dictionary_learning, sparsify, Gemma Scope, here or on the
 hub. The store: what covjax extract --keep-tokens true wrote.
@@ -55,7 +55,7 @@ def main(argv: Sequence[str], command: str = "covjax dashboard") -> int:
         check_options(config)
         if not (config.autoencoder and config.store):
             absent = "store" if config.autoencoder else "autoencoder"
-            raise InputError(f"{absent}: none is named; {command} runs/sae/final --store runs/extraction")
+            raise InputError(f"{absent}: none is named; {command} runs/sae/autoencoder --store runs/extraction")
         path = Path(config.output) / PAGE
         if os.path.lexists(path) and not flags.force:
             raise InputError(f"output: {path} is there already; name another folder, or add --force to replace it")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from covjax.comparison.page import Html, escape, fold, listing, note, page
+from covjax.comparison.page import Html, escape, fold, listing, note, page, relative
 from covjax.dashboards.build import Dashboard
 from covjax.dashboards.script import SCRIPT
 
@@ -22,6 +22,7 @@ th button{font:inherit;font-weight:600;border:0;background:none;padding:0;cursor
 #more{font:inherit;margin:.6rem 0;padding:.3rem .8rem}
 #detail{border-top:2px solid var(--ink);margin-top:1.5rem}
 #detail table{width:auto}
+@media(max-width:40rem){th:first-child,td:first-child{min-width:0}}
 """
 READING = (
     "Density is the share of tokens on which a latent is active, that is above 0. Highest activations: of each "
@@ -49,11 +50,12 @@ def dashboard_page(board: Dashboard, records: Iterator[dict[str, Any]]) -> Itera
             rows = []
     parts += [pack(rows)] if rows else []
     columns = [{"name": name, "title": title, "values": values} for name, title, values in _columns(index)]
+    title = relative(board.facts["autoencoder"])
     dead = sum(not entry["tokens"] for entry in index)
     body = [
-        f"<h1>{escape(board.facts['autoencoder'])}</h1>",
-        note("; ".join(f"{name}: {value}" for name, value in board.facts.items() if name != "autoencoder")),
-        listing([*board.notes, f"{dead:,} latents are active on none of the tokens."]),
+        f"<h1>{escape(title)}</h1>",
+        note("; ".join(f"{name}: {relative(value)}" for name, value in board.facts.items() if name != "autoencoder")),
+        listing([*map(relative, board.notes), f"{dead:,} latents are active on none of the tokens."]),
         "<p><label>Search numbers, letters, labels <input id='search' type='search'></label></p>",
         "<p class='note' id='count'>Unpacking …</p><noscript>This page needs JavaScript.</noscript>",
         "<div class='scroll' role='region' tabindex='0' aria-label='latents'><table><thead><tr id='head'></tr></thead>"
@@ -61,14 +63,13 @@ def dashboard_page(board: Dashboard, records: Iterator[dict[str, Any]]) -> Itera
         "<section id='detail'></section>",
         fold("How to read this", listing(READING)),
     ]
-    whole = page(f"{board.facts['autoencoder']}: latents", body, STYLE)
+    whole = page(f"{title}: latents", body, STYLE)
     start, end = whole.rsplit("</body>", 1)
     yield start
-    for name, data in (
-        ("index", pack({"columns": columns, "text": [entry["text"] for entry in index]})),
-        *enumerate(parts),
-    ):
-        yield f"<script type='text/plain' id='{name if name == 'index' else f'part-{name}'}'>{data}</script>\n"
+    data = {"index": pack({"columns": columns, "text": [entry["text"] for entry in index]})}
+    data |= {f"part-{place}": part for place, part in enumerate(parts)}
+    for name, packed in data.items():
+        yield f"<script type='text/plain' id='{name}'>{packed}</script>\n"
     yield f"<script>const PART={PART};{SCRIPT}</script></body>{end}"
 
 
@@ -80,17 +81,15 @@ def pack(data: Any) -> Html:
 
 def _entry(record: dict[str, Any]) -> dict[str, Any]:
     """What the table and the search need of one latent."""
-    names = {kind: [each["name"] for each in record.get(kind, ())] for kind in ("labels", "annotations")}
-    peaks = ["".join(each["letters"]).strip() for each in record["top"][:3]]
-    stable = list(record.get("stability", {}).values())
-    return {
-        **{name: record[name] for name in ("latent", "tokens", "density", "sequences", "mean", "max")},
-        "stability": float(f"{np.mean(stable):.3g}") if stable else None,
-        "peak": _peak(record),
-        "text": " ".join([*peaks, *names["labels"], *names["annotations"]]),
-        **{kind: each[0] if each else "" for kind, each in names.items()},
-        "has": [kind for kind in names if kind in record],
-    }
+    entry = {name: record[name] for name in ("latent", "tokens", "density", "sequences", "max")}
+    words = ["".join(each["letters"]).strip() for each in record["top"][:3]]
+    for kind in ("label", "annotation"):
+        if (rows := record.get(f"{kind}s")) is not None:
+            entry[kind] = rows[0]["name"] if rows else ""
+            words += [each["name"] for each in rows]
+    if "stability" in record:
+        entry["stability"] = float(f"{np.mean(list(record['stability'].values())):.3g}")
+    return entry | {"peak": _peak(record), "text": " ".join(words)}
 
 
 def _peak(record: dict[str, Any]) -> str:
@@ -103,17 +102,16 @@ def _peak(record: dict[str, Any]) -> str:
 
 
 def _columns(index: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, list[Any]]]:
+    """Name, explanation and values of every column of the table."""
     titles = {
         "latent": "its number",
         "density": "share of tokens on which it is active",
-        "sequences": "sequences in which it is active",
-        "max": "largest activation",
         "peak": "letters about the largest activation",
+        **{kind: f"the {kind} with the smallest p" for kind in ("label", "annotation") if kind in index[0]},
+        "max": "largest activation",
+        "sequences": "sequences in which it is active",
     }
-    if index[0]["stability"] is not None:
+    if "stability" in index[0]:
         titles["stability"] = "mean cosine with its own latent in the trainings compared"
-    for kind, title in (("labels", "label"), ("annotations", "annotation")):
-        if kind in index[0]["has"]:
-            titles[kind] = f"the {title} with the smallest p"
     for name, title in titles.items():
         yield name, title, [entry[name] for entry in index]

@@ -88,7 +88,7 @@ def decoder_neighbours(
 
 
 def stability(
-    decoder: Float[np.ndarray, "latents features"], other: Float[np.ndarray, "latents features"]
+    decoder: Float[np.ndarray, "latents features"], other: Float[np.ndarray, "_ _"]
 ) -> Float[np.ndarray, "latents"]:
     """Cosine of every latent's decoder row with its own one of another training, one to one.
 
