@@ -120,21 +120,21 @@ def token_letters(text: Any, first: int, last: int) -> list[str]:
     return [text.letters[a:b] for a, b in zip(starts, [*starts[1:], int(text.spans[last - 1, 1])])]
 
 
-def enriched(found: Enrichment, latent: int) -> list[dict[str, Any]]:
+def enriched(tests: Enrichment, latent: int) -> list[dict[str, Any]]:
     """The names with an adjusted p of at most 0.05, the smallest first, at most five."""
-    order = np.lexsort((found.p[latent], found.adjusted[latent]))[:LISTED]
+    order = np.lexsort((tests.p[latent], tests.adjusted[latent]))[:LISTED]
     return [
         {
-            "name": found.names[place],
-            "both": int(found.both[latent, place]),
-            "active": int(found.active[latent]),
-            "having": int(found.having[place]),
-            "total": found.total,
-            "p": _rounded(found.p[latent, place]),
-            "p_holm": _rounded(found.adjusted[latent, place]),
+            "name": tests.names[place],
+            "both": int(tests.both[latent, place]),
+            "active": int(tests.active[latent]),
+            "having": int(tests.having[place]),
+            "total": tests.total,
+            "p": _rounded(tests.p[latent, place]),
+            "p_holm": _rounded(tests.adjusted[latent, place]),
         }
         for place in order
-        if found.adjusted[latent, place] <= SIGNIFICANT
+        if tests.adjusted[latent, place] <= SIGNIFICANT
     ]
 
 
@@ -169,10 +169,10 @@ def dashboard(
     layers and encoders that do not fit.
     """
     module, name = _sparse(autoencoder, "autoencoder")
-    kept = read_run(store)["token_layers"]
-    if layer is None and len(kept) != 1:
-        raise InputError(f"layer: the store keeps {kept or 'no tokens'}; name one: --layer N")
-    opened = TokenStore(store, kept[0] if layer is None else layer)
+    layers = read_run(store)["token_layers"]
+    if layer is None and len(layers) != 1:
+        raise InputError(f"layer: the store keeps {layers or 'no tokens'}; name one: --layer N")
+    opened = TokenStore(store, layers[0] if layer is None else layer)
     made = opened.run["identity"]
     headed = load_encoder(encoder) if encoder else None
     if headed is not None and headed.weights_digest != made["weights"]:
@@ -186,11 +186,11 @@ def dashboard(
     notes = [f"Read: {codes.shape[0]:,} tokens of {count} sequences."]
     by_label, by_annotation = None, None
     if labels:
-        by_label, said = label_enrichment(labels, corpus, codes)
-        notes += said
+        by_label, lines = label_enrichment(labels, corpus, codes)
+        notes += lines
     if annotations:
-        by_annotation, said = annotation_enrichment(annotations, corpus, codes)
-        notes += said
+        by_annotation, lines = annotation_enrichment(annotations, corpus, codes)
+        notes += lines
     together = cooccurring(codes, seed)
     if together.tokens < codes.shape[0]:
         notes.append(f"Latents that go together are counted on {together.tokens:,} random tokens.")

@@ -58,8 +58,8 @@ def cooccurring(codes: sparse.csr_matrix, seed: int = 0) -> Together:
     columns = ones.tocsc()
     total, latents = active.shape
     often = np.diff(columns.indptr).astype(np.float64)
-    out = Together(np.full((latents, NEAREST), -1), *np.zeros((4, latents, NEAREST)), total)
-    out = out._replace(count=out.count.astype(np.int64))
+    shape = (latents, NEAREST)
+    out = Together(np.full(shape, -1), np.zeros(shape, np.int64), *np.zeros((3, *shape)), tokens=total)
     for start in range(0, latents, CHUNK):
         counts = columns[:, start : start + CHUNK].T.tocsr() @ ones
         for row in range(counts.shape[0]):
@@ -67,7 +67,10 @@ def cooccurring(codes: sparse.csr_matrix, seed: int = 0) -> Together:
             others, both = counts.indices[part], counts.data[part]
             others, both = others[others != latent], both[others != latent]
             lift, pmi, phi = association(both, often[latent], often[others], total)
-            order = np.lexsort((others, -phi))[:NEAREST]
+            near = np.arange(len(phi))
+            if len(phi) > NEAREST:  # most of them need no order
+                near = np.flatnonzero(phi >= np.partition(phi, -NEAREST)[-NEAREST])
+            order = near[np.lexsort((others[near], -phi[near]))[:NEAREST]]
             for array, values in zip(out, (others, both, lift, pmi, phi)):
                 array[latent, : len(order)] = values[order]
     return out

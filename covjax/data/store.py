@@ -201,8 +201,8 @@ class TokenStore:
         tokens = int(self.lengths[row])
         size = SEAL + 2 * tokens * self._total
         if self.run["identity"]["format"] == TOKEN_FORMAT:  # then the letters, as `encode_tokens` writes them
-            known, letters = np.frombuffer(record[size : size + 8].ljust(8, b"\xff"), np.int32).tolist()
-            size += 8 + 8 * known + letters if 0 <= known <= tokens and letters >= 0 else -size
+            spans, letters = np.frombuffer(record[size : size + 8].ljust(8, b"\xff"), np.int32).tolist()
+            size += 8 + 8 * spans + letters if spans in (0, tokens) and letters >= 0 else -size
         if record[:SEAL] != seal(self._key, row) or len(record) != size:
             path = self._paths[self._shard[self._place[row]]]
             raise InputError(f"{path}: holds a record of another run or sequence than {row}")
@@ -212,8 +212,8 @@ class TokenStore:
 
     def _text_of(self, row: int, record: bytes) -> Text:
         place = SEAL + 2 * int(self.lengths[row]) * self._total
-        known, size = np.frombuffer(record, np.int32, 2, place).tolist()
-        spans = np.frombuffer(record, np.int32, 2 * known, place + 8).reshape(known, 2) if known else None
+        count, size = np.frombuffer(record, np.int32, 2, place).tolist()
+        spans = np.frombuffer(record, np.int32, 2 * count, place + 8).reshape(count, 2) if count else None
         return Text(record[len(record) - size :].decode(), spans)
 
 
