@@ -20,7 +20,7 @@ PAGE, RECORDS, BATCHES = "dashboard.html", "latents.jsonl", "neuronpedia"
 DESCRIPTION = """What every latent of a sparse autoencoder is active on: one page, and JSON beside it.
 
     covjax dashboard runs/sae/autoencoder --store runs/extraction
-    covjax dashboard runs/sae/autoencoder --store runs/extraction --labels my.csv
+    covjax dashboard runs/sae/autoencoder --store runs/extraction --labels t.csv
 
 SAE: a folder that covjax train wrote, or one of SAELens, dictionary_learning, sparsify, Gemma Scope, here or on the
 hub. The store: what covjax extract --keep-tokens true wrote.
