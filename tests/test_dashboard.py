@@ -204,7 +204,7 @@ def test_what_is_active_together(dense, records, monkeypatch):
     monkeypatch.setattr(relations, "MOST_PAIRS", 300)
     part = relations.cooccurring(sparse.csr_matrix(z))
     assert 0 < part.tokens < len(z)
-    assert (part.count[part.latents >= 0] <= part.tokens).all()
+    assert (part.both[part.latents >= 0] <= part.tokens).all()
 
 
 def test_decoders_and_other_seeds(folder, records, monkeypatch):

@@ -17,7 +17,7 @@ from covjax.notes import progress
 
 BLOCK = 1024  # tokens encoded together
 TOGETHER = 2**15  # tokens read together
-MOST_CODES = 2**28  # active latents of all tokens; each takes 16 bytes
+MOST_CODES = 2**27  # active latents of all tokens; each takes about 24 bytes
 
 
 class Corpus(NamedTuple):
@@ -75,9 +75,10 @@ def encode_store(
                 counts.append(count)
                 codes += len(value)
                 if codes > MOST_CODES:
+                    done = sum(map(len, counts))
                     raise InputError(
-                        f"autoencoder: over {MOST_CODES:,} active latents in the first {starts[-1]:,} tokens; "
-                        f"--tokens {int(starts[-1]) // 10} reads fewer"
+                        f"autoencoder: over {MOST_CODES:,} active latents in the first {done:,} tokens; "
+                        f"read fewer: --tokens {done * MOST_CODES // codes}"
                     )
             waiting = waiting[full:]
             bar.update(len(block))

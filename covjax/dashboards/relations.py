@@ -17,10 +17,13 @@ CANDIDATES = 32
 
 
 class Together(NamedTuple):
-    """The `NEAREST` latents that go with each most, by phi; -1 where there are fewer. `tokens` were counted."""
+    """The `NEAREST` latents that go with each most, by phi; -1 where there are fewer.
+
+    `both` counts the tokens on which the two are active, of `tokens` that were read.
+    """
 
     latents: Int[np.ndarray, "latents n"]
-    count: Int[np.ndarray, "latents n"]
+    both: Int[np.ndarray, "latents n"]
     lift: Float[np.ndarray, "latents n"]
     pmi: Float[np.ndarray, "latents n"]
     phi: Float[np.ndarray, "latents n"]
@@ -59,7 +62,8 @@ def cooccurring(codes: sparse.csr_matrix, seed: int = 0) -> Together:
     total, latents = active.shape
     often = np.diff(columns.indptr).astype(np.float64)
     shape = (latents, NEAREST)
-    out = Together(np.full(shape, -1), np.zeros(shape, np.int64), *np.zeros((3, *shape)), tokens=total)
+    lift, pmi, phi = np.zeros((3, *shape))
+    out = Together(np.full(shape, -1), np.zeros(shape, np.int64), lift, pmi, phi, total)
     for start in range(0, latents, CHUNK):
         counts = columns[:, start : start + CHUNK].T.tocsr() @ ones
         for row in range(counts.shape[0]):
@@ -71,7 +75,7 @@ def cooccurring(codes: sparse.csr_matrix, seed: int = 0) -> Together:
             if len(phi) > NEAREST:  # most of them need no order
                 near = np.flatnonzero(phi >= np.partition(phi, -NEAREST)[-NEAREST])
             order = near[np.lexsort((others[near], -phi[near]))[:NEAREST]]
-            for array, values in zip(out, (others, both, lift, pmi, phi)):
+            for array, values in zip(out[:5], (others, both, lift, pmi, phi)):
                 array[latent, : len(order)] = values[order]
     return out
 
