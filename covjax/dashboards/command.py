@@ -121,9 +121,9 @@ def neuronpedia(board: Dashboard, records: Sequence[dict[str, Any]]) -> dict[str
 
 def _feature(board: Dashboard, record: dict[str, Any]) -> dict[str, Any]:
     histogram, logits = record["histogram"], record.get("logits", {"raised": [], "lowered": []})
-    bins = [(-1, record["max"], -1, record["top"])]
+    bins: list[tuple[Any, ...]] = [(-1, record["max"], -1, record["top"])]
     bins += [(each["low"], each["high"], 0.25, each["contexts"]) for each in reversed(record["quarters"])]
-    feature: dict[str, Any] = {
+    return {
         "feature_index": record["latent"],
         "correlated_features_indices": [each["latent"] for each in record["together"]],
         "correlated_features_pearson": [each["phi"] for each in record["together"]],
@@ -148,4 +148,3 @@ def _feature(board: Dashboard, record: dict[str, Any]) -> dict[str, Any]:
             for each in contexts
         ],
     }
-    return feature

@@ -13,6 +13,16 @@ from covjax.dashboards.build import Dashboard
 from covjax.dashboards.script import SCRIPT
 
 PART = 128  # latents whose records are unpacked together
+COLUMNS = {
+    "latent": "its number",
+    "density": "share of tokens on which it is active",
+    "peak": "letters about the largest activation",
+    "label": "the label with the smallest p",
+    "annotation": "the annotation with the smallest p",
+    "max": "largest activation",
+    "sequences": "sequences in which it is active",
+    "stability": "mean cosine with its own latent in the trainings compared",
+}
 STYLE = """
 .letters{font:14px/1.6 ui-monospace,'DejaVu Sans Mono',monospace;overflow-wrap:anywhere;margin:.1rem 0;
  white-space:pre-wrap}.letters i{font-style:normal}.letters small{color:var(--soft)}
@@ -103,15 +113,6 @@ def _peak(record: dict[str, Any]) -> str:
 
 def _columns(index: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, list[Any]]]:
     """Name, explanation and values of every column of the table."""
-    titles = {
-        "latent": "its number",
-        "density": "share of tokens on which it is active",
-        "peak": "letters about the largest activation",
-        **{kind: f"the {kind} with the smallest p" for kind in ("label", "annotation") if kind in index[0]},
-        "max": "largest activation",
-        "sequences": "sequences in which it is active",
-    }
-    if "stability" in index[0]:
-        titles["stability"] = "mean cosine with its own latent in the trainings compared"
-    for name, title in titles.items():
-        yield name, title, [entry[name] for entry in index]
+    for name, title in COLUMNS.items():
+        if name in index[0]:
+            yield name, title, [entry[name] for entry in index]

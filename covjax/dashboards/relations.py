@@ -62,8 +62,8 @@ def cooccurring(codes: sparse.csr_matrix, seed: int = 0) -> Together:
     total, latents = active.shape
     often = np.diff(columns.indptr).astype(np.float64)
     shape = (latents, NEAREST)
-    lift, pmi, phi = np.zeros((3, *shape))
-    out = Together(np.full(shape, -1), np.zeros(shape, np.int64), lift, pmi, phi, total)
+    zeros = np.zeros((3, *shape))
+    out = Together(np.full(shape, -1), np.zeros(shape, np.int64), zeros[0], zeros[1], zeros[2], total)
     for start in range(0, latents, CHUNK):
         counts = columns[:, start : start + CHUNK].T.tocsr() @ ones
         for row in range(counts.shape[0]):
