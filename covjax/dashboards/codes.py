@@ -100,7 +100,7 @@ def _compiled(autoencoder: SparseAutoencoder) -> Any:
     @nnx.jit
     def codes(state: nnx.State, x: Array) -> Any:
         module = nnx.merge(graph, state)
-        return module.codes(x) if few else module.encode(x)
+        return module.codes(x) if isinstance(module, TopK) else module.encode(x)
 
     def encode(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         padded = np.zeros((BLOCK, x.shape[1]), np.float32)

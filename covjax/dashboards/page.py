@@ -76,7 +76,7 @@ def dashboard_page(board: Dashboard, records: Iterator[dict[str, Any]]) -> Itera
     whole = page(f"{title}: latents", body, STYLE)
     start, end = whole.rsplit("</body>", 1)
     yield start
-    data = {"index": pack({"columns": columns, "text": [entry["text"] for entry in index]})}
+    data: dict[str, str] = {"index": pack({"columns": columns, "text": [entry["text"] for entry in index]})}
     data |= {f"part-{place}": part for place, part in enumerate(parts)}
     for name, packed in data.items():
         yield f"<script type='text/plain' id='{name}'>{packed}</script>\n"
