@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covjax.autoencoders import make_autoencoder, save_autoencoder
+from covjax.autoencoders import save_autoencoder
+from covjax.autoencoders.sparse import TopK
 from covjax.encoders import from_function, register_encoder
 from covjax.extraction.extract import extract
 from covjax.extraction.plan import ExtractConfig
@@ -53,7 +54,7 @@ def write_inputs(folder: Path, tokens: int, features: int, latents: int) -> list
     register_encoder("synthetic", lambda dtype: encoder(features))
     options = {"latents": latents, "k": K}
     for seed in range(2):
-        module = make_autoencoder("topk", features, seed=seed, **options)
+        module = TopK(features, latents=latents, k=K, seed=seed)
         save_autoencoder(folder / f"sae{seed}", module, "topk", features, options)
     config = ExtractConfig(
         data=str(folder / "x.fasta"), encoder="synthetic", poolers=(), keep_tokens=True, output=str(folder / "store")
