@@ -415,7 +415,7 @@ def test_ready_experiments_are_allowed(path):
 
 
 def test_only_what_is_missing_must_fit_on_the_disk(finished, monkeypatch):
-    """25 sequences of 2 + 27 numbers, 1,000-odd tokens of 9 and their letters: some 30 kB, one shard of four to come."""
+    """25 sequences of 2 + 27 numbers, 1,000-odd tokens of 9, their letters: some 30 kB, one shard of four to come."""
     folder = Path(finished.output)
     shutil.rmtree(shard_path(folder, 2))
     usage = shutil.disk_usage(folder)

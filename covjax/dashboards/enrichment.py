@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
-from scipy.stats import hypergeom
 
 from covjax.dashboards.codes import Corpus
 from covjax.data.annotations import Stretch, read_annotations
@@ -38,6 +37,8 @@ class Enrichment(NamedTuple):
 
 def enrichment(active: sparse.spmatrix, has: sparse.spmatrix, names: Sequence[str]) -> Enrichment:
     """Test all names; `active` (units, latents) and `has` (units, names) are not 0 where they are true."""
+    from scipy.stats import hypergeom  # a second of importing
+
     active, has = ((each != 0).astype(np.int64) for each in (active, has))
     total, having = has.shape[0], np.asarray(has.sum(0)).ravel()
     often = np.asarray(active.sum(0)).ravel()
