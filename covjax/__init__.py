@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from covjax import sharding as sharding
     from covjax.comparison.api import compare as compare
     from covjax.controls import shuffle_features as shuffle_features
+    from covjax.dashboards.build import dashboard as dashboard
     from covjax.embedder import Embedder as Embedder
     from covjax.errors import InputError as InputError
     from covjax.explanation.explain import explain as explain
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "comparison.api": ("compare",),
     "controls": ("shuffle_features",),
+    "dashboards.build": ("dashboard",),
     "embedder": ("Embedder",),
     "errors": ("InputError",),
     "explanation.explain": ("explain",),

@@ -12,6 +12,7 @@ COMMANDS = {
     "embed": ("covjax.embedding_command:embed_main", "write one embedding for every sequence of a file"),
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
     "explain": ("covjax.explanation.command:main", "show on a page what a model's score comes from"),
+    "dashboard": ("covjax.dashboards.command:main", "show on a page what an autoencoder's latents are active on"),
     "extract": ("covjax.extraction.extract:main", "pool many sequences, resumable; can also keep tokens"),
     "train": ("covjax.sweeps.command:main", "train an autoencoder on token activations, or a sweep of them"),
     "train encoder": ("covjax.training.encoder:main", "train a small genomic language model on a genome"),

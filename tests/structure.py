@@ -30,7 +30,7 @@ FLOORS = (
     ("covjax.embedding",),
     ("covjax.embedder",),
     ("covjax.comparison", "covjax.tasks.configs"),
-    ("covjax.tasks", "covjax.explanation", "covjax.sweeps"),
+    ("covjax.tasks", "covjax.explanation", "covjax.sweeps", "covjax.dashboards"),
     ("covjax", "covjax.command", "covjax.embedding_command", "covjax.info", "covjax.__main__"),
     ("eval", "train"),
 )

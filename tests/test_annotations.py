@@ -5,13 +5,13 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from covjax.autoencoders.stability import procrustes_distance
-from covjax.data.store import encode_tokens
+from covjax.data.store import Text, encode_tokens
 from covjax.errors import InputError
 
 
 def test_a_false_argument_is_an_error_in_tests():
     with pytest.raises(TypeCheckError, match="parameter 'key'"):
-        encode_tokens([np.zeros((2, 3), np.float32)], "text", 0)
+        encode_tokens([np.zeros((2, 3), np.float32)], "text", 0, Text("AC", None))
 
 
 def test_axes_of_one_name_are_of_one_length():

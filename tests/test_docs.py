@@ -13,6 +13,7 @@ import yaml
 import covjax
 from covjax.comparison import compare
 from covjax.comparison.config import CompareConfig
+from covjax.dashboards.command import DashboardConfig
 from covjax.embedding.pools import unfitted_pools, widths
 from covjax.embedding_command import EmbedConfig, PredictConfig
 from covjax.errors import InputError
@@ -51,6 +52,7 @@ COMPILED = {
     ("docs/benchmark-metrics.md", "import time, numpy as np"): "a minute, and figures of one machine",
     ("docs/domains.md", "import numpy as np"): "recordings of the reader's; test_audio.py",
     ("docs/domains.md", "from covjax.encoders.speaker import load_speaker"): "weights of a package; test_speaker.py",
+    ("docs/dashboard.md", "import covjax"): "an autoencoder of the reader's; test_dashboard.py",
     ("docs/explain.md", "import covjax"): "a model of the reader's; test_explanation.py",
     ("docs/encoders.md", 'encoder = covjax.encoders.load("facebook/esm2_t6_8M_UR50D", dtype="float32")'): "weights",
     (
@@ -127,6 +129,7 @@ COMMANDS = {  # command: settings, main options, further arguments of `parse`
     "embed": (EmbedConfig, ("data",), {}),
     "predict": (PredictConfig, ("model", "data"), {"files": ("model", "data")}),
     "explain": (ExplainConfig, ("model", "data"), {"files": ("model", "data")}),
+    "dashboard": (DashboardConfig, ("autoencoder", "store"), {"files": ("autoencoder",)}),
     "extract": (ExtractConfig, extract.MAIN_OPTIONS, {}),
     "train": (autoencoder.AutoencoderConfig, autoencoder.MAIN_OPTIONS, {}),
     "train encoder": (encoder.EncoderConfig, encoder.MAIN_OPTIONS, {}),
@@ -186,7 +189,7 @@ def _covjax_problem(words: list[str]) -> str:
     kind, main, more = COMMANDS[name]
     try:
         config, _ = parse(
-            "covjax", "", kind, rest, main, distributed=name not in ("embed", "predict", "explain"), **more
+            "covjax", "", kind, rest, main, distributed=name not in ("embed", "predict", "explain", "dashboard"), **more
         )
         if hasattr(config, "check") and (config.data or getattr(config, "store", "")):
             config.check()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from covjax import get_pooler
-from covjax.data.store import TokenStore, load_features, read_run, shard_path, token_path
+from covjax.data.store import SEAL, TOKEN_FORMAT, TokenStore, load_features, read_run, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
 from covjax.errors import InputError
 from covjax.extraction import extract as module
@@ -95,6 +95,32 @@ def test_features_and_tokens_are_those_of_each_sequence(config):
         np.testing.assert_allclose(logs[i], get_pooler("log_covariance", eps=0.5)(2 * x[:, :3]), rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(tokens[i], (2 * x[:, :3]).astype(jnp.bfloat16))
         np.testing.assert_array_equal(first[i], x.astype(jnp.bfloat16))
+
+
+def test_the_letters_come_with_the_tokens(original):
+    store = TokenStore(original, 0)
+    assert store.run["identity"]["format"] == TOKEN_FORMAT
+    for row, (tokens, text) in enumerate(store.read_texts(range(25))):
+        np.testing.assert_array_equal(tokens, store[row])
+        np.testing.assert_array_equal(
+            tokens[:, 0], TABLE[["_ACGT".index(x) for x in text.letters], 0].astype("bfloat16")
+        )
+        assert text.spans.tolist() == [[i, i + 1] for i in range(len(tokens))]
+
+
+def test_a_store_of_an_earlier_version_is_read_without_letters(original):
+    store = TokenStore(original, 0)
+    expected, record = store[3], store._records([3])[0]
+    old = record[: SEAL + 2 * len(expected) * 9]  # two layers, of 6 and 3 features
+    assert len(old) < len(record)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_records", lambda rows: [old])
+        with pytest.raises(InputError, match="another run or sequence than 3"):
+            store[3]
+        patch.setitem(store.run["identity"], "format", 3)
+        np.testing.assert_array_equal(store[3], expected)
+        with pytest.raises(InputError, match="out: its records have no letters: an earlier version .* again, with --f"):
+            store.read_texts([3])
 
 
 def test_few_shapes_over_all_shards(config):
@@ -389,7 +415,7 @@ def test_ready_experiments_are_allowed(path):
 
 
 def test_only_what_is_missing_must_fit_on_the_disk(finished, monkeypatch):
-    """25 sequences of 2 + 27 numbers and 1,000-odd tokens of 9: some 30 kB, of which one shard of four is to come."""
+    """25 sequences of 2 + 27 numbers, 1,000-odd tokens of 9, their letters: some 30 kB, one shard of four to come."""
     folder = Path(finished.output)
     shutil.rmtree(shard_path(folder, 2))
     usage = shutil.disk_usage(folder)

@@ -2,16 +2,17 @@
 
 A shard is one Orbax checkpoint: pooled features, the rows they belong to, and, where token activations are kept, the
 digest of their file and the tokens of every row. It is written last, so a shard is either whole or not there.
+A record of tokens also holds the sequence and where its tokens stand in it; those of format 3 do not.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import BFloat16, Float
+from jaxtyping import BFloat16, Float, Int
 
 from covjax.errors import InputError
 from covjax.extras import need
@@ -19,6 +20,7 @@ from covjax.jobs import checkpoint
 from covjax.jobs.disk import Damaged, json_digest, read_sealed
 
 FORMAT = 3  # of what is written; in every run's identity
+TOKEN_FORMAT = 4  # of a run that keeps tokens
 
 
 def shard_path(folder: str | Path, shard: int) -> Path:
@@ -92,7 +94,7 @@ def shard_fault(folder: str | Path, shard: int, run: Mapping[str, Any]) -> str |
 
 def _finished(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     run = read_run(folder)
-    if (found := run["identity"].get("format")) != FORMAT:
+    if (found := run["identity"].get("format")) not in (FORMAT, TOKEN_FORMAT):
         raise InputError(
             f"{folder}: format {found}, written by another version of covjax; run the extraction again with --force "
             "or into another folder"
@@ -124,12 +126,19 @@ def load_features(folder: str | Path, name: str) -> Float[np.ndarray, "n k"]:
     return out
 
 
+class Text(NamedTuple):
+    """A sequence, and the start and end in it of each of its tokens; None where what they stand for is not known."""
+
+    letters: str
+    spans: Int[np.ndarray, "tokens 2"] | None
+
+
 class TokenStore:
     """Token activations with random access, one item per sequence; also works as a source for Grain.
 
     `store[i]` is the array (tokens, features) of sequence i of the input, in bfloat16, without special tokens and
-    padding. `run` is the manifest of the extraction, `features` the width of the layer, `lengths` the number of tokens
-    of every sequence, and `digest` a digest of all token files.
+    padding. `run` is the manifest of the extraction, `layer` and `features` the layer and its width, `lengths` the
+    number of tokens of every sequence, and `digest` a digest of all token files.
 
     Opening reads no activations. A record is checked when it is read: ArrayRecord keeps a hash of every chunk, and our
     seal says which run and which sequence it is of. Raises InputError for a layer that was not kept, missing shards
@@ -154,7 +163,7 @@ class TokenStore:
         widths, index = run["token_widths"], run["token_layers"].index(layer)
         self._before, self._total = sum(widths[:index]), sum(widths)
         self._key = record_key(run["identity"])
-        self.run = run
+        self.run, self.layer = run, layer
         self.features: int = widths[index]
         self.digest = hashlib.sha256("".join(m["tokens"]["digest"] for m in manifests).encode()).hexdigest()
 
@@ -166,14 +175,29 @@ class TokenStore:
 
     def __getitems__(self, rows: Sequence[int]) -> list[BFloat16[np.ndarray, "_ features"]]:
         """Several sequences, read at the same time."""
+        return [self._layer_of(int(row), record) for row, record in zip(rows, self._records(rows))]
+
+    def read_texts(self, rows: Sequence[int]) -> list[tuple[BFloat16[np.ndarray, "_ features"], Text]]:
+        """Several sequences' activations with their letters.
+
+        Raises InputError for a store of an earlier version of covjax, which has no letters in it.
+        """
+        if self.run["identity"]["format"] < TOKEN_FORMAT:
+            raise InputError(
+                f"{self._paths[0].parents[1]}: its records have no letters: an earlier version of covjax wrote it; run "
+                "covjax extract --keep-tokens true again, with --force or into another folder"
+            )
+        records = self._records(rows)
+        return [(self._layer_of(row, record), self._text_of(row, record)) for row, record in zip(rows, records)]
+
+    def _records(self, rows: Sequence[int]) -> list[bytes]:
         if outside := [row for row in rows if not 0 <= row < len(self)]:
             raise IndexError(outside[0])
         places = self._place[list(rows)]
         try:
-            records = self._source.__getitems__(places.tolist()) if len(places) else []
+            return self._source.__getitems__(places.tolist()) if len(places) else []
         except RuntimeError:  # which file it is, it does not say
-            records = [self._record(place) for place in places.tolist()]
-        return [self._layer_of(int(row), int(place), record) for row, place, record in zip(rows, places, records)]
+            return [self._record(place) for place in places.tolist()]
 
     def _record(self, place: int) -> bytes:
         try:
@@ -181,12 +205,24 @@ class TokenStore:
         except RuntimeError as error:
             raise InputError(f"{self._paths[self._shard[place]]}: damaged: {error}") from None
 
-    def _layer_of(self, row: int, place: int, record: bytes) -> BFloat16[np.ndarray, "tokens features"]:
+    def _layer_of(self, row: int, record: bytes) -> BFloat16[np.ndarray, "tokens features"]:
         tokens = int(self.lengths[row])
-        if record[:SEAL] != seal(self._key, row) or len(record) != SEAL + 2 * tokens * self._total:
-            raise InputError(f"{self._paths[self._shard[place]]}: holds a record of another run or sequence than {row}")
+        size = SEAL + 2 * tokens * self._total
+        if self.run["identity"]["format"] == TOKEN_FORMAT:  # then the letters, as `encode_tokens` writes them
+            spans, letters = np.frombuffer(record[size : size + 8].ljust(8, b"\xff"), np.int32).tolist()
+            size += 8 + 8 * spans + letters if spans in (0, tokens) and letters >= 0 else -size
+        if record[:SEAL] != seal(self._key, row) or len(record) != size:
+            path = self._paths[self._shard[self._place[row]]]
+            raise InputError(f"{path}: holds a record of another run or sequence than {row}")
         start, end = self._before * tokens, (self._before + self.features) * tokens
-        return np.frombuffer(record, jnp.bfloat16, offset=SEAL)[start:end].reshape(tokens, self.features)
+        numbers = np.frombuffer(record, jnp.bfloat16, tokens * self._total, SEAL)
+        return numbers[start:end].reshape(tokens, self.features)
+
+    def _text_of(self, row: int, record: bytes) -> Text:
+        place = SEAL + 2 * int(self.lengths[row]) * self._total
+        count, size = np.frombuffer(record, np.int32, 2, place).tolist()
+        spans = np.frombuffer(record, np.int32, 2 * count, place + 8).reshape(count, 2) if count else None
+        return Text(record[len(record) - size :].decode(), spans)
 
 
 def _count_records(path: Path) -> int:
@@ -212,6 +248,14 @@ def seal(key: bytes, row: int) -> bytes:
     return hashlib.blake2b(int(row).to_bytes(8, "big"), digest_size=SEAL, key=key).digest()
 
 
-def encode_tokens(layers: Sequence[Float[np.ndarray, "tokens _"]], key: bytes, row: int) -> bytes:
-    """One record: the seal, then the layers' activations in bfloat16, one after the other."""
-    return seal(key, row) + b"".join(np.ascontiguousarray(np.asarray(x).astype(jnp.bfloat16)).tobytes() for x in layers)
+def encode_tokens(layers: Sequence[Float[np.ndarray, "tokens _"]], key: bytes, row: int, text: Text) -> bytes:
+    """One record: the seal, the layers' activations in bfloat16, one after the other, and the text.
+
+    Of the text: how many spans (all tokens', or none) and bytes it has, the spans, and the letters in UTF-8.
+    """
+    numbers = b"".join(np.ascontiguousarray(np.asarray(x).astype(jnp.bfloat16)).tobytes() for x in layers)
+    spans = np.empty((0, 2), np.int32) if text.spans is None else text.spans.astype(np.int32)
+    letters = text.letters.encode()
+    return (
+        seal(key, row) + numbers + np.array([len(spans), len(letters)], np.int32).tobytes() + spans.tobytes() + letters
+    )

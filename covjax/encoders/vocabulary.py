@@ -61,6 +61,34 @@ class Vocabulary:
         tokens, mask = pad_rows(rows, length, self.ids[self.pad])
         return tokens, mask, mask & ~np.isin(tokens, [self.ids[token] for token in self.special])
 
+    def spans(self, sequence: str) -> Int[np.ndarray, "t 2"] | None:
+        """Start and end in the sequence of every token that is pooled; None where the tokenizer does not tell."""
+        tokens = self.split(sequence)
+        if isinstance(self.split, _Kmers):
+            ends = [(i, i + self.split.k) for i in range(len(tokens))]
+        elif isinstance(self.split, _Words):
+            ends = self.split.spans(sequence)
+        elif sum(map(len, tokens)) == len(sequence):
+            ends = list(itertools.pairwise(itertools.accumulate(map(len, tokens), initial=0)))
+        elif len(tokens) == len(sequence):
+            ends = [(i, i + 1) for i in range(len(tokens))]
+        else:
+            return None
+        pooled = [end for token, end in zip(tokens, ends) if token not in self.special]
+        return np.array(pooled, np.int32).reshape(-1, 2) if len(ends) == len(tokens) else None
+
+
+def token_spans(encoder: Any, sequence: str, count: int) -> Int[np.ndarray, "{count} 2"] | None:
+    """Start and end in the sequence of what stands behind each of its `count` pooled tokens.
+
+    They are what the encoder's vocabulary says, else a letter a token; None where neither gives `count` tokens.
+    """
+    vocabulary = getattr(encoder, "vocabulary", None)
+    spans = vocabulary.spans(sequence) if isinstance(vocabulary, Vocabulary) else None
+    if spans is not None and len(spans) == count:
+        return spans
+    return np.arange(count, dtype=np.int32)[:, None] + np.array([0, 1], np.int32) if count == len(sequence) else None
+
 
 def read_vocabulary(path: Path, size: int) -> dict[str, int]:
     """The tokens of a folder with their numbers: vocab.txt (`path`), one a line, or tokenizer.json; added ones too.
@@ -259,6 +287,13 @@ class _Words:
         # Not `tokenize`: of a special token that swallows the space before it, it gives that space too.
         options = {"add_special_tokens": False, "truncation": False, "padding": False, "verbose": False}
         return self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode(text, **options))
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the tokens stand in the text; none where the tokenizer is not one that knows."""
+        if not self.tokenizer.is_fast:
+            return []
+        options = {"add_special_tokens": False, "truncation": False, "padding": False, "verbose": False}
+        return self.tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
 
 
 @dataclass(frozen=True)

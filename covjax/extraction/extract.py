@@ -25,7 +25,16 @@ from jax.sharding import Mesh
 
 from covjax.data.letters import check_lengths, check_letters
 from covjax.data.sequences import read_sequences
-from covjax.data.store import FORMAT, input_digest, read_run, read_shard, shard_fault, shard_path, token_path
+from covjax.data.store import (
+    FORMAT,
+    TOKEN_FORMAT,
+    input_digest,
+    read_run,
+    read_shard,
+    shard_fault,
+    shard_path,
+    token_path,
+)
 from covjax.encoders import load
 from covjax.encoders.embed import batch_size, replicate
 from covjax.errors import InputError
@@ -85,7 +94,7 @@ def _extract(config: ExtractConfig, force: bool, folder: RunFolder) -> Path:
         replicate(encoder, mesh)
     pool = pool_function(poolers, mesh)
     pool_one = pool_function(poolers) if mesh else pool
-    work = Work(config, ids, cuts, encoder, pool, pool_one, passing, mesh, plan, run)
+    work = Work(config, ids, sequences, cuts, encoder, pool, pool_one, passing, mesh, plan, run)
     complete = _find_complete(output, run)
     missing = np.flatnonzero(~complete)
     _refuse_too_large(work, missing)
@@ -118,7 +127,7 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
         "weights": encoder.weights_digest,
         "jax": jax.__version__,
     }
-    identity["format"] = FORMAT
+    identity["format"] = TOKEN_FORMAT if config.keep_tokens else FORMAT
     kept = list(config.layers) if config.keep_tokens else []
     return json.loads(
         json.dumps(
@@ -166,9 +175,10 @@ def _refuse_too_large(work: Work, missing: np.ndarray) -> None:
     config, run = work.config, work.run
     tokens = np.array([sum(int(w.core.sum()) for w in cut) for cut in work.cuts])
     own, features, widths = int(tokens.sum()), sum(run["features"].values()), sum(run["token_widths"])
-    size = 4 * run["sequences"] * features + 2 * own * widths
+    token_bytes = 2 * widths + 9 if widths else 0  # with the letters and where they stand
+    size = 4 * run["sequences"] * features + own * token_bytes
     rows = [row for shard in missing for row in work.plan.shards[shard]]
-    to_come = 4 * len(rows) * features + 2 * int(tokens[rows].sum()) * widths
+    to_come = 4 * len(rows) * features + int(tokens[rows].sum()) * token_bytes
     seen = sum(len(w.tokens) for cut in work.cuts for w in cut)
     plans = [work.rows(shard) for shard in range(len(work.plan.shards))]
     padded = sum(edge * size * n for edge, (size, n) in _batches(work, plans).items())

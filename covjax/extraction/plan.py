@@ -144,6 +144,7 @@ class Work(NamedTuple):
 
     config: ExtractConfig
     ids: Sequence[str]
+    sequences: Sequence[str]
     cuts: list[list[Window]]
     encoder: Encoder
     pool: Callable

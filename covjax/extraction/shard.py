@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
-from covjax.data.store import encode_tokens, file_digest, record_key, shard_path, token_path
+from covjax.data.store import Text, encode_tokens, file_digest, record_key, shard_path, token_path
 from covjax.encoders.embed import Batch, Window, embed_tokens
+from covjax.encoders.vocabulary import token_spans
 from covjax.errors import InputError
 from covjax.extraction.plan import Work
 from covjax.extras import need
@@ -110,8 +111,10 @@ def write_shard(work: Work, shard: int, bar: tqdm) -> None:
                     features[name][owner[i]] = value
             if config.keep_tokens:
                 own = int(owner[i])
-                records[own] = encode_tokens([*joined.values()], key, rows[own])
-                lengths[own] = len(joined[config.layers[0]])
+                lengths[own] = count = len(joined[config.layers[0]])
+                letters = work.sequences[rows[own]]
+                text = Text(letters, token_spans(work.encoder, letters, count))
+                records[own] = encode_tokens([*joined.values()], key, rows[own], text)
     manifest: dict[str, Any] = {"run": run["identity"], "shard": shard, "rows": rows.tolist(), "tokens": None}
     if config.keep_tokens:
         path = token_path(config.output, shard)
