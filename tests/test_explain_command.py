@@ -17,7 +17,7 @@ from covjax.encoders.unirep import UniRep
 from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
 from covjax.explanation.explain import explain
 from covjax.explanation.latents import term_name
-from covjax.explanation.pictures import coloured
+from covjax.explanation.pictures import coloured, draw_letters
 from covjax.probes import LinearProbe
 from tests.test_explanation import make_model, plain_latents, sparse_model
 from tests.test_unirep import random_weights
@@ -277,6 +277,18 @@ def test_matches_overlap_and_letters_share_a_colour():
         "<p class='letters'><i class='p4' title='1 to 2: +1.9'>AB</i>&lt;<i class='n1' title='4: -0.1'>D</i></p>"
     )
     assert "<i class='p4' title='2: +1'>cats</i>" in coloured(["two", "cats"], np.array([0.0, 1.0]), 1.0, "")
+
+
+def test_bases_are_as_high_as_they_contribute():
+    values = np.zeros(100)
+    values[[3, 60, 61, 70]] = 0.9, -1, 0.5, 0.25
+    picture = draw_letters([("s", "A" * 60 + "CGAAAAAAAAT" + "A" * 29, values), ("r", "NA", np.array([0.5, 0]))])
+    assert "s, positions 41 to 81" in picture
+    letters = re.findall(r"scale\(1 ([\d.]+)\)' y='([\d.]+)' fill='(#\w+)' class='base'>(\w)<", picture)
+    heights = [float(height) / float(letters[0][0]) for height, *_ in letters]
+    np.testing.assert_allclose(heights, [1, 0.5, 0.25, 0.5], atol=1e-3)
+    assert [(y, letter) for _, y, _, letter in letters] == [("7.3", "C"), ("0", "G"), ("0", "T"), ("0", "N")]
+    assert letters[3][2] == "#777"
 
 
 def test_tokens_have_letters_words_or_numbers():

@@ -55,9 +55,14 @@ def statistic(block: Block, x: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "*
 
 
 def pooled(block: Block, x: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "*shape"]:
-    """What a block pools: f of its `statistic`."""
-    s = statistic(block, x)
-    return s if block.spectral is None else _function(s, block.spectral, block.floor)
+    """What a block pools: f of its `statistic`, by way of the tokens' singular values, which are few where they are."""
+    if block.spectral is None:
+        return statistic(block, x)
+    y = x if block.of == "second_moment" else x - x.mean(0)
+    _, values, vectors = np.linalg.svd(y / np.sqrt(len(y)), full_matrices=False)
+    function = np.sqrt if block.spectral == "sqrt" else np.log
+    rest = function(block.floor) if len(values) < y.shape[1] else 0.0  # f of the eigenvalues that are 0
+    return rest * np.eye(y.shape[1]) + (vectors.T * (function(values**2 + block.floor) - rest)) @ vectors
 
 
 def score(block: Block, features: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "k"]:

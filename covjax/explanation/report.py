@@ -12,7 +12,7 @@ from covjax.explanation.contributions import COMPLETE, PARTS
 from covjax.explanation.evidence import AgainstChance, LatentContexts, PatternTest, matches
 from covjax.explanation.explain import Direction, Explanation, LatentTerm
 from covjax.explanation.latents import Latents, term_name
-from covjax.explanation.pictures import STYLE, coloured, draw_profile, draw_tracks
+from covjax.explanation.pictures import BASES, STYLE, coloured, draw_letters, draw_profile, draw_tracks
 
 DIRECTIONS, TERMS, EXAMPLES = 5, 8, 3
 WINDOW = 0.05  # of the positions: how wide is the window that is looked for
@@ -112,8 +112,8 @@ def summary(material: Material, label: int) -> str:
             f" In {top.sequences} sequences with a match of {material.pattern} the token that adds most lies in the "
             f"match in {_percent(top.value)}, by chance in {_percent(top.chance)}: {_points(top.difference)} "
             f"points {interval_text(top.interval, _points)}. Of the {100 * material.masked:g} % that add most, "
-            f"{number(found.enrichment)} times as many lie there as of random ones "
-            f"{interval_text(found.interval, number)}."
+            f"{found.enrichment:.1f} times as many lie there as of random ones "
+            f"{interval_text(found.interval, '{:.1f}'.format)}."
         )
     return text
 
@@ -193,6 +193,12 @@ def _section(material: Material, label: int) -> str:
     svg = draw_tracks(tracks, spans, f"tracks-{label}")
     grey = f"; grey: {material.pattern}" if material.pattern else ""
     parts.append(figure(svg, f"Contributions to {name} along the same sequences, highest scores first{grey}."))
+    if all(text.upper() in BASES or text.upper() == "N" for row in rows for text in material.texts[row]):
+        lines = [(_head(material, row, label), material.texts[row], each) for row, each in zip(rows, contributions)]
+        caption = (
+            f"The bases around the strongest contribution to {name}, as high as they contribute; below: taken away."
+        )
+        parts.append(figure(draw_letters(lines), caption))
     return "\n".join(parts)
 
 
