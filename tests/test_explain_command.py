@@ -154,9 +154,9 @@ def test_latents_have_their_pairs_and_contexts_on_the_page(run, tmp_path, capsys
     with np.load(out / "explanation.npz", allow_pickle=False) as arrays:
         pairs, weights = arrays["sae_cooccurrence_latents"], arrays["sae_cooccurrence_weights"]
         terms = arrays["sae_cooccurrence_moments"] * weights[0]
-        np.testing.assert_allclose(arrays["bias"][0] + terms.sum(1), arrays["scores"][:, 0], atol=1e-5)
-        ids = arrays["ids"].tolist()
-    deviation = arrays["scores"][:, 0] - arrays["scores"][:, 0].mean()
+        ids, scores = arrays["ids"].tolist(), arrays["scores"][:, 0]
+        np.testing.assert_allclose(arrays["bias"][0] + terms.sum(1), scores, atol=1e-5)
+    deviation = scores - scores.mean()
     first = np.argmax(np.abs(deviation @ (terms - terms.mean(0))))
     name = term_name([int(each) for each in pairs[first]])
     assert "motif: The differences between the scores of 20 sequences are" in text

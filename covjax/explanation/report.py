@@ -106,14 +106,14 @@ def summary(material: Material, label: int) -> str:
             f"{interval_text(test.interval)}, 95 % bootstrap interval."
         )
     text += _position(_profiles(material, label))
-    if (found := material.patterns[label]) is not None:
-        top = found.top
+    if (pattern := material.patterns[label]) is not None:
+        top = pattern.top
         text += (
             f" In {top.sequences} sequences with a match of {material.pattern} the token that adds most lies in the "
             f"match in {_percent(top.value)}, by chance in {_percent(top.chance)}: {_points(top.difference)} "
             f"points {interval_text(top.interval, _points)}. Of the {100 * material.masked:g} % that add most, "
-            f"{found.enrichment:.1f} times as many lie there as of random ones "
-            f"{interval_text(found.interval, '{:.1f}'.format)}."
+            f"{pattern.enrichment:.1f} times as many lie there as of random ones "
+            f"{interval_text(pattern.interval, '{:.1f}'.format)}."
         )
     return text
 
