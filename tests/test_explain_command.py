@@ -160,7 +160,7 @@ def test_latents_have_their_pairs_and_contexts_on_the_page(run, tmp_path, capsys
     first = np.argmax(np.abs(deviation @ (terms - terms.mean(0))))
     name = term_name([int(each) for each in pairs[first]])
     assert "motif: The differences between the scores of 20 sequences are" in text
-    assert f"Of the latents most is {name}: {terms[:, first].mean():+.3f}, " in text
+    assert f"Latents with the largest shares (mean): {name}: {terms[:, first].mean():+.3f}, " in text
     assert page.count("<h2>") == 4
     latent = int(pairs[first][0])
     sequences = {row["id"]: row["sequence"] for row in rows}

@@ -178,7 +178,7 @@ def latent_contexts(
     `tokens` are those that were explained; a sequence is there once. Of equal values the sequence and the token that
     come first are ahead.
     """
-    columns = {}
+    columns: dict[int, tuple[int, int]] = {}
     for number, block in reversed(list(enumerate(explanation.blocks))):
         if block.latents is not None:
             columns |= {int(latent): (number, place) for place, latent in enumerate(block.latents.numbers)}

@@ -98,7 +98,8 @@ def summary(material: Material, label: int) -> str:
     if terms := explanation.latent_terms(label, 3):
         has = _has(material, label)
         means = ", ".join(f"{term_name(each.latents)}: {signed(_gap(each, has))}" for each in terms)
-        text += f" Of the latents most is {means} ({'mean' if has is None else 'mean with the label less without'})."
+        what = "mean" if has is None else "mean with the label less without"
+        text += f" Latents with the largest shares ({what}): {means}."
     if (test := material.deletions[label]) is not None:
         text += (
             f" Masking the {100 * material.masked:g} % of tokens that add most lowers the score by "
@@ -164,7 +165,8 @@ def _section(material: Material, label: int) -> str:
     parts += [note("Directions of the weights with the largest shares, and what lies along them:")]
     parts += [_directions_table(material, label)]
     if terms := explanation.latent_terms(label, TERMS):
-        parts += [note("Latents of the sparse autoencoder with the largest shares; their contexts stand below:")]
+        what = "A latent adds its mean times its weight, a pair the mean of its product; contexts stand below."
+        parts += [note(f"Latents of the sparse autoencoder with the largest shares. {what}")]
         parts += [_terms_table(terms, _has(material, label))]
     if profiles := _profiles(material, label):
         svg = draw_profile(profiles, f"profile-{label}")
@@ -231,16 +233,8 @@ def _directions_table(material: Material, label: int) -> Html:
         name = f"{place}, {block.name if block.of != 'deviation' else 'deviation'}" if several else str(place)
         form = "{} ×{:.1f}" if block.is_matrix else "{} {:+.2f}"
         along = ", ".join(form.format(text, value) for text, value in letters)
-        rows.append(
-            [
-                name,
-                f"{each.eigenvalue:+.3g}",
-                _percent(each.share),
-                signed(each.average),
-                along,
-                _top(each, block.latents),
-            ]
-        )
+        numbers = [f"{each.eigenvalue:+.3g}", _percent(each.share), signed(each.average)]
+        rows.append([name, *numbers, along, _top(each, block.latents)])
     named = "features" if all(block.latents is None for block in explanation.blocks) else "latents"
     head = ["direction", "λ", "share", "mean", "letters along it", named]
     return table(head, rows)
