@@ -19,6 +19,7 @@ from covjax.explanation.explain import explain
 from covjax.explanation.latents import term_name
 from covjax.explanation.pictures import coloured, draw_letters
 from covjax.probes import LinearProbe
+from tests.browser import measures, overlaps
 from tests.test_explanation import make_model, plain_latents, sparse_model
 from tests.test_unirep import random_weights
 
@@ -110,6 +111,15 @@ def test_the_page_needs_no_network_and_says_what_there_is(run):
     assert page.count("<svg") == 4
     ids = re.findall(r"id=\"([^\"]+)\"", page)
     assert len(ids) == len(set(ids))
+
+
+def test_the_page_fits_a_phone_and_a_desk(run, tmp_path):
+    page = (run / "out" / "explanation.html").read_text()
+    for key, measured in measures({"explained": page}, (390, 1280), tmp_path).items():
+        assert measured["width"] == key[1]
+        assert measured["scroll"] <= measured["width"], key
+        assert len(measured["figures"]) == 4
+        assert all(overlaps(figure["texts"]) == [] for figure in measured["figures"]), key
 
 
 def test_the_arrays_sum_to_the_models_scores(run):
