@@ -266,6 +266,26 @@ def test_no_latents_no_terms(arrays):
     assert explained.moments == (None,)
 
 
+@pytest.mark.parametrize("ridge", [1e-4, 1e-8])
+def test_the_parts_of_a_root_of_few_tokens_do_not_depend_on_the_ridge(ridge, rng):
+    """Beside the span of the tokens the derivative goes to infinity with 1 / √ridge; no token sees that."""
+    form, z = rng.normal(size=(2, 16, 16)), rng.normal(size=(4, 16))
+    block = Block("sqrt_covariance", "covariance", form + form.transpose(0, 2, 1), "sqrt", ridge)
+    whole = contributions(block, z)
+    y = z - z.mean(0)
+    _, s, v = np.linalg.svd(y / 2, full_matrices=False)
+    s, v = s[:3], v[:3]
+    inner = (v @ block.weights @ v.T) / (s[:, None] + s)  # Daleckii–Krein at ridge 0, on the span
+    slope = v.T @ inner @ v
+    variance = 2 * np.einsum("ti,kii->tk", y**2, slope) / 4
+    np.testing.assert_allclose(whole.tokens[..., 1], variance, rtol=0, atol=30 * ridge)
+    np.testing.assert_allclose(
+        whole.tokens.sum(2), np.einsum("ti,kij,tj->tk", y, slope, y) / 2, rtol=0, atol=30 * ridge
+    )
+    total = whole.constant + whole.tokens.sum((0, 2))
+    np.testing.assert_allclose(total, np.einsum("kij,ij->k", block.weights, whole.pooled), rtol=1e-9)
+
+
 def test_components_are_folded_into_the_weights(arrays):
     model = make_model("covariance", arrays)
     fitted = model.embedder.fitted_

@@ -96,7 +96,7 @@ def contributions(
     if block.spectral == "sqrt":
         slope = _derivative(s, block.weights, "sqrt", block.floor)
         constant = 2 * block.floor * np.trace(slope, axis1=1, axis2=2)
-        tokens = 2 * _of_tokens(block.of, slope, x)
+        tokens = 2 * _of_tokens(block.of, _within_span(block, slope, x), x)
         return Contributions(tokens, constant, total - constant - tokens.sum((0, 2)), features)
     start = np.zeros_like(s) if reference is None else reference
     constant = score(block, _function(start, "log", block.floor))
@@ -112,6 +112,21 @@ def contributions(
     tokens[..., 1] -= diagonal / len(x)
     tokens[..., 2] -= (np.einsum("kij,ij->k", slope, start) - diagonal) / len(x)
     return Contributions(tokens, constant, residual, features)
+
+
+def _within_span(
+    block: Block, forms: Float[np.ndarray, "k d d"], x: Float[np.ndarray, "t d"]
+) -> Float[np.ndarray, "k d d"]:
+    """The forms on the span of fewer tokens than features, 0 beside it: on the tokens they are the same.
+
+    Beside it the derivative of a root is as large as 1 / √ridge. No token sees that, but its diagonal and the rest,
+    variance and co-occurrence, would be large and opposite.
+    """
+    if len(x) >= x.shape[1]:
+        return forms
+    _, values, vectors = np.linalg.svd(x if block.of == "second_moment" else x - x.mean(0), full_matrices=False)
+    vectors = vectors[values > 1e-9 * values.max()]
+    return vectors.T @ (vectors @ forms @ vectors.T) @ vectors
 
 
 def _of_tokens(of: str, forms: Float[np.ndarray, "k d d"], x: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t k 3"]:

@@ -90,8 +90,9 @@ def summary(material: Material, label: int) -> str:
     first = directions[: min(3, len(directions))]
     sizes = np.abs(explanation.parts[:, label]).max(0)
     parts = [f"{_percent(shares[name])} {name}" for name, size in zip(PARTS, sizes) if size]
+    made = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     text = (
-        f"The differences between the scores of {len(explanation.scores)} sequences are {' and '.join(parts)}. "
+        f"The differences between the scores of {len(explanation.scores)} sequences are {made}. "
         f"{_count(len(first))} of {len(directions):,} directions {'carries' if len(first) == 1 else 'carry'} "
         f"{_percent(sum(each.share for each in first))}."
     )
