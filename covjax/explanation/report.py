@@ -254,7 +254,7 @@ def _terms_table(terms: Sequence[LatentTerm], has: Bool[np.ndarray, "n"] | None)
         name = term_name(each.latents).removeprefix("latent ")
         means = [each.values.mean()] if has is None else [each.values[has].mean(), each.values[~has].mean()]
         rows.append([name, _percent(each.share), *(signed(float(mean)) for mean in means), f"{each.weight:+.3g}"])
-    return table(["latent", "share", *(["mean"] if has is None else ["with the label", "without"]), "weight"], rows)
+    return table(["latent", "share", *(["mean"] if has is None else ["with label", "without"]), "weight"], rows)
 
 
 def _latents_section(material: Material) -> list[str]:
