@@ -280,7 +280,7 @@ def _latents_section(material: Material) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return "– (no differences)" if np.isnan(share) else f"{100 * share:.0f} %"
+    return "– (no differences)" if np.isnan(share) else f"{round(100 * share)} %"
 
 
 def _points(share: float) -> str:
