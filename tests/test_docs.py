@@ -54,6 +54,7 @@ COMPILED = {
     ("docs/domains.md", "from covjax.encoders.speaker import load_speaker"): "weights of a package; test_speaker.py",
     ("docs/dashboard.md", "import covjax"): "an autoencoder of the reader's; test_dashboard.py",
     ("docs/explain.md", "import covjax"): "a model of the reader's; test_explanation.py",
+    ("docs/explain.md", "import csv, gzip, os, random"): "data that are not part of covjax",
     ("docs/encoders.md", 'encoder = covjax.encoders.load("facebook/esm2_t6_8M_UR50D", dtype="float32")'): "weights",
     (
         "docs/encoders.md",

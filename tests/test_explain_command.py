@@ -16,9 +16,11 @@ from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
 from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
 from covjax.explanation.explain import explain
-from covjax.explanation.pictures import coloured
+from covjax.explanation.latents import term_name
+from covjax.explanation.pictures import coloured, draw_letters
 from covjax.probes import LinearProbe
-from tests.test_explanation import make_model
+from tests.browser import measures, overlaps
+from tests.test_explanation import make_model, plain_latents, sparse_model
 from tests.test_unirep import random_weights
 
 register_encoder("explain-unirep", lambda dtype: UniRep(random_weights()))
@@ -111,6 +113,15 @@ def test_the_page_needs_no_network_and_says_what_there_is(run):
     assert len(ids) == len(set(ids))
 
 
+def test_the_page_fits_a_phone_and_a_desk(run, tmp_path):
+    page = (run / "out" / "explanation.html").read_text()
+    for key, measured in measures({"explained": page}, (390, 1280), tmp_path).items():
+        assert measured["width"] == key[1]
+        assert measured["scroll"] <= measured["width"], key
+        assert len(measured["figures"]) == 4
+        assert all(overlaps(figure["texts"]) == [] for figure in measured["figures"]), key
+
+
 def test_the_arrays_sum_to_the_models_scores(run):
     with np.load(run / "out" / "explanation.npz", allow_pickle=False) as arrays:
         ends = np.cumsum(arrays["lengths"])
@@ -137,6 +148,40 @@ def test_a_file_of_new_sequences_is_explained_whole(run, capsys, tmp_path):
     assert f"Explained: 4 drawn of 5 sequences of {tmp_path / 'new.fasta'}." in page
     assert "by position" not in page
     assert "<h2>plain</h2>" not in page
+
+
+def test_latents_have_their_pairs_and_contexts_on_the_page(run, tmp_path, capsys):
+    rows = read(run / "t.csv")
+    embedder = Embedder("explain-unirep", "covariance").fit([row["sequence"] for row in rows[:10]])
+    model = sparse_model("sae_cooccurrence", embedder, labels=("motif", "plain"), task="multiclass")
+    model.save(tmp_path / "model")
+    out = tmp_path / "out"
+    assert (
+        main(["explain", str(tmp_path / "model"), str(run / "t.csv"), "--output", str(out), "--sequences", "20"]) == 0
+    )
+    page = (out / "explanation.html").read_text()
+    text = capsys.readouterr().out
+    with np.load(out / "explanation.npz", allow_pickle=False) as arrays:
+        pairs, weights = arrays["sae_cooccurrence_latents"], arrays["sae_cooccurrence_weights"]
+        terms = arrays["sae_cooccurrence_moments"] * weights[0]
+        ids, scores = arrays["ids"].tolist(), arrays["scores"][:, 0]
+        np.testing.assert_allclose(arrays["bias"][0] + terms.sum(1), scores, atol=1e-5)
+    deviation = scores - scores.mean()
+    first = np.argmax(np.abs(deviation @ (terms - terms.mean(0))))
+    name = term_name([int(each) for each in pairs[first]])
+    assert "motif: The differences between the scores of 20 sequences are" in text
+    assert f"Latents with the largest shares (mean): {name}: {terms[:, first].mean():+.3f}, " in text
+    assert page.count("<h2>") == 4
+    latent = int(pairs[first][0])
+    sequences = {row["id"]: row["sequence"] for row in rows}
+    z = embedder.tokens([sequences[name] for name in ids])
+    peaks = {}
+    for batch in z.walk("test"):
+        for place, row in enumerate(batch.rows):
+            peaks[ids[row]] = plain_latents(model, np.asarray(batch.tokens[place])[batch.weights[place] > 0])[:, latent]
+    top = max(peaks, key=lambda name: peaks[name].max())
+    section = page.split(f"<h3 id='latent-{latent}'>")[1]
+    assert f"{top}, token {peaks[top].argmax() + 1}: {peaks[top].max():.3f}" in section.split("</p>")[0]
 
 
 def test_a_model_of_folds_has_no_split(run, tmp_path):
@@ -214,7 +259,15 @@ def test_top_tokens_are_found_in_matches_and_letters_along_directions(spiked):
     explained = explain(model, tokens)
     texts = ["A" * place + "C" + "A" * (19 - place) for place in places]
     test = pattern_test("C", texts, explained, 0, range(20), resamples=100)
-    assert (test.value, test.chance, test.sequences) == (1, pytest.approx(0.05), 20)
+    assert (test.top.value, test.top.chance, test.top.sequences) == (1, pytest.approx(0.05), 20)
+    assert test.enrichment == pytest.approx(20)  # one of twenty tokens, always that one
+    assert test.interval == pytest.approx((20, 20))
+    texts[0] = "C" + "A" * 19 if places[0] else "AC" + "A" * 18
+    test = pattern_test("C", texts, explained, 0, range(20), 0.1, resamples=100)
+    order = [np.argsort(-each[:, 0])[:2] for each in explained.contributions]
+    shares = [np.mean([text[place] == "C" for place in pair]) for text, pair in zip(texts, order)]
+    assert test.enrichment == pytest.approx(np.mean(shares) / 0.05)
+    assert test.interval[0] < test.enrichment <= test.interval[1]
     assert pattern_test("W", texts, explained, 0, range(20)) is None
     (direction,) = explained.directions(0, 1)
     ((first, second),) = direction_letters(model.embedder.fitted_, tokens, explained, [direction], texts)
@@ -234,6 +287,18 @@ def test_matches_overlap_and_letters_share_a_colour():
         "<p class='letters'><i class='p4' title='1 to 2: +1.9'>AB</i>&lt;<i class='n1' title='4: -0.1'>D</i></p>"
     )
     assert "<i class='p4' title='2: +1'>cats</i>" in coloured(["two", "cats"], np.array([0.0, 1.0]), 1.0, "")
+
+
+def test_bases_are_as_high_as_they_contribute():
+    values = np.zeros(100)
+    values[[3, 60, 61, 70]] = 0.9, -1, 0.5, 0.25
+    picture = draw_letters([("s", "A" * 60 + "CGAAAAAAAAT" + "A" * 29, values), ("r", "NA", np.array([0.5, 0]))])
+    assert "s, positions 41 to 81" in picture
+    letters = re.findall(r"scale\(1 ([\d.]+)\)' y='([\d.]+)' fill='(#\w+)' class='base'>(\w)<", picture)
+    heights = [float(height) / float(letters[0][0]) for height, *_ in letters]
+    np.testing.assert_allclose(heights, [1, 0.5, 0.25, 0.5], atol=1e-3)
+    assert [(y, letter) for _, y, _, letter in letters] == [("7.3", "C"), ("0", "G"), ("0", "T"), ("0", "N")]
+    assert letters[3][2] == "#777"
 
 
 def test_tokens_have_letters_words_or_numbers():

@@ -7,12 +7,20 @@ import pytest
 
 import covjax
 from covjax import InputError
+from covjax.autoencoders import make_autoencoder
 from covjax.comparison.model import Model
 from covjax.embedder import Embedder
+from covjax.embedding.fitted import FittedRecipe
+from covjax.embedding.learned import sparse_options
+from covjax.embedding.pools import FittedPool
 from covjax.explanation.blocks import Block, make_blocks
 from covjax.explanation.contributions import contributions
+from covjax.explanation.evidence import latent_contexts
 from covjax.explanation.explain import explain
+from covjax.explanation.latents import term_name
+from covjax.pooling import get_pooler
 from covjax.probes import LinearProbe
+from covjax.recipes.base import SparsePooled
 
 D = 5
 LINEAR = ["mean", "mean_std", "second_moment", "covariance", "mean_outer", "mean+mean_outer", "pca_covariance_4"]
@@ -33,6 +41,44 @@ def make_model(recipe, arrays, outputs=2):
     random = np.random.default_rng(1)
     probe = LinearProbe(random.normal(size=(width, outputs)) / np.sqrt(width), random.normal(size=outputs))
     return Model(embedder, probe, "ridge", "multilabel", tuple("ab"[:outputs]))
+
+
+PAIRS = np.array([[1, 7], [2, 2], [2, 9], [7, 9], [0, 11]])
+
+
+def sparse_model(name, embedder, pairs=PAIRS, labels=("a", "b"), task="multilabel"):
+    """A model on the latents of a random TopK autoencoder of 12 latents, 3 of them active in a token."""
+    recipe = SparsePooled(
+        name=name, title=name, role="baseline", pooler=name, autoencoder=(("latents", 12), ("k", 3), ("steps", 1))
+    )
+    features = embedder.fitted_.features
+    autoencoder = make_autoencoder("topk", features, seed=3, **sparse_options(recipe))
+    random = np.random.default_rng(4)
+    autoencoder.encoder_bias[...] = random.normal(size=12).astype(np.float32) / 2
+    autoencoder.decoder_bias[...] = random.normal(size=features).astype(np.float32) / 2
+    options = {"pairs": pairs} if name == "sae_cooccurrence" else {}
+    pool = FittedPool(recipe, get_pooler(name, autoencoder=autoencoder, **options))
+    embedder.recipe, embedder.fitted_ = (
+        name,
+        FittedRecipe((recipe,), features, 0, embedder.fitted_.fit, {name: pool}, {}, None),
+    )
+    width = embedder.fitted_.width
+    probe = LinearProbe(random.normal(size=(width, len(labels))), random.normal(size=len(labels)))
+    return Model(embedder, probe, "ridge", task, labels)
+
+
+def plain_latents(model, x):
+    """The latents of raw tokens in float64, without covjax."""
+    fitted = model.embedder.fitted_
+    autoencoder = next(iter(fitted.pools.values())).pooler.autoencoder
+    z = (x.astype(np.float64) - fitted.fit[0]) / fitted.fit[1]
+    encoder, bias, decoder_bias, scale = (
+        np.asarray(getattr(autoencoder, name)[...], np.float64)
+        for name in ("encoder", "encoder_bias", "decoder_bias", "scale")
+    )
+    pre = (scale * z - decoder_bias) @ encoder.T + bias
+    least = np.sort(pre, axis=1)[:, [-3]]
+    return np.where(pre >= least, np.maximum(pre, 0), 0)
 
 
 def plain_vector(recipe, model, x):
@@ -151,13 +197,93 @@ def test_a_logarithm_at_its_reference_has_no_contributions_and_no_residual(rng):
     np.testing.assert_allclose(whole.constant, np.linalg.slogdet(np.cov(z.T, bias=True) + 0.01 * np.eye(D))[1])
 
 
-def test_few_tokens_beside_many_features_are_complete(rng):
-    """Σ of rank 2: the logarithm's derivative is 100 along its null space, and the path ends there."""
+@pytest.mark.parametrize("ridge", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_few_tokens_beside_many_features_are_complete(ridge, rng):
+    """Σ of rank 2: the logarithm's derivative is 1 / ε along its null space, and the path ends there."""
     form = rng.normal(size=(3, 16, 16))
-    block = Block("log_covariance", "covariance", form + form.transpose(0, 2, 1), "log", 0.01)
+    block = Block("log_covariance", "covariance", form + form.transpose(0, 2, 1), "log", ridge)
     whole = contributions(block, rng.normal(size=(3, 16)), np.eye(16))
     way = np.abs(whole.tokens.sum((0, 2)) + whole.residual)
     assert (np.abs(whole.residual) <= 1e-3 * way).all()
+
+
+@pytest.mark.parametrize("name", ["sae_mean", "sae_cooccurrence"])
+def test_latents_are_explained_exactly(name, arrays):
+    model = sparse_model(name, Embedder(recipe="covariance").fit(arrays))
+    explained = explain(model, arrays)
+    latents = [plain_latents(model, x) for x in arrays]
+    left, right = PAIRS.T
+    scale = np.where(left == right, 1, np.sqrt(2))
+    vectors = np.stack(
+        [z.mean(0) if name == "sae_mean" else scale * (z[:, left] * z[:, right]).mean(0) for z in latents]
+    )
+    scores = vectors @ model.probe.weights + model.probe.bias
+    np.testing.assert_allclose(explained.scores, scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model.scores(arrays), scores, rtol=0, atol=1e-4)
+    sums = np.stack([each.sum(0) for each in explained.contributions])
+    np.testing.assert_allclose(explained.bias + sums, scores, rtol=0, atol=1e-5)
+    for label in range(2):
+        terms = explained.latent_terms(label)
+        assert len(terms) == vectors.shape[1]
+        shares = [each.share for each in terms]
+        np.testing.assert_allclose(sum(shares), 1, rtol=1e-9)
+        np.testing.assert_allclose(sum(each.share for each in explained.directions(label)), 1, rtol=1e-9)
+        assert np.abs(shares).tolist() == sorted(np.abs(shares), reverse=True)
+        names = [(i,) for i in range(12)] if name == "sae_mean" else list(map(tuple, PAIRS.tolist()))
+        for term in terms:
+            place = names.index(term.latents)
+            np.testing.assert_allclose(term.values, vectors[:, place] * model.probe.weights[place, label], atol=1e-5)
+        assert [each.latents for each in explained.latent_terms(label, 2)] == [each.latents for each in terms[:2]]
+    if name == "sae_cooccurrence":  # one token: xᵀ W x / n
+        weights, z = model.probe.weights[:, 1], latents[3]
+        token = (z[5, left] * z[5, right] * scale) @ weights / len(z)
+        np.testing.assert_allclose(explained.contributions[3][5, 1], token, rtol=0, atol=1e-5)
+
+
+def test_contexts_are_where_a_latent_is_largest(arrays):
+    model = sparse_model("sae_cooccurrence", Embedder(recipe="covariance").fit(arrays))
+    tokens = model.embedder.tokens(arrays)
+    explained = explain(model, tokens)
+    latents = [plain_latents(model, x) for x in arrays]
+    for each in latent_contexts(model.embedder.fitted_, tokens, explained, [2, 7], count=3, reach=4):
+        peaks = [z[:, each.latent].max() for z in latents]
+        assert [context.row for context in each.contexts] == np.argsort(-np.array(peaks), kind="stable")[:3].tolist()
+        assert each.density == pytest.approx(np.mean(np.concatenate(latents)[:, each.latent] > 0))
+        for context in each.contexts:
+            line = latents[context.row][:, each.latent]
+            assert context.place == np.argmax(line)
+            np.testing.assert_allclose(context.value, line.max(), rtol=1e-5)
+            window = line[max(context.place - 4, 0) : context.place + 5]
+            np.testing.assert_allclose(context.values, window, atol=1e-5)
+    assert [term_name(each) for each in ((3,), (3, 3), (812, 97))] == [
+        *("latent 3", "latent 3 squared", "latent 812 with 97")
+    ]
+
+
+def test_no_latents_no_terms(arrays):
+    explained = explain(make_model("covariance", arrays), arrays[:2])
+    assert explained.latent_terms(0) == []
+    assert explained.moments == (None,)
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 1e-8])
+def test_the_parts_of_a_root_of_few_tokens_do_not_depend_on_the_ridge(ridge, rng):
+    """Beside the span of the tokens the derivative goes to infinity with 1 / √ridge; no token sees that."""
+    form, z = rng.normal(size=(2, 16, 16)), rng.normal(size=(4, 16))
+    block = Block("sqrt_covariance", "covariance", form + form.transpose(0, 2, 1), "sqrt", ridge)
+    whole = contributions(block, z)
+    y = z - z.mean(0)
+    _, s, v = np.linalg.svd(y / 2, full_matrices=False)
+    s, v = s[:3], v[:3]
+    inner = (v @ block.weights @ v.T) / (s[:, None] + s)  # Daleckii–Krein at ridge 0, on the span
+    slope = v.T @ inner @ v
+    variance = 2 * np.einsum("ti,kii->tk", y**2, slope) / 4
+    np.testing.assert_allclose(whole.tokens[..., 1], variance, rtol=0, atol=30 * ridge)
+    np.testing.assert_allclose(
+        whole.tokens.sum(2), np.einsum("ti,kij,tj->tk", y, slope, y) / 2, rtol=0, atol=30 * ridge
+    )
+    total = whole.constant + whole.tokens.sum((0, 2))
+    np.testing.assert_allclose(total, np.einsum("kij,ij->k", block.weights, whole.pooled), rtol=1e-9)
 
 
 def test_components_are_folded_into_the_weights(arrays):
@@ -178,11 +304,15 @@ def test_components_are_folded_into_the_weights(arrays):
         ("shuffled_covariance", "shuffles the tokens' features"),
         ("regional_mean", "regional_mean is not a function"),
         ("gaussian", "gaussian is not a function"),
+        ("sae_max", "sae_max is not a function"),
         ("mean+sqrt_covariance", ""),
     ],
 )
 def test_what_cannot_be_explained_is_refused_by_name(recipe, reason, arrays):
-    model = make_model(recipe, arrays)
+    if recipe == "sae_max":
+        model = sparse_model(recipe, Embedder(recipe="covariance").fit(arrays))
+    else:
+        model = make_model(recipe, arrays)
     if not reason:
         assert len(explain(model, arrays[:2]).blocks) == 2
         return

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from covjax.embedding.fitted import FittedRecipe
 from covjax.embedding.pools import FittedPool, widths
 from covjax.errors import InputError
+from covjax.explanation.latents import Latents, make_latents
 from covjax.pooling.second_order import ProjectedCovariance
 from covjax.probes import LinearProbe, quadratic_form
-from covjax.recipes.base import SparsePooled, SpecialToken, Trained
+from covjax.recipes.base import SpecialToken, Trained
 from covjax.recipes.pairs import PairPooled
 
 EXPLAINED = (
@@ -22,8 +23,11 @@ EXPLAINED = (
         "mean+mean_outer",
         "pca_covariance_RANK",
         "tucker_covariance_RANK",
+        "sae_mean",
+        "sae_cooccurrence",
     ),
 )
+LATENT = ("sae_mean", "sae_cooccurrence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Block:
 
     `of` is what is pooled from the standardised tokens: mean, deviation, outer (μμᵀ), second_moment or covariance.
     `weights` is (k, d) for mean and deviation, else W, (k, d, d) and symmetric: the score is ⟨W, f(S)⟩ with f the
-    identity, or √ or log (`spectral`) of S + floor·I. `basis` (features, d) is what the tokens are projected on first.
+    identity, or √ or log (`spectral`) of S + floor·I. `basis` (features, d) is what the tokens are projected on first,
+    or the latents of a sparse autoencoder that stand in their place.
     """
 
     name: str
@@ -40,7 +45,12 @@ class Block:
     weights: Float[np.ndarray, "k *shape"]
     spectral: str | None = None
     floor: float = 0.0
-    basis: Float[np.ndarray, "features d"] | None = None
+    basis: Float[np.ndarray, "features d"] | Latents | None = None
+
+    @property
+    def latents(self) -> Latents | None:
+        """The latents that the block pools; None where it pools features."""
+        return self.basis if isinstance(self.basis, Latents) else None
 
     @property
     def is_matrix(self) -> bool:
@@ -49,7 +59,9 @@ class Block:
 
     def project(self, z: Float[np.ndarray, "t features"]) -> Float[np.ndarray, "t d"]:
         """The tokens as this block sees them."""
-        return z if self.basis is None else z @ self.basis
+        if self.basis is None:
+            return z
+        return self.basis(z) if isinstance(self.basis, Latents) else z @ self.basis
 
 
 def make_blocks(fitted: FittedRecipe, probe: LinearProbe) -> tuple[tuple[Block, ...], Float[np.ndarray, "k"]]:
@@ -86,15 +98,13 @@ def _refusal(pool: FittedPool) -> str:
     recipe, name = pool.recipe, pool.recipe.name
     if isinstance(recipe, Trained):
         return f"{name} is trained on the labels, and its score is not a quadratic form of the tokens"
-    if isinstance(recipe, SparsePooled):
-        return f"{name} pools latents of a sparse autoencoder, which are not explained yet"
     if isinstance(recipe, PairPooled):
         return f"{name} multiplies the pools of two sequences"
     if isinstance(recipe, SpecialToken):
         return "it takes one special token, not those of the sequence"
     if getattr(recipe, "shuffled", False):
         return f"{name} shuffles the tokens' features, so that no token has a contribution"
-    plain = getattr(pool.pooler, "name", "") in ("mean", "mean_std") or _matrix(pool.pooler) is not None
+    plain = getattr(pool.pooler, "name", "") in ("mean", "mean_std", *LATENT) or _matrix(pool.pooler) is not None
     return "" if plain else f"{name} is not a function of the mean and the second moment of the tokens alone"
 
 
@@ -116,5 +126,10 @@ def _blocks(name: str, pooler: Any, weights: Float[np.ndarray, "p k"], features:
         probe = LinearProbe(weights, np.zeros(weights.shape[1]))
         forms = np.stack([quadratic_form(probe, output) for output in range(weights.shape[1])])
         return [Block(name, of, forms, spectral, floor, basis)]
+    if pooler.name in LATENT:
+        latents = make_latents(pooler)
+        if latents.pairs is None:
+            return [Block(name, "mean", weights.T, basis=latents)]
+        return [Block(name, "second_moment", latents.form(weights), basis=latents)]
     kinds = {"mean": ("mean",), "mean_std": ("mean", "deviation")}[pooler.name]
     return [Block(name, of, part.T) for of, part in zip(kinds, np.split(weights, len(kinds)), strict=True)]

@@ -14,9 +14,16 @@ from covjax.comparison.model import Model, cells
 from covjax.comparison.results import read_results
 from covjax.data.sequences import check_readable, read_tidy
 from covjax.errors import InputError, shown
-from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
+from covjax.explanation.evidence import (
+    deletion_test,
+    direction_letters,
+    latent_contexts,
+    matches,
+    pattern_test,
+    token_texts,
+)
 from covjax.explanation.explain import Explanation, explain, model_blocks
-from covjax.explanation.report import DIRECTIONS, Material, explanation_page, summary
+from covjax.explanation.report import DIRECTIONS, TERMS, Material, explanation_page, summary
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.compiled import store_compiled_programs
 from covjax.jobs.disk import TEMPORARY, cell_text, put, writing
@@ -49,9 +56,12 @@ class ExplainConfig:
     sequences: int = option(
         200, "most sequences to explain; if there are more, that many are drawn, with a note", **at_least(2)
     )
-    pattern: str = option("", "regular expression, such as '[AG].{4}GK[ST]': does the top token lie in its matches?")
+    pattern: str = option("", "regular expression, such as '[AG].{4}GK[ST]': do the top tokens lie in its matches?")
     masked: float = option(
-        0.05, "share of the tokens that the deletion test masks", allowed=lambda x: 0 < x < 1, rule="above 0, below 1"
+        0.05,
+        "share of the tokens, those that add most, that is masked and that --pattern looks at",
+        allowed=lambda x: 0 < x < 1,
+        rule="above 0, below 1",
     )
     resamples: int = option(1000, "bootstrap resamples", **at_least(100))
     seed: int = option(0, "seed of all random draws", **at_least(0))
@@ -127,14 +137,15 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
     top = [explained.directions(label, DIRECTIONS) for label in range(len(labels))]
     letters = iter(direction_letters(fitted, tokens, explained, [each for some in top for each in some], texts))
     chosen = [sequences[row] for row in rows]
+    draw = {"resamples": config.resamples, "seed": config.seed}
     patterns = [
-        pattern_test(
-            config.pattern, chosen, explained, label, _holders(has, label, len(rows)), config.resamples, config.seed
-        )
+        pattern_test(config.pattern, chosen, explained, label, _holders(has, label, len(rows)), config.masked, **draw)
         if config.pattern
         else None
         for label in range(len(labels))
     ]
+    terms = [term for label in range(len(labels)) for term in explained.latent_terms(label, TERMS)]
+    latents = sorted({latent for term in terms for latent in term.latents})
     return Material(
         model=config.model,
         facts={
@@ -152,9 +163,10 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
         has=has,
         pattern=config.pattern,
         masked=config.masked,
-        deletions=deletion_test(fitted, tokens, explained, config.masked, resamples=config.resamples, seed=config.seed),
+        deletions=deletion_test(fitted, tokens, explained, config.masked, **draw),
         patterns=patterns,
         letters=[[next(letters) for _ in some] for some in top],
+        latents=latent_contexts(fitted, tokens, explained, latents) if latents else [],
     )
 
 
@@ -223,6 +235,11 @@ def _write_arrays(path: Path, material: Material) -> None:
     arrays |= {"ids": np.array(material.ids, str), "labels": np.array(explained.labels, str)}
     arrays |= {"lengths": np.array([len(each) for each in explained.tokens])}
     arrays |= {"contributions": np.concatenate(explained.tokens)}
+    for block, moments in zip(explained.blocks, explained.moments):
+        if block.latents is not None and moments is not None:
+            arrays[f"{block.name}_latents"] = np.array(block.latents.names)
+            arrays[f"{block.name}_weights"] = block.latents.weights(block.weights)
+            arrays[f"{block.name}_moments"] = moments
     try:
         with writing(path, sum(array.nbytes for array in arrays.values())):
             with part.open("wb") as file:

@@ -4,7 +4,11 @@ Linear pools are sums over tokens, so that contributions are exact: ⟨W, Σ⟩ 
 f(S) = √(S + r·I) the derivative G of ⟨W, f(S)⟩ (Daleckii and Krein 1965) stands in the place of W: f is homogeneous of
 degree ½, so ⟨G, S + r·I⟩ is half of the score (Euler), and 2 y_iᵀ G y_i / n sum to all of it but 2r tr G. The logarithm
 has no such law: G is the mean derivative on the straight path from a reference S̄ to S (integrated gradients,
-Sundararajan et al. 2017), the contributions are those to S − S̄, and what the quadrature misses is the residual.
+Sundararajan et al. 2017), the contributions are those to S − S̄, and what the quadrature misses is the residual. Where
+tokens are fewer than features, the derivative is 1 / ε at the path's end and small elsewhere: the quadrature's nodes
+are dense at both ends (double exponential, Takahasi and Mori 1974).
+
+Tokens are as a block sees them: `Block.project` of standardised ones.
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ from covjax.spectral import psd_function
 
 PARTS = ("mean", "variance", "co-occurrence")
 COMPLETE = 1e-3  # of the way from the reference's score, or of `spread` where that is longer: what may be left
-NODES = (8, 16, 32, 64, 128)  # of Gauss and Legendre, until the path is complete
+NODES = (12, 24, 48, 96, 192)  # of the quadrature, until the path is complete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +41,8 @@ class Contributions:
     pooled: Float[np.ndarray, "*shape"]
 
 
-def statistic(block: Block, z: Float[np.ndarray, "t features"]) -> Float[np.ndarray, "*shape"]:
-    """What a block pools of standardised tokens, before its spectral function."""
-    x = block.project(z)
+def statistic(block: Block, x: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "*shape"]:
+    """What a block pools of its tokens, before its spectral function."""
     mean = x.mean(0)
     if block.of == "mean":
         return mean
@@ -51,10 +54,15 @@ def statistic(block: Block, z: Float[np.ndarray, "t features"]) -> Float[np.ndar
     return y.T @ y / len(y)
 
 
-def pooled(block: Block, z: Float[np.ndarray, "t features"]) -> Float[np.ndarray, "*shape"]:
-    """What a block pools: f of its `statistic`."""
-    s = statistic(block, z)
-    return s if block.spectral is None else _function(s, block.spectral, block.floor)
+def pooled(block: Block, x: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "*shape"]:
+    """What a block pools: f of its `statistic`, by way of the tokens' singular values, which are few where they are."""
+    if block.spectral is None:
+        return statistic(block, x)
+    y = x if block.of == "second_moment" else x - x.mean(0)
+    _, values, vectors = np.linalg.svd(y / np.sqrt(len(y)), full_matrices=False)
+    function = np.sqrt if block.spectral == "sqrt" else np.log
+    rest = function(block.floor) if len(values) < y.shape[1] else 0.0  # f of the eigenvalues that are 0
+    return rest * np.eye(y.shape[1]) + (vectors.T * (function(values**2 + block.floor) - rest)) @ vectors
 
 
 def score(block: Block, features: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "k"]:
@@ -64,17 +72,16 @@ def score(block: Block, features: Float[np.ndarray, "*shape"]) -> Float[np.ndarr
 
 def contributions(
     block: Block,
-    z: Float[np.ndarray, "t features"],
+    x: Float[np.ndarray, "t d"],
     reference: Float[np.ndarray, "d d"] | None = None,
     spread: Float[np.ndarray, "k"] | None = None,
 ) -> Contributions:
-    """Contributions of standardised tokens to one block's score.
+    """Contributions of a block's tokens to its score.
 
     `reference` is where a logarithm's path starts. Its residual is at most `COMPLETE` of the way from the score there,
     or of `spread`, a scale of scores, where that is larger.
     """
-    x, k = block.project(z), len(block.weights)
-    features = pooled(block, z)
+    k, features = len(block.weights), pooled(block, x)
     tokens, zeros = np.zeros((len(x), k, 3)), np.zeros(k)
     if block.of == "mean":
         tokens[..., 0] = x @ block.weights.T / len(x)
@@ -85,11 +92,11 @@ def contributions(
         return Contributions(tokens, zeros, zeros, features)
     if block.spectral is None:
         return Contributions(_of_tokens(block.of, block.weights, x), zeros, zeros, features)
-    s, total = statistic(block, z), score(block, features)
+    s, total = statistic(block, x), score(block, features)
     if block.spectral == "sqrt":
         slope = _derivative(s, block.weights, "sqrt", block.floor)
         constant = 2 * block.floor * np.trace(slope, axis1=1, axis2=2)
-        tokens = 2 * _of_tokens(block.of, slope, x)
+        tokens = 2 * _of_tokens(block.of, _within_span(block, slope, x), x)
         return Contributions(tokens, constant, total - constant - tokens.sum((0, 2)), features)
     start = np.zeros_like(s) if reference is None else reference
     constant = score(block, _function(start, "log", block.floor))
@@ -105,6 +112,21 @@ def contributions(
     tokens[..., 1] -= diagonal / len(x)
     tokens[..., 2] -= (np.einsum("kij,ij->k", slope, start) - diagonal) / len(x)
     return Contributions(tokens, constant, residual, features)
+
+
+def _within_span(
+    block: Block, forms: Float[np.ndarray, "k d d"], x: Float[np.ndarray, "t d"]
+) -> Float[np.ndarray, "k d d"]:
+    """The forms on the span of fewer tokens than features, 0 beside it: on the tokens they are the same.
+
+    Beside it the derivative of a root is as large as 1 / √ridge. No token sees that, but its diagonal and the rest,
+    variance and co-occurrence, would be large and opposite.
+    """
+    if len(x) >= x.shape[1]:
+        return forms
+    _, values, vectors = np.linalg.svd(x if block.of == "second_moment" else x - x.mean(0), full_matrices=False)
+    vectors = vectors[values > 1e-9 * values.max()]
+    return vectors.T @ (vectors @ forms @ vectors.T) @ vectors
 
 
 def _of_tokens(of: str, forms: Float[np.ndarray, "k d d"], x: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t k 3"]:
@@ -154,8 +176,10 @@ def _path(
     nodes: int,
 ) -> Float[np.ndarray, "k d d"]:
     """The mean derivative of the logarithm on the straight path."""
-    places, shares = np.polynomial.legendre.leggauss(nodes)
+    even = np.linspace(-3, 3, nodes)  # at 3 the rest of the path is 2e-14 of it
+    way, back = (1 / (1 + np.exp(sign * np.pi * np.sinh(even))) for sign in (-1, 1))
+    shares = np.cosh(even) * way * back
     out = np.zeros_like(forms)
-    for place, share in zip((places + 1) / 2, shares / 2):
-        out += share * _derivative(start + place * (end - start), forms, "log", floor)
+    for place, rest, share in zip(way, back, shares / shares.sum()):
+        out += share * _derivative(rest * start + place * end, forms, "log", floor)
     return out

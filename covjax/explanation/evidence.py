@@ -48,24 +48,38 @@ def deletion_test(
     """
     drops, contributions = [], explanation.contributions
 
-    def drop(row: int, z: np.ndarray, masked: np.ndarray) -> np.ndarray:
-        rest = np.delete(z, masked, axis=0)
-        left = sum((score(block, pooled(block, rest)) for block in explanation.blocks), explanation.bias)
+    def drop(row: int, projected: Sequence[np.ndarray], masked: np.ndarray) -> np.ndarray:
+        left = explanation.bias
+        for block, x in zip(explanation.blocks, projected, strict=True):
+            left = left + score(block, pooled(block, np.delete(x, masked, axis=0)))
         return np.asarray(explanation.scores[row] - left)
 
     for row, z in each_sequence(fitted, tokens, "delete"):
         if len(z) < 2:
             continue
         count = min(math.ceil(share * len(z)), len(z) - 1)
-        random = np.random.default_rng([seed, row])
+        random, projected = np.random.default_rng([seed, row]), [block.project(z) for block in explanation.blocks]
         order = np.argsort(-contributions[row], axis=0, kind="stable")[:count]
-        top = [drop(row, z, order[:, label])[label] for label in range(len(explanation.labels))]
-        others = [drop(row, z, random.permutation(len(z))[:count]) for _ in range(draws)]
+        top = [drop(row, projected, order[:, label])[label] for label in range(len(explanation.labels))]
+        others = [drop(row, projected, random.permutation(len(z))[:count]) for _ in range(draws)]
         drops.append((top, np.mean(others, axis=0)))
     if len(drops) < 2:
         return [None] * len(explanation.labels)
     values, chances = (np.array(each) for each in zip(*drops))
     return [compared(values[:, j], chances[:, j], resamples, seed) for j in range(len(explanation.labels))]
+
+
+@dataclasses.dataclass(frozen=True)
+class PatternTest:
+    """Do the tokens that add most lie in the matches of a pattern?
+
+    `top` is how often the first of them does. `enrichment` is how many times more of them lie there than of as many
+    random tokens, with its 95 % bootstrap interval over sequences.
+    """
+
+    top: AgainstChance
+    enrichment: float
+    interval: tuple[float, float] | None
 
 
 def pattern_test(
@@ -74,23 +88,32 @@ def pattern_test(
     explanation: Explanation,
     label: int,
     rows: Sequence[int],
+    share: float = 0.05,
     resamples: int = 1000,
     seed: int = 0,
-) -> AgainstChance | None:
-    """How often the token that adds most to a label's score lies in a match of a pattern, beside chance.
+) -> PatternTest | None:
+    """How many of a sequence's tokens that add most to a label's score lie in a match of a pattern, beside chance.
 
     Of those `rows` whose sequence has a match, and a token for every letter; chance is the share of their letters that
-    a match covers. None where these are fewer than two.
+    a match covers. `share` of the tokens are those that add most, at least one. None where the sequences are fewer
+    than two.
     """
-    hits, chances = [], []
+    hits, shares, chances = [], [], []
     for row in rows:
         contributions = explanation.tokens[row][:, label].sum(1)
         if len(contributions) == len(sequences[row]):
             inside = matches(pattern, sequences[row])
             if inside.any():
-                hits.append(float(inside[np.argmax(contributions)]))
+                order = np.argsort(-contributions, kind="stable")[: math.ceil(share * len(inside))]
+                hits.append(float(inside[order[0]]))
+                shares.append(inside[order].mean())
                 chances.append(inside.mean())
-    return compared(np.array(hits), np.array(chances), resamples, seed) if len(hits) > 1 else None
+    if len(hits) < 2:
+        return None
+    counts = resample_counts([str(i) for i in range(len(hits))], resamples, seed)
+    ends = interval((counts @ shares) / (counts @ chances))
+    top = compared(np.array(hits), np.array(chances), resamples, seed)
+    return PatternTest(top, float(np.sum(shares) / np.sum(chances)), ends)
 
 
 def matches(pattern: str, sequence: str) -> np.ndarray:
@@ -115,6 +138,67 @@ def compared(
     return AgainstChance(float(values.mean()), float(chances.mean()), float(gaps.mean()), ends, len(gaps))
 
 
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """A place where a latent is large: the sequence's row, the token (from 0), and the latent's values around it.
+
+    `values` are those of the tokens from `start` on.
+    """
+
+    row: int
+    place: int
+    start: int
+    values: Float[np.ndarray, "t"]
+
+    @property
+    def value(self) -> float:
+        """The latent at the place."""
+        return float(self.values[self.place - self.start])
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentContexts:
+    """A latent, the share of tokens in which it is above 0, and the sequences where it is largest, the first first."""
+
+    latent: int
+    density: float
+    contexts: list[Context]
+
+
+def latent_contexts(
+    fitted: FittedRecipe,
+    tokens: ArrayTokens,
+    explanation: Explanation,
+    latents: Sequence[int],
+    count: int = 3,
+    reach: int = 12,
+) -> list[LatentContexts]:
+    """For every latent the `count` sequences in which it is largest, `reach` tokens to both sides of the place.
+
+    `tokens` are those that were explained; a sequence is there once. Of equal values the sequence and the token that
+    come first are ahead.
+    """
+    columns: dict[int, tuple[int, int]] = {}
+    for number, block in reversed(list(enumerate(explanation.blocks))):
+        if block.latents is not None:
+            columns |= {int(latent): (number, place) for place, latent in enumerate(block.latents.numbers)}
+    contexts: list[list[Context]] = [[] for _ in latents]
+    active, total = np.zeros(len(latents), int), 0
+    for row, z in each_sequence(fitted, tokens, "contexts"):
+        projected = {number: explanation.blocks[number].project(z) for number in {n for n, _ in columns.values()}}
+        total += len(z)
+        for which, latent in enumerate(latents):
+            number, column = columns[latent]
+            line = projected[number][:, column]
+            place = int(np.argmax(line))
+            active[which] += np.count_nonzero(line > 0)
+            if line[place] > 0:
+                start = max(place - reach, 0)
+                contexts[which].append(Context(row, place, start, line[start : place + reach + 1].copy()))
+                contexts[which] = sorted(contexts[which], key=lambda each: (-each.value, each.row))[:count]
+    return [LatentContexts(*each) for each in zip(latents, (active / total).tolist(), contexts, strict=True)]
+
+
 def direction_letters(
     fitted: FittedRecipe,
     tokens: ArrayTokens,
@@ -133,9 +217,9 @@ def direction_letters(
     for row, z in each_sequence(fitted, tokens, "letters"):
         places = np.array([names[text] for text in texts[row]])
         np.add.at(often, places, 1)
+        projected = [block.project(z) for block in explanation.blocks]
         for number, each in enumerate(directions):
-            block = explanation.blocks[each.block]
-            x = block.project(z)
+            block, x = explanation.blocks[each.block], projected[each.block]
             x = x - x.mean(0) if block.is_matrix and block.of == "covariance" else x
             line = x @ each.vector
             np.add.at(sums[number], places, line**2 if block.is_matrix else line)

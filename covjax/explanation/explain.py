@@ -35,6 +35,21 @@ class Direction:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatentTerm:
+    """What one latent of a sparse autoencoder, or two together, add to a label's score.
+
+    `latents` are their numbers: one where the latent's mean is pooled, two where their mean product is. `values` is
+    that mean times `weight`, for every sequence. `share` is its covariance with the score over the score's variance.
+    """
+
+    block: int
+    latents: tuple[int, ...]
+    weight: float
+    share: float
+    values: Float[np.ndarray, "n"]
+
+
+@dataclasses.dataclass(frozen=True)
 class Explanation:
     """Scores of n sequences for k labels, and the contributions that add up to them, in float64.
 
@@ -44,7 +59,8 @@ class Explanation:
     no token, `residual` what an integrated path misses; both are 0 for pools that are linear in M, Σ or the mean.
     `axes` holds for every block the eigenvalues (k, r) and the eigenvectors, in columns, (k, d, r) of each label's W
     (r = d; of a block without a matrix the one direction of its weights, r = 1), and `along` what every sequence's
-    score has of each, (n, k, r): λ vᵀ f(S) v.
+    score has of each, (n, k, r): λ vᵀ f(S) v. `moments` holds for every block of a sparse autoencoder's latents their
+    means, or the mean products of the recipe's pairs, (n, terms), None for other blocks; `latent_terms` reads them.
     """
 
     labels: tuple[str, ...]
@@ -56,6 +72,7 @@ class Explanation:
     tokens: tuple[Float[np.ndarray, "_ k 3"], ...]
     axes: tuple[tuple[np.ndarray, np.ndarray], ...]
     along: tuple[Float[np.ndarray, "n k _"], ...]
+    moments: tuple[Float[np.ndarray, "n _"] | None, ...]
 
     @property
     def contributions(self) -> list[Float[np.ndarray, "_ k"]]:
@@ -84,6 +101,24 @@ class Explanation:
                 share = covariance_share(term, self.scores[:, label])
                 vector, value = vectors[label, :, place], float(values[label, place])
                 out.append(Direction(number, place, value, vector, share, float(term.mean())))
+        out.sort(key=lambda each: -abs(each.share))
+        return out[:count]
+
+    def latent_terms(self, label: int, count: int | None = None) -> list[LatentTerm]:
+        """Latents, or pairs of them, with the largest shares (in size) of a label's score first; `count` of them.
+
+        Empty for a recipe without a sparse autoencoder. The terms of a block sum to its part of the score.
+        """
+        out: list[LatentTerm] = []
+        for number, (block, moments) in enumerate(zip(self.blocks, self.moments, strict=True)):
+            if block.latents is None or moments is None:
+                continue
+            weights = block.latents.weights(block.weights)[label]
+            values = moments * weights
+            shares = [covariance_share(column, self.scores[:, label]) for column in values.T]
+            for place in np.argsort(-np.abs(shares), kind="stable")[:count]:
+                name, weight, share = block.latents.names[place], float(weights[place]), shares[place]
+                out.append(LatentTerm(number, name, weight, share, values[:, place]))
         out.sort(key=lambda each: -abs(each.share))
         return out[:count]
 
@@ -126,16 +161,19 @@ def explain(
     parts: list[np.ndarray] = [np.zeros((0, k, 3))] * n
     axes = tuple(map(_axes, blocks))
     along = tuple(np.zeros((n, k, values.shape[1])) for values, _ in axes)
+    moments = tuple(None if each.latents is None else np.zeros((n, len(each.latents.names))) for each in blocks)
     for row, z in each_sequence(fitted, tokens, "explain"):
         parts[row] = np.zeros((len(z), k, 3))
         for number, (block, start) in enumerate(zip(blocks, starts)):
-            each = contributions(block, z, start, spread)
+            each = contributions(block, block.project(z), start, spread)
             parts[row] += each.tokens
             constant[row] += each.constant
             residual[row] += each.residual
             scores[row] += score(block, each.pooled)
             along[number][row] = _along(each.pooled, *axes[number])
-    return Explanation(names, blocks, bias, scores, constant, residual, tuple(parts), axes, along)
+            if block.latents is not None and (table := moments[number]) is not None:
+                table[row] = block.latents.moments(each.pooled)
+    return Explanation(names, blocks, bias, scores, constant, residual, tuple(parts), axes, along, moments)
 
 
 def model_blocks(
@@ -190,11 +228,14 @@ def _starts(blocks: Sequence[Block], fitted: FittedRecipe, tokens: ArrayTokens) 
     if places:
         for _, z in each_sequence(fitted, tokens, "reference"):
             for place in places:
-                sums[place] = sums[place] + statistic(blocks[place], z) / len(tokens)
+                sums[place] = sums[place] + statistic(blocks[place], blocks[place].project(z)) / len(tokens)
     return sums
 
 
 def _spread(blocks: Sequence[Block], fitted: FittedRecipe, tokens: ArrayTokens) -> Float[np.ndarray, "k"]:
     """The deviation of every label's scores over the sequences."""
-    rows = [sum(score(each, pooled(each, z)) for each in blocks) for _, z in each_sequence(fitted, tokens, "score")]
+    rows = [
+        sum(score(each, pooled(each, each.project(z))) for each in blocks)
+        for _, z in each_sequence(fitted, tokens, "score")
+    ]
     return np.asarray(np.std(np.stack(rows), axis=0))

@@ -86,6 +86,42 @@ def draw_profile(lines: Sequence[tuple[str, Float[np.ndarray, "t"]]], name: str)
     return _short(svg_text(figure, name))
 
 
+BASES = {"A": "#009E73", "C": "#0072B2", "G": "#E69F00", "T": "#D55E00", "U": "#D55E00"}  # other letters are grey
+REACH, STEP, HALF, CAPITAL = (
+    20,
+    9,
+    26,
+    7.3,
+)  # letters to both sides; a letter's width, half a line, a capital of size 10
+
+
+def draw_letters(lines: Sequence[tuple[str, Sequence[str], Float[np.ndarray, "_"]]]) -> Html:
+    """The bases around the strongest contribution of every sequence, as high as they contribute, as SVG.
+
+    A letter below the line takes away from the score. All lines have one scale.
+    """
+    largest = max(float(np.abs(values).max()) for _, _, values in lines) or 1.0
+    width, height, parts = (2 * REACH + 1) * STEP, 2 * HALF + 14, []
+    for number, (title, texts, values) in enumerate(lines):
+        place, base = int(np.argmax(np.abs(values))), number * height + 14 + HALF
+        start, stop = max(place - REACH, 0), min(place + REACH + 1, len(values))
+        head = figure_text(f"{title}, positions {start + 1} to {stop}", 64)
+        parts.append(f"<text x='0' y='{number * height + 9}' font-size='9'>{escape(head)}</text>")
+        parts.append(f"<path d='M0 {base}H{(stop - start) * STEP}' stroke='#999' stroke-width='.5'/>")
+        for step, (text, value) in enumerate(zip(texts[start:stop], values[start:stop])):
+            size = value / largest * HALF / CAPITAL
+            if abs(size) < 0.02:
+                continue
+            colour = BASES.get(text.upper(), "#777")
+            parts.append(
+                f"<text transform='translate({(step + 0.5) * STEP:g} {base}) scale(1 {abs(size):.3f})' "
+                f"y='{0 if size > 0 else CAPITAL}' fill='{colour}' class='base'>{escape(text.upper())}</text>"
+            )
+    style = "<style>.base{font:bold 10px 'DejaVu Sans Mono',monospace;text-anchor:middle}</style>"
+    box = f"viewBox='0 0 {width} {len(lines) * height}'"
+    return Html(f"<svg xmlns='http://www.w3.org/2000/svg' {box} font-family='sans-serif'>{style}{''.join(parts)}</svg>")
+
+
 def _short(svg: str) -> str:
     """Paths to a tenth of a point: nobody sees more, and a page has many."""
     return re.sub(r'(?<= d=")[^"]*', lambda path: " ".join(re.sub(r"(\.\d)\d+", r"\1", path[0]).split()), svg)

@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float
 
 from covjax.comparison.page import Html, Row, escape, figure, interval_text, listing, note, number, page, signed, table
 from covjax.explanation.contributions import COMPLETE, PARTS
-from covjax.explanation.evidence import AgainstChance, matches
-from covjax.explanation.explain import Direction, Explanation
-from covjax.explanation.pictures import STYLE, coloured, draw_profile, draw_tracks
+from covjax.explanation.evidence import AgainstChance, LatentContexts, PatternTest, matches
+from covjax.explanation.explain import Direction, Explanation, LatentTerm
+from covjax.explanation.latents import Latents, term_name
+from covjax.explanation.pictures import BASES, STYLE, coloured, draw_letters, draw_profile, draw_tracks
 
-DIRECTIONS, EXAMPLES = 5, 3
+DIRECTIONS, TERMS, EXAMPLES = 5, 8, 3
 WINDOW = 0.05  # of the positions: how wide is the window that is looked for
 
 READING = (
@@ -61,8 +62,9 @@ class Material:
     pattern: str
     masked: float
     deletions: Sequence[AgainstChance | None]
-    patterns: Sequence[AgainstChance | None]
+    patterns: Sequence[PatternTest | None]
     letters: Sequence[Sequence[Sequence[tuple[str, float]]]]
+    latents: Sequence[LatentContexts] = ()
 
 
 def explanation_page(material: Material) -> str:
@@ -76,6 +78,7 @@ def explanation_page(material: Material) -> str:
     ]
     for label in range(len(explanation.labels)):
         parts.append(_section(material, label))
+    parts += _latents_section(material)
     parts += ["<h2>How to read this</h2>", listing(READING)]
     return page(f"{material.model} explained", parts, STYLE)
 
@@ -87,11 +90,17 @@ def summary(material: Material, label: int) -> str:
     first = directions[: min(3, len(directions))]
     sizes = np.abs(explanation.parts[:, label]).max(0)
     parts = [f"{_percent(shares[name])} {name}" for name, size in zip(PARTS, sizes) if size]
+    made = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     text = (
-        f"The differences between the scores of {len(explanation.scores)} sequences are {' and '.join(parts)}. "
+        f"The differences between the scores of {len(explanation.scores)} sequences are {made}. "
         f"{_count(len(first))} of {len(directions):,} directions {'carries' if len(first) == 1 else 'carry'} "
         f"{_percent(sum(each.share for each in first))}."
     )
+    if terms := explanation.latent_terms(label, 3):
+        has = _has(material, label)
+        means = ", ".join(f"{term_name(each.latents)}: {signed(_gap(each, has))}" for each in terms)
+        what = "mean" if has is None else "mean with the label less without"
+        text += f" Latents with the largest shares ({what}): {means}."
     if (test := material.deletions[label]) is not None:
         text += (
             f" Masking the {100 * material.masked:g} % of tokens that add most lowers the score by "
@@ -99,13 +108,27 @@ def summary(material: Material, label: int) -> str:
             f"{interval_text(test.interval)}, 95 % bootstrap interval."
         )
     text += _position(_profiles(material, label))
-    if (test := material.patterns[label]) is not None:
+    if (pattern := material.patterns[label]) is not None:
+        top = pattern.top
         text += (
-            f" In {test.sequences} sequences with a match of {material.pattern} the token that adds most lies in the "
-            f"match in {_percent(test.value)}, by chance in {_percent(test.chance)}: {_points(test.difference)} "
-            f"points {interval_text(test.interval, _points)}."
+            f" In {top.sequences} sequences with a match of {material.pattern} the token that adds most lies in the "
+            f"match in {_percent(top.value)}, by chance in {_percent(top.chance)}: {_points(top.difference)} "
+            f"points {interval_text(top.interval, _points)}. Of the {100 * material.masked:g} % that add most, "
+            f"{pattern.enrichment:.1f} times as many lie there as of random ones "
+            f"{interval_text(pattern.interval, '{:.1f}'.format)}."
         )
     return text
+
+
+def _has(material: Material, label: int) -> Bool[np.ndarray, "n"] | None:
+    """Which sequences have the label, where some do and some do not."""
+    has = None if material.has is None else material.has[:, label]
+    return None if has is None or has.all() or not has.any() else has
+
+
+def _gap(term: LatentTerm, has: Bool[np.ndarray, "n"] | None) -> float:
+    """What a term adds on average to sequences with the label above what it adds to others; to all, where unknown."""
+    return float(term.values.mean() if has is None else term.values[has].mean() - term.values[~has].mean())
 
 
 def _profiles(material: Material, label: int) -> list[tuple[str, Float[np.ndarray, "t"]]]:
@@ -113,8 +136,7 @@ def _profiles(material: Material, label: int) -> list[tuple[str, Float[np.ndarra
     if len({len(tokens) for tokens in material.explanation.tokens}) > 1:
         return []
     values = np.stack([each[:, label] for each in material.explanation.contributions])
-    has = np.zeros(len(values), bool) if material.has is None else material.has[:, label]
-    if has.all() or not has.any():
+    if (has := _has(material, label)) is None:
         return [("all sequences", values.mean(0))]
     return [("sequences with the label", values[has].mean(0)), ("without", values[~has].mean(0))]
 
@@ -143,6 +165,10 @@ def _section(material: Material, label: int) -> str:
     parts += [_parts_table(explanation, label)]
     parts += [note("Directions of the weights with the largest shares, and what lies along them:")]
     parts += [_directions_table(material, label)]
+    if terms := explanation.latent_terms(label, TERMS):
+        what = "A latent adds its mean times its weight, a pair the mean of its product; contexts stand below."
+        parts += [note(f"Latents of the sparse autoencoder with the largest shares. {what}")]
+        parts += [_terms_table(terms, _has(material, label))]
     if profiles := _profiles(material, label):
         svg = draw_profile(profiles, f"profile-{label}")
         parts.append(figure(svg, f"Mean contribution to {name} by position."))
@@ -170,6 +196,12 @@ def _section(material: Material, label: int) -> str:
     svg = draw_tracks(tracks, spans, f"tracks-{label}")
     grey = f"; grey: {material.pattern}" if material.pattern else ""
     parts.append(figure(svg, f"Contributions to {name} along the same sequences, highest scores first{grey}."))
+    if all(text.upper() in BASES or text.upper() == "N" for row in rows for text in material.texts[row]):
+        lines = [(_head(material, row, label), material.texts[row], each) for row, each in zip(rows, contributions)]
+        caption = (
+            f"The bases around the strongest contribution to {name}, as high as they contribute; below: taken away."
+        )
+        parts.append(figure(draw_letters(lines), caption))
     return "\n".join(parts)
 
 
@@ -202,19 +234,53 @@ def _directions_table(material: Material, label: int) -> Html:
         name = f"{place}, {block.name if block.of != 'deviation' else 'deviation'}" if several else str(place)
         form = "{} ×{:.1f}" if block.is_matrix else "{} {:+.2f}"
         along = ", ".join(form.format(text, value) for text, value in letters)
-        rows.append([name, f"{each.eigenvalue:+.3g}", _percent(each.share), signed(each.average), along, _top(each)])
-    head = ["direction", "λ", "share", "mean", "letters along it", "features"]
+        numbers = [f"{each.eigenvalue:+.3g}", _percent(each.share), signed(each.average)]
+        rows.append([name, *numbers, along, _top(each, block.latents)])
+    named = "features" if all(block.latents is None for block in explanation.blocks) else "latents"
+    head = ["direction", "λ", "share", "mean", "letters along it", named]
     return table(head, rows)
 
 
-def _top(direction: Direction, count: int = 3) -> str:
-    """The features that a direction has most of, numbered from 0."""
+def _top(direction: Direction, latents: Latents | None, count: int = 3) -> str:
+    """The features, or latents, that a direction has most of, numbered from 0."""
     order = np.argsort(-np.abs(direction.vector), kind="stable")[:count]
-    return ", ".join(f"{place} ({direction.vector[place]:+.2f})" for place in order)
+    numbers = order if latents is None else latents.numbers[order]
+    return ", ".join(f"{name} ({direction.vector[place]:+.2f})" for name, place in zip(numbers, order))
+
+
+def _terms_table(terms: Sequence[LatentTerm], has: Bool[np.ndarray, "n"] | None) -> Html:
+    rows: list[Row] = []
+    for each in terms:
+        name = term_name(each.latents).removeprefix("latent ")
+        means = [each.values.mean()] if has is None else [each.values[has].mean(), each.values[~has].mean()]
+        rows.append([name, _percent(each.share), *(signed(float(mean)) for mean in means), f"{each.weight:+.3g}"])
+    return table(["latent", "share", *(["mean"] if has is None else ["with label", "without"]), "weight"], rows)
+
+
+def _latents_section(material: Material) -> list[str]:
+    """Of every latent that a label's table names, where it is largest."""
+    if not material.latents:
+        return []
+    parts = [
+        "<h2>Latents and their contexts</h2>",
+        note(
+            "Where the latents of the tables above are largest among the sequences explained, one place a sequence. "
+            "The darker a token, the larger the latent there. A share is of the tokens in which the latent is above 0."
+        ),
+    ]
+    for each in material.latents:
+        parts.append(
+            f"<h3 id='latent-{each.latent}'>latent {each.latent}, {100 * each.density:.2g} % of the tokens</h3>"
+        )
+        for context in each.contexts:
+            texts = material.texts[context.row][context.start : context.start + len(context.values)]
+            head = f"{material.ids[context.row]}, token {context.place + 1}: {number(context.value)}"
+            parts.append(note(head) + coloured(texts, context.values, each.contexts[0].value, "", context.start + 1))
+    return parts
 
 
 def _percent(share: float) -> str:
-    return "– (no differences)" if np.isnan(share) else f"{100 * share:.0f} %"
+    return "– (no differences)" if np.isnan(share) else f"{round(100 * share)} %"
 
 
 def _points(share: float) -> str:
