@@ -16,8 +16,8 @@ from tests import structure
 # of RNA, sources of RNA and speech, an LSTM of sound); folds (data, fits, scores, model, words); 8 of explanations;
 # covariates, outputs, peaks, the yeast genome; a report's data card, sections and glossary; the page of recipes,
 # claims; compiled programs; 2 of distractors; 10 of sweeps (train, measure, page, command; the bench's functions and
-# sparse probes, transcoders, crosscoders, heads of language models); 12 of dashboards, their annotations and benchmark; latents in
-# explanations.
+# sparse probes, transcoders, crosscoders, heads of language models); 12 of dashboards, their annotations and benchmark;
+# latents in explanations.
 MOST_FILES = 278
 MOST_LINES = 400
 # `python -m eval.compare --suite` is an old spelling of `covjax tasks`.
