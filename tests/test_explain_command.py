@@ -14,10 +14,12 @@ from covjax.comparison.model import Model
 from covjax.embedder import Embedder
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
+from covjax.explanation.command import PAGE
 from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
 from covjax.explanation.explain import explain
 from covjax.explanation.pictures import coloured
 from covjax.probes import LinearProbe
+from tests.browser import measures, overlaps, printed
 from tests.test_explanation import make_model
 from tests.test_unirep import random_weights
 
@@ -109,6 +111,16 @@ def test_the_page_needs_no_network_and_says_what_there_is(run):
     assert page.count("<svg") == 4
     ids = re.findall(r"id=\"([^\"]+)\"", page)
     assert len(ids) == len(set(ids))
+
+
+def test_the_page_fits_a_phone_a_screen_and_paper(run, tmp_path):
+    text = (run / "out" / PAGE).read_text(encoding="utf-8")
+    for (_, width), page in measures({"explain": text}, (390, 1280), tmp_path).items():
+        assert page["scroll"] <= page["width"] == width
+        assert page["figures"]
+        for figure in page["figures"]:
+            assert overlaps(figure["texts"]) == []
+    assert 2 <= printed(text, tmp_path) <= 12
 
 
 def test_the_arrays_sum_to_the_models_scores(run):
