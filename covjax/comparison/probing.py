@@ -35,7 +35,7 @@ _LARGE = 2**29  # bytes of float64 coordinates
 class Task:
     """Metrics by key (name shown, function); the first one is primary: it chooses the penalty and heads the report."""
 
-    metrics: dict[str, tuple[str, Callable]]
+    metrics: dict[str, tuple[str, Callable[..., Any]]]
     probes: tuple[str, ...]
     exclusive: bool = False
 

@@ -22,7 +22,11 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **{"test": "test", "testing": "test"},
 }
-ALLOWED = {"multilabel": ("labels",), "multiclass": ("label",), "regression": ("label", "targets")}
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "multilabel": ("labels",),
+    "multiclass": ("label",),
+    "regression": ("label", "targets"),
+}
 SHORT = 8  # letters: among sequences as short as these "NA" may be one of them
 
 

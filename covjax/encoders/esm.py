@@ -30,7 +30,7 @@ PARTS = ("embeddings.", "encoder.", "rotary_embeddings.")
 BUFFERS = (r"embeddings\.position_ids",)
 MASKED_SHARE = 0.15  # of the tokens, in the objective of masked prediction (Devlin et al. 2019)
 TRAIN_MASK_RATIO = 0.15 * 0.8  # of ESM's pre-training: 15 % of tokens chosen, 80 % of these masked
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "token_dropout": False,
     "emb_layer_norm_before": False,

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -101,7 +101,7 @@ def pooler_options(name: str) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(_FACTORIES[name]).parameters)
 
 
-def get_pooler(name: str, **options) -> Pooler:
+def get_pooler(name: str, **options: Any) -> Pooler:
     """Make the pooler registered under `name`.
 
     Raises:

@@ -45,7 +45,7 @@ def check_features(x: Float[Array, "tokens features"], features: int) -> None:
         raise InputError(f"x must have {features} features, got {x.shape[1]}")
 
 
-def projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param:
+def projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param[Array]:
     """A random (features, rank) parameter whose columns have about unit norm."""
     return nnx.Param(jax.random.normal(rngs.params(), (features, rank)) / features**0.5)
 
