@@ -21,7 +21,8 @@ LONG = "oxidoreductase activity, acting on paired donors, with incorporation of 
 CLASSES = ("cytoplasm", "nucleus", LONG, "cell membrane", "$x_{", "endoplasmic reticulum")
 SPOILT = """<!doctype html><div style="width:2000px">wide</div>
 <svg width="200" height="50"><g id="text_1"><text x="10" y="20">one label</text></g>
-<g id="text_2"><text x="20" y="22">another</text></g><g id="text_3"><text x="150" y="40">beyond the edge</text></g></svg>
+<g id="text_2"><text x="20" y="22">another</text></g>
+<g id="text_3"><text x="150" y="40">beyond the edge</text></g></svg>
 <div class="scroll" style="width:100px;overflow:auto"><table><tr><td style="min-width:300px">name</td>
 <td style="min-width:300px">1</td></tr></table></div>"""
 CHAIN = {

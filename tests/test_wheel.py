@@ -17,8 +17,7 @@ from tests.conftest import ROOT
 from tests.encoders.folders import write_bert
 
 BUILD = (
-    "import sys; from setuptools import build_meta as b; "
-    "print(b.build_sdist(sys.argv[1]), b.build_wheel(sys.argv[1]))"
+    "import sys; from setuptools import build_meta as b; print(b.build_sdist(sys.argv[1]), b.build_wheel(sys.argv[1]))"
 )
 PAPERS = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CITATION.cff")
 

@@ -104,6 +104,9 @@ def pooler_options(name: str) -> dict[str, inspect.Parameter]:
 def get_pooler(name: str, **options: Any) -> Pooler:
     """Make the pooler registered under `name`.
 
+    `covjax.pooling.pooler_options(name)` lists its options with their defaults; docs/recipes.md says what every pooler
+    computes, how many numbers it gives and what it costs.
+
     Raises:
         InputError: unknown name, unknown or missing option, or a bad value; the message lists what is allowed.
     """
