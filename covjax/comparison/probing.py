@@ -111,7 +111,7 @@ def metric_value(metric: Callable, truth: np.ndarray, shown: np.ndarray) -> floa
 
 def best_ridge_value(
     task: Task,
-    space: Space,
+    space: Space[Any],
     inputs: Float[np.ndarray, "m k"],
     known: np.ndarray,
     truth: np.ndarray,

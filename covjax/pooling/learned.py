@@ -104,7 +104,14 @@ class ProjectedPool(nnx.Module):
     permutation_invariant = True
 
     def __init__(
-        self, features: int, rank: int, tied: bool, center: str | None, spectral: str | None, floor: float, rngs
+        self,
+        features: int,
+        rank: int,
+        tied: bool,
+        center: str | None,
+        spectral: str | None,
+        floor: float,
+        rngs: nnx.Rngs,
     ):
         self.left = projection(rngs, features, rank)
         self.right = None if tied else projection(rngs, features, rank)
