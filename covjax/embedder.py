@@ -49,6 +49,11 @@ class Embedder:
     Raises InputError at `fit`, naming the argument, for values that are not allowed.
     """
 
+    fitted_: FittedRecipe
+    encoder_digest_: str | None
+    layer_: int | None
+    n_features_in_: int
+
     def __init__(
         self,
         encoder: Any = "unirep-64",

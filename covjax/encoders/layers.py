@@ -224,7 +224,7 @@ def split_heads(qkv: Float[Array, "b t n"], heads: int) -> list[Float[Array, "b 
     return [part.reshape(*qkv.shape[:2], heads, -1) for part in jnp.split(qkv, 3, -1)]
 
 
-class Frequencies(nnx.Variable[Array]):
+class Frequencies(nnx.Variable[Array | np.ndarray]):
     """Rotary frequencies: a buffer, saved but not trained, float32 whatever the type of the parameters."""
 
 
