@@ -29,7 +29,7 @@ const measure = (frame) => {
     each.scrollLeft = 1e4;  // to its end: the first column has to be there still
     const firsts = [...each.querySelectorAll("td:first-child")].map((cell) => box(cell).left);
     return {...box(each), moved: each.scrollLeft, captions: each.querySelectorAll("caption,.caption").length,
-            away: Math.max(0, ...firsts) - box(each).left};
+            away: Math.max(0, ...firsts.map((left) => Math.abs(left - box(each).left)))};
   });
   return {width: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight, figures, captions, scrolls};
 };

@@ -16,8 +16,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.encoders.folders import write_bert
 
-BUILD = (
-    "import sys; from setuptools import build_meta as b; print(b.build_sdist(sys.argv[1]), b.build_wheel(sys.argv[1]))"
+BUILD = (  # each build leaves other arguments in sys.argv
+    "import sys; from setuptools import build_meta as b; folder = sys.argv[1]; "
+    "print(b.build_sdist(folder), b.build_wheel(folder))"
 )
 PAPERS = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CITATION.cff")
 
