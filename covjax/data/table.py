@@ -13,7 +13,7 @@ from covjax.data.spreadsheets import SUFFIXES, read_spreadsheet
 from covjax.data.targets import TASKS, Answers, is_missing, read_targets
 from covjax.data.text import Row, Table, read_delimited, stream_fasta
 from covjax.errors import InputError, shown
-from covjax.jobs.disk import cell_text
+from covjax.jobs.disk import cell_text, refuse_address
 
 FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn")
 # As published tables spell them.
@@ -83,6 +83,7 @@ def read_table(
     duplicate ids, numbers that are infinite or could be read in two ways, rows with more or fewer targets than the
     first, labels separated by commas, gaps in sequences, unknown splits, and headers that `label_regex` does not match.
     """
+    refuse_address("data", path)
     path = Path(path)
     if task not in ("auto", *TASKS):
         raise InputError(f"task: {shown(task)} is not one of auto, {', '.join(TASKS)}")
