@@ -50,6 +50,11 @@ class Embedder:
     `fit` raises InputError for a value that is not allowed, naming the argument.
     """
 
+    fitted_: FittedRecipe
+    encoder_digest_: str | None
+    layer_: int | None
+    n_features_in_: int
+
     def __init__(
         self,
         encoder: Any = "unirep-64",

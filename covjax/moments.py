@@ -1,12 +1,14 @@
 """Weighted count, mean and centred scatter of tokens, which can be merged; and the raw second moment in one product."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from covjax.errors import InputError
@@ -40,7 +42,7 @@ class Moments:
     scatter: Float[Array, "features features"]
 
     @classmethod
-    def zeros(cls, features: int, dtype=jnp.float32) -> "Moments":
+    def zeros(cls, features: int, dtype: DTypeLike = jnp.float32) -> "Moments":
         """The neutral element of `merge`."""
         return cls(jnp.zeros((), dtype), jnp.zeros(features, dtype), jnp.zeros((features, features), dtype))
 
@@ -114,7 +116,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(count, mean, scatter)
 
 
-def psum_merge(m: Moments, axis_name) -> Moments:
+def psum_merge(m: Moments, axis_name: Hashable) -> Moments:
     """Merge over a mapped axis (`vmap`, `shard_map`): every member of the axis receives the moments of all tokens."""
     count = jax.lax.psum(m.count, axis_name)
     mean = safe_ratio(jax.lax.psum(m.count * m.mean, axis_name), count)
@@ -129,7 +131,7 @@ def _update(state: Moments, x, w) -> Moments:
     return merge(state, prepared_moments(*prepare_tokens(x, w, check_values=False)))
 
 
-def streaming_moments(chunks: Iterable) -> Moments:
+def streaming_moments(chunks: Iterable[Any]) -> Moments:
     """Moments of a sequence that does not fit into memory: one chunk of tokens is on the device at a time.
 
     Args:

@@ -30,7 +30,7 @@ def check_projection(matrix: Any, features: int, name: str) -> Float[Array | np.
     return matrix
 
 
-def check_center(center, features: int) -> None:
+def check_center(center: Any, features: int) -> None:
     """Raise InputError unless `center` is None, "sequence" or a (features,) vector."""
     if isinstance(center, str):
         if center != "sequence":
@@ -82,7 +82,9 @@ def _masked_project_jvp(primals, tangents):
     return y, jnp.where(keep[:, None], by_x, 0) + by_matrix
 
 
-def project_sides(x, left, right, keep) -> list[tuple[Array, Array | np.ndarray]]:
+def project_sides(
+    x: Array, left: Array | np.ndarray, right: Array | np.ndarray | None, keep: Array
+) -> list[tuple[Array, Array | np.ndarray]]:
     """The masked projections and their matrices, one pair for a tied moment and two else.
 
     One product with [A|B] reads the tokens once but its halves are copied afterwards, which costs more than a second

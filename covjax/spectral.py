@@ -148,7 +148,7 @@ def _root_and_solver(a, ridge):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def by_eigh(a, kind: str, ridge: float, power: float):
+def by_eigh(a: MatrixLike, kind: str, ridge: float, power: float) -> Float[Array, "d d"]:
     """V f(s) Vᵀ of the symmetric part of `a` with eigenvalues max(s, 0) + ridge.
 
     The root under a derivative has its residual corrected, which the derivative needs and the root alone does not.
@@ -171,7 +171,7 @@ def _by_eigh_jvp(kind, ridge, power, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def by_products(a, kind: str, ridge: float, power: float):
+def by_products(a: MatrixLike, kind: str, ridge: float, power: float) -> Float[Array, "d d"]:
     """The same by products alone, or by `eigh` where their error may be above `TOLERANCE`.
 
     In a batch one such matrix sends the whole batch to `eigh`: a choice for every matrix would compute both for all.
@@ -194,7 +194,7 @@ def _by_products_jvp(kind, ridge, power, primals, tangents):
     return jax.lax.cond(failed, reference, products, *primals, *tangents)
 
 
-def psd_function(a, kind: str, ridge: float, power: float):
+def psd_function(a: MatrixLike, kind: str, ridge: float, power: float) -> Float[Array, "d d"]:
     """f of the symmetric part of `a` with eigenvalues max(s, 0) + ridge; no checks (see the public names).
 
     By `eigh` on a CPU, in float64, for small matrices and for powers beyond ±1, else by products.

@@ -50,7 +50,7 @@ def standardise(
 Batch = tuple[Array | np.ndarray, Array | np.ndarray | None]  # x (b, t, d), weights (b, t) or None for ones
 
 
-class Statistic(nnx.Variable):
+class Statistic(nnx.Variable[Array]):
     """What is measured on data once and kept: no parameter."""
 
 

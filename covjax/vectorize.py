@@ -13,7 +13,7 @@ from covjax.moments import Moments
 from covjax.tokens import MatrixLike, check_matrix
 
 
-def check_square(a, name: str = "a") -> Float[Array, "d d"]:
+def check_square(a: MatrixLike, name: str = "a") -> Float[Array, "d d"]:
     """`a` as an array of floats; InputError unless it is a square matrix."""
     a = check_matrix(a, name)
     if a.shape[0] != a.shape[1]:

@@ -27,9 +27,9 @@ const measure = (frame) => {
   const captions = [...page.querySelectorAll("p.caption")].map(box);
   const scrolls = [...page.querySelectorAll(".scroll")].map((each) => {
     each.scrollLeft = 1e4;  // to its end: the first column has to be there still
-    const firsts = [...each.querySelectorAll("td:first-child")].map((cell) => box(cell).left);
+    const firsts = [...each.querySelectorAll("td:first-child:not([colspan])")].map((cell) => box(cell).left);
     return {...box(each), moved: each.scrollLeft, captions: each.querySelectorAll("caption,.caption").length,
-            away: Math.max(0, ...firsts) - box(each).left};
+            away: Math.max(0, ...firsts.map((left) => Math.abs(left - box(each).left)))};
   });
   return {width: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight, figures, captions, scrolls};
 };

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from docs.notebooks import FENCE
+
 ROOT = Path(__file__).resolve().parents[1]
-FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.M | re.S)
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 
 
@@ -67,12 +68,13 @@ def outputs(page: str) -> Iterator[tuple[Block, str, str | None]]:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(ast.parse(block.text), f"{page}:{block.line}", "exec"), names)
-        follows = after is not None and after.language == "text" and after.line == _end(block) + 2
-        yield block, printed.getvalue(), after.text if after is not None and follows else None
+        yield block, printed.getvalue(), after.text if after is not None and shows(block, after) else None
 
 
-def _end(block: Block) -> int:
-    return block.line + block.text.count("\n") + 1
+def shows(block: Block, after: Block) -> bool:
+    """Whether a block is the output of the Python block that ends one empty line above it."""
+    end = block.line + block.text.count("\n") + 1
+    return block.language == "python" and after.language == "text" and after.line == end + 2
 
 
 def same(printed: str, shown: str, absolute: float = 0.03, relative: float = 0.03) -> bool:

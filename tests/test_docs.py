@@ -3,8 +3,10 @@
 import ast
 import dataclasses
 import importlib
+import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,9 +29,10 @@ from covjax.recipes import get_recipe
 from covjax.recipes.base import Pooled
 from covjax.tasks.configs import CONFIGS, TASK_CONFIGS
 from covjax.training import autoencoder, encoder
+from docs.notebooks import notebook
 from eval import recipe_page
 from tests.conftest import ROOT
-from tests.doc_pages import Block, blocks, commands, outputs, pages, same
+from tests.doc_pages import Block, blocks, commands, outputs, pages, same, shows
 from tests.test_unirep import needs_weights
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -246,6 +249,25 @@ def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
             assert same(printed, shown), f"{page}:{block.line}\n{printed}\nnot\n{shown}"
             compared += 1
     assert compared
+
+
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_a_notebook_has_the_blocks_of_its_page_and_their_outputs(page):
+    """`test_a_tutorial_runs_and_prints_what_it_shows` runs the blocks and compares these outputs."""
+    cells = json.loads(notebook(page))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    every = blocks(page)
+    assert [cell["source"] + "\n" for cell in code] == [b.text for b in every if b.language == "python"]
+    kept = [cell["outputs"][0]["text"] for cell in code if cell["outputs"]]
+    assert kept == [after.text for before, after in pairwise(every) if shows(before, after)]
+    assert kept
+    prose = "".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
+    assert "```python" not in prose
+    assert not re.search(r"\]\((?!https?://|#)", prose)
+
+
+def test_there_are_six_tutorials():
+    assert len(TUTORIALS) == 6
 
 
 @pytest.mark.parametrize("page", pages())

@@ -13,6 +13,7 @@ import pytest
 
 from covjax import encoders
 from covjax.encoders import check_padding_invariance, embed, from_arrays, from_function, norm_report, tokenize
+from covjax.encoders.base import nucleotide_ids
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
 from tests.encoders.folders import write_bert
@@ -254,6 +255,15 @@ def test_bad_sequences_are_refused(bert):
         bert.encode("A" * 39)
     with pytest.raises(InputError, match="length: 3 is shorter than row 1 with 5 tokens"):
         tokenize(bert, ["A", "ACD"], 3)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_list_of_sequences_is_no_sequence(bert):
+    """The verb of other libraries: there `encode` takes many and gives vectors."""
+    function = from_function("one-hot", lambda tokens, mask: jax.nn.one_hot(tokens, 5), {"A": 1, "C": 2})
+    for encode in (bert.encode, function.encode, lambda sequence: nucleotide_ids(sequence, {"A": 0})):
+        with pytest.raises(InputError, match=r"one text is needed, got list; .* covjax\.Embedder\(encoder\)"):
+            encode(["A", "C"])
 
 
 def test_damaged_weights_are_named(tmp_path):

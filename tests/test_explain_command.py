@@ -14,12 +14,13 @@ from covjax.comparison.model import Model
 from covjax.embedder import Embedder
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
+from covjax.explanation.command import PAGE
 from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
 from covjax.explanation.explain import explain
 from covjax.explanation.latents import term_name
 from covjax.explanation.pictures import coloured, draw_letters
 from covjax.probes import LinearProbe
-from tests.browser import measures, overlaps
+from tests.browser import measures, overlaps, printed
 from tests.test_explanation import make_model, plain_latents, sparse_model
 from tests.test_unirep import random_weights
 
@@ -113,13 +114,13 @@ def test_the_page_needs_no_network_and_says_what_there_is(run):
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_fits_a_phone_and_a_desk(run, tmp_path):
-    page = (run / "out" / "explanation.html").read_text()
-    for key, measured in measures({"explained": page}, (390, 1280), tmp_path).items():
-        assert measured["width"] == key[1]
-        assert measured["scroll"] <= measured["width"], key
-        assert len(measured["figures"]) == 4
-        assert all(overlaps(figure["texts"]) == [] for figure in measured["figures"]), key
+def test_the_page_fits_a_phone_a_screen_and_paper(run, tmp_path):
+    text = (run / "out" / PAGE).read_text(encoding="utf-8")
+    for key, page in measures({"explain": text}, (390, 1280), tmp_path).items():
+        assert page["scroll"] <= page["width"] == key[1], key
+        assert len(page["figures"]) == 4
+        assert all(overlaps(figure["texts"]) == [] for figure in page["figures"]), key
+    assert 2 <= printed(text, tmp_path) <= 12
 
 
 def test_the_arrays_sum_to_the_models_scores(run):

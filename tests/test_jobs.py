@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from covjax.activations.files import open_arrays
 from covjax.data import read_table
 from covjax.data.sequences import read_sequences
 from covjax.embedding_command import writable
@@ -249,4 +250,7 @@ def test_an_address_is_no_folder(tmp_path, monkeypatch, address):
         checkpoint.save(address, {}, {})
     with pytest.raises(InputError, match="is an address"):
         writable(f"{address}/vectors.npz", (".npz",), force=False)
+    for read in (read_table, read_sequences, open_arrays, checkpoint.read_manifest):
+        with pytest.raises(InputError, match="is an address"):
+            read(address)
     assert not any(tmp_path.iterdir())

@@ -41,6 +41,15 @@ def test_python_page_examples_give_what_they_say(tmp_path, monkeypatch):
     assert 0 <= float(names["f"]) <= 1
 
 
+def test_five_questions_are_one_link_away():
+    """Which pool, own activations, new predictions, an accelerator, extending it."""
+    text = (ROOT / "README.md").read_text()
+    assert "## Which pool should I use?" in text
+    assert "\ncovjax predict " in text
+    for page in ("docs/activations.md", "docs/install.md", "CONTRIBUTING.md", "docs/write-your-own-autoencoder.md"):
+        assert f"]({page})" in text, page
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 900
 

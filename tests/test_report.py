@@ -10,6 +10,7 @@ import pytest
 from covjax.comparison.datacard import Predictions, class_order, class_scores, confusion, data_card
 from covjax.comparison.figures import draw_figures, shown_terms
 from covjax.comparison.glossary import WORDS, words_of
+from covjax.comparison.model import true_cells
 from covjax.comparison.page import relative
 from covjax.comparison.probing import FittedProbe
 from covjax.comparison.report import write_report
@@ -41,6 +42,17 @@ def dataset(task, targets, names, sequences=None):
 
 def fit(scores):
     return {"ridge": FittedProbe(None, scores, 0.1, [0.5], True)}
+
+
+def test_the_truth_of_every_task_as_cells():
+    """One label that is there or not stays a label: a table of several may leave one after the rare ones."""
+    n = len(SPLITS)
+    one = np.arange(n) % 2 == 0
+    assert true_cells(dataset("multilabel", one[:, None], ("a",)))[:2] == ["a", ""]
+    assert true_cells(dataset("multilabel", np.ones((n, 2), bool), ("a", "b")))[:1] == ["a;b"]
+    assert true_cells(dataset("multiclass", np.stack([one, ~one], 1), ("a", "b")))[:2] == ["a", "b"]
+    assert true_cells(dataset("regression", np.full((n, 1), 0.5), ("y",)))[:1] == ["0.5"]
+    assert true_cells(dataset("regression", np.full((n, 2), 0.5), ("y", "z")))[:1] == ["0.5;0.5"]
 
 
 @pytest.mark.parametrize(

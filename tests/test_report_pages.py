@@ -19,6 +19,12 @@ from tests.test_suite_summary import LOSES, WINS
 WIDTHS = (390, 1280)
 LONG = "oxidoreductase activity, acting on paired donors, with incorporation of oxygen"
 CLASSES = ("cytoplasm", "nucleus", LONG, "cell membrane", "$x_{", "endoplasmic reticulum")
+SPOILT = """<!doctype html><div style="width:2000px">wide</div>
+<svg width="200" height="50"><g id="text_1"><text x="10" y="20">one label</text></g>
+<g id="text_2"><text x="20" y="22">another</text></g>
+<g id="text_3"><text x="150" y="40">beyond the edge</text></g></svg>
+<div class="scroll" style="width:100px;overflow:auto"><table><tr><td style="min-width:300px">name</td>
+<td style="min-width:300px">1</td></tr></table></div>"""
 CHAIN = {
     "variance": Contrast("mean_std", "mean", 0.05, (-0.02, 0.12), None),
     "quadratic": Contrast("mean_std", "mean_std", 0.0, (0.0, 0.0), None),
@@ -101,13 +107,29 @@ def pages(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(pages, tmp_path_factory):
-    return measures(pages, WIDTHS, tmp_path_factory.mktemp("browser"))
+def drawn(pages, tmp_path_factory):
+    return measures(pages | {"spoilt": SPOILT}, WIDTHS, tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def measured(drawn):
+    return {key: page for key, page in drawn.items() if key[0] != "spoilt"}
 
 
 def test_no_page_is_wider_than_the_screen(measured):
     assert {key: page["scroll"] for key, page in measured.items() if page["scroll"] > page["width"]} == {}
     assert {page["width"] for page in measured.values()} == set(WIDTHS)
+
+
+def test_a_page_that_is_too_wide_and_crossed_texts_are_seen(drawn):
+    """What the other tests ask of all pages, asked of one that breaks every rule."""
+    for width in WIDTHS:
+        page = drawn["spoilt", width]
+        assert page["scroll"] >= 2000 > page["width"]
+        (figure,) = page["figures"]
+        assert overlaps(figure["texts"]) == [("text_1", "text_2")]
+        assert max(text["right"] for text in figure["texts"]) > figure["right"]
+        assert page["scrolls"][0]["away"] > 100  # its first column does not stay
 
 
 def test_no_two_texts_of_a_figure_share_room_and_none_leaves_it(measured):

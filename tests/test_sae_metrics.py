@@ -1,6 +1,9 @@
 """Figures of sparse autoencoders: limits of FVU, independence of the batch size, densities, loss recovered."""
 
+from itertools import pairwise
+
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from covjax.autoencoders.sparse.module import (
     loss_recovered,
     token_sums,
 )
+from covjax.training.log import draw_density
 
 B, D, M = 60, 4, 8
 
@@ -57,6 +61,28 @@ def test_density_histogram_by_hand():
     fired = jnp.array([0.0, 1000, 100, 99, 10, 1, 1e-5, 999])
     sums = Sums(jnp.asarray(1000.0), jnp.zeros(()), jnp.zeros(D), jnp.zeros(()), fired)
     assert density_histogram(sums, decades=4) == {"0": 1, "1e-4": 1, "1e-3": 1, "1e-2": 2, "1e-1": 3}
+
+
+@pytest.mark.parametrize(
+    ("counts", "names"),
+    [
+        ((3, 0, 0, 0, 0, 7, 1, 2), ["never", "≥ 1e-3", "≥ 1e-2", "≥ 1e-1"]),
+        ((0, 1, 0, 0, 0, 0, 0, 20_000), ["never", *(f"≥ 1e-{n}" for n in range(7, 0, -1))]),
+        ((4, 0, 0, 0, 0, 0, 0, 0), ["never", "≥ 1e-1"]),
+    ],
+)
+def test_the_figure_of_densities_begins_with_the_rarest_latents_and_its_labels_stand_apart(
+    tmp_path, monkeypatch, counts, names
+):
+    drawn = []
+    close = plt.close
+    monkeypatch.setattr(plt, "close", drawn.append)
+    draw_density(dict(zip(("0", *(f"1e-{n}" for n in range(7, 0, -1))), counts)), tmp_path / "density.png")
+    (figure,) = drawn
+    labels = figure.axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == names
+    assert all(a.get_window_extent().x1 < b.get_window_extent().x0 for a, b in pairwise(labels))
+    close(figure)
 
 
 def test_loss_recovered_by_hand():

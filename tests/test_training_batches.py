@@ -144,5 +144,5 @@ def test_store_and_encoder_give_the_same_tokens(tmp_path, rng):
     assert in_memory.identity == encoded.identity
     with pytest.raises(InputError, match="store: .* of the encoder 'batches-toy', not of 'unirep-64'"):
         StoredActivations(str(store), -1, "unirep-64")
-    with pytest.raises(InputError, match="layer: 5 is not among the kept ones"):
+    with pytest.raises(InputError, match=r"layer: 5 is not among the kept ones: \[.*\]; give -?\d"):
         StoredActivations(str(store), 5)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,19 +16,29 @@ import pytest
 from tests.conftest import ROOT
 from tests.encoders.folders import write_bert
 
-BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+BUILD = (  # each build leaves other arguments in sys.argv
+    "import sys; from setuptools import build_meta as b; folder = sys.argv[1]; "
+    "print(b.build_sdist(folder), b.build_wheel(folder))"
+)
+PAPERS = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CITATION.cff")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of what setuptools reads, so that the working tree stays as it is."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("covjax", "eval", "train", "configs"):
+def archives(tmp_path_factory) -> Path:
+    """A folder with wheel and source archive, built from a copy, so that the working tree stays as it is."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("archives")
+    for path in (*(ROOT / name for name in PAPERS), *ROOT.glob("constraints-*.txt")):
+        shutil.copy(path, source)
+    for name in ("covjax", "eval", "train", "configs", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-c", BUILD, str(output)], cwd=source, check=True, capture_output=True)
-    return next(output.glob("*.whl"))
+    return output
+
+
+@pytest.fixture(scope="module")
+def wheel(archives) -> Path:
+    (path,) = archives.glob("*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +63,26 @@ def test_every_file_of_the_package_is_in_the_wheel_and_no_other(wheel):
     assert {name for name in names if ".dist-info/" not in name} == tree
     assert {"covjax/py.typed", "covjax/tasks/run.py", "covjax/tasks/quickstart/swissprot_go_mf.csv.gz"} <= names
     assert "covjax/tasks/quickstart/swissprot_go_mf_terms.csv" in names
+
+
+def test_the_source_archive_has_the_library_its_papers_and_no_path_of_a_machine(archives):
+    (path,) = archives.glob("*.tar.gz")
+    with tarfile.open(path) as file:
+        contents = {m.name.partition("/")[2]: file.extractfile(m).read() for m in file.getmembers() if m.isfile()}
+    tree = {path.relative_to(ROOT).as_posix() for path in (ROOT / "covjax").rglob("*") if path.is_file()}
+    assert {name for name in contents if name.startswith("covjax/")} == {n for n in tree if "__pycache__" not in n}
+    others = {name for name in contents if not name.startswith(("covjax/", "covjax.egg-info/"))}
+    constraints = {path.name for path in ROOT.glob("constraints-*.txt")}
+    assert others == {*PAPERS, *constraints, "PKG-INFO", "setup.cfg"}
+    home = re.compile(rb"/(?:home|root|Users|work)/\w")
+    assert home.search(b"in /home/somebody")
+    assert [name for name, text in contents.items() if b"\0" not in text[:1000] and home.search(text)] == []
+
+
+def test_the_version_is_the_same_everywhere():
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"dist/covjax-{version}-py3" in (ROOT / "docs/releasing.md").read_text()
 
 
 def test_the_wheel_has_one_command(wheel):

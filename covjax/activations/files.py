@@ -15,6 +15,7 @@ from covjax.data.text import Row, text_lines
 from covjax.errors import InputError, shown
 from covjax.extras import need
 from covjax.inputs import host_array
+from covjax.jobs.disk import refuse_address
 from covjax.modelfiles import StoredTensor, parse_npy, read_safetensors, read_torch_values
 
 LAST = -1  # the layer, where nobody names one
@@ -48,6 +49,7 @@ def open_arrays(path: str | Path, layer: int = LAST) -> Arrays:
     Raises InputError for a path that is none of these, damaged files, an id that occurs twice, a missing layer, and a
     layer if the file does not say which layers it has.
     """
+    refuse_address("activations", path)
     path = Path(path)
     if path.is_dir():
         arrays = _store(path, layer) if (path / "extraction.json").is_file() else _folder(path, layer)

@@ -43,7 +43,12 @@ class ArrayTokens:
     name = "given activations"
     has_special = False
     fits = True
-    gib = 0.0
+    gib: float = 0.0
+    features: int
+    token_budget: int
+    mesh: Mesh | None
+    lengths: np.ndarray
+    own: np.ndarray  # numbers of this process's sequences
     kind = ""  # of pairs: what stands for a pair (`covjax.data.pairs.KINDS`)
     _special: np.ndarray  # of every sequence, where the model has such tokens
 

@@ -115,7 +115,7 @@ def _parameters(factory: Callable) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
 
 
-def make_autoencoder(kind: str, features: int, *, seed: int = 0, **options) -> Autoencoder:
+def make_autoencoder(kind: str, features: int, *, seed: int = 0, **options: Any) -> Autoencoder:
     """A new autoencoder of `features`-wide tokens; `seed` sets its initial parameters.
 
     Raises:

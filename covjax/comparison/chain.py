@@ -7,7 +7,7 @@ from covjax.comparison.results import Results, RowResult, side
 from covjax.recipes.standard import QUADRATIC, TITLES, TWINS
 
 # Each link's rows know one thing more than those of the links before it: {link: (what it is, its rows)}.
-LINKS = {
+LINKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "variance": ("how much each feature varies", ("mean_std",)),
     "marginals": ("more of each feature's own distribution", ("power_means", *TWINS.values())),
     "position": ("where tokens are", ("regional_mean",)),

@@ -244,7 +244,7 @@ def _answer(results: Results, every: bool) -> None:
     """The last lines of a run: warnings, a table of a screen, the verdict."""
     for warning in results.warnings:
         note(f"warning: {visible(warning)}")
-    print(f"\n{visible(results.name)}: test {results.primary_name}, {tested_text(results)}")
+    print(f"\n{visible(results.title)}: test {results.primary_name}, {tested_text(results)}")
     print(table(results, every))
     print(f"\n{textwrap.fill(visible(verdict(results)), 79, break_on_hyphens=False)}")
 

@@ -25,6 +25,7 @@ from covjax.recipes.base import (
 )
 from covjax.recipes.pairs import pair_recipes
 
+DEFAULT_NAME = "my-comparison"
 PROBES, RETRIEVAL = PROTOCOLS = ("probes", "retrieval")
 ALL = ("all",)  # as `rows`: every recipe that is not optional
 TABLE_OPTIONS = (
@@ -37,7 +38,7 @@ TABLE_OPTIONS = (
 class CompareConfig(RecipeSettings):
     """Everything that decides the numbers of a comparison."""
 
-    name: str = option("my-comparison", "title of the report", NOTHING)
+    name: str = option(DEFAULT_NAME, "title of the report; by default the file's name", NOTHING)
     data: str = option(
         "",
         "CSV, TSV, .xlsx, Parquet or FASTA with the columns sequence, label (one class or number) or labels (several, "

@@ -107,7 +107,12 @@ Tables = Mapping[str, Table]
 
 
 def make_features(
-    config: CompareConfig, data: Dataset, tokens: ArrayTokens, recipes: tuple[Recipe, ...], output: Path, manifest: dict
+    config: CompareConfig,
+    data: Dataset,
+    tokens: ArrayTokens,
+    recipes: tuple[Recipe, ...],
+    output: Path,
+    manifest: dict[str, Any],
 ) -> TableFiles:
     """The table of every recipe by name; complete checkpoints in `output/features` are reused.
 

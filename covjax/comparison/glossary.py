@@ -32,7 +32,7 @@ WORDS = {
     "Tucker, CP": "two ways to write many second moments with a few shared directions",
 }
 # Further spellings in pages, by word; a single Latin letter would stand for too much.
-ALSO = {"spectrum": ("log(Σ", "sqrt Σ", "√Σ"), "latent": ("SAE",), "mean, μ": ("mean",)}
+ALSO: dict[str, tuple[str, ...]] = {"spectrum": ("log(Σ", "sqrt Σ", "√Σ"), "latent": ("SAE",), "mean, μ": ("mean",)}
 
 
 def words_of(markup: str) -> dict[str, str]:

@@ -176,7 +176,7 @@ def true_cells(data: Dataset) -> list[str]:
     truth = data.targets
     if data.task == "multiclass":
         truth = np.array(data.target_names, dtype=object)[data.targets.argmax(1)]
-    elif data.targets.shape[1] == 1:
+    elif data.task == "regression" and data.targets.shape[1] == 1:
         truth = data.targets[:, 0]
     return cells(truth, data.task, data.target_names)
 

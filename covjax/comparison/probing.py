@@ -35,7 +35,7 @@ _LARGE = 2**29  # bytes of float64 coordinates
 class Task:
     """Metrics by key (name shown, function); the first one is primary: it chooses the penalty and heads the report."""
 
-    metrics: dict[str, tuple[str, Callable]]
+    metrics: dict[str, tuple[str, Callable[..., Any]]]
     probes: tuple[str, ...]
     exclusive: bool = False
 
@@ -111,7 +111,7 @@ def metric_value(metric: Callable, truth: np.ndarray, shown: np.ndarray) -> floa
 
 def best_ridge_value(
     task: Task,
-    space: Space,
+    space: Space[Any],
     inputs: Float[np.ndarray, "m k"],
     known: np.ndarray,
     truth: np.ndarray,

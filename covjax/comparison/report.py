@@ -55,7 +55,6 @@ CAPTIONS = {
     "value itself, of the family that is best on validation.",
     "terms": "For each label the value of {reference} (hollow) and of the chosen row (filled), the largest gain first.",
 }
-DEFAULT_NAME = "my-comparison"
 
 
 def write_report(results: Results, figures: Mapping[str, str], path: Path, card: DataCard | None = None) -> None:
@@ -63,7 +62,7 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path, card:
 
     `card` describes the data and has the test predictions; without it their sections are left out.
     """
-    name = _name(results)
+    name = results.title
     parts = [
         f"<h1>{escape(name)}: is covariance pooling better than {escape(results.reference)}?</h1>",
         *opening(results),
@@ -97,12 +96,6 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path, card:
     manifest = "\n".join(escape(f"{key}: {relative(str(value))}") for key, value in _flat(results.manifest))
     parts.append(section("Manifest", fold("What made these numbers", f"<pre>{manifest}</pre>")))
     write_text(path, page(name, parts))
-
-
-def _name(results: Results) -> str:
-    """What the comparison is called, or else its table."""
-    file = results.manifest.get("data", {}).get("file", "")
-    return file if file and results.name == DEFAULT_NAME else results.name
 
 
 def _figure(results: Results, figures: Mapping[str, str], name: str, caption: str = "") -> Html:

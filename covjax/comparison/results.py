@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from covjax.comparison.config import DEFAULT_NAME
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import read_sealed
 from covjax.recipes.base import MIXTURE
@@ -165,6 +166,12 @@ class Results:
     folds: Folds | None = None  # where folds took the place of one split
     outputs: tuple[Output, ...] = ()  # of a regression with several, best first by the chosen row
     distractors: tuple[Distracted, ...] = ()  # where --distractors asked for them
+
+    @property
+    def title(self) -> str:
+        """What the comparison is called, or else its table."""
+        file = self.manifest.get("data", {}).get("file", "")
+        return file if file and self.name == DEFAULT_NAME else self.name
 
     @property
     def winner(self) -> str:

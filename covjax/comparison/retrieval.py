@@ -7,6 +7,7 @@ shares the query's class, or one of its labels.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -100,7 +101,7 @@ def _column_mean(
 
 
 # Metrics as a task has them, of `query_scores`: the mean over queries, those without a relevant item left out.
-METRICS: dict[str, tuple[str, Callable]] = {
+METRICS: dict[str, tuple[str, Callable[..., Any]]] = {
     "map": ("mAP", functools.partial(_column_mean, 0)),
     **{f"recall_{k}": (f"recall@{k}", functools.partial(_column_mean, i)) for i, k in enumerate(DEPTHS, 1)},
 }

@@ -16,7 +16,7 @@ from covjax.errors import InputError, shown
 
 ANSWERS = ("label", "labels", "targets")
 # What stands in published tables; compared without case, and with `_` for blanks and hyphens.
-SYNONYMS = {
+SYNONYMS: dict[str, tuple[str, ...]] = {
     "sequence": (
         *("seq", "sequences", "protein", "protein_sequence", "protein_seq", "aa", "aa_seq", "aa_sequence"),
         *("amino_acid_sequence", "primary", "dna", "dna_seq", "dna_sequence", "rna", "rna_seq", "rna_sequence"),

@@ -12,7 +12,7 @@ from covjax.data.letters import check_encoding, check_lengths, check_letters, re
 from covjax.data.spreadsheets import read_columns, read_spreadsheet
 from covjax.data.text import DELIMITERS, Row, Skipped, read_delimited, stream_fasta, text_lines, warn
 from covjax.errors import InputError, shown
-from covjax.jobs.disk import cell_text
+from covjax.jobs.disk import cell_text, refuse_address
 from covjax.notes import note
 
 TABLES, WORKBOOKS = (".csv", ".tsv", ".tab"), (".xlsx", ".xlsm")
@@ -36,6 +36,7 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
     Raises InputError naming file and line for an unknown suffix, no sequence at all, an empty sequence, a duplicate id,
     a missing column, a BED file that has little in common with the genome, and BED without `genome`.
     """
+    refuse_address("data", path)
     path = Path(path)
     suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
     if suffix not in SUFFIXES:

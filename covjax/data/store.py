@@ -149,8 +149,9 @@ class TokenStore:
         sources = need("grain.sources", "store", f"{folder}: reading token activations")
 
         run, manifests = _finished(folder)
-        if layer not in run["token_layers"]:
-            raise InputError(f"layer: {layer} is not among the kept ones: {run['token_layers']}")
+        if layer not in (layers := run["token_layers"]):
+            remedy = f"give {layers[0]}" if layers else "extract with --keep-tokens true"
+            raise InputError(f"layer: {layer} is not among the kept ones: {layers}; {remedy}")
         self._paths = [token_path(folder, shard) for shard in range(run["shards"])]
         rows = np.concatenate([np.array(m["rows"], np.int64) for m in manifests])
         self._shard = np.repeat(np.arange(len(manifests)), [len(m["rows"]) for m in manifests])

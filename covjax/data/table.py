@@ -13,7 +13,7 @@ from covjax.data.spreadsheets import SUFFIXES, read_spreadsheet
 from covjax.data.targets import TASKS, Answers, is_missing, read_targets
 from covjax.data.text import Row, Table, read_delimited, stream_fasta
 from covjax.errors import InputError, shown
-from covjax.jobs.disk import cell_text
+from covjax.jobs.disk import cell_text, refuse_address
 
 FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn")
 # As published tables spell them.
@@ -22,7 +22,11 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **{"test": "test", "testing": "test"},
 }
-ALLOWED = {"multilabel": ("labels",), "multiclass": ("label",), "regression": ("label", "targets")}
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "multilabel": ("labels",),
+    "multiclass": ("label",),
+    "regression": ("label", "targets"),
+}
 SHORT = 8  # letters: among sequences as short as these "NA" may be one of them
 
 
@@ -79,6 +83,7 @@ def read_table(
     targets than the first, labels separated by commas, gaps in sequences, unknown splits, and headers that
     `label_regex` does not match.
     """
+    refuse_address("data", path)
     path = Path(path)
     if task not in ("auto", *TASKS):
         raise InputError(f"task: {shown(task)} is not one of auto, {', '.join(TASKS)}")

@@ -98,7 +98,7 @@ class Cut:
     missing: str = "error"
     scale: str = "log1p"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.missing not in ("error", "zero") or self.scale not in ("log1p", "none"):
             raise InputError(f"missing: {self.missing!r} must be error or zero, scale: {self.scale!r} log1p or none")
 

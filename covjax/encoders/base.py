@@ -70,12 +70,22 @@ def pad_rows(
     return tokens, mask
 
 
+def check_text(sequence: Any) -> None:
+    """InputError unless it is one text: an encoder's `encode` gives token ids, and other libraries' gives vectors."""
+    if not isinstance(sequence, str):
+        raise InputError(
+            f"sequence: one text is needed, got {type(sequence).__name__}; encode gives the token ids of one sequence, "
+            "covjax.Embedder(encoder).fit_transform(sequences) a vector for each of many"
+        )
+
+
 def nucleotide_ids(sequence: str, numbers: Mapping[str, int]) -> Int[np.ndarray, "t"]:
     """The number of every nucleotide, lower case read as upper case.
 
     Raises InputError for an empty sequence, and for any other letter. The message has its position, counted from 1, and
     says what to write for U and for IUPAC's ambiguity codes.
     """
+    check_text(sequence)
     if not sequence:
         raise InputError("the sequence is empty")
     upper = sequence.upper()

@@ -22,7 +22,12 @@ from covjax.extras import pip_line
 # Where the encoder's tensors stand, and buffers there that are computed.
 PARTS = ("embeddings.", "encoder.")
 BUFFERS = (r"embeddings\.position_ids", r"embeddings\.token_type_ids")
-DEFAULTS = {"position_embedding_type": "absolute", "hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+DEFAULTS: dict[str, Any] = {
+    "position_embedding_type": "absolute",
+    "hidden_act": "gelu",
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
 DEFAULTS |= {"pad_token_id": 0, "max_position_embeddings": 512}
 # What decides: the options that transformers' BertModel computes hidden states with, and, below them, those by which
 # published models with code of their own under this model_type differ (DNABERT-2 and MosaicBERT, Jina's).

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.base import Encoder, layer_index, pad_rows
+from covjax.encoders.base import Encoder, check_text, layer_index, pad_rows
 from covjax.errors import InputError
 from covjax.tokens import TokensLike, WeightsLike
 
@@ -76,6 +76,7 @@ class _FunctionEncoder:
 
     def encode(self, sequence: str) -> Int[np.ndarray, "t"]:
         """Token ids; raises InputError for an unknown letter and a sequence of which nothing is pooled."""
+        check_text(sequence)
         if isinstance(self._encode, Mapping):
             for position, letter in enumerate(sequence, start=1):
                 if letter not in self._encode:

@@ -27,7 +27,7 @@ from covjax.errors import InputError, shown
 PARTS = ("embeddings.", "encoder.", "rotary_embeddings.")
 BUFFERS = (r"embeddings\.position_ids",)
 TRAIN_MASK_RATIO = 0.15 * 0.8  # of ESM's pre-training: 15 % of tokens chosen, 80 % of these masked
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "token_dropout": False,
     "emb_layer_norm_before": False,

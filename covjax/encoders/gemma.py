@@ -20,8 +20,8 @@ from covjax.errors import InputError, shown
 
 DEFAULTS: dict[str, Any] = {"hidden_activation": "gelu_pytorch_tanh", "head_dim": 256, "query_pre_attn_scalar": 256}
 DEFAULTS |= {"sliding_window": 4096, "num_key_value_heads": 4, "use_bidirectional_attention": None}
-GEMMA2 = DEFAULTS | {"attn_logit_softcapping": 50.0, "max_position_embeddings": 8192}
-GEMMA3 = DEFAULTS | {"attn_logit_softcapping": None, "rope_theta": 1e6, "rope_local_base_freq": 10000.0}
+GEMMA2: dict[str, Any] = DEFAULTS | {"attn_logit_softcapping": 50.0, "max_position_embeddings": 8192}
+GEMMA3: dict[str, Any] = DEFAULTS | {"attn_logit_softcapping": None, "rope_theta": 1e6, "rope_local_base_freq": 10000.0}
 GEMMA3 |= {"sliding_window_pattern": 6, "max_position_embeddings": 131_072}
 ALLOWED: dict[str, tuple[Any, ...]] = {"hidden_activation": tuple(ACTIVATIONS), "mlp_bias": (False, None)}
 OURS = dataclasses.replace(

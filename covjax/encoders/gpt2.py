@@ -12,7 +12,12 @@ from covjax.encoders.weights import Tensors, check_multiple, check_options, read
 PARTS = ("wte.", "wpe.", "h.", "ln_f.")
 BUFFERS = (r"h\.\d+\.attn\.(bias|masked_bias)",)
 SIZES = ("n_embd", "n_layer", "n_head", "n_inner", "n_positions", "vocab_size")
-DEFAULTS = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "n_inner": None, "n_positions": 1024}
+DEFAULTS: dict[str, Any] = {
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "n_inner": None,
+    "n_positions": 1024,
+}
 DEFAULTS |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "activation_function": tuple(ACTIVATIONS),

@@ -12,7 +12,12 @@ from covjax.encoders.weights import SIZES, Tensors, check_multiple, read_options
 
 PARTS = ("embed_in.", "layers.", "final_layer_norm.")
 BUFFERS = (r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",)
-DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "use_parallel_residual": True, "attention_bias": True}
+DEFAULTS: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "use_parallel_residual": True,
+    "attention_bias": True,
+}
 DEFAULTS |= {"rotary_emb_base": 10000.0, "rotary_pct": 0.25, "max_position_embeddings": 2048}
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "hidden_act": tuple(ACTIVATIONS),

@@ -211,7 +211,12 @@ def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 GELUS: Mapping[str, Callable[[Array], Array]] = {
     "gelu": gelu, "gelu_new": jax.nn.gelu, "gelu_pytorch_tanh": jax.nn.gelu,  # jax.nn.gelu: the tanh form
 }  # fmt: skip
-ACTIVATIONS = {**GELUS, "relu": jax.nn.relu, "silu": jax.nn.silu, "swish": jax.nn.silu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    **GELUS,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
 
 
 def split_heads(qkv: Float[Array, "b t n"], heads: int) -> list[Float[Array, "b t h c"]]:
@@ -219,7 +224,7 @@ def split_heads(qkv: Float[Array, "b t n"], heads: int) -> list[Float[Array, "b 
     return [part.reshape(*qkv.shape[:2], heads, -1) for part in jnp.split(qkv, 3, -1)]
 
 
-class Frequencies(nnx.Variable):
+class Frequencies(nnx.Variable[Array | np.ndarray]):
     """Rotary frequencies: a buffer, saved but not trained, float32 whatever the type of the parameters."""
 
 

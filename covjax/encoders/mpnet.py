@@ -12,7 +12,7 @@ from covjax.encoders.weights import Tensors, read_config
 
 PARTS = ("embeddings.", "encoder.")
 BUFFERS = (r"embeddings\.position_ids",)
-DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "relative_attention_num_buckets": 32}
+DEFAULTS: dict[str, Any] = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "relative_attention_num_buckets": 32}
 DEFAULTS |= {"pad_token_id": 1, "max_position_embeddings": 512}
 # The model's code counts positions from 1, whatever the config says, and fills 32 buckets.
 OWN: dict[str, tuple[Any, ...]] = {"pad_token_id": (1,), "relative_attention_num_buckets": (32,)}

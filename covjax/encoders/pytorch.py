@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.data.letters import vocabulary_kind
-from covjax.encoders.base import Encoder, layer_index, pad_rows
+from covjax.encoders.base import Encoder, check_text, layer_index, pad_rows
 from covjax.encoders.loading import fetch
 from covjax.encoders.sentence import SentenceSettings, read_settings
 from covjax.errors import InputError, shown
@@ -136,6 +136,7 @@ class TorchEncoder:
 
     def encode_any_length(self, sequence: str) -> Int[np.ndarray, "t"]:
         """`encode` for windows, which are cut later."""
+        check_text(sequence)
         settings = self._settings
         if settings is not None:
             sequence = settings.prompt + (sequence.lower() if settings.lower else sequence)

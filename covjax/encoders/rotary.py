@@ -17,7 +17,7 @@ from covjax.errors import InputError, shown
 
 KINDS = ("default", "linear", "llama3", "yarn")
 # What decides, beside the kind, for each of them; YaRN's own has more that published models do not set.
-NEEDED = {
+NEEDED: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),

@@ -15,7 +15,7 @@ from covjax.encoders.weights import Tensors, read_options
 PARTS = ("shared.", "encoder.")
 SIZES: tuple[str, ...] = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size")
 SIZES += ("relative_attention_num_buckets", "relative_attention_max_distance")
-DEFAULTS = {"feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6}
+DEFAULTS: dict[str, Any] = {"feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6}
 DEFAULTS |= {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
 ACTIVATION = {"relu": "relu", "gelu": "gelu", "silu": "silu", "gated-relu": "relu", "gated-silu": "silu"}
 ACTIVATION["gated-gelu"] = "gelu_new"  # not "gelu", in the authors' code and in transformers

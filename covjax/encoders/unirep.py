@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.base import digest_weights, layer_index, pad_rows, register_encoder
+from covjax.encoders.base import check_text, digest_weights, layer_index, pad_rows, register_encoder
 from covjax.errors import InputError
 from covjax.extras import pip_line
 from covjax.modelfiles import read_npz
@@ -103,6 +103,7 @@ class UniRep(nnx.Module):
         Raises InputError naming the first letter outside the alphabet and its position, counted from 1, and for an
         empty sequence.
         """
+        check_text(sequence)
         if not sequence:
             raise InputError("the sequence is empty")
         for position, letter in enumerate(sequence, start=1):

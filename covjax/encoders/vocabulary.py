@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from covjax.encoders.base import pad_rows
+from covjax.encoders.base import check_text, pad_rows
 from covjax.errors import InputError, shown
 from covjax.modelfiles import read_json
 
@@ -34,6 +34,7 @@ class Vocabulary:
         tokens or with special ones alone, the padding token, and, unless `any_length`, more tokens than the model has
         positions.
         """
+        check_text(sequence)
         tokens = self.split(sequence)
         if not tokens:
             raise InputError(f"the sequence {shown(sequence, 40)} has no token")

@@ -131,7 +131,7 @@ def covariance_share(part: Float[np.ndarray, "n"], whole: Float[np.ndarray, "n"]
 
 
 def explain(
-    model: Model | str | os.PathLike,
+    model: Model | str | os.PathLike[str],
     X: Any,
     *,
     labels: Sequence[str] = (),

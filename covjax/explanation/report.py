@@ -32,7 +32,7 @@ READING = (
     "A contribution says what the probe uses, not what causes the label. Activations depend on context, so that a "
     "token can carry what its neighbours say.",
 )
-METHODS = {
+METHODS: dict[str | None, str] = {
     None: "The recipe is linear in what it pools: contributions are exact.",
     "sqrt": "Contributions to the square root are of first order (Daleckii–Krein derivative), times Euler's factor of "
     "two, with which they sum to the score; the constant is the part of the ridge.",

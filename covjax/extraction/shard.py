@@ -42,7 +42,7 @@ def _finite(layers, mask):
     return {k: jnp.all(jnp.isfinite(x) | ~mask[..., None], axis=(1, 2)) for k, x in layers.items()}
 
 
-def pool_function(poolers: Mapping[str, Callable], mesh: Mesh | None = None) -> Callable:
+def pool_function(poolers: Mapping[str, Callable[..., Any]], mesh: Mesh | None = None) -> Callable[..., Any]:
     """({layer: (b, t, d)}, mask (b, t)) → ({"layer/pooler": (b, k)}, {layer: every pooled activation finite (b,)})."""
 
     def pool(layers, mask):

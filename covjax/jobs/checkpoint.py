@@ -202,6 +202,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     """
     from orbax.checkpoint import v1 as ocp
 
+    refuse_address("path", path)
     path = Path(path).resolve()
     if not (path / "_CHECKPOINT_METADATA").is_file():  # Orbax's own test calls an empty folder a checkpoint
         return None
@@ -237,8 +238,8 @@ def load_complete(
     """Tree and manifest of a complete checkpoint, None where there is none; else as `load`."""
     from orbax.checkpoint import v1 as ocp
 
-    path = Path(path).resolve()
     saved = read_manifest(path)
+    path = Path(path).resolve()
     if saved is None:
         return None
     digests = saved.pop("digests")

@@ -10,7 +10,7 @@ import jax
 
 MOST_BYTES = 1 << 29  # programs used longest ago make room
 SECONDS = 0.2  # what compiles faster is not stored
-SETTINGS = {
+SETTINGS: dict[str, int | float] = {
     "jax_compilation_cache_max_size": MOST_BYTES,
     "jax_persistent_cache_min_compile_time_secs": SECONDS,
 }

@@ -27,14 +27,14 @@ TEMPORARY = "covjax-tmp"  # in the names of what is not complete
 
 
 def refuse_address(argument: str, path: str | Path) -> None:
-    """Refuse `gs://…` and its like where something is to be written: locks and renames need a file system.
+    """Refuse `gs://…` and its like where something is to be read or written: locks and renames need a file system.
 
     Raises InputError; `argument` is the name of what was given.
     """
     if scheme := re.match("[A-Za-z][A-Za-z0-9+.-]+(?=:/)", str(path)):
         raise InputError(
-            f"{argument}: {path} is an address ({scheme[0]}:), and covjax writes to a file system; "
-            "mount it as a folder, or write to a disk and copy the result"
+            f"{argument}: {path} is an address ({scheme[0]}:), and covjax reads and writes in a file system; "
+            "mount it as a folder, or work on a disk and copy from or to the address"
         )
 
 

@@ -322,7 +322,9 @@ def load_newest(folder: str | Path, like: Any, manifest: Mapping[str, Any]) -> t
     return _load_newest(folder, steps[-1], like, manifest) if steps else None
 
 
-def load_newest_together(folder: str | Path, like: Any, manifest: Mapping[str, Any]) -> tuple[Any, dict] | None:
+def load_newest_together(
+    folder: str | Path, like: Any, manifest: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
     """`load_newest` by all processes of a job: the newest checkpoint that process 0 sees, in every one of them.
 
     A listing of a shared folder may be a moment old; processes that go on from different steps would mix their batches.

@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 import textwrap
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -22,7 +22,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """argparse with one line for an error, and with values that begin with a minus: `--layers -1,-2`."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As of argparse, which takes for an option what begins with a minus and is not a plain number."""
         given = list(sys.argv[1:] if args is None else args)
         options = self._option_string_actions

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -103,8 +103,11 @@ def pooler_options(name: str) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(_FACTORIES[name]).parameters)
 
 
-def get_pooler(name: str, **options) -> Pooler:
+def get_pooler(name: str, **options: Any) -> Pooler:
     """Make the pooler registered under `name`.
+
+    `covjax.pooling.pooler_options(name)` lists its options with their defaults; docs/recipes.md says what every pooler
+    computes, how many numbers it gives and what it costs.
 
     Raises:
         InputError: unknown name, unknown or missing option, or a bad value; the message lists what is allowed.

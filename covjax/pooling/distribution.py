@@ -190,7 +190,7 @@ def vlad(*, centres: MatrixLike) -> FittedPooler:
     return FittedPooler("vlad", _vlad, {"centres": array}, array.shape[1])
 
 
-def responsibilities(x: Tokens, shares, means, variances) -> Float[Array, "tokens components"]:
+def responsibilities(x: Tokens, shares: Array, means: Array, variances: Array) -> Float[Array, "tokens components"]:
     """Probability of every component of a Gaussian mixture with diagonal covariances, given each token."""
 
     def log(component):  # one after the other: side by side each would hold the tokens

@@ -13,7 +13,7 @@ from covjax.pooling.learned import check_features
 from covjax.tokens import TokensLike, WeightsLike, prepare_tokens
 
 
-class Reference(nnx.Variable):
+class Reference(nnx.Variable[Array]):
     """An array fitted beforehand: saved with the pooler, not trained."""
 
 

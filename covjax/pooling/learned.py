@@ -45,7 +45,7 @@ def check_features(x: Float[Array, "tokens features"], features: int) -> None:
         raise InputError(f"x must have {features} features, got {x.shape[1]}")
 
 
-def projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param:
+def projection(rngs: nnx.Rngs, features: int, rank: int) -> nnx.Param[Array]:
     """A random (features, rank) parameter whose columns have about unit norm."""
     return nnx.Param(jax.random.normal(rngs.params(), (features, rank)) / features**0.5)
 
@@ -104,7 +104,14 @@ class ProjectedPool(nnx.Module):
     permutation_invariant = True
 
     def __init__(
-        self, features: int, rank: int, tied: bool, center: str | None, spectral: str | None, floor: float, rngs
+        self,
+        features: int,
+        rank: int,
+        tied: bool,
+        center: str | None,
+        spectral: str | None,
+        floor: float,
+        rngs: nnx.Rngs,
     ):
         self.left = projection(rngs, features, rank)
         self.right = None if tied else projection(rngs, features, rank)

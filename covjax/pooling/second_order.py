@@ -171,7 +171,7 @@ def mean_outer() -> FunctionPooler:
     return FunctionPooler("mean_outer", _mean_outer, from_moments=_outer_of_moments, from_factor=_mean_column)
 
 
-class Basis(nnx.Variable):
+class Basis(nnx.Variable[Array]):
     """A projection fixed beforehand (PCA, autoencoder, random): saved with the pooler, not trained."""
 
 

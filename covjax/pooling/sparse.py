@@ -43,7 +43,7 @@ class MeanLatents(_LatentPool):
 
     name = "sae_mean"
 
-    def pool(self, z, w):
+    def pool(self, z: Float[Array, "tokens latents"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
         """See the class."""
         return safe_ratio(jnp.matmul(w, z, precision=HIGHEST), jnp.sum(w))
 
@@ -53,12 +53,12 @@ class MaxLatents(_LatentPool):
 
     name = "sae_max"
 
-    def pool(self, z, w):
+    def pool(self, z: Float[Array, "tokens latents"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
         """See the class."""
         return jnp.max(z, axis=0)
 
 
-class Pairs(nnx.Variable):
+class Pairs(nnx.Variable[Array]):
     """Pairs of latents chosen beforehand: saved with the pooler, not trained."""
 
 
@@ -71,7 +71,7 @@ class Cooccurrence(_LatentPool):
         super().__init__(autoencoder)
         self.pairs = Pairs(jnp.asarray(pairs, jnp.int32))
 
-    def pool(self, z, w):
+    def pool(self, z: Float[Array, "tokens latents"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
         """See the class."""
         left, right = self.pairs[...].T
         product = jnp.sum(w[:, None] * z[:, left] * z[:, right], axis=0)

@@ -61,7 +61,7 @@ class TokenProbe:
         return z @ self.weights + self.bias
 
 
-def fit_token_probe(pool: nnx.Module, *args, **settings) -> TokenProbe:
+def fit_token_probe(pool: nnx.Module, *args: Any, **settings: Any) -> TokenProbe:
     """`fit_token_probes` of one pool."""
     return fit_token_probes([pool], *args, **settings)[0]
 

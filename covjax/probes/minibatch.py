@@ -44,7 +44,7 @@ class Budget:
     shuffle: int = 256
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "learning_rate", "evaluate_every", "patience", "shuffle"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: {getattr(self, name)!r} must be > 0")

@@ -41,7 +41,7 @@ class BilinearReadout(nnx.Module):
             raise InputError(f"center must be None or 'sequence', got {center!r}")
         rngs = nnx.Rngs(seed)
 
-        def random(rows: int, columns: int) -> nnx.Param:
+        def random(rows: int, columns: int) -> nnx.Param[Array]:
             return nnx.Param(jax.random.normal(rngs.params(), (rows, columns)) / columns**0.5)
 
         self.left = projection(rngs, features, rank)

@@ -159,8 +159,13 @@ def trained(settings: RecipeSettings, features: int | None) -> Iterator[Recipe]:
 
 
 # Families of truncated rows: the pooler's spectral function, the symbol shown, the whole matrix.
-KINDS = {"covariance": (None, "Σ", "covariance"), "sqrt_covariance": ("sqrt", "√Σ", "sqrt_covariance")}
-FAMILIES = {f"{basis}_{kind}": whole for basis in BASES for kind, (_, _, whole) in KINDS.items()}  # family: whole row
+KINDS: dict[str, tuple[str | None, str, str]] = {
+    "covariance": (None, "Σ", "covariance"),
+    "sqrt_covariance": ("sqrt", "√Σ", "sqrt_covariance"),
+}
+FAMILIES: dict[str, str] = {
+    f"{basis}_{kind}": whole for basis in BASES for kind, (_, _, whole) in KINDS.items()
+}  # family: whole row
 
 
 def matched_rank(features: int) -> int:

@@ -1,5 +1,6 @@
 """What a training reports: its log, loss on held-out tokens, figures."""
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -222,15 +223,21 @@ def draw_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 
 def draw_density(histogram: Mapping[str, int], path: str | Path) -> None:
-    """Number of latents by the share of tokens in which they are active (see `density_histogram`)."""
+    """Number of latents by the share of tokens in which they are active (see `density_histogram`).
+
+    The rarest bins are left out where they are empty: among few tokens no share is so small.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = ["never", *(f"≥ {name}" for name in list(histogram)[1:])]
+    never, *bins = histogram.items()
+    bins = list(itertools.dropwhile(lambda each: not each[1], bins)) or bins[-1:]
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
-    axis.bar_label(axis.bar(names, list(histogram.values())), fontsize=8)
+    bars = axis.bar(["never", *(f"≥ {name}" for name, _ in bins)], [never[1], *(count for _, count in bins)])
+    axis.bar_label(bars, fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
     axis.set(xlabel="share of held-out tokens in which a latent is active", ylabel="latents")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

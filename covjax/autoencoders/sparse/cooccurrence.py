@@ -52,7 +52,7 @@ def cooccurrence(
     return keys, np.bincount(where, product[active], len(keys)).astype(np.float32)
 
 
-def stack(moments: Iterable[tuple[Int[np.ndarray, "_"], Float[np.ndarray, "_"]]], latents: int):
+def stack(moments: Iterable[tuple[Int[np.ndarray, "_"], Float[np.ndarray, "_"]]], latents: int) -> sparse.csr_matrix:
     """Sparse matrix (sequences, latents²), one row of `cooccurrence` each, off-diagonal pairs times √2.
 
     So rows multiply as the moments do: ⟨Z_i, Z_j⟩_F, as in `covjax.vectorize`. Memory goes with the active pairs.
@@ -70,12 +70,12 @@ def stack(moments: Iterable[tuple[Int[np.ndarray, "_"], Float[np.ndarray, "_"]]]
     return sparse.csr_matrix((np.concatenate(values), np.concatenate(keys), np.array(ends)), shape)
 
 
-def cooccurrence_kernel(left, right=None) -> Float[np.ndarray, "n m"]:
+def cooccurrence_kernel(left: sparse.csr_matrix, right: sparse.csr_matrix | None = None) -> Float[np.ndarray, "n m"]:
     """⟨Z_i, Z_j⟩_F between the rows of two `stack`s: ridge in the dual on it is a probe on all pairs."""
     return np.asarray((left @ (left if right is None else right).T).todense())
 
 
-def frequent_pairs(stacked, count: int, latents: int) -> Int[np.ndarray, "count 2"]:
+def frequent_pairs(stacked: sparse.csr_matrix, count: int, latents: int) -> Int[np.ndarray, "count 2"]:
     """The pairs (i, j), i <= j, active in most of the stacked sequences; of equal ones those that come first.
 
     Choose on training sequences; `stacked[:, keys]` are then their features, and the pooler `sae_cooccurrence` the same

@@ -15,6 +15,10 @@ from covjax.errors import InputError
 from covjax.standardise import Statistic
 from covjax.tokens import HIGHEST, TokensLike, WeightsLike
 
+Tokens = Float[Array, "tokens features"]
+Latents = Float[Array, "tokens latents"]
+Weights = Float[Array, "tokens"]
+
 
 def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens latents"]:
     """The k largest pre-activations of every token, negative ones 0 (Gao et al. 2024, eq. 3); the first of equal ones.
@@ -192,11 +196,11 @@ class Dense(SparseAutoencoder):
         centred = x - self.decoder_bias[...][None]
         return Forward(reconstruction, centred, pre, jnp.sum(active, axis=1), fired, penalty + nested)
 
-    def train_activate(self, pre, weights):
+    def train_activate(self, pre: Latents, weights: Weights) -> tuple[Array, Array | float]:
         """Latents in training, and the penalty on them."""
         raise NotImplementedError
 
-    def reconstruct(self, x, z, weights):
+    def reconstruct(self, x: Tokens, z: Latents, weights: Weights) -> tuple[Array, Array | float]:
         """Scaled reconstruction, and what is added to the loss for its parts."""
         return jnp.matmul(z, self.decoder[...], precision=HIGHEST) + self.decoder_bias[...][None], 0.0
 
@@ -227,7 +231,7 @@ class ReLU(Dense):
         )
         self.l1 = l1
 
-    def train_activate(self, pre, weights):
+    def train_activate(self, pre: Latents, weights: Weights) -> tuple[Array, Array | float]:
         """See `Dense`."""
         z = jax.nn.relu(pre)
         each = jnp.matmul(z, jnp.linalg.norm(self.decoder[...], axis=1), precision=HIGHEST)
@@ -270,7 +274,7 @@ class JumpReLU(Dense):
         self.l0 = l0
         self.bandwidth = bandwidth
 
-    def train_activate(self, pre, weights):
+    def train_activate(self, pre: Latents, weights: Weights) -> tuple[Array, Array | float]:
         """See `Dense`."""
         each = jnp.sum(step(pre, self.threshold[...], self.bandwidth), axis=1)
         penalty = self.l0 * token_mean(each, weights)
@@ -318,7 +322,7 @@ class BatchTopK(Dense):
         self.threshold = Statistic(jnp.zeros(()))  # 0 until the first batch
         self.batch_threshold = Statistic(jnp.zeros(()))
 
-    def train_activate(self, pre, weights):
+    def train_activate(self, pre: Latents, weights: Weights) -> tuple[Array, Array | float]:
         """See `Dense`."""
         counted = jnp.where((weights > 0)[:, None], pre, 0)
         z, smallest = batch_topk(counted, self.k, jnp.sum(weights > 0))
@@ -374,7 +378,7 @@ class Matryoshka(BatchTopK):
         )
         self.prefixes = prefixes
 
-    def reconstruct(self, x, z, weights):
+    def reconstruct(self, x: Tokens, z: Latents, weights: Weights) -> tuple[Array, Array | float]:
         """See `Dense`: every prefix adds its own latents to the one before, so all cost one product together."""
         nested, start = jnp.zeros((), x.dtype), 0
         total = jnp.broadcast_to(self.decoder_bias[...], x.shape)

@@ -199,7 +199,7 @@ def save_saelens(folder: str | Path, module: SparseAutoencoder, metadata: Mappin
         raise InputError(f"{folder}: cannot be written: {error}") from None
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[str, ...]] = {
     "sae_weights.safetensors": (CONFIG,),
     "sae.safetensors": (CONFIG,),
     "ae.pt": ("config.json",),
