@@ -221,7 +221,7 @@ def _train(config: AutoencoderConfig, activations: Activations | None, force: bo
     start = time.monotonic()
 
     def evaluate() -> Any:
-        sums = [evaluation(state, *distribute(mesh, batch)) for batch in held.once()]
+        sums = [jax.device_get(evaluation(state, *distribute(mesh, batch))) for batch in held.once()]
         return jax.tree.map(lambda *parts: sum(parts), *sums)
 
     figures: dict[str, float] = {}
