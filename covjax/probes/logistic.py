@@ -24,6 +24,7 @@ from covjax.tokens import HIGHEST
 # Coordinates are padded with zero columns to one of these counts, or to the number of samples: zero columns change no
 # optimum, and feature sets of similar size share a compilation.
 WIDTHS = (16, 64, 256, 1024)
+CHEAP = 2**17  # numbers of coordinates that cost less, multiplied at every step, than a program for fewer columns
 _LARGE = 2**29  # bytes of coordinates from which on a compilation saved is worth less than the columns
 LEAST = 1e-30  # penalty, and one over the largest: they and their inverses are float32
 
@@ -118,6 +119,7 @@ def check_stop(tolerance: float, max_iterations: int) -> None:
 def width_of(rank: int, samples: int) -> int:
     """Columns to pad the coordinates to."""
     step = 1024 if 4 * samples * rank <= _LARGE else 128
+    rank = max(rank, min(samples, max((w for w in WIDTHS if w * samples <= CHEAP), default=0)))
     return next((w for w in WIDTHS if w >= rank), max(rank, min(samples, -(-rank // step) * step)))
 
 
