@@ -1,5 +1,6 @@
 """Both probes against closed forms and scikit-learn."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -108,6 +109,20 @@ def test_few_samples_are_padded_to_one_width_and_many_to_several():
     assert {width_of(rank, 210) for rank in (3, 40, 209)} == {256}
     assert [width_of(rank, 1600) for rank in (10, 65, 512, 1599)] == [64, 256, 1024, 1600]
     assert [width_of(rank, 3000) for rank in (10, 20, 1100, 2999)] == [16, 64, 2048, 3000]
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_folds_of_about_one_size_share_a_program(rng, caplog, exclusive):
+    def fit(n):
+        x, y = problem(rng, n, 9, 3)
+        truth = np.eye(3, dtype=bool)[((y - y.mean(0)) / y.std(0)).argmax(1)] if exclusive else y > np.median(y, axis=0)
+        space = row_space(x)
+        return fit_logistic_path(space, space.coordinates(x), truth, PENALTIES, exclusive=exclusive)
+
+    fit(101)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        fit(117)
+    assert not [text for text in caplog.messages if text.startswith("Compiling") and "solve_path" in text]
 
 
 def test_path_order_does_not_matter(rng):
