@@ -8,7 +8,7 @@ from typing import NoReturn
 
 # Name → the function that takes the arguments after it, imported when it is called, and one line of help.
 COMMANDS = {
-    "compare": ("covjax.comparison.compare:main", "compare all pools on a table of labelled sequences"),
+    "compare": ("covjax.comparison.command:main", "compare all pools on a table of labelled sequences"),
     "embed": ("covjax.embedding_command:embed_main", "write one embedding for every sequence of a file"),
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
     "explain": ("covjax.explanation.command:main", "show on a page what a model's score comes from"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covjax.comparison import compare
+from covjax.comparison import command
 from covjax.extraction import extract
 from covjax.jobs.cli import exit_on_input_error
 from covjax.training.autoencoder import train_autoencoder
@@ -37,7 +37,7 @@ def run(kind: str, folder: Path, *options: str) -> None:
         extract.main([*given, "--output", str(folder), *options])
     elif kind == "compare":
         given = ["--data", str(folder.parent / "t.csv"), *OPTIONS, "--trained", "", "--ranks", "2", "--rows", ROWS]
-        compare.main([*given, "--probes", "ridge", "--output", str(folder), *options])
+        command.main([*given, "--probes", "ridge", "--output", str(folder), *options])
     else:
         steps = int(options[options.index("--steps") + 1]) if "--steps" in options else 12
         with exit_on_input_error("train"):

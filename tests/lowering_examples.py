@@ -17,6 +17,7 @@ import covjax
 from covjax import autoencoders as ae
 from covjax.autoencoders import make_autoencoder
 from covjax.autoencoders.base import autoencoder_options
+from covjax.autoencoders.sparse.module import Sums
 from covjax.encoders import load, tokenize
 from covjax.encoders.speaker import SpeakerLSTM
 from covjax.encoders.unirep import UniRep
@@ -222,6 +223,7 @@ COMPILED = {
     "tokens._largest_there": [X, shape(T, dtype=bool)],
     "gram._inner": [shape(B, 21), shape(B, 21)],
     "gram._polynomial": [(BATCH, WEIGHTS), (BATCH, WEIGHTS), 2],
+    "autoencoders.sparse.module._figures": [Sums(shape(), shape(), shape(D), shape(), shape(9))],
     "autoencoders.solver._loss_and_norm": ["tucker", True, BATCH, WEIGHTS, SIDE, None, None],
     "autoencoders.solver._scaled": [WIDE_BATCH, WIDE, None, True],
     "autoencoders.solver._mean_moment": [WIDE_BATCH],

@@ -122,7 +122,7 @@ def journey(argv: Sequence[str]) -> list[str]:
     A reader who follows the run reads each function once, with the comprehensions and lambdas that stand in it: files
     that stand next to each other in this list are one stay.
     """
-    from covjax.comparison import compare
+    from covjax.comparison import command
 
     entered: list[str] = []
     known = set()
@@ -138,7 +138,7 @@ def journey(argv: Sequence[str]) -> list[str]:
 
     sys.setprofile(follow)
     try:
-        compare.main(argv)
+        command.main(argv)
     finally:
         sys.setprofile(None)
     return entered

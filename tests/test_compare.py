@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from covjax.activations import EncodedTokens
-from covjax.comparison import compare, config, features
+from covjax.comparison import command, compare, config, features
 from covjax.comparison.config import choose_recipes
 from covjax.comparison.probing import best_penalty
 from covjax.encoders import register_encoder
@@ -42,7 +42,7 @@ def write_table(path, rng, n=150, header="sequence,label,split", label=None):
 
 def run(tmp_path, *options):
     argv = ["--data", str(tmp_path / "t.csv"), "--output", str(tmp_path / "run"), *OPTIONS, *options]
-    compare.main(argv)
+    command.main(argv)
     return json.loads((tmp_path / "run" / "results.json").read_text())
 
 
@@ -189,7 +189,7 @@ def test_multilabel_and_regression_tasks(tmp_path, rng):
     assert (tmp_path / "run" / "figures" / "terms.png").exists()
 
     write_table(tmp_path / "t.csv", rng, label=lambda s: f"{s.count('A') / len(s):.5f}")
-    compare.main(["--data", str(tmp_path / "t.csv"), "--output", str(tmp_path / "numbers"), *OPTIONS, *FEWER])
+    command.main(["--data", str(tmp_path / "t.csv"), "--output", str(tmp_path / "numbers"), *OPTIONS, *FEWER])
     results = json.loads((tmp_path / "numbers" / "results.json").read_text())
     assert results["probes"] == ["ridge"]
     rows = {row["label"]: row["probes"]["ridge"]["test"]["r2"]["value"] for row in results["rows"]}
@@ -222,7 +222,7 @@ def test_features_do_not_depend_on_the_number_of_devices(tmp_path):
 
 def test_a_suite_over_several_processes_is_refused_with_the_reason(capsys):
     with pytest.raises(SystemExit, match="2"):
-        compare.main(["--suite", "all", "--distributed", "auto"])
+        command.main(["--suite", "all", "--distributed", "auto"])
     assert "distributed: the tasks of --suite are jobs of their own" in capsys.readouterr().err
 
 

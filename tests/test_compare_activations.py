@@ -9,7 +9,7 @@ import pytest
 
 import covjax
 from covjax import InputError
-from covjax.comparison import compare
+from covjax.comparison import command
 from covjax.comparison.config import CompareConfig, choose_recipes
 from covjax.comparison.model import Model
 from covjax.comparison.source import open_source
@@ -69,7 +69,7 @@ def run(made):
     argv = ["--activations", str(folder / "framed.npz"), "--data", str(folder / "bare.csv"), "--drop-first", "1"]
     argv += ["--drop-last", "1", "--output", str(folder / "command"), "--rows", ",".join(ROWS), "--resamples", "100"]
     argv += ["--ranks", "2", "--penalties", "1e-3,1e-1,1", "--trained", "", "--probes", "logistic"]
-    compare.main(argv)
+    command.main(argv)
     return folder, argv, given
 
 
@@ -100,7 +100,7 @@ def test_activations_of_an_encoder_give_its_comparison(made):
 def test_a_table_without_sequences_has_no_composition_and_says_what_it_cannot_group(run, capsys):
     folder, argv, given = run
     capsys.readouterr()
-    compare.main(argv)
+    command.main(argv)
     out = capsys.readouterr().out
     assert "activations: 120 of framed.npz, 8 features, float32" in out
     assert "near copies cannot be found" in out
@@ -149,7 +149,7 @@ def test_other_activations_are_another_run(run, capsys):
     (folder / "changed").mkdir()
     np.savez(folder / "changed" / "framed.npz", **changed)
     with pytest.raises(SystemExit):
-        compare.main([argv[0], str(folder / "changed" / "framed.npz"), *argv[2:]])
+        command.main([argv[0], str(folder / "changed" / "framed.npz"), *argv[2:]])
     assert "weights_digest" in capsys.readouterr().err
 
 

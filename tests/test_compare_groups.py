@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from covjax.comparison import compare
+from covjax.comparison import command
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
 from tests.test_unirep import random_weights
@@ -17,7 +17,7 @@ OPTIONS += ["--penalties", "1e-3,1e-1,1", "--probes", "ridge", "--ranks", "2"]
 
 def run(folder, rows, header, *options):
     (folder / "t.csv").write_text("\n".join([header, *rows]) + "\n")
-    compare.main(["--data", str(folder / "t.csv"), "--output", str(folder / "run"), *OPTIONS, *options])
+    command.main(["--data", str(folder / "t.csv"), "--output", str(folder / "run"), *OPTIONS, *options])
     results = json.loads((folder / "run" / "results.json").read_text())
     return results, (folder / "run" / "report.html").read_text()
 

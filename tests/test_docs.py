@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import covjax
-from covjax.comparison import compare
+from covjax.comparison import command
 from covjax.comparison.config import CompareConfig
 from covjax.dashboards.command import DashboardConfig
 from covjax.embedding.pools import unfitted_pools, widths
@@ -129,7 +129,7 @@ def test_a_block_that_does_not_run_names_what_there_is(block):
 
 
 COMMANDS = {  # command: settings, main options, further arguments of `parse`
-    "compare": (CompareConfig, compare.MAIN_OPTIONS, {"built_in": CONFIGS, "switches": {"all": ""}}),
+    "compare": (CompareConfig, command.MAIN_OPTIONS, {"built_in": CONFIGS, "switches": {"all": ""}}),
     "embed": (EmbedConfig, ("data",), {}),
     "predict": (PredictConfig, ("model", "data"), {"files": ("model", "data")}),
     "explain": (ExplainConfig, ("model", "data"), {"files": ("model", "data")}),

@@ -55,7 +55,8 @@ def test_one_sequence_over_max_length_is_refused_at_once(tmp_path):
     """Before anything takes the number of sequences times the longest one's length, 15 GiB here."""
     write(tmp_path / "t.csv", "ACDEFGHIKLMNPQRSTVWY", 2000, 1, np.random.default_rng(0))
     script = (
-        "import resource, sys; from eval import compare; base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "import resource, sys; import covjax.comparison.compare; from eval import compare\n"
+        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: compare.main(sys.argv[1:])\n"
         "finally: print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)"
     )

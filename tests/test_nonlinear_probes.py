@@ -7,7 +7,7 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 
 from covjax import Embedder, InputError
-from covjax.comparison import compare
+from covjax.comparison import command
 from covjax.probes.minibatch import Budget
 from covjax.probes.nonlinear import DECAYS, fit_networks, radial_space
 from covjax.probes.ridge import ridge_path
@@ -112,7 +112,7 @@ def test_rows_of_a_comparison(tmp_path):
     rows = ["mean", "covariance", "mean_rbf", "mean_mlp"]
     results = []
     for names in (rows[:2], rows):
-        compare.main(["--data", str(tmp_path / "t.csv"), *options, "--rows", ",".join(names)])
+        command.main(["--data", str(tmp_path / "t.csv"), *options, "--rows", ",".join(names)])
         results.append(json.loads((tmp_path / "run" / "results.json").read_text()))
     few, all_rows = ({row["label"]: row for row in each["rows"]} for each in results)
     assert set(all_rows) == set(rows)
@@ -125,7 +125,7 @@ def test_rows_of_a_comparison(tmp_path):
     for fit in all_rows["mean_mlp"]["probes"].values():  # of its own grid
         assert fit["at_edge"] == (fit["penalty"] in (min(DECAYS), max(DECAYS)))
     (tmp_path / "run" / "results.json").unlink()
-    compare.main(["--data", str(tmp_path / "t.csv"), *options, "--rows", ",".join(rows)])
+    command.main(["--data", str(tmp_path / "t.csv"), *options, "--rows", ",".join(rows)])
     again = json.loads((tmp_path / "run" / "results.json").read_text())
     assert again["rows"] == results[1]["rows"]  # from the probes' checkpoints
 

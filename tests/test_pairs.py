@@ -158,7 +158,7 @@ def write(path, rows, header="sequence,sequence_b,label"):
 
 def run(folder, rows, *options, header="sequence,sequence_b,label"):
     table = write(folder / "t.csv", rows, header)
-    compare.main(["--data", str(table), "--output", str(folder / "run"), *OPTIONS, *options])
+    command.main(["compare", "--data", str(table), "--output", str(folder / "run"), *OPTIONS, *options])
     return json.loads((folder / "run" / "results.json").read_text())
 
 

@@ -1,5 +1,6 @@
 """Both probes against closed forms and scikit-learn."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -7,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from covjax import moments
 from covjax.errors import InputError
 from covjax.probes import fit_logistic_path, fit_ridge_path, row_space
-from covjax.probes.logistic import probabilities, space_of_moments
+from covjax.probes.logistic import probabilities, space_of_moments, width_of
 from tests.distributed_worker import classification
 
 PENALTIES = (1e-3, 1e-1, 1.0)
@@ -101,6 +102,27 @@ def test_class_weights_equal_scikit_learn(rng, exclusive):
             np.testing.assert_allclose(ours if exclusive else ours[:, j], peer if exclusive else peer[:, 1], atol=1e-3)
     with pytest.raises(InputError, match=r"class_weights: shape \(2,\) must be \(3,\)"):
         fit_logistic_path(space, space.coordinates(x), truth, (1.0,), exclusive, class_weights=np.ones(2))
+
+
+def test_few_samples_are_padded_to_one_width_and_many_to_several():
+    assert {width_of(rank, 40) for rank in (1, 39)} == {64}
+    assert {width_of(rank, 210) for rank in (3, 40, 209)} == {256}
+    assert [width_of(rank, 1600) for rank in (10, 65, 512, 1599)] == [64, 256, 1024, 1600]
+    assert [width_of(rank, 3000) for rank in (10, 20, 1100, 2999)] == [16, 64, 2048, 3000]
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_folds_of_about_one_size_share_a_program(rng, caplog, exclusive):
+    def fit(n):
+        x, y = problem(rng, n, 9, 3)
+        truth = np.eye(3, dtype=bool)[((y - y.mean(0)) / y.std(0)).argmax(1)] if exclusive else y > np.median(y, axis=0)
+        space = row_space(x)
+        return fit_logistic_path(space, space.coordinates(x), truth, PENALTIES, exclusive=exclusive)
+
+    fit(101)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        fit(117)
+    assert not [text for text in caplog.messages if text.startswith("Compiling") and "solve_path" in text]
 
 
 def test_path_order_does_not_matter(rng):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from covjax import InputError, get_pooler
+from covjax.activations.windows import HeldActivations
 from covjax.autoencoders import save_autoencoder
 from covjax.autoencoders.sparse import TopK
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, cooccurrence_kernel, frequent_pairs, stack
+from covjax.embedding.learned import _find_pairs
 
 T, D, M, K = 25, 6, 40, 4
 
@@ -71,6 +73,18 @@ def test_chosen_pairs_are_the_most_frequent_and_the_pooler_gives_the_same_featur
     for i, (x, w) in enumerate(sequences):
         expected = stacked[i].toarray()[0, keys]
         np.testing.assert_allclose(pool(np.where(w[:, None] > 0, x, np.nan), w), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_pairs_of_sequences_of_any_lengths_take_one_program(module, rng, caplog):
+    def find(*lengths):
+        tokens = rng.normal(size=(sum(lengths), module.features)).astype(np.float32)
+        pairs = _find_pairs(module, HeldActivations(tokens, lengths, {}), module.latents, 3)
+        assert pairs.shape == (3, 2)
+
+    find(5, 9)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        find(9, 3, 7, 4, 6)
+    assert len([text for text in caplog.messages if text.startswith("Compiling")]) == 1
 
 
 def test_mean_and_max_of_latents_also_from_a_saved_autoencoder(module, sequences, tmp_path):

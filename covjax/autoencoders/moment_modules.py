@@ -98,7 +98,7 @@ class SecondMomentAutoencoder(nnx.Module):
         norms = jax.vmap(lambda x, w: moment_norm(x, w, center=self._center()), axes)(inputs, weights)
         return {"loss": jnp.sum(losses), "norm": jnp.sum(norms)}
 
-    def summarise(self, sums: dict[str, Array]) -> dict[str, float]:
+    def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
         """FVU = Σ‖S − Ŝ‖² / Σ‖S‖²: 0 perfect, 1 for Ŝ = 0."""
         if not float(sums["norm"]):
             raise InputError("x: no sequence with a second moment above 0, so no share of it is explained")

@@ -1,26 +1,14 @@
-"""Compare covariance pooling with mean pooling and the controls, on one data set, from one command.
-
-    covjax compare --config quickstart
-    covjax compare my.csv --output runs/mine
-    covjax compare my.csv --encoder facebook/esm2_t6_8M_UR50D
-
-Frozen tokens of one encoder are pooled in every way, the same two linear probes are fitted on each, the penalty is
-chosen on validation from one grid, and the test set is scored once: `test-looks.jsonl` in the output folder keeps a
-record of the settings it was scored under. Batches are split over all devices of the machine, with --distributed
-sequences and probes over several processes.
-Exit status 2 and one line for bad input.
-"""
+"""The whole run of a comparison in order, from the user's table to report and terminal."""
 
 import dataclasses
 import hashlib
 import json
 import os
 import platform
-import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,10 +39,9 @@ from covjax.data.pairs import seen_note
 from covjax.data.targets import target_names_path
 from covjax.errors import InputError
 from covjax.extras import need
-from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.distributed import check_folder, is_first, job, same, wait
+from covjax.jobs.distributed import check_folder, is_first, same, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
-from covjax.notes import note, silence, visible
+from covjax.notes import note, visible
 from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.recipes import Recipe
 from covjax.sources import SOURCES, tokens_path, write_source
@@ -67,36 +54,6 @@ OWNS = (
     *(f"figures/{name}.png" for name in FIGURES),
     *("predictions.csv", "model/embedder/", "model/probe/", "model/"),
 )
-MAIN_OPTIONS = ("data", "task", "encoder", "layer", "layers", "output", "name", "label_names", "max_length", "rows")
-
-
-def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> None:
-    """Run the command line under the name it was typed by; see the module's docstring."""
-    argv = sys.argv[1:] if argv is None else argv
-    from covjax.tasks.configs import CONFIGS, titled  # built of this module's parts
-
-    with exit_on_input_error(command):
-        given = {each.split("=")[0] for each in argv}
-        if {"--suite", "--distributed"} <= given:
-            raise InputError(
-                "distributed: the tasks of --suite are jobs of their own; start each with --config and --distributed"
-            )
-        if "--suite" in given:
-            from covjax.tasks import run as suite
-
-            raise SystemExit(suite.main(argv, command))
-        config, flags = parse(
-            command,
-            __doc__ or "",
-            CompareConfig,
-            argv,
-            MAIN_OPTIONS,
-            distributed=True,
-            built_in=CONFIGS,
-            switches={"all": "print all rows"},
-        )
-        with silence(flags.quiet), job(command, flags.distributed):
-            compare(titled(config), force=flags.force, every=flags.all, command=f"{command} {shlex.join(argv)}")
 
 
 def compare(
@@ -309,7 +266,3 @@ def _manifest(config: CompareConfig, data: Dataset, source: Source, label_names:
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("covjax", "jax", "flax", "optax", "numpy", "orbax-checkpoint")},
     }
-
-
-if __name__ == "__main__":
-    main()

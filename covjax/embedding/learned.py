@@ -26,6 +26,8 @@ from covjax.recipes.base import BASES, SparsePooled, Trained
 from covjax.standardise import standardise
 from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
 
+_standardise = jax.jit(standardise)  # one program a shape, where eager operations are one each
+
 
 def make_bases(
     training: TrainingTokens, wanted: Sequence[tuple[str, int]], token_budget: int
@@ -55,7 +57,7 @@ def _tucker(
     tokens: ArrayTokens, fit: Fit, train: np.ndarray, ranks: Sequence[int], token_budget: int
 ) -> list[np.ndarray]:
     batches: list[Any] = [
-        (np.asarray(standardise(batch.tokens, batch.weights, *fit)), batch.weights)
+        (np.asarray(_standardise(batch.tokens, batch.weights, *fit)), batch.weights)
         for batch in tokens.mixed(train, token_budget)
     ]
     bases = []
@@ -90,7 +92,7 @@ def train_pools(
 
     def walk(wanted: np.ndarray) -> Iterator[TokenBatch]:
         for batch in tokens.mixed(wanted, tokens.token_budget // 4):
-            x = np.asarray(standardise(batch.tokens, batch.weights, *fit))
+            x = np.asarray(_standardise(batch.tokens, batch.weights, *fit))
             yield batch.rows, x if basis is None else x @ basis, batch.weights
 
     decays = training["weight_decays"]
@@ -140,9 +142,9 @@ def sparse_pools(
     in some of these.
     """
     kept = tokens.kept(train)
-    whole = np.concatenate(kept)  # one shape: eager operations are compiled for every length anew
+    whole = np.concatenate(kept)  # one shape, one program
     lengths = np.array([len(x) for x in kept])
-    held = HeldActivations(np.asarray(standardise(whole, np.ones(len(whole)), *fit)), lengths, identity)
+    held = HeldActivations(np.asarray(_standardise(whole, np.ones(len(whole)), *fit)), lengths, identity)
     options, steps = sparse_options(recipes[0]), dict(recipes[0].autoencoder)["steps"]
     # The same for 1, 2, 4, 8 devices, so that a killed training goes on with another number of them; others round up.
     batch = 1 << (min(2048, max(int(lengths.sum()) // 2, 1)).bit_length() - 1)
@@ -193,7 +195,8 @@ def _find_pairs(model: Any, held: HeldActivations, latents: int, most: int) -> I
     edge = max(map(len, arrays))
     moments = []
     for x in arrays:  # one compiled shape: padding enters neither statistic
-        values, indices = codes(np.pad(x, ((0, edge - len(x)), (0, 0))))
+        # Cut on the host: on the device every length is a program of its own.
+        values, indices = map(np.asarray, codes(np.pad(x, ((0, edge - len(x)), (0, 0)))))
         moments.append(cooccurrence(values[: len(x)], indices[: len(x)], latents))
     stacked = stack(moments, latents)
     return frequent_pairs(stacked, min(most, len(np.unique(stacked.indices))), latents)

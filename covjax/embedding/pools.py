@@ -220,7 +220,7 @@ def each_batch(
     @jax.vmap
     def pool_one(x, w, key, token):
         x = standardise(x, w, *fit)
-        mixed = shuffle(x, w, key) if shuffled else x
+        mixed = shuffle(x, w, jax.random.wrap_key_data(key)) if shuffled else x
         pooled = {name: pool for name, pool in pools.items() if name not in special}
         vectors = {name: apply(pool, mixed if name in shuffled else x, w) for name, pool in pooled.items()}
         return vectors | {name: (token - fit[0]) / fit[1] for name in special}
@@ -229,7 +229,7 @@ def each_batch(
     if tokens.mesh is not None:  # by hand: XLA would gather a batch of eigendecompositions on one device
         sequences = PartitionSpec(tokens.mesh.axis_names[0])
         pool_batch = jax.jit(jax.shard_map(pool_one, mesh=tokens.mesh, in_specs=sequences, out_specs=sequences))
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(tokens)))
+    keys = _row_keys(seed, len(tokens))
 
     def run(batch: Batch) -> dict[str, Any]:
         filled = np.resize(batch.rows, len(batch.tokens))  # the last batch of a shape has more rows than sequences
@@ -243,6 +243,12 @@ def each_batch(
         batches = _parts(batches, most, devices)
     for batch, blocks in overlap(run, batches, lambda batch: batch.tokens.shape, tokens.mesh):
         yield batch.rows, blocks
+
+
+def _row_keys(seed: int, rows: int) -> np.ndarray:
+    """The data of a random key for every row, on the host, where a batch takes its own without a program."""
+    fold = jax.jit(jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(jax.random.key(seed), row))))
+    return np.asarray(fold(np.arange(rows)))
 
 
 def _parts(batches: Iterator[Batch], most: Callable[[int], int], devices: int) -> Iterator[Batch]:

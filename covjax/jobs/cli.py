@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from covjax.errors import InputError, shown
-from covjax.jobs.distributed import FORM, error_text
-from covjax.jobs.parser import CommandParser, Parser
+from covjax.jobs.disk import error_text
+from covjax.jobs.parser import FORM, CommandParser, Parser
 from covjax.jobs.stop import stoppable
 
 Config = TypeVar("Config")

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEXTS = (*map(os.strerror, FULL), "ENOSPC", "EDQUOT", "EFBIG")
@@ -55,6 +55,17 @@ def full_disk(error: BaseException | None) -> str | None:
         if not isinstance(each, InputError) and (text := next((t for t in TEXTS if t in str(each)), None)):
             return text if " " in text else os.strerror(getattr(errno, text))
         waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+    return None
+
+
+def error_text(error: BaseException) -> str | None:
+    """The one line of an error that the user can put right (InputError, full disk, no path); None for any other."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, Exception) and (text := full_disk(error)):
+        return f"the disk is full ({text}); make room, and the same command goes on"
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{shown(error.filename)}: {error.strerror}"  # whatever looks at a path stumbles over such a one
     return None
 
 

@@ -1,7 +1,6 @@
 """One job of several processes: who is who, who does what, how it ends. The work itself is JAX's own."""
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import math
@@ -19,11 +18,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Int, Shaped
 
-from covjax.errors import InputError, shown
+from covjax.errors import InputError
 from covjax.jobs.compiled import store_compiled_programs
-from covjax.jobs.disk import full_disk
+from covjax.jobs.disk import error_text
+from covjax.jobs.parser import FORM
 
-FORM = "auto (SLURM, GKE, Cloud TPU, Open MPI) or HOST:PORT,COUNT,INDEX"
 # A lost process is noticed after this silence. Heartbeats come from a thread of their own, which no computation holds
 # up; the margin is for networks and for machines that swap.
 HEARTBEAT_SECONDS = 30
@@ -111,17 +110,6 @@ def job(command: str, setting: str, heartbeat_seconds: int = HEARTBEAT_SECONDS) 
         # Python's way out waits for the other processes, which wait for this one.
         os._exit(1 if text is None else 2)
     jax.distributed.shutdown()
-
-
-def error_text(error: BaseException) -> str | None:
-    """The one line of an error that the user can put right (InputError, full disk, no path); None for any other."""
-    if isinstance(error, InputError):
-        return str(error)
-    if isinstance(error, Exception) and (text := full_disk(error)):
-        return f"the disk is full ({text}); make room, then run the same command again"
-    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return f"{shown(error.filename)}: {error.strerror}"  # whatever looks at a path stumbles over such a one
-    return None
 
 
 def is_first() -> bool:

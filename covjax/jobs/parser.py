@@ -6,6 +6,8 @@ import sys
 import textwrap
 from typing import Any, NoReturn
 
+FORM = "auto (SLURM, GKE, Cloud TPU, Open MPI) or HOST:PORT,COUNT,INDEX"  # of --distributed
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     """80 columns whatever the terminal; examples, which are indented, stay as they are."""

@@ -24,6 +24,8 @@ from covjax.tokens import HIGHEST
 # Coordinates are padded with zero columns to one of these counts, or to the number of samples: zero columns change no
 # optimum, and feature sets of similar size share a compilation.
 WIDTHS = (16, 64, 256, 1024)
+ROWS = 64  # samples are filled up to a multiple, under importance 0: the folds of a table share a program
+CHEAP = 2**17  # numbers of coordinates that cost less, multiplied at every step, than a program for fewer columns
 _LARGE = 2**29  # bytes of coordinates from which on a compilation saved is worth less than the columns
 LEAST = 1e-30  # penalty, and one over the largest: they and their inverses are float32
 
@@ -92,9 +94,10 @@ def logistic_path(
     check_varied(kind, y, present)
     penalties = check_penalties(penalties, least=LEAST, most=1 / LEAST)
     r = coordinates.shape[1]
-    width = width_of(r, len(y))
-    z = np.zeros((len(y), width), np.float32)
-    z[:, :r] = coordinates
+    rows = -(-len(y) // ROWS) * ROWS
+    width = width_of(r, rows)
+    z = np.zeros((rows, width), np.float32)
+    z[: len(y), :r] = coordinates
     del coordinates  # they may be the last reference, and many
     order = np.argsort(penalties)[::-1]
     strengths = np.asarray(penalties, np.float32)[order]
@@ -102,7 +105,8 @@ def logistic_path(
     start = log_odds(kind, y, importance).astype(np.float32)
     numbers = start, curvature_of(eigenvalues, width), strengths, np.float32(len(y))
     with jax.enable_x64(False):  # optax's line search mixes types where float64 is the default
-        data = [jax.device_put(each) for each in (z, y.astype(np.float32), importance.astype(np.float32))]
+        added = (0, rows - len(y)), (0, 0)
+        data = [jax.device_put(each) for each in (z, *(np.pad(a.astype(np.float32), added) for a in (y, importance)))]
         del z
         solution = _path(*data, *map(jax.device_put, numbers), kind, tolerance, max_iterations)
         return path_of(jax.device_get(solution), r, order)
@@ -118,6 +122,7 @@ def check_stop(tolerance: float, max_iterations: int) -> None:
 def width_of(rank: int, samples: int) -> int:
     """Columns to pad the coordinates to."""
     step = 1024 if 4 * samples * rank <= _LARGE else 128
+    rank = max(rank, min(samples, max((w for w in WIDTHS if w * samples <= CHEAP), default=0)))
     return next((w for w in WIDTHS if w >= rank), max(rank, min(samples, -(-rank // step) * step)))
 
 

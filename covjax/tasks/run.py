@@ -139,7 +139,7 @@ def run_task(name: str, configs: Path | None, output: Path, overrides: Sequence[
     start = time.monotonic()
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
         status = subprocess.run(
-            [sys.executable, "-m", "covjax.comparison.compare", *options],
+            [sys.executable, "-m", "covjax.comparison.command", *options],
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,

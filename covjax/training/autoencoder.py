@@ -262,7 +262,7 @@ def _train(
     start = time.monotonic()
 
     def evaluate() -> Any:
-        sums = [evaluation(state, *distribute(mesh, batch)) for batch in held.once()]
+        sums = [jax.device_get(evaluation(state, *distribute(mesh, batch))) for batch in held.once()]
         return jax.tree.map(lambda *parts: sum(parts), *sums)
 
     figures: dict[str, float] = {}

@@ -144,6 +144,11 @@ def dead_share(sums: Sums) -> Float[Array, ""]:
     return jnp.mean(sums.fired == 0)
 
 
+@jax.jit  # one program, not one for every operation
+def _figures(sums: Sums) -> dict[str, Float[Array, ""]]:
+    return {"fvu": fvu(sums), "l0": l0(sums), "dead": dead_share(sums)}
+
+
 def density_histogram(sums: Sums, decades: int = 7) -> dict[str, int]:
     """Number of latents by the share of tokens in which they are active, in bins of a factor of ten; "0": none.
 
@@ -381,7 +386,7 @@ class SparseAutoencoder(nnx.Module):
 
     def summarise(self, sums: Sums) -> Mapping[str, float]:
         """fvu, l0, and dead: the share of latents active in none of the tokens."""
-        return {"fvu": float(fvu(sums)), "l0": float(l0(sums)), "dead": float(dead_share(sums))}
+        return {name: float(value) for name, value in _figures(sums).items()}
 
     def _scaled(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array, "tokens features"]:
         x = jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
