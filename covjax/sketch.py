@@ -43,6 +43,20 @@ def random_maclaurin(x: TokensLike, size: int, key: Array, degree: int = 2) -> F
     return jnp.prod(jnp.einsum("td,pdk->ptk", x, signs, precision=HIGHEST), axis=0) / size**0.5
 
 
+def count_sketch(x: Float[Array, "features"], size: int, key: Array) -> Float[Array, "size"]:
+    """Every number, under a random sign, added to one of `size` places: E⟨φ(x), φ(y)⟩ = ⟨x, y⟩ (Charikar et al. 2002).
+
+    Linear, and read once: for vectors too wide for a matrix of `random_projection`.
+
+    Raises InputError for size < 1.
+    """
+    if size < 1:
+        raise InputError(f"size must be >= 1, got {size}")
+    place_key, sign_key = jax.random.split(key)
+    places = jax.random.randint(place_key, x.shape, 0, size)
+    return jax.ops.segment_sum(x * jax.random.rademacher(sign_key, x.shape, x.dtype), places, num_segments=size)
+
+
 def tensor_sketch(x: TokensLike, size: int, key: Array, degree: int = 2) -> Float[Array, "tokens size"]:
     """Count sketches of x^⊗degree, convolved by FFT: E⟨φ(x), φ(y)⟩ = ⟨x, y⟩^degree (Pham, Pagh 2013).
 

@@ -160,6 +160,33 @@ def comparison(output: str, table: str, options: str = "{}", seconds: str = "0")
     print("rows", len(results.rows))
 
 
+def wide_routes(path: str) -> None:
+    """Tables of a wide pool through landmarks, conjugate gradients and a sketch, which process 0 writes."""
+    from pathlib import Path
+
+    from covjax.activations import ArrayTokens
+    from covjax.embedding.conjugate import conjugate_table
+    from covjax.embedding.landmarks import draw_landmarks, landmark_tables, sketch_tables
+    from covjax.embedding.pools import fit_pools
+    from covjax.recipes import get_recipe
+
+    random = np.random.default_rng(0)
+    tokens = ArrayTokens([random.normal(size=(t, 6)).astype(np.float32) for t in random.integers(3, 20, 40)], 100)
+    train, targets = np.arange(0, 40, 2), random.normal(size=(20, 2))
+    fit, pools = fit_pools(get_recipe("log_covariance"), tokens, train, 0, Path(path).parent, {})
+    name, pool = next(iter(pools.items()))
+    drawn, sample = (draw_landmarks(*each) for each in ((8, train, train + 1, 0), (0, train, train + 1, 0, 9)))
+    table = dict(landmark_tables(pools, tokens, fit, 0, drawn, 2**30)).get(name)
+    solved = conjugate_table(name, pool, tokens, fit, 0, train, targets, (1e-4, 1.0), table, {}, 2**30)
+    sketch = dict(sketch_tables(pools, tokens, fit, 0, 12, sample)).get(name)
+    if jax.process_index() == 0:
+        scores = solved.space(train).coordinates(solved.values)
+        gram = scores @ scores.T  # directions may differ in sign
+        kernels = {"sample": table.landmarks.kernel, "exact": sketch.landmarks.kernel}
+        np.savez(path, landmarks=table.values, cg=gram, sketch=sketch.values, **kernels)
+    print("made", solved is not None)
+
+
 def split_step(steps: str) -> None:
     """Steps of TopK with 512 latents over four devices of eight, dead ones among them, beside one device's."""
     from flax import nnx
@@ -303,6 +330,7 @@ NAMED = (
     pooling,
     late,
     comparison,
+    wide_routes,
     split_step,
     logistic,
     streamed,

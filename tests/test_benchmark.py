@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from covjax import projected_moment, second_moment
+from covjax.data import read_table
 from covjax.pooling.learned import attention_covariance_matrices
-from eval.benchmark import autoencoders, metrics
+from eval.benchmark import autoencoders, many, metrics
 from eval.benchmark.common import runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,3 +104,13 @@ def test_the_metrics_page(tmp_path):
     text = (tmp_path / "benchmark-metrics.md").read_text()
     assert "7 labels × 90 examples" in text
     assert "| AUROC: scikit-learn loop ÷ covjax | 30 | **" in text
+
+
+def test_many_sequences_are_written_as_compare_reads_them(tmp_path):
+    many.write_data(tmp_path / "data", 40, 500, 3)
+    data = read_table(tmp_path / "data" / "table.csv", "regression", group_column="group", needs_sequence=False)
+    with np.load(tmp_path / "data" / "tokens.npz") as arrays:
+        tokens = [arrays[each] for each in data.ids]
+    assert all(each.shape == (500, 3) and each.dtype == np.float16 for each in tokens)
+    planted = [np.corrcoef(each.T.astype(float))[0, 1] for each in tokens]
+    np.testing.assert_allclose(planted, data.targets[:, 0], atol=0.2)

@@ -27,6 +27,7 @@ from covjax.recipes.pairs import pair_recipes
 
 DEFAULT_NAME = "my-comparison"
 PROBES, RETRIEVAL = PROTOCOLS = ("probes", "retrieval")
+SOLVERS = ("auto", "kernel", "landmarks", "sketch", "cg")
 ALL = ("all",)  # as `rows`: every recipe that is not optional
 TABLE_OPTIONS = (
     *("sequence_column", "sequence_b_column", "label_column", "id_column", "split_column", "group_column"),
@@ -173,6 +174,13 @@ class CompareConfig(RecipeSettings):
         allowed=lambda n: n is None or n == 0 or n >= 16,
         rule=">= 16, or 0, or none",
     )
+    solver: str = option(
+        "auto",
+        "of rows of more than 4,096 numbers: kernel (exact), landmarks (Nyström), sketch (random signs and places), cg "
+        "(exact ridge by conjugate gradients; ridge alone), or auto: by memory and work; see docs/benchmark-width.md",
+        allowed=lambda solver: solver in SOLVERS,
+        rule=", ".join(SOLVERS),
+    )
     resamples: int = option(1000, "bootstrap resamples", allowed=lambda n: n >= 100, rule=">= 100, better 1,000")
     min_positives: int | None = option(
         None,
@@ -212,8 +220,16 @@ class CompareConfig(RecipeSettings):
         if self.distractors and (self.folds or self.protocol == RETRIEVAL):
             other = "--folds" if self.folds else "--protocol retrieval"
             raise InputError(f"distractors: they need probes fitted on one split; leave {other} out")
-        if self.folds and self.landmarks:
-            raise InputError("folds: they need all inner products, not landmarks; leave one of the two options out")
+        if self.folds and (self.landmarks or self.solver not in ("auto", "kernel")):
+            raise InputError(
+                "folds: they need all inner products, not landmarks; leave --landmarks and --solver, or --folds, out"
+            )
+        if self.landmarks and self.solver in ("kernel", "sketch"):
+            raise InputError(
+                f"landmarks: {self.landmarks} beside solver {self.solver!r}, which has none; leave one out"
+            )
+        if self.landmarks == 0 and self.solver not in ("auto", "kernel"):
+            raise InputError(f"landmarks: 0 is the exact kernel, but solver is {self.solver!r}; leave one out")
 
     @property
     def memory_gib(self) -> float:

@@ -18,9 +18,10 @@ from covjax.activations.pairs import both_sides
 from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.tablefiles import TableFiles
 from covjax.data import Dataset
-from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
-from covjax.embedding.landmarks import LandmarkPlan, draw_landmarks, landmark_tables, plan_landmarks
-from covjax.embedding.plan import GIB
+from covjax.embedding.conjugate import conjugate_table
+from covjax.embedding.kernels import factor_columns, is_wide, kernel_tables, plan_tables
+from covjax.embedding.landmarks import LandmarkPlan, draw_landmarks, landmark_tables, plan_landmarks, sketch_tables
+from covjax.embedding.plan import GIB, cg_pays
 from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, unfitted_pools, widths
 from covjax.embedding.tables import WIDE, Landmarks, Table, make_table, principal_components, side_by_side
 from covjax.errors import InputError
@@ -28,7 +29,16 @@ from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import MIXTURE, Components, Composition, Covariates, Pooled, Probed, SpecialToken
+from covjax.recipes.base import (
+    MIXTURE,
+    Components,
+    Composition,
+    Covariates,
+    Pooled,
+    Probed,
+    SideBySide,
+    SpecialToken,
+)
 
 Item = TypeVar("Item")
 
@@ -126,14 +136,25 @@ def make_features(
     mixtures = [recipe for recipe in recipes if recipe.role == MIXTURE]
     train, memory = data.rows("train"), config.memory_gib * GIB
     in_memory = tokens.gib * GIB if tokens.fits else 0.0
-    plan = plan_landmarks(config.landmarks, len(data), len(train), tokens.features, memory, in_memory)
-    landmarks = draw_landmarks(plan.count, train, data.rows("validation"), config.seed) if plan.count else None
+    ridge_alone = data.task == "regression" or config.probes == ("ridge",)
+    ridge_alone = ridge_alone and not any(isinstance(recipe, Components) for recipe in recipes)
+
+    def pays() -> bool:
+        allowed = ridge_alone and config.protocol != RETRIEVAL
+        return allowed and cg_pays(factor_columns(tokens), tokens.features, len(train))
+
+    sizes = len(data), len(train), tokens.features, memory, in_memory
+    plan = plan_landmarks(config.landmarks, *sizes, config.solver, pays)
+    landmarks: Landmarks | None = None
+    if plan.count:
+        drawn = (0, plan.sample) if plan.solver == "sketch" else (plan.count, None)
+        landmarks = draw_landmarks(drawn[0], train, data.rows("validation"), config.seed, drawn[1])
 
     def expected(name: str) -> dict[str, Any]:
         penalties = {"penalties": list(config.penalties)} if by_name[name] in mixtures else {}  # they chose the shares
         return manifest | {"row": repr(by_name[name])} | penalties
 
-    tables = TableFiles(folder, list(by_name), expected, landmarks, memory / 4)
+    tables = TableFiles(folder, list(by_name), expected, landmarks, memory / 4, plan.solver, plan.count)
     to_find = [name for name in by_name if by_name[name] not in mixtures]
     missing = find_complete(to_find, lambda name: None if tables.find(name) is None else True)[1]
     if not missing:
@@ -141,8 +162,9 @@ def make_features(
     else:
         note(f"features: {len(to_find) - len(missing)} complete and reused, {len(missing)} to make")
         to_make = [by_name[name] for name in missing]
-        _refuse_landmarks(config, plan, tokens.features, to_make, mixtures)
-        for name, table in _pooled(config, data, tokens, [*to_make, *mixtures], output, manifest, plan, landmarks):
+        _refuse_landmarks(config, plan, tokens.features, to_make, mixtures, ridge_alone)
+        args = config, data, tokens, [*to_make, *mixtures], output, manifest, plan, landmarks
+        for name, table in _pooled(*args, tables.find, recipes):
             tables.put(name, table)
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
@@ -161,12 +183,27 @@ def make_features(
 
 
 def _refuse_landmarks(
-    config: CompareConfig, plan: LandmarkPlan, features: int, to_make: list[Recipe], mixtures: list[Recipe]
+    config: CompareConfig,
+    plan: LandmarkPlan,
+    features: int,
+    to_make: list[Recipe],
+    mixtures: list[Recipe],
+    ridge_alone: bool,
 ) -> None:
     """InputError, before the encoder runs, where landmarks stand for training rows whose inner products are needed."""
     sizes = widths(unfitted_pools(to_make), features)
     through = [name for name, width in sizes.items() if plan.covers(width)]
     remedy = "leave --landmarks out" if config.landmarks else "give more --max-memory-gib, or leave the row out"
+    if config.solver in ("landmarks", "sketch", "cg") and not config.landmarks:
+        remedy = f"leave --solver {config.solver} out"
+    if through and plan.solver == "cg" and config.protocol != RETRIEVAL and not ridge_alone:
+        components = [recipe.name for recipe in to_make if isinstance(recipe, Components)]
+        what = (
+            f"not the principal components of {components[0]!r}; leave the row out"
+            if components
+            else "not logistic; add --probes ridge"
+        )
+        raise InputError(f"solver: cg fits ridge alone, {what}, or use --solver landmarks")
     if through and config.protocol == RETRIEVAL:
         raise InputError(
             f"landmarks: retrieval needs all inner products of {through[0]!r}, not {plan.count:,}; {remedy}"
@@ -185,8 +222,13 @@ def _pooled(
     manifest: dict[str, Any],
     plan: LandmarkPlan,
     landmarks: Landmarks | None,
+    find: Callable[[str], Table | None],
+    every: tuple[Recipe, ...],
 ) -> Iterator[tuple[str, Table]]:
-    """The table of every recipe on tokens, process 0 alone; wide ones are spent before the next group is pooled."""
+    """The table of every recipe on tokens, process 0 alone; wide ones are spent before the next group is pooled.
+
+    `find` gives the tables that the folder has, and those yielded, of `every` recipe.
+    """
     on_tokens = [recipe for recipe in recipes if isinstance(recipe, Pooled | SpecialToken)]
     if not on_tokens:
         return
@@ -199,23 +241,19 @@ def _pooled(
     wide = {name: pool for name, pool in wide.items() if name not in many}
     sizes = {name: size for name, size in sizes.items() if name not in many and name not in wide}
     if wide:
-        every = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
+        most = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
         fitting = 1 + int(config.memory_gib * GIB / 4 // (4 * len(data) * len(train)))  # the others lie in files
-        kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, min(every, fitting))
+        kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, min(most, fitting))
     if many:
-        note(
-            f"plan: {len(many)} recipes through {plan.count:,} of {len(train):,} training sequences (Nyström): "
-            f"{len(data):,} sequences are too many for exact ones in {config.memory_gib:.2g} GiB"
-            if config.landmarks is None
-            else f"plan: {len(many)} recipes through {plan.count:,} of {len(train):,} training sequences (Nyström)"
-        )
-    elif config.landmarks:
+        note(f"plan: {_route(plan, len(many), len(data), config)}")
+    elif config.landmarks or config.solver not in ("auto", "kernel"):
         reason = (
             f"none has more than {WIDE:,} numbers" if plan.count else f"there are {len(train):,} training sequences"
         )
-        note(f"plan: no recipe through landmarks: {reason}")
-    most = min(config.max_features_gib, config.memory_gib / 4)
-    for group in pool_groups(sizes, len(data), most) if sizes else ():
+        solver = "landmarks" if config.solver == "auto" else config.solver
+        note(f"plan: no recipe through {solver}: {reason}")
+    gib = min(config.max_features_gib, config.memory_gib / 4)
+    for group in pool_groups(sizes, len(data), gib) if sizes else ():
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}
         features = pool_tokens(chosen, tokens, fit, config.seed)
         for name in group:
@@ -224,9 +262,41 @@ def _pooled(
                 yield name, make_table(values, train)
     if wide:
         yield from kernel_tables(wide, tokens, fit, config.seed, train, kernels, output)
-    if many:
-        assert landmarks is not None
+    if not many:
+        return
+    assert landmarks is not None
+    if plan.solver == "sketch":
+        yield from sketch_tables(many, tokens, fit, config.seed, plan.count, landmarks)
+    elif plan.solver == "landmarks":
         yield from landmark_tables(many, tokens, fit, config.seed, landmarks, plan.room)
+    targets = data.targets[train].astype(np.float64)
+    for name, pool in many.items() if plan.solver == "cg" else ():
+        table = dict(landmark_tables({name: pool}, tokens, fit, config.seed, landmarks, plan.room)).get(name)
+        beside: dict[str, Table] = {}
+        for row in every:
+            others = [part for part in parts_of(row) if part != name]
+            pairs = isinstance(row, SideBySide) and name in row.parts and len(others) == 1 and others[0] not in many
+            if pairs and (other := find(others[0])) is not None:
+                beside[row.name] = other
+        table = conjugate_table(
+            *(name, pool, tokens, fit, config.seed, train, targets, config.penalties, table),
+            *(beside, plan.room),
+        )
+        if table is not None:
+            yield name, table
+
+
+def _route(plan: LandmarkPlan, recipes: int, sequences: int, config: CompareConfig) -> str:
+    """What a plan does with wide recipes, and why where it was not told to."""
+    text = {
+        "landmarks": f"{recipes} recipes through {plan.count:,} of {plan.train:,} training sequences (Nyström)",
+        "sketch": f"{recipes} recipes through count sketches of {plan.count:,} numbers",
+        "cg": f"{recipes} recipes by conjugate gradients (exact ridge), two passes over the tokens a step, "
+        f"preconditioned by {plan.count:,} of {plan.train:,} training sequences",
+    }[plan.solver]
+    if config.landmarks is None and config.solver == "auto":
+        text += f": {sequences:,} sequences are too many for exact ones in {config.memory_gib:.2g} GiB"
+    return text
 
 
 def _composition(recipe: Composition, data: Dataset, pair: str) -> Table:

@@ -1,6 +1,7 @@
-"""What a comparison through landmarks costs: probes on a sample of the rows, exactly and through them."""
+"""What stands for exact kernels where sequences are too many, and what that costs: probes on a sample, both ways."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,33 +9,51 @@ from covjax.comparison.config import CompareConfig
 from covjax.comparison.features import Tables
 from covjax.comparison.probing import TASKS, best_ridge_value
 from covjax.data import Dataset
+from covjax.embedding.conjugate import described, sample_directions, solved_residuals
 from covjax.embedding.tables import Table, landmark_space
-from covjax.probes import kernel_space
+from covjax.probes import kernel_space, row_space
 
 _FEWEST = 10  # rows of a sample that says anything
 
 
 def landmark_warnings(config: CompareConfig, data: Dataset, tables: Tables) -> list[str]:
-    """One sentence on all rows that were compared through landmarks, with the error of each; none where none was."""
-    figures, landmarks = [], None
+    """One sentence on all rows of each solver but the exact kernel, with the error of each row; none where none was.
+
+    Conjugate gradients are exact, so theirs has the residuals, too.
+    """
+    figures: dict[str, list[str]] = {}
+    examples: dict[str, Table] = {}
+    train = data.rows("train")
     for label, table in tables.items():
-        if table.landmarks is not None:
-            landmarks = table.landmarks
+        if table.solver:
             exact, approximate = sample_scores(table, data, config.penalties)
-            figures.append(f"{label} {exact:.3f} and {approximate:.3f}")
-    if landmarks is None:
-        return []
-    text = (
-        f"{len(figures)} rows are compared through {len(landmarks.rows):,} of {len(data.rows('train')):,} training "
-        "sequences (Nyström), not exactly"
-    )
+            text = f"{label} {exact:.3f} and {approximate:.3f}"
+            if table.directions is not None:
+                residuals = solved_residuals(table, train, data.targets[train].astype(float), config.penalties)
+                text += f" ({table.directions.steps} steps, {described(residuals, config.penalties)})"
+            figures.setdefault(table.solver, []).append(text)
+            examples[table.solver] = table
+    return [_sentence(examples[solver], data, each) for solver, each in figures.items()]
+
+
+def _sentence(table: Table, data: Dataset, figures: Sequence[str]) -> str:
+    landmarks = table.landmarks
+    assert landmarks is not None
+    texts: Mapping[str, str] = {
+        "landmarks": f"{len(figures)} rows are compared through {len(landmarks.rows):,} of {len(data.rows('train')):,} "
+        "training sequences (Nyström), not exactly",
+        "sketch": f"{len(figures)} rows are compared through random sketches of their numbers, not exactly",
+        "cg": f"{len(figures)} rows are compared by ridge that conjugate gradients solved on streamed features",
+    }
+    text = texts[table.solver]
     if min(len(landmarks.fitted), len(landmarks.scored)) < _FEWEST:
-        return [f"{text}; too few sequences are left to see what that costs"]
+        cost = "; too few sequences are left to see what that costs"
+        return text + (f": {', '.join(figures)}" if table.solver == "cg" else cost)
     name = TASKS[data.task].metrics[TASKS[data.task].primary][0]
-    return [
+    return (
         f"{text}; {name} on {len(landmarks.scored):,} validation sequences of ridge on {len(landmarks.fitted):,} other "
         f"training sequences, exactly and so: {', '.join(figures)}"
-    ]
+    )
 
 
 def sample_scores(table: Table, data: Dataset, penalties: Sequence[float]) -> tuple[float, float]:
@@ -43,12 +62,17 @@ def sample_scores(table: Table, data: Dataset, penalties: Sequence[float]) -> tu
     assert landmarks is not None
     if min(len(landmarks.fitted), len(landmarks.scored)) < _FEWEST:
         return float("nan"), float("nan")
-    rows = np.concatenate([landmarks.fitted, landmarks.scored])
-    targets = data.targets[landmarks.fitted], data.targets[landmarks.scored]
-    exact, through = landmarks.kernel, table.values[rows]
+    rows, count = np.concatenate([landmarks.fitted, landmarks.scored]), len(landmarks.fitted)
+    targets = data.targets[landmarks.fitted].astype(float), data.targets[landmarks.scored]
+    exact, inputs = landmarks.kernel, table.values[rows]
+    space: Any
+    if table.solver == "sketch":
+        space = row_space(inputs[:count])
+    elif table.solver == "landmarks":
+        space = landmark_space(table.values, landmarks.rows, landmarks.fitted)
+    else:
+        inputs, space = sample_directions(exact, targets[0], penalties)
     return (
-        best_ridge_value(task, kernel_space(exact[: len(landmarks.fitted)]), exact, *targets, penalties),
-        best_ridge_value(
-            task, landmark_space(table.values, landmarks.rows, landmarks.fitted), through, *targets, penalties
-        ),
+        best_ridge_value(task, kernel_space(exact[:count]), exact, *targets, penalties),
+        best_ridge_value(task, space, inputs, *targets, penalties),
     )

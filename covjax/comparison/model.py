@@ -204,9 +204,14 @@ def fit_winner(
     memory = config.memory_gib
     table = tables.get(recipe.part) if isinstance(recipe, Components) else None
     rows = tables[name if table is None else parts_of(recipe)[0]].kernel_rows(train)
+    sketches = {each.name: tables[each.name].values.shape[1] for each in [*parts, recipe] if _is_sketch(each, tables)}
     return fit_recipe(
-        [*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, table, rows
+        [*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, table, rows, sketches
     )
+
+
+def _is_sketch(recipe: Recipe, tables: Mapping[str, Table]) -> bool:
+    return not parts_of(recipe) and tables[recipe.name].solver == "sketch"
 
 
 def make_embedder(config: CompareConfig, tokens: ArrayTokens, fitted: FittedRecipe) -> Embedder:
@@ -240,6 +245,7 @@ def make_model(
     """
     probe: Any = fitted_probe.probe
     if sums is not None:
+        probe = DualProbe(tables[fitted.recipe.name].row_weights(np.asarray(probe.alpha, np.float64)), probe.bias)
         # A sum of the parts' kernels is of blocks as they are; that of one matrix is of its centred and scaled rows.
         is_sum = any(tables[part].is_kernel for part in parts_of(fitted.recipe))
         probe = LinearProbe(sums.weighted, probe.bias) if is_sum else centred_probe(probe, sums)
@@ -290,7 +296,7 @@ def keep_winner(
             if is_first():
                 probe = probes[name][kind].probe
                 assert isinstance(probe, DualProbe)
-                alpha = np.asarray(probe.alpha, np.float64)
+                alpha = tables[name].row_weights(np.asarray(probe.alpha, np.float64))
             sums = fitted.sums(tokens, rows, agree(alpha))
         if is_first():
             model = make_model(config, data, tokens, fitted, probes[name][kind], kind, tables, sums)

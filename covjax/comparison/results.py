@@ -15,7 +15,7 @@ from covjax.recipes.base import MIXTURE
 Interval = tuple[float, float]
 ABSENT: tuple[tuple[str, Any], ...] = (
     *(("seeds", None), ("layer", None), ("layer_validation", ()), ("layers", ())),
-    *(("choices", ()), ("folds", None), ("outputs", ()), ("distractors", ())),
+    *(("choices", ()), ("folds", None), ("outputs", ()), ("distractors", ()), ("solver", "")),
 )
 
 
@@ -57,6 +57,7 @@ class RowResult:
     num_features: int
     layer: int | None = None  # that validation chose; None where one layer was compared, and of rows without an encoder
     layer_validation: tuple[float | None, ...] = ()  # the first probe's, at every one of the layers
+    solver: str = ""  # what stood for exact features or kernel: landmarks, sketch or cg
 
 
 @dataclasses.dataclass(frozen=True)

@@ -192,7 +192,8 @@ def summarise(
         if isinstance(recipe, Weighted):
             title += f": {described(recipe.parts, table.shares)}"
         size = table.num_features
-        rows.append(RowResult(recipe.name, title, recipe.role, recipe.family, recipe.rank, by_probe, size))
+        described_as = recipe.name, title, recipe.role, recipe.family, recipe.rank
+        rows.append(RowResult(*described_as, by_probe, size, solver=table.solver))
     compared = REFERENCE, names[0], task.primary, planned, groups["test"]
     differences = contrasts(rows, *compared)
     chain = contrasts(rows, *compared, chain_pairs(rows, REFERENCE, names[0]))

@@ -7,15 +7,27 @@ from typing import Any
 
 import jax
 
-from covjax.embedding.tables import Landmarks, Table
+from covjax.embedding.tables import Directions, Landmarks, Table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
+
+_REMEDIES = {
+    "landmarks": "add --landmarks {}",
+    "cg": "add --solver cg --landmarks {}",
+    "sketch": "add --solver sketch, under the same limit",
+}
+
+
+def _shown(route: tuple[int, str]) -> str:
+    count, solver = route
+    return f"{count:,}{'' if solver == 'landmarks' else f' ({solver})'}" if count else "none"
 
 
 class TableFiles(Mapping[str, Table]):
     """The tables of `names`, in this order, as checkpoints in a folder; at most `room` bytes stay in memory.
 
-    `expected` is the manifest that a table's checkpoint must have; `landmarks` are this run's, where it has any.
+    `expected` is the manifest that a table's checkpoint must have; `landmarks` are this run's, where it has any,
+    `solver` and `count` those of its plan (`covjax.embedding.landmarks`).
     """
 
     def __init__(
@@ -25,8 +37,11 @@ class TableFiles(Mapping[str, Table]):
         expected: Callable[[str], dict[str, Any]],
         landmarks: Landmarks | None,
         room: float,
+        solver: str = "landmarks",
+        count: int = 0,
     ):
         self._folder, self._names, self._expected = folder, list(names), expected
+        self._route = count, solver if count else ""
         self._landmarks, self._room, self._kept = landmarks, room, dict[str, Table]()
 
     def put(self, name: str, table: Table) -> None:
@@ -39,7 +54,12 @@ class TableFiles(Mapping[str, Table]):
             more["probe"] = table.probe
         if table.landmarks is not None:
             state["sample"] = table.landmarks.kernel
-            more["landmarks"] = len(table.landmarks.rows)
+            more["landmarks"] = self._route[0]
+            if table.solver != "landmarks":
+                more["solver"] = table.solver
+        if table.directions is not None:
+            state["directions"] = table.directions.vectors
+            more |= {"square": table.directions.square, "steps": table.directions.steps}
         checkpoint.save(self._folder / name, state, self._expected(name) | more)
         self._keep(name, table)
 
@@ -54,21 +74,24 @@ class TableFiles(Mapping[str, Table]):
         manifest = checkpoint.read_manifest(path)
         if manifest is None:
             return None
-        count, own = manifest.get("landmarks", 0), 0 if self._landmarks is None else len(self._landmarks.rows)
-        if count not in (0, own):
+        count = manifest.get("landmarks", 0)
+        route = count, manifest.get("solver", "landmarks") if count else ""
+        if count and route != self._route:
             raise InputError(
-                f"landmarks: {path} was made with {count:,}, this run takes {own or 'none'}, by its limit of memory or "
-                f"by --landmarks; add --landmarks {count}, or use --output OTHER"
+                f"landmarks: {path} was made with {_shown(route)}, this run takes {_shown(self._route)}, by its limit "
+                f"of memory or by --landmarks and --solver; {_REMEDIES[route[1]].format(count)}, or use --output OTHER"
             )
-        like = {"values": 0, "sample": 0} if count else {"values": 0}
+        like = {"values": 0} | ({"sample": 0} if count else {}) | ({"directions": 0} if route[1] == "cg" else {})
         state = checkpoint.load(path, like, self._expected(name))
-        landmarks = None
+        landmarks, directions = None, None
         if count:
             assert self._landmarks is not None
             landmarks = dataclasses.replace(self._landmarks, kernel=state["sample"])
+        if "directions" in state:
+            directions = Directions(state["directions"], manifest["square"], manifest["steps"])
         shares = tuple(manifest.get("shares", ()))
         probe, size = manifest.get("probe", ""), manifest["num_features"]
-        table = Table(state["values"], size, manifest["is_kernel"], landmarks, shares, probe)
+        table = Table(state["values"], size, manifest["is_kernel"], landmarks, shares, probe, directions)
         self._keep(name, table)
         return table
 

@@ -12,7 +12,7 @@ from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
 from covjax.data import Dataset
 from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
-from covjax.embedding.pools import FittedPool, each_vector, fit_pools, pool_tokens, restored, widths
+from covjax.embedding.pools import FittedPool, each_vector, fit_pools, pool_tokens, restored, sketched, widths
 from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, first_components, make_table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
@@ -132,13 +132,14 @@ def fit_recipe(
     memory_gib: float | None = None,
     table: Table | None = None,
     kernel_rows: np.ndarray | None = None,
+    sketches: Mapping[str, int] | None = None,
 ) -> FittedRecipe:
     """Fit the last of `recipes`, the others being its parts, on the training rows; arguments as `fit_pools`.
 
     `seeds` are a trained recipe's other seeds, which share one training and are then left out. `memory_gib` is the
     memory that the process may take, by default a share of the machine's. `table` is that of the part whose components
     are taken, where it is made already. `kernel_rows` are those that its kernel, or a part's, is
-    with, by default the training rows.
+    with, by default the training rows. `sketches` are the sizes of the parts that are sketched.
 
     Raises InputError for a recipe that sees no tokens, for a mixture without shares, and as `fit_pools`.
     """
@@ -153,7 +154,7 @@ def fit_recipe(
             f"recipe: the shares of {beside.name!r} are chosen on labels; take it from a comparison's best()"
         )
     fit, pools = fit_pools([*recipes, *seeds], tokens, train, seed, folder, identity, data)
-    pools = {each.name: pools[each.name] for each in recipes if each.name in pools}
+    pools = sketched({each.name: pools[each.name] for each in recipes if each.name in pools}, sketches or {})
     blocks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     if beside is not None:
         sizes, rows = widths(pools, tokens.features), train if kernel_rows is None else kernel_rows
@@ -200,8 +201,8 @@ def _components(
     size = int(agree(np.int64(len(first))))
     rows = train if table is None else table.kernel_rows(train)
     dual, offset = np.zeros((len(rows), size)), np.zeros(size)
-    if space is not None:
-        dual, offset = space.dual[:, first], space.offset[first]
+    if space is not None and table is not None:
+        dual, offset = table.row_weights(space.dual[:, first]), space.offset[first]
     probe = DualProbe(*agree((dual, offset)))
     return centred_probe(probe, fitted.sums(tokens, rows, probe.alpha))
 

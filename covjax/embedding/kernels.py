@@ -42,7 +42,7 @@ _ROWS = 2048  # of a kernel's product made at a time
 def is_wide(pool: FittedPool, features: int, train: int) -> bool:
     """Whether a pool's vectors are compared through a kernel that `kernel_tables` makes."""
     has_factor = isinstance(pool.pooler, FunctionPooler) and pool.pooler.from_factor is not None
-    has_factor = has_factor and not isinstance(pool.recipe, PairPooled)
+    has_factor = has_factor and not isinstance(pool.recipe, PairPooled) and not pool.sketch
     return has_factor and features * (features + 1) // 2 > max(tables.WIDE, train)
 
 

@@ -1,12 +1,15 @@
 """Kernels with some of the training rows, the landmarks, where those with all of them are too large (Nyström).
 
+Which route wide vectors take is planned here: all training rows, landmarks, conjugate gradients on top of these
+(`covjax.embedding.conjugate`), or a sketch.
+
 Two passes over the tokens. In the first the vectors of the landmarks, and of a sample beside them, are made and kept;
 in the second those of all sequences pass by in batches, and their inner products with what is kept are the kernel. No
 array has more than landmarks x features or sequences x landmarks numbers.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,7 +18,7 @@ from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
 from covjax.embedding import tables
 from covjax.embedding.plan import GIB
-from covjax.embedding.pools import FittedPool, each_vector, pool_groups, widths
+from covjax.embedding.pools import FittedPool, each_vector, pool_groups, pool_tokens, sketched, widths
 from covjax.embedding.tables import Landmarks, Table
 from covjax.errors import InputError
 from covjax.jobs.distributed import exchange, is_first
@@ -23,19 +26,26 @@ from covjax.jobs.distributed import exchange, is_first
 _STEP = 64  # landmarks come in steps of so many
 _MOST = 8192  # chosen by themselves: the eigendecomposition of more takes longer than what they add is worth
 _SAMPLE = 2000, 1000  # most rows that a probe is fitted, and scored, on both ways
+_FEW = 256  # landmarks; where fewer fit, and four times as many numbers of a sketch, that is taken
+_PRECONDITION = 2048  # landmarks that precondition, at most
 _RUNTIME = 0.75 * GIB  # of Python, JAX and programs
 _ROOM = 1.0 * GIB  # that a run has beside it, whatever its limit
 
 
 @dataclasses.dataclass(frozen=True)
 class LandmarkPlan:
-    """How many landmarks there are, 0 for none, and which vectors they are for; see `plan_landmarks`."""
+    """How many landmarks there are, or numbers of a sketch, 0 for none, and for which vectors; see `plan_landmarks`.
+
+    `sample` is how many rows the sample of a sketch has at most.
+    """
 
     count: int
     train: int
     widest: int  # columns of a table that need none
     narrow: int  # numbers of a vector that needs none
     room: float  # bytes
+    solver: str = "landmarks"
+    sample: int = 0
 
     def covers(self, width: int) -> bool:
         """Whether vectors of so many numbers are compared through landmarks."""
@@ -53,46 +63,73 @@ def probe_bytes(sequences: int, columns: int) -> float:
 
 
 def plan_landmarks(
-    given: int | None, sequences: int, train: int, features: int, memory: float, tokens: float
+    given: int | None,
+    sequences: int,
+    train: int,
+    features: int,
+    memory: float,
+    tokens: float,
+    solver: str = "auto",
+    cg_pays: Callable[[], bool] = lambda: False,
 ) -> LandmarkPlan:
     """None where the exact table of a whole matrix fits; else as many landmarks as do, or as many as are `given`.
 
     A given 0 is none. `features` are those of a token; `memory` and `tokens`, which stay in it, are bytes: numbers of
-    the settings, not of the moment, so that a run that goes on chooses the same.
+    the settings, not of the moment, so that a run that goes on chooses the same. A `solver` other than auto is taken
+    whether or not the exact table fits. By itself cg is taken where it pays (`cg_pays`), a sketch where landmarks
+    are few.
 
     Raises InputError where not even 64 fit.
     """
     width = features * (features + 1) // 2
     room = max(memory - tokens - _RUNTIME, _ROOM)
-    if given is not None:
-        return LandmarkPlan(given if given < train else 0, train, given, tables.WIDE, room)
-    if probe_bytes(sequences, columns_of(width, train)) <= room:
+    if given is not None or solver == "kernel":
+        count = given if given is not None and given < train else 0
+        return LandmarkPlan(count, train, given or 0, tables.WIDE, room, "cg" if solver == "cg" else "landmarks")
+    if solver == "auto" and probe_bytes(sequences, columns_of(width, train)) <= room:
         return LandmarkPlan(0, train, 0, 0, room)
 
     def need(count: int) -> float:
         return max(probe_bytes(sequences, count), 4.0 * count * (sequences + 2 * width) + GIB / 2)
 
-    count = _STEP * (min(_MOST, train - 1, width) // _STEP)
-    while count > _STEP and need(count) > room:
+    if train <= _STEP and solver in ("landmarks", "cg"):
+        return LandmarkPlan(0, train, 0, 0, room)
+    is_cg = solver == "cg" or (solver == "auto" and cg_pays())
+    count = _STEP * (min(_PRECONDITION if is_cg else _MOST, train - 1, width) // _STEP)
+    while count and need(count) > room:
         count -= _STEP
-    if not count or need(count) > room:
+    size = next((c for c in range(tables.WIDE, 0, -_STEP) if probe_bytes(sequences, c) <= room), 0)
+    if solver == "sketch" or (solver == "auto" and not is_cg and count < min(_FEW, size // 4)):
+        count, solver = size, "sketch"
+    if not count:
         needed = (need(_STEP) + tokens + _RUNTIME) / GIB
         raise InputError(
             f"max_memory_gib: {memory / GIB:.2g} is too little for {sequences:,} sequences of {features:,} features; "
             f"{needed:.1f} is needed for {_STEP} landmarks"
         )
+    sample = min(_SAMPLE[0], train // 2, int(room / 16 / width))
+    if solver in ("sketch", "landmarks", "cg"):
+        widest = 0 if solver == "sketch" else count
+        return LandmarkPlan(count, train, widest, tables.WIDE, room, solver, sample)
     widest = next(c for c in range(columns_of(width, train), 0, -_STEP) if probe_bytes(sequences, c) <= room)
-    return LandmarkPlan(count, train, widest, 0, room)
+    return LandmarkPlan(count, train, widest, 0, room, "cg" if is_cg else "landmarks", sample)
 
 
 def draw_landmarks(
-    count: int, train: Int[np.ndarray, "n_train"], validation: Int[np.ndarray, "v"], seed: int
+    count: int,
+    train: Int[np.ndarray, "n_train"],
+    validation: Int[np.ndarray, "v"],
+    seed: int,
+    sample: int | None = None,
 ) -> Landmarks:
-    """So many training rows, drawn without looking at anything, and the rows of the sample; its kernel is empty yet."""
+    """So many training rows, drawn without looking at anything, and the rows of the sample; its kernel is empty yet.
+
+    Of the sample's training rows there are at most as many as landmarks, or `sample`.
+    """
     random = np.random.default_rng([seed, count])
     order, held_out = random.permutation(train), random.permutation(validation)
-    fitted = order[count : count + min(_SAMPLE[0], count)]
-    scored = held_out[: _SAMPLE[1]]
+    fitted = order[count : count + min(_SAMPLE[0], count if sample is None else sample)]
+    scored = held_out[: min(_SAMPLE[1], len(held_out) if sample is None else sample)]
     kernel = np.zeros((len(fitted) + len(scored), len(fitted)), np.float32)
     return Landmarks(np.sort(order[:count]), np.sort(fitted), np.sort(scored), kernel)
 
@@ -144,6 +181,32 @@ def landmark_tables(
             exchange(part, own[own >= 0])
             if is_first():
                 yield name, Table(kernel, sizes[name], True, dataclasses.replace(landmarks, kernel=part))
+
+
+def sketch_tables(
+    pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int, size: int, sample: Landmarks
+) -> Iterator[tuple[str, Table]]:
+    """A count sketch of `size` numbers of every pool's vectors, with the exact kernel of the sample's rows.
+
+    In a job of several processes, which call this together, only process 0 gets the tables. Raises as
+    `landmark_tables`.
+    """
+    rows, widest = np.concatenate([sample.fitted, sample.scored]), widths(pools, tokens.features)
+    place = np.full(len(tokens), -1)
+    place[rows] = np.arange(len(rows))
+    own = place[tokens.own]
+    for name, pool in pools.items():
+        known = np.zeros((len(rows), widest[name]), np.float32)
+        for numbers, vectors in each_vector({name: pool}, tokens, fit, seed, rows):
+            _check(name, numbers, vectors[name])
+            known[place[numbers]] = vectors[name]
+        exchange(known, own[own >= 0])
+        _standardise(known, len(sample.fitted))
+        kernel = known @ known[: len(sample.fitted)].T
+        del known
+        values = pool_tokens(sketched({name: pool}, {name: size}), tokens, fit, seed)[name]
+        if is_first():
+            yield name, Table(values, size, landmarks=dataclasses.replace(sample, kernel=kernel))
 
 
 def _standardise(table: Float[np.ndarray, "s p"], count: int) -> tuple[Float[np.ndarray, "p"], np.float32]:

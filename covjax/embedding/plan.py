@@ -13,7 +13,9 @@ from covjax.errors import InputError
 GIB = 2**30
 SMALLEST = 64  # features of a block: smaller ones would make matrix products slow
 WORK = 2**28  # bytes of one batch of factors in the making; two are at a time
-_EIGH = 40  # the time of a c × c eigendecomposition, in products of c³
+_STEPS, _DIRECTIONS = 20, 16  # of conjugate gradients, as they usually are
+_EIGH = 40  # the time of a c × c eigendecomposition, in products of c³, where the choice must not depend on the moment
+_LARGEST_EIGH = 512  # columns of one that is timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,9 @@ class KernelPlan:
     on_disk: bool
     factors: float  # bytes, of the largest group
     peak: float  # bytes, with what is there already
-    operations: float
+    products: float  # operations, multiplications with additions counted as two
+    cubes: float  # of the columns of every factor: what eigendecompositions take
+    columns: int  # of a factor, in the median
 
     @property
     def side(self) -> int:
@@ -45,8 +49,13 @@ class KernelPlan:
         return (
             f"{count} kernels of {d * (d + 1) // 2:,} features, {self.blocks} x {self.blocks} blocks of {self.side}; "
             f"factors {place}, 16 bits a number, {self.factors / GIB:.2g} GiB at a time, {len(self.groups)} passes "
-            f"over the tokens; memory at most {self.peak / GIB:.2g} GiB, about {_duration(self.operations / speed())}"
+            f"over the tokens; memory at most {self.peak / GIB:.2g} GiB, about {_duration(self.seconds())} at the "
+            "speed of the machine now, without reading, standardising and what is trained"
         )
+
+    def seconds(self) -> float:
+        """Of products and eigendecompositions, at rates measured here and now."""
+        return self.products / speed() + self.cubes * eigh_seconds(min(self.columns, _LARGEST_EIGH))
 
 
 def plan_kernels(
@@ -96,7 +105,9 @@ def plan_kernels(
     groups = tuple(tuple(names[i : i + beside]) for i in range(0, len(names), beside))
     store = factor * max(map(len, groups))
     peak = fixed + _block(n, d, blocks) + (0 if on_disk else store)
-    return KernelPlan(groups, d, blocks, on_disk, store, peak, len(names) * _operations(columns, d, train))
+    products = len(names) * (_features(columns, d) + _inner_products(n, d, train))
+    cubes = len(names) * float((columns**3.0).sum())
+    return KernelPlan(groups, d, blocks, on_disk, store, peak, products, cubes, max(1, int(np.median(columns))))
 
 
 def _block(n: int, d: int, blocks: int) -> float:
@@ -106,10 +117,21 @@ def _block(n: int, d: int, blocks: int) -> float:
     return 4.0 * n * numbers + 16 * numbers
 
 
-def _operations(columns: np.ndarray, d: int, train: int) -> float:
-    """Of one recipe, in multiplications with additions counted as two; train x train is symmetric."""
-    features = float(columns.sum()) * d * d + _EIGH * float((columns**3.0).sum())
-    return features + d * d * train * (len(columns) - train / 2)
+def _features(columns: np.ndarray, d: int) -> float:
+    """Operations that make the numbers of one recipe's symmetric matrices, and before these their Gram matrices."""
+    return float((columns * d * (d + np.minimum(columns, d))).sum())
+
+
+def _inner_products(n: int, d: int, train: int) -> float:
+    """Operations of one kernel; train x train is symmetric."""
+    return float(d) * d * train * (n - train / 2)
+
+
+def cg_pays(columns: Float[np.ndarray, "n"], features: int, train: int) -> bool:
+    """Whether conjugate gradients, which make all vectors twice a step, take no longer than the exact kernel would."""
+    n, made = len(columns), _features(columns, features) + _EIGH * float((columns**3.0).sum())
+    step = 2 * made + 4 * _DIRECTIONS * float(features) ** 2 * n
+    return _STEPS * step <= made + _inner_products(n, features, train)
 
 
 def speed() -> float:
@@ -119,6 +141,16 @@ def speed() -> float:
     start = time.perf_counter()
     a @ a
     return 2.0 * len(a) ** 3 / (time.perf_counter() - start)
+
+
+def eigh_seconds(columns: int) -> float:
+    """Seconds of a float32 eigendecomposition of so many columns here, now, over their cube."""
+    a = np.random.default_rng(0).normal(size=(columns, columns)).astype(np.float32)
+    a += a.T
+    np.linalg.eigh(a)
+    start = time.perf_counter()
+    np.linalg.eigh(a)
+    return (time.perf_counter() - start) / columns**3
 
 
 def _duration(seconds: float) -> str:

@@ -29,6 +29,7 @@ from covjax.jobs.distributed import exchange
 from covjax.pooling import Pooler, get_pooler, pooler_options
 from covjax.recipes.base import Options, Pooled, Recipe, Referenced, SparsePooled, SpecialToken, Trained, Truncated
 from covjax.recipes.pairs import PairPooled
+from covjax.sketch import count_sketch
 from covjax.standardise import standardise
 from covjax.tokens import HIGHEST
 
@@ -37,15 +38,21 @@ from covjax.tokens import HIGHEST
 class FittedPool:
     """A recipe's pooler after all that it fits: standardised tokens and weights of one sequence to one vector.
 
-    `projection` is applied to the tokens first: the principal components that a trained pool sees.
+    `projection` is applied to the tokens first: the principal components that a trained pool sees. `sketch` is the size
+    of the vector's count sketch, which then takes its place; 0: none.
     """
 
     recipe: Recipe
     pooler: Pooler | None  # None: the special token itself
     projection: Float[np.ndarray, "d width"] | None = None
+    sketch: int = 0
 
     def __call__(self, x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
         """Pool one sequence."""
+        vector = self._vector(x, w)
+        return count_sketch(vector, self.sketch, jax.random.key(0)) if self.sketch else vector
+
+    def _vector(self, x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
         assert self.pooler is not None
         if self.projection is not None:
             x = jnp.matmul(x, self.projection, precision=HIGHEST)
@@ -60,7 +67,8 @@ class FittedPool:
         if isinstance(self.pooler, nnx.Module):
             leaves = jax.tree_util.tree_flatten_with_path(to_arrays(nnx.state(self.pooler)))[0]
             out |= {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-        return out if self.projection is None else out | {"projection": self.projection}
+        out |= {} if self.projection is None else {"projection": self.projection}
+        return out | ({"sketch": np.asarray(self.sketch)} if self.sketch else {})
 
 
 def restored(recipe: Recipe, features: int, arrays: Mapping[str, np.ndarray]) -> FittedPool:
@@ -84,7 +92,7 @@ def restored(recipe: Recipe, features: int, arrays: Mapping[str, np.ndarray]) ->
             raise InputError(f"recipe {recipe.name}: the saved state lacks {absent[0]}")
         values = [arrays[jax.tree_util.keystr(path)] for path, _ in leaves]
         nnx.update(pooler, from_arrays(state, jax.tree_util.tree_unflatten(structure, values)))
-    return FittedPool(recipe, pooler, arrays.get("projection"))
+    return FittedPool(recipe, pooler, arrays.get("projection"), int(arrays.get("sketch", 0)))
 
 
 def unfitted_pools(recipes: Sequence[Recipe]) -> dict[str, FittedPool]:
@@ -168,6 +176,11 @@ def fit_pools(
     return fit, pools
 
 
+def sketched(pools: Mapping[str, FittedPool], sizes: Mapping[str, int]) -> dict[str, FittedPool]:
+    """The pools, with a count sketch of so many numbers in place of the vectors of those in `sizes`."""
+    return {name: dataclasses.replace(pool, sketch=sizes.get(name, 0)) for name, pool in pools.items()}
+
+
 def widths(pools: Mapping[str, FittedPool], features: int) -> dict[str, int]:
     """How many numbers a sequence gets from each pool."""
     token, weight = jax.ShapeDtypeStruct((4, features), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
@@ -236,6 +249,8 @@ def each_batch(
         token = batch.special if batch.special is not None else np.zeros((len(batch.tokens), 1), np.float32)
         return pool_batch(batch.tokens, batch.weights, keys[filled], token)
 
+    if most is None and any(pool.sketch for pool in pools.values()):
+        most = _few(pools, tokens.features)
     batches, devices = tokens.walk(stage), 1 if tokens.mesh is None else tokens.mesh.size
     if only is not None:
         batches = _chosen(batches, only, devices)
@@ -281,10 +296,14 @@ def each_vector(
     pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int, only: Rows | None = None
 ) -> Iterator[tuple[Rows, dict[str, np.ndarray]]]:
     """This process's row numbers and vectors by name, few at a time where these are wide; `only` as in `each_batch`."""
-    width = sum(widths(pools, tokens.features).values())
-    most = max(1, WORK // (12 * width))
-    for rows, blocks in each_batch(pools, tokens, fit, seed, most=lambda _: most, only=only):
+    for rows, blocks in each_batch(pools, tokens, fit, seed, most=_few(pools, tokens.features), only=only):
         yield rows, {name: np.asarray(block)[: len(rows)] for name, block in blocks.items()}
+
+
+def _few(pools: Mapping[str, FittedPool], features: int) -> Callable[[int], int]:
+    """How many sequences' whole vectors are made at a time."""
+    most = max(1, WORK // (12 * sum(widths(sketched(pools, {}), features).values())))
+    return lambda _: most
 
 
 def pool_tokens(

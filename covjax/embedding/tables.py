@@ -21,13 +21,27 @@ class Landmarks:
     """Training `rows` that stand for all; `kernel` is exact: of the `fitted` and `scored` rows with the `fitted`.
 
     The two are a sample, training and validation rows that are no landmarks, on which a probe is fitted both ways to
-    see what the landmarks cost.
+    see what the landmarks cost. A sketch has no `rows`, and the sample alone.
     """
 
     rows: Int[np.ndarray, "k"]
     fitted: Int[np.ndarray, "s"]
     scored: Int[np.ndarray, "v"]
     kernel: Float[np.ndarray, "sv s"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Directions:
+    """Combinations of the training rows, of conjugate gradients, that a kernel is with in place of these rows.
+
+    `vectors` has orthonormal columns that sum to 0. Ridge in the span of the rows so combined is ridge on all, to the
+    residual at which the `steps` ended (`covjax.probes.ridge_conjugate`). `square` is the mean squared norm of the
+    centred training rows, which penalties are relative to.
+    """
+
+    vectors: Float[np.ndarray, "n_train c"]
+    square: float
+    steps: int
 
 
 WIDE = 4096  # more features than this are kept as a kernel: at d = 320, 51,360 numbers a sequence become n_train
@@ -40,7 +54,8 @@ class Table:
     """`values` is (n, num_features), or the (n, n_train) inner products with the training rows where `is_kernel`.
 
     A linear probe with an L2 penalty fits and scores the same on either (representer theorem). With `landmarks`, some
-    of the training rows, the inner products are with these alone (Nyström): the probe's weights lie in their span.
+    of the training rows, the inner products are with these alone (Nyström): the probe's weights lie in their span; with
+    `directions` they are with combinations of training rows. Features with landmarks that have no rows are a sketch.
     `shares` are those of a mixture's parts (`covjax.recipes.base.Weighted`).
     """
 
@@ -50,6 +65,14 @@ class Table:
     landmarks: Landmarks | None = None
     shares: tuple[int, ...] = ()
     probe: str = ""  # rbf or mlp, where other probes than linear ones score the features
+    directions: Directions | None = None
+
+    @property
+    def solver(self) -> str:
+        """What stands for the exact features or kernel: `cg`, `landmarks`, `sketch`, or nothing."""
+        if self.landmarks is None:
+            return ""
+        return "cg" if self.directions is not None else "landmarks" if self.is_kernel else "sketch"
 
     def spaces(self, train: Int[np.ndarray, "n_train"]) -> list[Any]:
         """The spaces that validation chooses from: one a bandwidth for a radial kernel, else the table's own."""
@@ -59,7 +82,9 @@ class Table:
 
     def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | KernelSpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""
-        if self.landmarks is not None:
+        if self.directions is not None:
+            return direction_space(self.values[train], self.directions)
+        if self.is_kernel and self.landmarks is not None:
             return landmark_space(self.values, self.landmarks.rows, train)
         if self.is_kernel:
             return kernel_space(self.values[train])
@@ -75,7 +100,11 @@ class Table:
 
     def kernel_rows(self, train: Int[np.ndarray, "n_train"]) -> Int[np.ndarray, "k"]:
         """The rows that a kernel's columns are of: the landmarks, or all training rows."""
-        return train if self.landmarks is None else self.landmarks.rows
+        return self.landmarks.rows if self.landmarks is not None and self.solver == "landmarks" else train
+
+    def row_weights(self, alpha: Float[np.ndarray, "c k"]) -> Float[np.ndarray, "rows k"]:
+        """A probe's weights of the kernel's columns, as weights of `kernel_rows`."""
+        return alpha if self.directions is None else self.directions.vectors.astype(np.float64) @ alpha
 
 
 def landmark_space(
@@ -94,6 +123,26 @@ def landmark_space(
     turn = outer.axes / outer.scale
     offset = (inner.offset - outer.mean) @ turn
     return KernelSpace(inner.dual @ turn, offset, inner.scale * outer.scale, outer.eigenvalues)
+
+
+def direction_space(kernel: Float[np.ndarray, "n_train c"], directions: Directions) -> KernelSpace:
+    """The row space of the training rows' projections on the span of the directions; eigenvalues sum to its share.
+
+    Raises InputError where the training rows do not vary.
+    """
+    vectors, inner = directions.vectors, np.zeros((kernel.shape[1], kernel.shape[1]))
+    for part in row_blocks(*kernel.shape):
+        inner += vectors[part].T.astype(np.float64) @ kernel[part].astype(np.float64)
+    values, axes = np.linalg.eigh((inner + inner.T) / 2)
+    keep = values > np.finfo(np.float32).eps * values[-1]
+    axes = axes[:, keep] / np.sqrt(values[keep])
+    projected = np.empty((len(kernel), axes.shape[1]))
+    for part in row_blocks(*kernel.shape):
+        projected[part] = kernel[part].astype(np.float64) @ axes
+    outer = row_space(projected)
+    turn = outer.axes / np.sqrt(directions.square)
+    eigenvalues = outer.eigenvalues * (outer.scale**2 / directions.square)
+    return KernelSpace(axes @ turn, -outer.mean @ turn, np.sqrt(np.asarray(directions.square)), eigenvalues)
 
 
 def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_train"]) -> Table:
@@ -127,33 +176,56 @@ def side_by_side(
     width = sum(table.num_features for table in tables)
     wide = next((table for table in tables if table.is_kernel), None)
     roots = np.sqrt(np.ones(len(tables), np.float32) if weights is None else np.asarray(weights, np.float32))
-    if wide is None:
-        blocks = [root * _scaled(table.values, train) for root, table in zip(roots, tables, strict=True)]
-        return make_table(np.concatenate(blocks, axis=1), train)
-    rows, landmarks, kernels, samples = wide.kernel_rows(train), wide.landmarks, [], []
-    for root, table in zip(roots, tables, strict=True):
-        weight = root * root
-        block = None if table.is_kernel else _scaled(table.values, rows)
-        kernels.append(weight * (table.values if block is None else block @ block[rows].T))
-        if table.landmarks is not None:
-            samples.append(weight * table.landmarks.kernel)
-        elif landmarks is not None and block is not None:
-            sample = np.concatenate([landmarks.fitted, landmarks.scored])
-            samples.append(weight * (block[sample] @ block[landmarks.fitted].T))
+    rows = train if wide is None else wide.kernel_rows(train)
+    landmarks = next((table.landmarks for table in tables if table.landmarks is not None), None)
+    blocks = [None if each.is_kernel else scaled(each.values, rows) for each in tables]
     if landmarks is not None:
-        landmarks = dataclasses.replace(landmarks, kernel=sum(samples[1:], samples[0]))
-    return Table(sum(kernels[1:], kernels[0]), width, True, landmarks)
+        landmarks = dataclasses.replace(landmarks, kernel=_sample_kernel(tables, blocks, roots, landmarks))
+    if wide is None:
+        joint = np.concatenate([root * block for root, block in zip(roots, blocks) if block is not None], axis=1)
+        return make_table(joint, train) if landmarks is None else Table(joint, width, landmarks=landmarks)
+    kernels, directions, square = [], wide.directions, 0.0
+    for root, table, block in zip(roots, tables, blocks, strict=True):
+        weight = root * root
+        if block is None:
+            kernels.append(weight * table.values)
+            square += 0.0 if table.directions is None else float(weight) * table.directions.square
+        elif directions is None:
+            kernels.append(weight * (block @ block[rows].T))
+        else:
+            kernels.append(weight * (block @ (block[rows].T @ directions.vectors)))
+            square += float(weight) * float(np.square(block[rows], dtype=np.float64).sum() / len(rows))
+    if directions is not None:
+        directions = dataclasses.replace(directions, square=square)
+    return Table(sum(kernels[1:], kernels[0]), width, True, landmarks, directions=directions)
+
+
+def _sample_kernel(
+    tables: Sequence[Table],
+    blocks: Sequence[Float[np.ndarray, "n _"] | None],
+    roots: Float[np.ndarray, "t"],
+    landmarks: Landmarks,
+) -> Float[np.ndarray, "sv s"]:
+    """The exact kernel of the sample of tables beside each other."""
+    kernel, sample = np.zeros(landmarks.kernel.shape, np.float32), np.concatenate([landmarks.fitted, landmarks.scored])
+    for root, table, block in zip(roots, tables, blocks, strict=True):
+        if table.landmarks is not None:
+            kernel += root * root * table.landmarks.kernel
+        elif block is not None:
+            kernel += root * root * (block[sample] @ block[landmarks.fitted].T)
+    return kernel
 
 
 def block_kernel(table: Table, train: Int[np.ndarray, "n_train"]) -> Float[np.ndarray, "n n_train"]:
     """Inner products with the training rows of features centred and scaled to mean squared norm 1 on these."""
     if table.is_kernel:
         return table.values
-    block = _scaled(table.values, train)
+    block = scaled(table.values, train)
     return block @ block[train].T
 
 
-def _scaled(block: Float[np.ndarray, "n p"], train: np.ndarray) -> Float[np.ndarray, "n p"]:
+def scaled(block: Float[np.ndarray, "n p"], train: np.ndarray) -> Float[np.ndarray, "n p"]:
+    """Features centred, and scaled to mean squared norm 1, on the training rows."""
     known, parts = block[train], list(row_blocks(len(train), block.shape[1]))
     centre = known.mean(0)
     squares = [((known[part] - centre).astype(np.float64) ** 2).sum(1) for part in parts]

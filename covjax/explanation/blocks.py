@@ -96,6 +96,8 @@ def make_blocks(fitted: FittedRecipe, probe: LinearProbe) -> tuple[tuple[Block, 
 def _refusal(pool: FittedPool) -> str:
     """Why a pool has no explanation; nothing where it has one."""
     recipe, name = pool.recipe, pool.recipe.name
+    if pool.sketch:
+        return f"{name} is a random sketch of its numbers, as --solver landmarks or cg is not"
     if isinstance(recipe, Trained):
         return f"{name} is trained on the labels, and its score is not a quadratic form of the tokens"
     if isinstance(recipe, PairPooled):
