@@ -13,11 +13,11 @@ from jaxtyping import config, install_import_hook
 from tests import annotations  # noqa: F401  (the hook below looks it up by name)
 
 ROOT = Path(__file__).resolve().parent.parent
-# Compiling takes most of the time of these tests. So it takes two fifths of it, and the numbers are the same up to
+# Compiling takes most of the time of these tests. So it takes a third of it, and the numbers are the same up to
 # rounding; what is compared bit by bit comes from equal programs. `XLA_FLAGS= pytest` compiles as a user's run does,
 # and so do the slow tests.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-QUICK += " --xla_cpu_use_fusion_emitters=false"
+QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 # One compilation cache for all runs on this machine, their workers and the commands that tests start, which compile the
