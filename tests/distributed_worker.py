@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covjax import InputError
+from covjax.data.store import shard_path
 from covjax.encoders import from_function, register_encoder
 from covjax.extraction import extract
 from covjax.extraction.plan import ExtractConfig
-from covjax.jobs import distributed
+from covjax.jobs import checkpoint, distributed
 from covjax.jobs.cli import exit_on_input_error
 from covjax.probes import fit_ridge_moments
 from covjax.sharding import shard_rows, sharded_moments, sharded_projected_moment
@@ -88,13 +89,20 @@ def _letters(dtype: str):
     return from_function("letters", function, {"A": 1, "C": 2, "G": 3, "T": 4})
 
 
+register_encoder("letters", _letters)
+
+
 def extraction(data: str, output: str, delay: str = "0") -> None:
     """7 shards of features and tokens, each after a delay that leaves time to be killed."""
     write = extract.write_shard
     extract.write_shard = lambda *arguments: (time.sleep(float(delay)), write(*arguments))
-    register_encoder("letters", _letters)
     options = {"encoder": "letters", "poolers": ("mean", "covariance"), "keep_tokens": True, "token_budget": 100}
     extract.extract(ExtractConfig(data=data, output=output, shard_size=4, **options))
+
+
+def lose(output: str, shard: str) -> None:
+    """A shard of an extraction that is gone before any process goes on."""
+    distributed.once(lambda: checkpoint.remove(shard_path(output, int(shard))))
 
 
 def training(output: str, settings: str = "{}", seconds: str = "0") -> None:
@@ -250,8 +258,6 @@ def digests() -> None:
     from jax.experimental import multihost_utils
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from covjax.jobs import checkpoint
-
     mesh = Mesh(np.array(jax.devices()).reshape(2, -1), ("data", "model"))
     rng = np.random.default_rng(0)
     shapes = {"matrix": (96, 5), "counts": (24,), "blocks": (1024, 2, 3)}
@@ -326,6 +332,7 @@ NAMED = (
     shares,
     faulty,
     extraction,
+    lose,
     training,
     pooling,
     late,

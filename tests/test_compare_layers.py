@@ -135,16 +135,29 @@ def test_the_model_has_the_layer_of_its_row_and_predicts_what_the_comparison_did
         assert {row["id"]: row["prediction"] for row in csv.DictReader(file)} == expected
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A comparison with a mixture and its components; a function that goes on with a folder as that comparison."""
+    table = write_table(tmp_path_factory.mktemp("mixed") / "t.csv")
+    rows = ["mean", "regional_mean", "sqrt_covariance", "log_covariance", "auto", "auto_3_components"]
+
+    def run(output):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("covjax.recipes.mixtures.WIDE", 4)
+            return covjax.compare(table, output=output, layers="0,2", **OPTIONS | {"rows": rows, "components": [3]})
+
+    return table, run(table.parent / "run").folder, run
+
+
 @pytest.mark.parametrize("row", ["log_covariance", "auto", "auto_3_components"])
-def test_the_model_has_the_layer_of_the_row_that_it_is_of_beside_a_mixture_too(tmp_path, monkeypatch, row):
-    monkeypatch.setattr("covjax.recipes.mixtures.WIDE", 4)
+def test_the_model_has_the_layer_of_the_row_that_it_is_of_beside_a_mixture_too(mixed, tmp_path, monkeypatch, row):
+    table, folder, run = mixed
     monkeypatch.setattr(Results, "winner", row)
-    parts = ["mean", "regional_mean", "sqrt_covariance", "log_covariance"]
-    options = OPTIONS | {"rows": [*parts, "auto", "auto_3_components"], "components": [3]}
-    result = covjax.compare(write_table(tmp_path / "t.csv"), output=tmp_path / "run", layers="0,2", **options)
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("model", "results.json", "predictions.csv"))
+    result = run(tmp_path / "run")
     model = result.best()
     assert (model.embedder.layer_, model.embedder.recipe) == (result.results.by_label[row].layer, row)
-    with (tmp_path / "t.csv").open() as file:
+    with table.open() as file:
         sequences = [line["sequence"] for line in csv.DictReader(file)]
     with (tmp_path / "run" / "predictions.csv").open() as file:
         assert list(model.predict(sequences)) == [line["prediction"] for line in csv.DictReader(file)]

@@ -9,12 +9,14 @@ import time
 import numpy as np
 import pytest
 
+from covjax.comparison import compare
+from covjax.comparison.config import CompareConfig
 from covjax.comparison.model import Model
 from covjax.data import read_table
 from covjax.encoders.unirep import UniRep
 from covjax.jobs import checkpoint
 from tests.processes import finish, launch, start
-from tests.test_compare import write_table
+from tests.test_compare import write_table  # registers the encoder "tiny"
 from tests.test_unirep import random_weights
 
 OPTIONS = {
@@ -43,14 +45,19 @@ def read(output):
     return json.loads((output / "results.json").read_text())
 
 
+def alone(output, table):
+    """The comparison by this process."""
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in OPTIONS.items()}
+    compare.compare(CompareConfig(data=str(table), output=str(output), encoder="tiny", **options))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The same comparison by one process of one device, and by two of two devices."""
     folder = tmp_path_factory.mktemp("comparison")
     table = write_table(folder / "t.csv", np.random.default_rng(0))
-    options = json.dumps(OPTIONS)
-    launch(["comparison", str(folder / "one"), str(table), options])
-    lines = launch(["comparison", str(folder / "two"), str(table), options], processes=2, devices=2)
+    alone(folder / "one", table)
+    lines = launch(["comparison", str(folder / "two"), str(table), json.dumps(OPTIONS)], processes=2, devices=2)
     return folder, table, lines
 
 
@@ -81,13 +88,14 @@ def test_two_processes_make_the_features_and_probes_of_one(runs):
         assert agreement > 0.98  # of one process's tokens, of which two made other batches
 
 
-def test_one_process_goes_on_with_what_two_left(runs, tmp_path):
+def test_one_process_goes_on_with_what_two_left(runs, tmp_path, capsys):
     folder, table, _ = runs
     output = shutil.copytree(folder / "two", tmp_path / "two")
     for part in ("features/sqrt_covariance", "probes/sqrt_covariance", "probes/mean"):
         shutil.rmtree(output / part)
     (output / "results.json").unlink()
-    (lines,) = launch(["comparison", str(output), str(table), json.dumps(OPTIONS)])
+    alone(output, table)
+    lines = capsys.readouterr().out
     assert "features: 5 complete and reused, 1 to make" in lines
     assert "probes: 4 complete and reused, 2 to fit" in lines
     before = {row["label"]: row["probes"] for row in read(folder / "two")["rows"]}

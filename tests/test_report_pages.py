@@ -100,10 +100,26 @@ def seeds(folder):
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
+def drawn(tmp_path_factory):
+    """The pages, and of every figure of a comparison its width and the sizes of its letters."""
+    folder, looks, save = tmp_path_factory.mktemp("pages"), [], figures.save_figure
+
+    def look(figure, *rest):
+        svg = save(figure, *rest)
+        texts = [text for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
+        looks.append((figure.get_size_inches()[0], {text.get_fontsize() for text in texts}))
+        return svg
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save_figure", look)
+        made = {make.__name__: make(folder) for make in (classes, numbers, labels)}
+    return made | {make.__name__: make(folder) for make in (suite, seeds)}, looks
+
+
+@pytest.fixture(scope="module")
+def pages(drawn):
     needs_chromium()
-    folder = tmp_path_factory.mktemp("pages")
-    return {make.__name__: make(folder) for make in (classes, numbers, labels, suite, seeds)}
+    return drawn[0]
 
 
 @pytest.fixture(scope="module")
@@ -162,20 +178,8 @@ def test_two_texts_in_one_place_are_seen():
     assert overlaps([a, a | {"id": "b", "left": 10}, a | {"id": "c", "top": 9.5, "bottom": 20}]) == []
 
 
-def test_letters_of_all_figures_have_one_size(tmp_path, monkeypatch):
+def test_letters_of_all_figures_have_one_size(drawn):
     """All have one width, so one size of letters in them is one on the page."""
-    sizes, boxes = set(), []
-
-    def look(figure, name, folder):
-        figure.canvas.draw()
-        texts = figure.findobj(plt.Text)
-        sizes.update(text.get_fontsize() for text in texts if text.get_text() and text.get_visible())
-        boxes.append(figure.get_size_inches()[0])
-        plt.close(figure)
-        return "<svg></svg>"
-
-    monkeypatch.setattr(figures, "save_figure", look)
-    for make in (classes, numbers, labels):
-        make(tmp_path)
-    assert sizes == {9.0}
-    assert set(boxes) == {figures.WIDTH}
+    assert len(drawn[1]) > 10
+    assert {width for width, _ in drawn[1]} == {figures.WIDTH}
+    assert set.union(*(sizes for _, sizes in drawn[1])) == {9.0}

@@ -207,11 +207,9 @@ def draw(rng, sequences, directions):
     return x.reshape(sequences, LENGTH, FEATURES).astype(np.float32)
 
 
-def train(kind, directions):
-    """An autoencoder after `STEPS` batches of 512 tokens that it sees once, and its figures on others."""
-    rng = np.random.default_rng(3)
+def train(kind, directions, held, first, batches):
+    """An autoencoder after those batches of 512 tokens, and its figures on the sequences that are held out."""
     model = make_autoencoder(kind, FEATURES, latents=DIRECTIONS, seed=1, **BENCH[kind])
-    held = draw(rng, 64, directions)
 
     def shape(x):
         return x if model.examples == "sequences" else x.reshape(-1, FEATURES)
@@ -219,12 +217,10 @@ def train(kind, directions):
     def weights(x):
         return np.ones(shape(x).shape[:-1], np.float32)
 
-    first = draw(rng, 64, directions)
     model.initialise([(shape(first), weights(first))])
     graph, state = nnx.split(TrainState(model, make_optimiser(STEPS, 1e-2, 20, 0.3, None)))
     step = Step(graph, None)
-    for _ in range(STEPS):
-        x = draw(rng, 16, directions)
+    for x in batches:
         state, _ = step(state, jnp.asarray(shape(x)), jnp.asarray(weights(x)))
     model = nnx.merge(graph, state).model
     figures = dict(model.summarise(model.evaluate(shape(held), weights(held))))
@@ -237,7 +233,10 @@ def train(kind, directions):
 def test_what_is_found_of_a_known_dictionary():
     directions = np.random.default_rng(0).normal(size=(DIRECTIONS, FEATURES))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    bench = {kind: train(kind, directions) for kind in BENCH}
+    rng = np.random.default_rng(3)
+    held, first = draw(rng, 64, directions), draw(rng, 64, directions)
+    batches = [draw(rng, 16, directions) for _ in range(STEPS)]
+    bench = {kind: train(kind, directions, held, first, batches) for kind in BENCH}
     chance = random_cosines(DIRECTIONS, FEATURES).mean()
     for kind, figures in bench.items():
         assert figures["recovery"] > chance + 0.3, (kind, figures)

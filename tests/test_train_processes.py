@@ -78,6 +78,7 @@ def test_their_checkpoint_goes_on_on_one_device(runs, tmp_path):
     _assert_close(path, expected)
 
 
+@pytest.mark.slow
 def test_their_checkpoint_goes_on_on_eight_devices(runs, tmp_path):
     expected, folder = runs
     path = _unfinished(folder, tmp_path)

@@ -13,7 +13,7 @@ from flax import nnx
 from covjax.activations.windows import HeldActivations, join
 from covjax.autoencoders import TuckerAutoencoder, register_autoencoder
 from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
-from tests.conftest import ROOT
+from tests.doc_pages import ROOT
 
 PAGE = ROOT / "docs" / "write-your-own-autoencoder.md"
 EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)[0]
