@@ -5,11 +5,12 @@ python -m tests.structure journey TABLE.csv   files that `covjax compare TABLE.c
 """
 
 import ast
+import inspect
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 TREES = ("covjax", "eval", "train")
@@ -116,16 +117,18 @@ def lengths(files: dict[str, Path]) -> dict[str, int]:
     return {name: len(file.read_text().splitlines()) for name, file in files.items()}
 
 
-def journey(argv: Sequence[str]) -> list[str]:
-    """Files of `covjax compare` in the order in which their functions are first called, imports left out.
+def journey(argv: Sequence[str]) -> tuple[list[str], int]:
+    """Files of `covjax compare` in the order in which their functions are first called, and the lines of these.
+
+    What is called by an import does not count.
 
     A reader who follows the run reads each function once, with the comprehensions and lambdas that stand in it: files
     that stand next to each other in this list are one stay.
     """
-    from covjax.comparison import command
+    from covjax.comparison import command, compare  # noqa: F401  (imported here, and not while calls are followed)
 
     entered: list[str] = []
-    known = set()
+    known: set[CodeType] = set()
     folder = str(ROOT / "covjax")
 
     def follow(frame: FrameType, event: str, argument: object) -> None:
@@ -141,7 +144,11 @@ def journey(argv: Sequence[str]) -> list[str]:
         command.main(argv)
     finally:
         sys.setprofile(None)
-    return entered
+    lines = set()
+    for code in known:
+        source, first = inspect.getsourcelines(code)
+        lines.update((code.co_filename, first + i) for i in range(len(source)))
+    return entered, len(lines)
 
 
 def stays(entered: Sequence[str]) -> int:
@@ -153,8 +160,9 @@ def main(argv: Sequence[str]) -> None:
     """Print the measures."""
     if argv[:1] == ["journey"]:
         with tempfile.TemporaryDirectory() as folder:
-            entered = journey([*argv[1:], "--quiet", "--output", f"{folder}/out"])
-        print(f"journey: {len(set(entered))} files, {stays(entered)} stays, {len(entered)} functions")
+            entered, lines = journey([*argv[1:], "--quiet", "--output", f"{folder}/out"])
+        count = f"{len(set(entered))} files, {stays(entered)} stays, {len(entered)} functions of {lines:,} lines"
+        print(f"journey: {count}")
         for file in dict.fromkeys(entered):
             print(f"    {file}: {entered.count(file)} functions")
         return
