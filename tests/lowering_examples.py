@@ -18,7 +18,8 @@ from covjax import autoencoders as ae
 from covjax.autoencoders import make_autoencoder
 from covjax.autoencoders.base import autoencoder_options
 from covjax.autoencoders.sparse.module import Sums
-from covjax.encoders import load, tokenize
+from covjax.encoders import heads, load, tokenize
+from covjax.encoders.heads import LanguageModel
 from covjax.encoders.speaker import SpeakerLSTM
 from covjax.encoders.unirep import UniRep
 from covjax.pooling.base import pooler_options
@@ -118,7 +119,17 @@ HOST |= {
     "pca_basis",
     "solve_tucker",
 }
-HOST |= {"Embedder", "compare", "explain", "recipe_names", "load_saelens", "save_saelens"}
+HOST |= {
+    "Embedder",
+    "compare",
+    "explain",
+    "dashboard",
+    "absorption_fraction",
+    "covariance_fvu",
+    "recipe_names",
+    "load_saelens",
+    "save_saelens",
+}
 HOST |= {"CPAutoencoder", "TuckerAutoencoder"}  # in the registry
 
 # Values for the options of poolers and autoencoders, by the option's name: a new kind needs no line here unless it has
@@ -183,8 +194,9 @@ def encoder_case(encoder, sequence):
     apply = getattr(module, "_apply", None) or importlib.import_module("covjax.encoders.transformer")._apply
     split = nnx.split(encoder)
     calls = [(apply, [*split, tokens, mask, tuple(range(encoder.num_layers))])]
-    if hasattr(module, "_logits"):
-        calls.append((module._logits, [*split, encoder.apply(tokens, mask, (0,))[0], mask, 0]))
+    if isinstance(encoder, UniRep) or (isinstance(encoder, LanguageModel) and encoder.has_head):
+        logits = getattr(module, "_logits", None) or heads._logits
+        calls.append((logits, [*split, encoder.apply(tokens, mask, (0,))[0], mask, 0]))
     return calls + ([(module._scores, [*split, tokens, mask])] if hasattr(module, "_scores") else [])
 
 

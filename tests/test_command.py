@@ -84,7 +84,7 @@ def test_mistakes_are_one_short_line_and_status_2(capsys, monkeypatch, tmp_path,
     assert message in error
     assert error.startswith("covjax")
     assert error.count("\n") == 1
-    assert len(error) < 400
+    assert len(error) < 600
 
 
 def test_the_name_in_an_error_is_the_one_typed(capsys):

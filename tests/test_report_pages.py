@@ -123,13 +123,13 @@ def pages(drawn):
 
 
 @pytest.fixture(scope="module")
-def drawn(pages, tmp_path_factory):
+def browsed(pages, tmp_path_factory):
     return measures(pages | {"spoilt": SPOILT}, WIDTHS, tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="module")
-def measured(drawn):
-    return {key: page for key, page in drawn.items() if key[0] != "spoilt"}
+def measured(browsed):
+    return {key: page for key, page in browsed.items() if key[0] != "spoilt"}
 
 
 def test_no_page_is_wider_than_the_screen(measured):
@@ -137,10 +137,10 @@ def test_no_page_is_wider_than_the_screen(measured):
     assert {page["width"] for page in measured.values()} == set(WIDTHS)
 
 
-def test_a_page_that_is_too_wide_and_crossed_texts_are_seen(drawn):
+def test_a_page_that_is_too_wide_and_crossed_texts_are_seen(browsed):
     """What the other tests ask of all pages, asked of one that breaks every rule."""
     for width in WIDTHS:
-        page = drawn["spoilt", width]
+        page = browsed["spoilt", width]
         assert page["scroll"] >= 2000 > page["width"]
         (figure,) = page["figures"]
         assert overlaps(figure["texts"]) == [("text_1", "text_2")]

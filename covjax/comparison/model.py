@@ -211,7 +211,8 @@ def fit_winner(
 
 
 def _is_sketch(recipe: Recipe, tables: Mapping[str, Table]) -> bool:
-    return not parts_of(recipe) and tables[recipe.name].solver == "sketch"
+    """Parts of a mixture need not have a table here; a mixture is refused where a sketch would serve."""
+    return not parts_of(recipe) and recipe.name in tables and tables[recipe.name].solver == "sketch"
 
 
 def make_embedder(config: CompareConfig, tokens: ArrayTokens, fitted: FittedRecipe) -> Embedder:
