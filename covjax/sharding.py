@@ -1,4 +1,4 @@
-"""One long sequence, or one long table, spread over the devices of a mesh: rows in, statistics of all rows out.
+"""One long sequence or table is spread over the devices of a mesh; statistics are those of all its rows.
 
 Only d × d statistics travel between devices, never rows. The mesh is the caller's, of one process or of many.
 """
@@ -25,7 +25,7 @@ def shard_rows(
     mesh: Mesh,
     axis: str,
 ) -> tuple[list[Shaped[Array, "all_rows ..."]], Float[Array, "all_rows"]]:
-    """Global arrays split by rows over a mesh axis, and their weights; every process gives the rows that it has.
+    """Global arrays split by rows over a mesh axis, with their weights; every process passes its own rows.
 
     What cannot be divided is filled with rows of weight 0, so numbers of rows may differ between processes, also be 0.
     All processes of the mesh must call this together.
@@ -123,7 +123,7 @@ def _rows(x: Array, mesh: Mesh | AbstractMesh, axis: str) -> PartitionSpec:
 
 
 def own_parts(mesh: Mesh, axis: str) -> int:
-    """Positions of `axis` that this process holds; InputError where the processes do not share them out evenly."""
+    """Positions of `axis` on this process; InputError if the processes do not share them evenly."""
     lines = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), 0).reshape(mesh.shape[axis], -1)
     owners = [{device.process_index for device in line} for line in lines]
     counts = {index: owners.count({index}) for index in set().union(*owners)}

@@ -1,4 +1,4 @@
-"""What a dictionary is worth without a language model: reconstructed covariances, absorbed features."""
+"""Measures of a dictionary that need no language model: reconstructed covariances, absorbed features."""
 
 from collections.abc import Iterable
 
@@ -39,7 +39,7 @@ def absorption_fraction(
     main: VectorLike,
     least_cosine: float = 0.1,
 ) -> Float[np.ndarray, "n"]:
-    """Share of a feature that an autoencoder writes with other latents than those that stand for it.
+    """Share of a feature that is written by latents other than those that represent it.
 
     The feature is a direction p of the tokens, such as a probe's weights. Latent i puts z_i (W_i · p) along it. Of the
     positive parts, A is the sum over the latents `main` that stand for the feature, B the sum over the other latents

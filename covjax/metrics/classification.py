@@ -29,7 +29,7 @@ def accuracy(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Value:
-    """Share of examples whose highest score is at the true class; truth one-hot. Ties go to the first class.
+    """Share of examples whose highest score is that of the true class; truth one-hot. Ties go to the first class.
 
     `counts` (R, n) gives resamples, shape (R,); without, one number. NaN where no example is present. Rows of truth
     that are all NaN are refused, or left out by `missing="ignore"`. Raises InputError for wrong shapes, scores that are
@@ -47,7 +47,7 @@ def matthews(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Value:
-    """Multi-class Matthews correlation R_K (Gorodkin 2004); 0 where prediction or truth is constant.
+    """Multi-class Matthews correlation R_K (Gorodkin 2004); 0 if the prediction or the truth is constant.
 
     Shapes, missing rows and errors as in `accuracy`.
     """
@@ -107,7 +107,7 @@ def auroc(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Float[np.ndarray, "*resamples k"]:
-    """AUROC of every label: the share of (positive, negative) pairs in the right order, a tie counting one half.
+    """AUROC of every label: the share of (positive, negative) pairs in the right order; a tie counts one half.
 
     Equals the Mann-Whitney statistic U/(P·N) (Hanley & McNeil 1982). With `counts` (R, n), row r is the value on the
     resample in which example i stands counts[r, i] times, shape (R, k); without, shape (k,).

@@ -89,7 +89,7 @@ def pearson(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> np.ndarray:
-    """Pearson correlation of every output; NaN where the truth is constant, 0 where only the prediction is.
+    """Pearson correlation of every output; NaN if the truth is constant, 0 if only the prediction is.
 
     Shapes, missing values and errors as in `r2`. A constant prediction carries no information, so it scores 0
     instead of undefined.
@@ -164,5 +164,5 @@ class _Order:
         return ordered, ranks, np.einsum("nr,nr->r", sizes * ranks, ranks)
 
     def by_run(self, ordered):
-        """Sums over runs of what stands in order."""
+        """Sums over runs of ordered values."""
         return ordered if self.distinct else np.add.reduceat(ordered, self.edges[:-1], axis=0)

@@ -16,7 +16,7 @@ from covjax.inputs import VectorLike, check_whole, host_array, is_torch
 def resample_counts(
     groups: Annotated[Any, Sequence[str]], resamples: Annotated[Any, int], seed: Annotated[Any, int]
 ) -> Int[np.ndarray, "resamples n"]:
-    """How often each example stands in each resample; whole groups are drawn with replacement (Efron 1979).
+    """How often each example occurs in each resample; whole groups are drawn with replacement (Efron 1979).
 
     Groups are texts or numbers. Raises InputError for fewer than two of them, one that is missing, both kinds in one
     sequence, no resamples, and a negative seed.
@@ -94,7 +94,7 @@ def bootstrap_p_value(differences: VectorLike, groups: Annotated[Any, int]) -> f
 def corrected_interval(
     differences: VectorLike, ratio: Annotated[Any, float], level: Annotated[Any, float] = 0.95
 ) -> tuple[float, float, float]:
-    """Low and high end and two-sided p-value of a mean difference over the J folds of repeated cross-validation.
+    """Interval (low, high) and two-sided p-value of a mean difference over the J folds of repeated cross-validation.
 
     Folds share training rows, so the variance of their mean is not s²/J. The corrected resampled method (Nadeau and
     Bengio 2003) takes s²(1/J + `ratio`), `ratio` being test rows over training rows, with Student's t of J − 1 degrees.

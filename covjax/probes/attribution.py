@@ -112,7 +112,7 @@ def top_feature_pairs(form: Float[np.ndarray, "d d"], k: int = 10) -> list[tuple
 def plot_contributions(
     sequence: str | Sequence[str], contributions: Float[np.ndarray, "tokens"], path: str | Path, title: str = ""
 ) -> None:
-    """Draw one bar a token along the sequence, 60 tokens a line, to `path` (PNG, SVG, PDF by its suffix).
+    """Draw one bar per token along the sequence, 60 tokens per line, to `path` (PNG, SVG or PDF by its suffix).
 
     `sequence` is a string (a letter a token) or the tokens' texts.
     Raises InputError where the two have different lengths or are empty.

@@ -25,7 +25,7 @@ _BLOCK = 2**28  # bytes of float64 rows that are widened at a time; fewer are on
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Runs of rows that together are all of a table, each at most 256 MiB in float64."""
+    """Blocks of rows that together make up a table, each at most 256 MiB in float64."""
     size = max(1, _BLOCK // (8 * max(columns, 1)))
     for first in range(0, rows, size):
         yield slice(first, first + size)
@@ -70,7 +70,7 @@ class Space(Protocol[Probe]):
         """Variance along every coordinate; they sum to 1."""
 
     def coordinates(self, inputs: TableLike, /) -> Float[np.ndarray, "m r"]:
-        """Coordinates of samples, seen or not."""
+        """Coordinates of any samples, of training or new ones."""
 
     def probe(self, fitted: LinearProbe, /) -> Probe:
         """The probe on inputs (what `coordinates` takes) whose scores are those of `fitted` on their coordinates."""
@@ -157,7 +157,7 @@ def _tolerance(given: Annotated[Any, float | None], default: float) -> float:
 
 
 def check_eigenvalues(eigenvalues: Any) -> Float[np.ndarray, "r"]:
-    """The eigenvalues of a space in float64; InputError unless they are a vector of finite numbers >= 0."""
+    """The eigenvalues of a space in float64; InputError unless they form a vector of finite numbers >= 0."""
     values = host_array(eigenvalues, "eigenvalues").astype(np.float64)
     if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all():
         raise InputError(f"eigenvalues: shape {values.shape} must be (r,), finite and >= 0: those of a space")
@@ -165,7 +165,7 @@ def check_eigenvalues(eigenvalues: Any) -> Float[np.ndarray, "r"]:
 
 
 def rounding(n: int, p: int) -> float:
-    """Relative to the largest, the eigenvalues of an n × n or p × p Gram matrix that float64 does not resolve."""
+    """The eigenvalue, relative to the largest, below which float64 does not resolve an n × n or p × p Gram matrix."""
     return max(n, p) * float(np.finfo(np.float64).eps)
 
 

@@ -82,7 +82,7 @@ def logistic_path(
     class_weights: ClassWeights = None,
     missing: str = "refuse",
 ) -> LogisticPath[LinearProbe]:
-    """The path of `fit_logistic_path` as probes on coordinates: cheap to score where features are many.
+    """The path of `fit_logistic_path` as probes on coordinates: cheap to score if there are many features.
 
     `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_logistic_path`.
     """
@@ -113,7 +113,7 @@ def logistic_path(
 
 
 def check_stop(tolerance: float, max_iterations: int) -> None:
-    """Raise InputError unless L-BFGS can take a step and knows when to end."""
+    """Raise InputError unless L-BFGS can take a step and has a stopping rule."""
     check_whole(max_iterations, "max_iterations", 1)
     if not isinstance(tolerance, numbers.Real) or not 0 <= tolerance < np.inf:
         raise InputError(f"tolerance: {shown(tolerance)} must be a finite number >= 0")
@@ -127,12 +127,12 @@ def width_of(rank: int, samples: int) -> int:
 
 
 def curvature_of(eigenvalues: Float[np.ndarray, "r"], width: int) -> Float[np.ndarray, "width"]:
-    """A bound of the loss's curvature along every coordinate, 0 along those that only fill up."""
+    """A bound of the loss's curvature along every coordinate, 0 along padding."""
     return np.pad(eigenvalues / 4, (0, width - len(eigenvalues))).astype(np.float32)
 
 
 def path_of(found: tuple[np.ndarray, ...], rank: int, order: np.ndarray) -> LogisticPath[LinearProbe]:
-    """What `solve_path` found for the penalties of `order`, in the order they were given."""
+    """The results of `solve_path` for the penalties of `order`, in the original order."""
     weights, bias, gradient, iterations = found
     back = np.argsort(order)
     return LogisticPath(

@@ -1,4 +1,4 @@
-"""Logistic regression on features that do not fit into memory: mini-batches from a stream, the L2 path at once."""
+"""Logistic regression on features that do not fit into memory: all L2 penalties at once, from a stream of batches."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ Stream = Callable[[], Iterator[tuple[Float[np.ndarray, "b p"], Bool[np.ndarray, 
 
 @dataclasses.dataclass(frozen=True)
 class StreamPath:
-    """One probe on raw features per penalty, the step each is of, and every look at validation (minus the loss)."""
+    """One probe on raw features per penalty, the step it is from, and all validation values (minus the loss)."""
 
     probes: list[LinearProbe]
     best_step: np.ndarray
@@ -55,7 +55,7 @@ def fit_logistic_stream(
     axis: str = "",
     missing: str = "refuse",
 ) -> StreamPath:
-    """The optima of `fit_logistic_path` by Adam, every λ from one pass; each kept where validation was best.
+    """The optima of `fit_logistic_path` by Adam, with one pass for all λ; each λ keeps its best step on validation.
 
     The objective, λ's unit and the scaling of the coordinates are those of `fit_logistic_path`, with features' own
     axes in place of the rotated ones. A first pass over the stream takes the mean and the variances; targets (12 · n

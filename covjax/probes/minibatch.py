@@ -1,4 +1,4 @@
-"""AdamW on mini-batches for a whole grid of strengths at once: one pass over the data serves every point of it.
+"""AdamW on mini-batches for a whole grid of strengths at once, in one pass over the data.
 
 Every strength keeps its own parameters and its own best ones by validation. All state (parameters, optimiser, position
 in the data, the best so far, the validation curve) is one Orbax checkpoint, so that a killed fit goes on to the same
@@ -31,7 +31,7 @@ Batch = tuple[np.ndarray, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What every fit of a comparison is given: steps, peak learning rate, and when validation is looked at.
+    """The budget of every fit of a comparison: steps, peak learning rate, and how often it is validated.
 
     The rate rises over the first 5 % of the steps and falls along a cosine to 0. Training ends early where no strength
     has improved in `patience` looks. `seed` sets the order of the batches, shuffled in a buffer of `shuffle` of them.
@@ -52,7 +52,7 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """The best parameters of every strength (stacked on axis 0), the step they are of, and every look at validation."""
+    """The best parameters of every strength (stacked on axis 0), the step they are from, and all validation values."""
 
     best: Tree
     best_step: np.ndarray

@@ -1,4 +1,4 @@
-"""Probes that are not linear: radial kernel features for the linear ones, and a network of one hidden layer."""
+"""Probes that are not linear: a linear probe on radial kernel features, and a network with one hidden layer."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -141,7 +141,7 @@ class NetworkProbe:
 
 
 def empty_probe(kind: str) -> RadialProbe | NetworkProbe:
-    """A probe of a kind, rbf or mlp, without numbers: the shape that a checkpoint is read into."""
+    """An empty probe of a kind (rbf or mlp), into which a checkpoint is read."""
     if kind == "rbf":
         return RadialProbe(*(np.empty(0) for _ in dataclasses.fields(RadialProbe)))
     return NetworkProbe(*(np.empty(0) for _ in dataclasses.fields(NetworkProbe)))
@@ -149,7 +149,7 @@ def empty_probe(kind: str) -> RadialProbe | NetworkProbe:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkPath:
-    """One network for every weight decay, each at its best look at validation, and the value there.
+    """One network for every weight decay, each at its best validation step, with the value there.
 
     `converged`: that look was not the last one, so that more steps would not have been looked at in vain.
     """

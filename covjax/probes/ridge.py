@@ -39,7 +39,7 @@ def ridge_path(
     penalties: NumbersLike,
     missing: str = "refuse",
 ) -> list[LinearProbe]:
-    """The path of `fit_ridge_path` as probes on coordinates: cheap to score where features are many.
+    """The path of `fit_ridge_path` as probes on coordinates: cheap to score if there are many features.
 
     `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_ridge_path`.
     """

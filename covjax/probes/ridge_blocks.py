@@ -1,4 +1,4 @@
-"""Ridge where the n × p matrix of features is too large to hold: they pass by in blocks, again where needed.
+"""Ridge if the n × p matrix of features is too large for memory: features are made block by block.
 
 Three routes to the one optimum. "primal": the p × p covariance, for 2p <= n. "eigen": the n × n kernel and its
 eigendecomposition (`KernelSpace`), n <= 4,096. "cholesky": the kernel in float32 and one Cholesky factorisation for
@@ -94,7 +94,7 @@ def _dual(kernel: np.ndarray, y: np.ndarray, penalties: Sequence[float], route: 
 
 
 def mean_square(kernel: Float[np.ndarray, "n n"]) -> float:
-    """Mean squared norm of the centred samples; InputError where they do not vary beyond the kernel's rounding."""
+    """Mean squared norm of the centred samples; InputError if they vary no more than the kernel's rounding."""
     square = float(np.trace(kernel, dtype=np.float64) / len(kernel) - kernel.mean(dtype=np.float64))
     if not square > np.finfo(np.float32).eps * float(np.abs(np.diagonal(kernel)).max()):
         raise InputError(f"kernel: all {len(kernel)} training samples are equal; nothing to fit")

@@ -1,4 +1,4 @@
-"""Sparse probes: how much of a label a handful of latents carries."""
+"""Sparse probes: how well a handful of latents predicts a label."""
 
 import dataclasses
 
