@@ -14,8 +14,8 @@ def matched_cosines(
 ) -> Float[np.ndarray, "latents"]:
     """Cosine of every row of `left` with its partner in `right`, in the one-to-one matching with the largest sum.
 
-    The Hungarian method: no row serves two. The order of the rows does not matter, their sign does: latents are not
-    negative, so a direction and its opposite are two features. A row of zeros has cosine 0.
+    The Hungarian method matches every row at most once. The order of the rows does not matter, but their sign does:
+    latents are not negative, so a direction and its opposite are two features. A row of zeros has cosine 0.
     Raises InputError for other shapes, and NaN or inf.
     """
     left, right = _check(left, right)
@@ -27,8 +27,8 @@ def matched_cosines(
 def max_cosines(left: TableLike, right: TableLike) -> Float[np.ndarray, "latents"]:
     """Cosine of every row of `left` with the row of `right` that is nearest to it; their mean is the mean max cosine.
 
-    Unlike `matched_cosines` one row may serve several, and the two may have different numbers of rows; it takes time
-    and memory in proportion to latents · others, in blocks. A row of zeros has cosine 0.
+    Unlike in `matched_cosines`, several rows may share one, and the two may have different numbers of rows. It takes
+    time and memory in proportion to latents · others, in blocks. A row of zeros has cosine 0.
     Raises InputError for other shapes, and NaN or inf.
     """
     left, right = (host_array(each, name).astype(np.float64) for each, name in ((left, "left"), (right, "right")))

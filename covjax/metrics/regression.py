@@ -34,8 +34,8 @@ def r2(
 ) -> np.ndarray:
     """Coefficient of determination 1 − Σ(y − ŷ)²/Σ(y − ȳ)² of every output, ȳ the mean of the (resampled) truth.
 
-    Shape (k,), or (R, k) with `counts` (R, n). NaN where the truth is constant. A NaN in truth is refused, or with
-    `missing="ignore"` left out of its output. Raises InputError for wrong shapes and values that are not finite.
+    Shape (k,), or (R, k) with `counts` (R, n). NaN if the truth is constant. A NaN in truth is refused, or left
+    out of its output with `missing="ignore"`. Raises InputError for wrong shapes and values that are not finite.
     """
     return _of_numbers(_r2, truth, scores, counts, missing)
 
@@ -91,8 +91,8 @@ def pearson(
 ) -> np.ndarray:
     """Pearson correlation of every output; NaN if the truth is constant, 0 if only the prediction is.
 
-    Shapes, missing values and errors as in `r2`. A constant prediction carries no information, so it scores 0
-    instead of undefined.
+    Shapes, missing values and errors as in `r2`. A constant prediction has no information, so it scores 0
+    and is not undefined.
     """
     return _of_numbers(_pearson, truth, scores, counts, missing)
 

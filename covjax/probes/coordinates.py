@@ -2,10 +2,10 @@
 
 The optimum of a linear probe with an L2 penalty lies in the span of the centred training samples (representer
 theorem), so p features and n samples need only min(n, p) orthogonal coordinates. One eigendecomposition, of the
-p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them, and serves every penalty and probe.
+p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them for every penalty and probe.
 
 With features F the kernel is F Fᵀ, and everything a linear probe with an L2 penalty needs is in it (representer
-theorem): whole second moments enter through `covjax.gram` without a matrix of d² features a sequence.
+theorem): whole second moments enter through `covjax.gram`, without d² features per sequence.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class LinearProbe:
 class Space(Protocol[Probe]):
     """Centred, scaled, orthogonal coordinates Z of the training samples: ZᵀZ/n = diag(eigenvalues), trace 1.
 
-    `RowSpace` makes them of features, `KernelSpace` of kernel values.
+    `RowSpace` computes them from features, `KernelSpace` from kernel values.
     """
 
     @property
@@ -110,8 +110,8 @@ class RowSpace:
 def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] = None) -> RowSpace:
     """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are left out.
 
-    By default that is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16: a small column beside a large
-    one is kept. Raises InputError for features that are not (n, p), not finite or do not vary.
+    By default the tolerance is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16, so a small column
+    beside a large one is kept. Raises InputError for features that are not (n, p), not finite or do not vary.
     """
     table = check_features(features)
     n, p = table.shape
@@ -223,9 +223,9 @@ def kernel_space(gram_train: TableLike, rank_tolerance: Annotated[Any, float | N
     """Fit the coordinates from the raw (not centred) kernel of the n training samples with themselves.
 
     One float64 eigendecomposition of n × n; directions below `rank_tolerance` of the largest eigenvalue are left out.
-    By default that is the rounding of the kernel's own type: 1.2e-7 for float32, and n · 2.2e-16 for float64, the
-    decomposition's. What a float32 kernel lost (samples whose features differ much in size) only a float64 kernel has.
-    `covjax.gram(sequences, kernel=...)` makes the kernel.
+    By default the tolerance is the rounding of the kernel's own type: 1.2e-7 for float32, and n · 2.2e-16 for float64,
+    which is the decomposition's. A float32 kernel loses digits if samples differ much in size; use float64 then.
+    `covjax.gram(sequences, kernel=...)` computes the kernel.
 
     Raises:
         InputError: a kernel that is not square, not finite, not symmetric, with eigenvalues below 0, or of samples that
