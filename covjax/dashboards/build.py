@@ -193,7 +193,7 @@ def dashboard(
         notes += lines
     together = cooccurring(codes, seed)
     if together.tokens < codes.shape[0]:
-        notes.append(f"Latents that go together are counted on {together.tokens:,} random tokens.")
+        notes.append(f"Pairs of latents are counted on {together.tokens:,} random tokens.")
     columns = codes.tocsc()
     del codes
     latents = describe_latents(columns, corpus.starts, seed)

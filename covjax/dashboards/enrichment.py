@@ -95,7 +95,7 @@ def annotation_enrichment(path: str, corpus: Corpus, codes: sparse.csr_matrix) -
         )
     frequent = [name for name, _ in Counter(each.name for each in own).most_common()]
     names = sorted(frequent[:MOST_NAMES])
-    notes = [f"Annotations: {len(own):,} of {len(stretches):,} in {path} are of the sequences here."]
+    notes = [f"Annotations: {len(own):,} of {len(stretches):,} in {path} belong to these sequences."]
     notes += _said(len(names), len(frequent), "annotations")
     tokens, columns = _places(path, own, names, corpus)
     has = sparse.csr_matrix((np.ones(len(tokens)), (tokens, columns)), (codes.shape[0], len(names)))
