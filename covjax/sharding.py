@@ -1,6 +1,6 @@
-"""One long sequence, or one long table, spread over the devices of a mesh: rows in, statistics of all rows out.
+"""One long sequence or table is spread over the devices of a mesh; statistics are those of all its rows.
 
-Only d × d statistics travel between devices, never rows. The mesh is the caller's, of one process or of many.
+Only d × d statistics are sent between devices, never rows. The caller makes the mesh, of one process or many.
 """
 
 import functools
@@ -25,20 +25,20 @@ def shard_rows(
     mesh: Mesh,
     axis: str,
 ) -> tuple[list[Shaped[Array, "all_rows ..."]], Float[Array, "all_rows"]]:
-    """Global arrays split by rows over a mesh axis, and their weights; every process gives the rows that it has.
+    """Global arrays split by rows over a mesh axis, with their weights; every process passes its own rows.
 
-    What cannot be divided is filled with rows of weight 0, so numbers of rows may differ between processes, also be 0.
+    Rows of weight 0 fill up what cannot be divided, so processes may have different numbers of rows, even none.
     All processes of the mesh must call this together.
 
     Args:
         arrays: of equal numbers of rows.
         weights: >= 0, of the rows; None counts every row once.
-        mesh: every process holds its own part of `axis`, all of them parts of one size.
+        mesh: every process has its own part of `axis`, and all parts have the same size.
         axis: name of a mesh axis.
 
     Raises:
-        InputError: an axis that is not the mesh's, or that the processes do not share out evenly; unequal numbers of
-            rows; bad weights; none above 0 in any process.
+        InputError: an axis that the mesh does not have, or that the processes do not share evenly; unequal numbers of
+            rows; bad weights; no weight above 0 in any process.
     """
     if axis not in mesh.axis_names:
         raise InputError(f"axis: {axis!r} is not one of the mesh's: {', '.join(map(str, mesh.axis_names))}")
@@ -75,7 +75,7 @@ def sharded_moments(
 ) -> Moments:
     """`moments` of one sequence whose tokens `shard_rows` spread over a mesh axis, the same on every device.
 
-    Every device takes the moments of its own tokens; counts, means and scatters merge by Chan, Golub, LeVeque (1983).
+    Each device computes moments of its own tokens; counts, means and scatters merge by Chan, Golub, LeVeque (1983).
 
     Raises:
         TypeError: `x` is not floating point.
@@ -123,7 +123,7 @@ def _rows(x: Array, mesh: Mesh | AbstractMesh, axis: str) -> PartitionSpec:
 
 
 def own_parts(mesh: Mesh, axis: str) -> int:
-    """Positions of `axis` that this process holds; InputError where the processes do not share them out evenly."""
+    """Positions of `axis` on this process; InputError if the processes do not share them evenly."""
     lines = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), 0).reshape(mesh.shape[axis], -1)
     owners = [{device.process_index for device in line} for line in lines]
     counts = {index: owners.count({index}) for index in set().union(*owners)}

@@ -438,14 +438,14 @@ def test_mistakes(folder, tmp_path, capsys):
         capsys, sae, *own, "--labels", tmp_path / "l.csv"
     )
     (tmp_path / "x.bed").write_text("chr1\t0\t3\tx\n")
-    assert "no sequence of it is in the store ('chr1'" in mistake(
+    assert "none of its sequences is in the store ('chr1'" in mistake(
         capsys, sae, *own, "--annotations", tmp_path / "x.bed"
     )
     (tmp_path / "y.bed").write_text("s0\t0\t3000\tx\n")
     assert "letters, the annotation ends at 3000" in mistake(capsys, sae, *own, "--annotations", tmp_path / "y.bed")
     assert "layer: 3 is not among the kept ones" in mistake(capsys, sae, *own, "--layer", 3)
     assert "their weights differ" in mistake(capsys, sae, *own, "--encoder", "dashboard-other")
-    with pytest.raises(InputError, match="autoencoder: .* is int; a dashboard is of a sparse autoencoder"):
+    with pytest.raises(InputError, match="autoencoder: .* is int; a dashboard needs a sparse autoencoder"):
         covjax.dashboard(3, store)
 
 

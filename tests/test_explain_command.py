@@ -106,7 +106,7 @@ def test_the_page_needs_no_network_and_says_what_there_is(run):
     assert "<h2>motif</h2>" in page
     assert "Explained: all 28 test sequences." in page
     assert "Masking the 5 % of tokens that add most lowers the score by" in page
-    assert "sequences with a match of CWCWC the token that adds most lies in the match in" in page
+    assert "sequences have a match of CWCWC. The token that adds most is in the match in" in page
     assert "<u>" in page
     assert re.search(r"class='[pn]4'", page)
     assert page.count("<svg") == 4

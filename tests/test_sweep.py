@@ -178,12 +178,12 @@ def test_lists_of_values():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sweep": {"depth": (1,)}}, "sweep: 'depth' is no option of topk; allowed: kind, learning_rate"),
-        ({"sweep": {"steps": (1,)}}, "sweep: 'steps' is no option of topk"),
+        ({"sweep": {"depth": (1,)}}, "sweep: 'depth' is not an option of topk; allowed: kind, learning_rate"),
+        ({"sweep": {"steps": (1,)}}, "sweep: 'steps' is not an option of topk"),
         ({"sweep": {"k": ()}}, "sweep: k is .*expected a tuple of one or more values"),
-        ({"sweep": {"k": (2, 2)}}, "sweep: k-2 stands there twice"),
+        ({"sweep": {"k": (2, 2)}}, "sweep: k-2 is given twice"),
         ({"sweep": {"k": (2, 40), "latents": (16,)}}, "sweep: k-40_latents-16: k must be a whole number from 1 to"),
-        ({"wandb": "x"}, "wandb: 'x': a sweep does not write there"),
+        ({"wandb": "x"}, "wandb: 'x': a sweep does not write to wandb"),
     ],
 )
 def test_bad_sweeps_are_refused_before_anything_is_trained(tmp_path, changes, message):

@@ -32,7 +32,7 @@ class Autoencoder(Protocol):
         """Change the gradients (an `nnx.State` of the parameters) before the optimiser sees them."""
 
     def after_step(self, x: Array, weights: Array | None = None) -> None:
-        """Update what is no parameter (thresholds, counters, norms) from the batch just trained on, in place."""
+        """Update in place, from the last training batch, what is not a parameter (thresholds, counters, norms)."""
 
 
 @runtime_checkable
@@ -45,13 +45,13 @@ class Initialised(Protocol):
 
 @runtime_checkable
 class Evaluated(Protocol):
-    """An autoencoder with figures of its own for held-out data, which may not depend on how the data is batched.
+    """An autoencoder with its own figures for held-out data, which must not depend on the batches.
 
     Without these methods the loop averages the metrics of `loss` over the batches.
     """
 
     def evaluate(self, x: Array, weights: Array | None = None) -> Any:
-        """Sums over the examples of a batch, a pytree of arrays; those of several batches are added."""
+        """Sums over the examples of a batch, a pytree of arrays; sums of several batches are added."""
 
     def summarise(self, sums: Any) -> Mapping[str, float]:
         """The figures of a data set from its sums."""
@@ -69,7 +69,7 @@ _PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def register_autoencoder(kind: str) -> Callable[[Callable[..., Autoencoder]], Callable[..., Autoencoder]]:
-    """Enter a class or function `(features, *, seed, **options)` that makes an `Autoencoder` under `kind`.
+    """Register under `kind` a class or function `(features, *, seed, **options)` that makes an `Autoencoder`.
 
     Raises:
         InputError: the name is taken, or the signature lacks `features` or `seed`.
@@ -99,7 +99,7 @@ def autoencoder_options(kind: str) -> dict[str, inspect.Parameter]:
 
 
 def source_file(kind: str) -> Path | None:
-    """The file that registered a kind, None for covjax's own kinds and where it cannot be told."""
+    """The file that registered a kind; None for covjax's own kinds, or if it is unknown."""
     factory = _FACTORIES[kind]
     function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     module = sys.modules.get(factory.__module__)

@@ -1,4 +1,4 @@
-"""What a dictionary is worth without a language model: reconstructed covariances, absorbed features."""
+"""Measures of a dictionary that need no language model: reconstructed covariances, absorbed features."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,8 @@ from covjax.inputs import TableLike, VectorLike, host_array
 def covariance_fvu(pairs: Iterable[tuple[TableLike, TableLike]]) -> float:
     """Σ‖Σ̂ − Σ‖²_F / Σ‖Σ‖²_F over sequences, each a pair of tokens and reconstructions (tokens, features); in float64.
 
-    Σ is the covariance of a sequence's tokens about their mean, Σ̂ that of their reconstructions about their own: how
-    much of what features do together is lost. 0 is perfect, 1 is what constant reconstructions reach.
+    Σ is the covariance of a sequence's tokens about their mean, and Σ̂ that of their reconstructions about theirs. The
+    value says how much co-variation of features is lost: 0 is perfect, 1 is reached by constant reconstructions.
 
     Raises InputError for shapes that differ, NaN or inf, no sequence, and sequences whose tokens never vary.
     """
@@ -39,20 +39,20 @@ def absorption_fraction(
     main: VectorLike,
     least_cosine: float = 0.1,
 ) -> Float[np.ndarray, "n"]:
-    """Share of a feature that an autoencoder writes with other latents than those that stand for it.
+    """Share of a feature that is written by latents other than those that represent it.
 
     The feature is a direction p of the tokens, such as a probe's weights. Latent i puts z_i (W_i · p) along it. Of the
-    positive parts, A is the sum over the latents `main` that stand for the feature, B the sum over the other latents
-    whose decoder row has a cosine of at least `least_cosine` with p; the share is B / (A + B), 0 where both are 0. It
+    positive parts, A is the sum over the latents `main` that represent the feature, B the sum over the other latents
+    whose decoder row has a cosine of at least `least_cosine` with p; the share is B / (A + B), or 0 if both are 0. It
     is the absorption fraction of SAEBench (Karvonen et al. 2025), of pooled latents or of single tokens.
 
     Args:
         latents: (n, latents) >= 0, of examples that have the feature.
         decoder: (latents, features).
         direction: p, (features,).
-        main: numbers of the latents that stand for the feature, such as a sparse probe's.
+        main: numbers of the latents that represent the feature, such as a sparse probe's.
 
-    Raises InputError for shapes that do not fit, NaN, inf, a zero direction and numbers that are no latents.
+    Raises InputError for shapes that do not fit, NaN, inf, a zero direction and numbers that are not latents.
     """
     z, rows = (host_array(each, name).astype(np.float64) for each, name in ((latents, "latents"), (decoder, "decoder")))
     p, main = host_array(direction, "direction").astype(np.float64), np.asarray(main)

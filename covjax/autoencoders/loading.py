@@ -1,4 +1,4 @@
-"""Load an autoencoder by one name: a folder of covjax or of another library, or a folder of the hub."""
+"""Load an autoencoder by name: a folder of covjax or of another library, on disk or on the hub."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ _SAVED = "_CHECKPOINT_METADATA"  # in every folder that `save_autoencoder` wrote
 
 
 def load(name: str | Path) -> Any:
-    """Return the autoencoder in a folder, here or on the hub.
+    """Return the autoencoder in a folder on disk or on the hub.
 
     A folder is one that `save_autoencoder` wrote, or one of `load_saelens`: SAELens, dictionary_learning, sparsify,
     Gemma Scope. "release/sae_id" is the folder sae_id of the folder release, and "owner/repository/sae_id"

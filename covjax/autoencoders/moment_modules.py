@@ -20,7 +20,7 @@ from covjax.vectorize import vech
 
 
 class SecondMomentAutoencoder(nnx.Module):
-    """What Tucker and CP share; a subclass names its loss and its embedding.
+    """The common part of Tucker and CP; a subclass defines its loss and its embedding.
 
     Args:
         features: width of a token.
@@ -71,7 +71,7 @@ class SecondMomentAutoencoder(nnx.Module):
         self.deviation = Statistic(jnp.ones(features))
 
     def initialise(self, batches: Sequence[Batch]) -> None:
-        """Measure the mean and the deviation of the features, and start from PCA where asked (see `Initialised`)."""
+        """Measure the mean and deviation of the features, and start from PCA if asked (see `Initialised`)."""
         mean, deviation = feature_statistics(batches)
         if self.center == "data":
             self.mean[...] = jnp.asarray(mean)
@@ -109,7 +109,7 @@ class SecondMomentAutoencoder(nnx.Module):
         return gradients
 
     def after_step(self, x: Array, weights: Array | None = None) -> None:
-        """Nothing beside the parameters changes."""
+        """Do nothing: only the parameters change."""
 
     def embed(self, x: TokensLike, weights: WeightsLike = None) -> Float[Array, "k"]:
         """The embedding of one sequence; batches by `jax.vmap`."""

@@ -16,7 +16,7 @@ from covjax.jobs.distributed import agree
 
 
 def plain(state: nnx.State) -> Any:
-    """The state as a pytree of JAX arrays, where they lie: random keys become their data."""
+    """The state as a pytree of JAX arrays on their devices; random keys become their data."""
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, state)
 
 
@@ -41,14 +41,14 @@ def from_arrays(like: nnx.State, arrays: Any) -> nnx.State:
 
 
 def agree_module(module: nnx.Module) -> None:
-    """Give a module process 0's arrays in every process of a job; all must call it together."""
+    """Give the module in every process the arrays of process 0; all processes must call this together."""
     if jax.process_count() > 1:
         state = nnx.state(module)
         nnx.update(module, from_arrays(state, agree(to_arrays(state))))
 
 
 def check_leaf(path: Any, leaf: Any, array: Any) -> None:
-    """Raise InputError naming a leaf of a state whose shape or type is not that of the array meant for it."""
+    """Raise InputError that names a leaf of a state if its shape or type differs from that of its array."""
     data = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
     if (data.shape, data.dtype) != (array.shape, array.dtype):
         raise InputError(
@@ -74,7 +74,7 @@ def save_autoencoder(
     options: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write parameters and statistics under the kind and options that `make_autoencoder` made the module from.
+    """Write parameters and statistics, with the kind and options that `make_autoencoder` was given.
 
     `data` says what it was trained on (plain JSON; the digest of an encoder's weights among it) and is kept beside; so
     is the file of a kind that is not covjax's own.

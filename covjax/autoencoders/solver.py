@@ -108,7 +108,7 @@ def solve_tucker(
 
 
 def pca_basis(batches: Iterable[PairLike], rank: int, *, center: Center = None) -> Float[np.ndarray, "features rank"]:
-    """Top eigenvectors, largest eigenvalue first, of the mean of S over sequences: the baseline and the start.
+    """Top eigenvectors of the mean of S over sequences, largest eigenvalue first: the baseline and the start.
 
     Raises InputError for no batch, a rank outside 1 … features, and NaN or infinite tokens.
     """

@@ -1,4 +1,4 @@
-"""What two trainings of the same autoencoder have in common, and what they would have by chance."""
+"""How much two trainings of the same autoencoder have in common, and how much they would by chance."""
 
 import numpy as np
 from jaxtyping import Float
@@ -12,10 +12,10 @@ from covjax.inputs import TableLike, exact_mean, host_array
 def matched_cosines(
     left: Float[np.ndarray, "latents features"], right: Float[np.ndarray, "latents features"]
 ) -> Float[np.ndarray, "latents"]:
-    """Cosine of every row of `left` with its own row of `right`, in the one-to-one matching with the largest sum.
+    """Cosine of every row of `left` with its partner in `right`, in the one-to-one matching with the largest sum.
 
-    The Hungarian method: no row serves two. The order of the rows does not matter, their sign does: latents are not
-    negative, so a direction and its opposite are two features. A row of zeros has cosine 0.
+    The Hungarian method matches every row at most once. The order of the rows does not matter, but their sign does:
+    latents are not negative, so a direction and its opposite are two features. A row of zeros has cosine 0.
     Raises InputError for other shapes, and NaN or inf.
     """
     left, right = _check(left, right)
@@ -27,8 +27,8 @@ def matched_cosines(
 def max_cosines(left: TableLike, right: TableLike) -> Float[np.ndarray, "latents"]:
     """Cosine of every row of `left` with the row of `right` that is nearest to it; their mean is the mean max cosine.
 
-    Unlike `matched_cosines` one row may serve several, and the two may have different numbers of rows; it takes time
-    and memory in proportion to latents · others, in blocks. A row of zeros has cosine 0.
+    Unlike in `matched_cosines`, several rows may share one, and the two may have different numbers of rows. It takes
+    time and memory in proportion to latents · others, in blocks. A row of zeros has cosine 0.
     Raises InputError for other shapes, and NaN or inf.
     """
     left, right = (host_array(each, name).astype(np.float64) for each, name in ((left, "left"), (right, "right")))
@@ -43,7 +43,7 @@ def max_cosines(left: TableLike, right: TableLike) -> Float[np.ndarray, "latents
 
 
 def random_cosines(latents: int, features: int, seed: int = 0) -> Float[np.ndarray, "latents"]:
-    """`matched_cosines` of two random dictionaries of that size: what chance and the choice among many rows give."""
+    """`matched_cosines` of two random dictionaries of that size: what to expect by chance."""
     rng = np.random.default_rng(seed)
     return matched_cosines(*rng.normal(size=(2, latents, features)))
 

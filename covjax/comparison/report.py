@@ -46,7 +46,7 @@ from covjax.recipes.standard import LIGHT_WIDTH
 
 CAPTIONS = {
     "differences": "Every pool minus {reference} on the test set, in the order of the table. Points: difference; "
-    "lines: 95 % paired bootstrap interval over groups. A line that crosses zero is no evidence.",
+    "lines: 95 % paired bootstrap interval over groups. A line that crosses zero is not evidence.",
     "chain": "From {reference} downwards, every link adds one kind of information. Bars: what it adds on the test "
     "set; lines: 95 % interval of that step; green: above zero, orange: below, grey: not decided; hollow: none was "
     "better on validation.",

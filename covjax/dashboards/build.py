@@ -171,12 +171,12 @@ def dashboard(
     module, name = _sparse(autoencoder, "autoencoder")
     layers = read_run(store)["token_layers"]
     if layer is None and len(layers) != 1:
-        raise InputError(f"layer: the store keeps {layers or 'no tokens'}; name one: --layer N")
+        raise InputError(f"layer: the store has {layers or 'no tokens'}; name one: --layer N")
     opened = TokenStore(store, layers[0] if layer is None else layer)
     made = opened.run["identity"]
     headed = load_encoder(encoder) if encoder else None
     if headed is not None and headed.weights_digest != made["weights"]:
-        raise InputError(f"encoder: the store is of {made['encoder']!r}, not of {encoder!r}: their weights differ")
+        raise InputError(f"encoder: the store is from {made['encoder']!r}, not {encoder!r}: their weights differ")
     others = [_sparse(each, "compare") for each in compare]
     decoder = np.asarray(module.decoder[...])
     matched = {other: stability(decoder, np.asarray(each.decoder[...])) for each, other in others}
@@ -193,7 +193,7 @@ def dashboard(
         notes += lines
     together = cooccurring(codes, seed)
     if together.tokens < codes.shape[0]:
-        notes.append(f"Latents that go together are counted on {together.tokens:,} random tokens.")
+        notes.append(f"Pairs of latents are counted on {together.tokens:,} random tokens.")
     columns = codes.tocsc()
     del codes
     latents = describe_latents(columns, corpus.starts, seed)
@@ -224,7 +224,7 @@ def _sparse(given: Any, argument: str) -> tuple[SparseAutoencoder, str]:
     module = load_autoencoder(given) if isinstance(given, str | Path) else given
     if not isinstance(module, SparseAutoencoder):
         raise InputError(
-            f"{argument}: {shown(str(given), 60)} is {type(module).__name__}; a dashboard is of a sparse autoencoder"
+            f"{argument}: {shown(str(given), 60)} is {type(module).__name__}; a dashboard needs a sparse autoencoder"
         )
     return module, os.fspath(given) if isinstance(given, str | Path) else type(module).__name__
 

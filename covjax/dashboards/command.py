@@ -17,31 +17,31 @@ from covjax.notes import progress, silence
 from covjax.options import at_least, check_options, option
 
 PAGE, RECORDS, BATCHES = "dashboard.html", "latents.jsonl", "neuronpedia"
-DESCRIPTION = """What every latent of a sparse autoencoder is active on: one page, and JSON beside it.
+DESCRIPTION = """Show what every latent of a sparse autoencoder is active on: one page, with JSON beside it.
 
     covjax dashboard runs/sae/autoencoder --store runs/extraction
     covjax dashboard runs/sae/autoencoder --store runs/extraction --labels t.csv
 
-SAE: a folder that covjax train wrote, or one of SAELens, dictionary_learning, sparsify, Gemma Scope, here or on the
-hub. The store: what covjax extract --keep-tokens true wrote.
+SAE is a folder that covjax train wrote, or one of SAELens, dictionary_learning, sparsify or Gemma Scope, on disk or on
+the hub. The store is what covjax extract --keep-tokens true wrote.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class DashboardConfig:
-    """What `covjax dashboard` is told."""
+    """The settings of `covjax dashboard`."""
 
     autoencoder: str = option("", "folder or hub name of a sparse autoencoder")
     store: str = option("", "folder that covjax extract --keep-tokens true wrote")
     output: str = option("runs/dashboard", f"folder for {PAGE}, {RECORDS} and {BATCHES}/")
-    layer: int | None = option(None, "layer of the store; needed where it keeps several")
+    layer: int | None = option(None, "layer of the store; needed if it has several")
     labels: str = option("", "table of labelled sequences with the store's ids, for enrichment")
     annotations: str = option("", "BED, GFF or TSV of stretches of the store's sequences, for enrichment")
     compare: tuple[str, ...] = option((), "the same autoencoder from other seeds, separated by commas")
     encoder: str = option("", "the store's encoder, for effects on the logits of its head")
-    tokens: int = option(1_000_000, "tokens to read; of a larger store so many of random sequences", **at_least(1))
+    tokens: int = option(1_000_000, "tokens to read; from a larger store, random sequences", **at_least(1))
     reach: int = option(10, "tokens on each side of a context", **at_least(0))
-    seed: int = option(0, "seed of what is drawn", **at_least(0))
+    seed: int = option(0, "seed of random choices", **at_least(0))
 
 
 def main(argv: Sequence[str], command: str = "covjax dashboard") -> int:
@@ -107,7 +107,7 @@ def write_dashboard(board: Dashboard, folder: str | Path) -> Path:
 
 
 def neuronpedia(board: Dashboard, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Records in the layout that SAEDashboard writes for Neuronpedia; what that has no key for is left out.
+    """Records in the layout that SAEDashboard writes for Neuronpedia; figures without a key there are left out.
 
     A group of contexts is a bin: the highest have bin_min and bin_contains of -1, as there.
     """

@@ -90,12 +90,12 @@ def annotation_enrichment(path: str, corpus: Corpus, codes: sparse.csr_matrix) -
     own = [each for each in stretches if each.sequence in places]
     if not own:
         raise InputError(
-            f"annotations: {path}: no sequence of it is in the store ({shown(stretches[0].sequence, 40)}, …; there "
-            f"{shown(corpus.ids[0], 40)}, …); the first column is a sequence's id, and places count within it"
+            f"annotations: {path}: none of its sequences is in the store ({shown(stretches[0].sequence, 40)}, …; there "
+            f"{shown(corpus.ids[0], 40)}, …); the first column is a sequence's id, and positions count within it"
         )
     frequent = [name for name, _ in Counter(each.name for each in own).most_common()]
     names = sorted(frequent[:MOST_NAMES])
-    notes = [f"Annotations: {len(own):,} of {len(stretches):,} in {path} are of the sequences here."]
+    notes = [f"Annotations: {len(own):,} of {len(stretches):,} in {path} belong to these sequences."]
     notes += _said(len(names), len(frequent), "annotations")
     tokens, columns = _places(path, own, names, corpus)
     has = sparse.csr_matrix((np.ones(len(tokens)), (tokens, columns)), (codes.shape[0], len(names)))
@@ -111,7 +111,7 @@ def _places(path: str, stretches: Sequence[Stretch], names: Sequence[str], corpu
         text = corpus.texts[rows[each.sequence]]
         if text.spans is None:
             raise InputError(
-                f"annotations: the store does not know which letters of {shown(each.sequence)} its tokens are"
+                f"annotations: the store does not say which letters of {shown(each.sequence)} its tokens are"
             )
         if each.end > len(text.letters):
             skipped.add(

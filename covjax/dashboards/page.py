@@ -16,12 +16,12 @@ PART = 128  # latents whose records are unpacked together
 COLUMNS = {
     "latent": "its number",
     "density": "share of tokens on which it is active",
-    "peak": "letters about the largest activation",
+    "peak": "letters around the largest activation",
     "label": "the label with the smallest p",
     "annotation": "the annotation with the smallest p",
     "max": "largest activation",
     "sequences": "sequences in which it is active",
-    "stability": "mean cosine with its own latent in the trainings compared",
+    "stability": "mean cosine with the matching latent of the other trainings",
 }
 STYLE = """
 .letters{font:14px/1.6 ui-monospace,'DejaVu Sans Mono',monospace;overflow-wrap:anywhere;margin:.1rem 0;
@@ -35,17 +35,18 @@ th button{font:inherit;font-weight:600;border:0;background:none;padding:0;cursor
 @media(max-width:40rem){th:first-child,td:first-child{min-width:0}}
 """
 READING = (
-    "Density is the share of tokens on which a latent is active, that is above 0. Highest activations: of each "
-    "sequence its highest token, at most ten. Random ones: two from each quarter of the active tokens.",
-    "Lift: how much more often two latents are active on one token than independent ones would be; PMI is its log₂; "
-    "phi the correlation of the two indicators, by which the list is ordered.",
-    "Labels and annotations: Fisher's exact test for more than chance, adjusted by Holm over all names and latents of "
-    "the page; names with an adjusted p of at most 0.05. Sequences of one family, and tokens of one sequence, are not "
-    "independent: p ranks names, it does not prove.",
-    "Stability: the cosine of the decoder row with its own one in another training, one to one.",
-    "Logits: what the head gives for the mean token with the latent's decoder row added, at the latent's mean "
-    "activation, less the mean token's, in a sequence of that token alone.",
-    "What a latent is active on is not what it causes.",
+    "Density is the share of tokens on which a latent is active, which means above 0. Highest activations show the "
+    "highest token of each sequence, for at most ten sequences. Random activations show two tokens from each quarter "
+    "of the active tokens.",
+    "Lift says how much more often two latents are active on the same token than if they were independent. PMI is the "
+    "log₂ of lift. Phi is the correlation of the two indicators; the list is ordered by it.",
+    "Labels and annotations come from Fisher's exact test for more overlap than by chance, adjusted by Holm over all "
+    "names and latents of the page. Names with an adjusted p of at most 0.05 are shown. Sequences of one family, and "
+    "tokens of one sequence, are not independent, so p ranks the names but proves nothing.",
+    "Stability is the cosine of the decoder row with its partner in another training, matched one to one.",
+    "Logits show how the head's output for the mean token changes when the latent's decoder row, times its mean "
+    "activation, is added to that token, in a sequence of this one token.",
+    "The page shows what a latent is active on, not what it causes.",
 )
 
 
@@ -65,8 +66,8 @@ def dashboard_page(board: Dashboard, records: Iterator[dict[str, Any]]) -> Itera
     body = [
         f"<h1>{escape(title)}</h1>",
         note("; ".join(f"{name}: {relative(value)}" for name, value in board.facts.items() if name != "autoencoder")),
-        listing([*map(relative, board.notes), f"{dead:,} latents are active on none of the tokens."]),
-        "<p><label>Search numbers, letters, labels <input id='search' type='search'></label></p>",
+        listing([*map(relative, board.notes), f"{dead:,} latents are never active on these tokens."]),
+        "<p><label>Search by number, letters or label <input id='search' type='search'></label></p>",
         "<p class='note' id='count'>Unpacking …</p><noscript>This page needs JavaScript.</noscript>",
         "<div class='scroll' role='region' tabindex='0' aria-label='latents'><table><thead><tr id='head'></tr></thead>"
         "<tbody id='rows'></tbody></table></div><button id='more' hidden>more rows</button>",

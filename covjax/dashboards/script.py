@@ -121,7 +121,7 @@ const detail = async (latent) => {
   const each = await record(latent), out = $("detail"), figure = make("figure");
   out.replaceChildren(make("h2", "Latent " + latent));
   if (!each.tokens) {
-    out.append(make("p", "Active on no token read."));
+    out.append(make("p", "Not active on any of the tokens."));
   } else {
     out.append(make("p", "Active on " + each.tokens.toLocaleString("en") + " tokens (" + show(100 * each.density) +
       " %) in " + each.sequences.toLocaleString("en") + " sequences; mean " + show(each.mean) + ", largest " +

@@ -1,4 +1,4 @@
-"""Named stretches of sequences from BED, GFF or a table: what is known of single tokens."""
+"""Named stretches of sequences from BED, GFF or a table: annotations of single tokens."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ class Stretch(NamedTuple):
 
 
 def read_annotations(path: str | Path, report: Report = warn) -> list[Stretch]:
-    """Stretches of a file whose suffix says its format (each also .gz), in its order.
+    """The stretches of a file, in file order; the suffix gives the format (each also as .gz).
 
     The first column is a sequence's id, and places count within that sequence. BED: start and end from 0, half-open,
     the name in column 4. GFF and GTF: from 1, both ends included, the name in column 3, the type. TSV and CSV: columns

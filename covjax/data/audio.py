@@ -1,4 +1,4 @@
-"""Recordings: samples of WAV files, out of a folder or an archive, and arrays a recording each in one file."""
+"""Recordings: samples of WAV files from a folder or an archive, and files with one array per recording."""
 
 import io
 import tarfile
@@ -19,7 +19,7 @@ SUFFIX = ".wav"
 
 
 class Recording(NamedTuple):
-    """A recording: its file's name without the suffix, samples in [-1, 1), samples a second."""
+    """A recording: its file's name without the suffix, samples in [-1, 1), and samples per second."""
 
     name: str
     samples: Float[np.ndarray, "n"]
@@ -101,7 +101,7 @@ def _fractions(data: bytes, width: int) -> Float[np.ndarray, "n"]:
 
 
 def write_arrays(path: str | Path, arrays: Iterable[tuple[str, np.ndarray]]) -> dict[str, int]:
-    """Write arrays under their names to an `.npz` file, one at a time; the length of each by its name.
+    """Write named arrays to an `.npz` file, one at a time; returns the length of each by name.
 
     The same arrays give the same bytes. `covjax compare --activations` reads the file. Raises InputError for a name
     that occurs twice and a full disk.

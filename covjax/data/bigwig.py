@@ -53,7 +53,7 @@ class BigWig:
         self._file.close()
 
     def values(self, chromosome: str, start: int, end: int) -> Float[np.ndarray, "{end-start}"]:
-        """One value a nucleotide, half-open from 0, NaN where the file has none; KeyError for another chromosome.
+        """One value per nucleotide, half-open from 0, NaN if the file has none; KeyError for an unknown chromosome.
 
         Raises InputError where the file is damaged, and for a place outside of the chromosome.
         """

@@ -1,4 +1,4 @@
-"""Covariates: numeric columns of a table that stand beside its sequences, as what a sequence's embedding must beat."""
+"""Covariates: numeric columns of a table, which a sequence's embedding must beat."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Labelled sequences from columns of a table: which columns, which rows, tidied."""
+"""Labelled sequences from columns of a table: choosing columns and rows, and tidying."""
 
 import dataclasses
 import difflib
@@ -39,7 +39,7 @@ def match_columns(
     needed: Collection[str] = ("sequence", "label"),
     optional: Collection[str] = ("id", "split", "group"),
 ) -> dict[str, int]:
-    """Find which column is what: {role: index in the header}; the label's role is one of label, labels, targets.
+    """Find the role of each column: {role: index in the header}; the label's role is label, labels or targets.
 
     `names` gives the column of a role as the file spells it (`--sequence-column` and so on; empty: find it). Otherwise
     the role's own name counts first, spelled exactly, then without case and surrounding blanks, then `SYNONYMS`.
@@ -69,12 +69,12 @@ def match_columns(
 
 
 def visible_text(text: str) -> str:
-    """The text without characters that nobody sees (zero-width spaces, byte order marks), every white space a blank."""
+    """The text without invisible characters (zero-width spaces, byte order marks), with blanks for all white space."""
     return " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())
 
 
 def describe_columns(header: Row, columns: Mapping[str, int]) -> str:
-    """Say which column was taken for what; empty where every one has its role's own name."""
+    """Say which column was used for what; empty if every column has the name of its role."""
     if all(header.cells[index] == role for role, index in columns.items()):
         return ""
     order = [role for role in ("sequence", "sequence_b", *ANSWERS, "id", "split", "group") if role in columns]
@@ -162,7 +162,7 @@ LONG = 20  # letters without white space, all capitals: no word of a text
 
 
 def has_words(sequences: Sequence[str]) -> bool:
-    """White space inside some sequence: the table holds text."""
+    """Whether any sequence contains white space, which means that the table holds text."""
     return any(len(sequence.split(None, 1)) > 1 for sequence in sequences)
 
 
@@ -231,7 +231,7 @@ def _wrapped(sequences: Sequence[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Sequences with their targets; `sequences` is empty where a table of activations has none.
+    """Sequences with their targets; `sequences` is empty if a table of activations has none.
 
     `partners` are the second sequences of pairs, and empty where the rows are no pairs.
 
@@ -264,11 +264,11 @@ class Dataset:
 
     @property
     def is_text(self) -> bool:
-        """Words, not residues or nucleotides: white space stands in some sequence."""
+        """Whether the sequences are words, not residues or nucleotides: some contain white space."""
         return has_words([*self.sequences, *self.partners])
 
     def place(self, row: int) -> str:
-        """Where a row stands in its file, for messages: "line 17", or "row 17" where the file has no lines."""
+        """Where a row is in its file, for messages: "line 17", or "row 17" if the file has no lines."""
         if not self.lines:
             return f"row {row + 1}"
         return f"{unit(Path(self.name))} {self.lines[row]}"
@@ -300,7 +300,7 @@ def unit(path: Path) -> str:
 
 
 def read_label_names(path: str) -> dict[str, str]:
-    """What the report calls each label, from a table with the columns label and name; nothing for no path.
+    """The report's name for each label, from a table with the columns label and name; empty without a path.
 
     Raises InputError, naming the line, where there is no such file, it is damaged, its columns are others, or a label
     is empty or stands in it twice, or none does.

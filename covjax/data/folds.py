@@ -11,7 +11,7 @@ from covjax.errors import InputError
 
 
 def drop_rare_in_folds(folds: Sequence[Dataset], minimum: int | None = None) -> list[Dataset]:
-    """Leave out of all folds what `drop_rare` would leave out of any, and say so once in the warnings.
+    """Leave out of all folds what `drop_rare` would leave out of any, with one warning.
 
     `minimum` is by default 1 for several labels, where one split has 5: as a rule a label with one positive in the test
     set of each of five folds has five that are tested.
@@ -61,5 +61,5 @@ def check_folds(folds: Sequence[Dataset], count: int) -> None:
 
 
 def all_training(folds: Sequence[Dataset]) -> Dataset:
-    """The dataset of the folds with every row in training: what is fitted without labels sees it whole."""
+    """The folds' dataset with every row in training, for what is fitted without labels."""
     return dataclasses.replace(folds[0], splits=np.full(len(folds[0]), "train"))

@@ -58,7 +58,7 @@ class _Stanza:
 
 
 def read_obo(path: str | Path, report: Report = warn) -> Ontology:
-    """Read the [Term] stanzas; other stanzas, other relations and trailing comments are passed over.
+    """Read the [Term] stanzas; other stanzas, other relations and trailing comments are ignored.
 
     A term without a name is named by its id. An obsolete term, and so its alternative ids, leads to its `replaced_by`
     where there is exactly one; `consider` is advice for people, not used. Parents are taken under their current id.
@@ -200,7 +200,7 @@ COLUMNS = {"id": 1, "symbol": 2, "synonym": 10}  # counted from 0
 
 
 class Annotation(NamedTuple):
-    """One gene product and one term; `names` are what the chosen column calls the product."""
+    """One gene product and one term; `names` are the product's names in the chosen column."""
 
     names: tuple[str, ...]
     term: str

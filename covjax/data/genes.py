@@ -44,7 +44,7 @@ class Gene:
 def read_genes(
     path: str | Path, name: str = "gene_id", biotype: str = "", report: Report = warn
 ) -> tuple[list[Gene], list[str]]:
-    """Genes of a GTF file by its exon lines, in the order of the file; names of those in two places come second.
+    """Genes of a GTF file from its exon lines, in file order; the second result names genes in two places.
 
     `name` is the attribute that names a gene. `biotype` keeps the exons whose attribute gene_biotype or gene_type says
     so. A gene with exons on two chromosomes or strands has no one sequence: it is not returned, but named.

@@ -25,7 +25,7 @@ def stream_chromosomes(genome: str | Path) -> Iterator[tuple[str, str]]:
 def report_absent(
     path: str | Path, genome: str | Path, lines: Mapping[str, Sequence[int]], present: Sequence[str], report: Report
 ) -> None:
-    """Report how many records of `path` stand on chromosomes that the genome lacks.
+    """Report how many records of `path` are on chromosomes that the genome lacks.
 
     lines: of every chromosome that `path` names, its records by their line (0: unknown), in the order of the file.
     present: the chromosomes of the genome.
@@ -53,7 +53,7 @@ def report_absent(
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Half-open interval counted from 0; `strand` is `-` where the file says so, else `+`; `name` may be empty."""
+    """Half-open interval counted from 0; `strand` is `-` if the file says so, else `+`; `name` may be empty."""
 
     chromosome: str
     start: int
@@ -63,7 +63,7 @@ class Region:
     line: int = 0
 
     def fault(self, length: int) -> str:
-        """Why this is no region of its chromosome of `length` letters, or nothing: empty, or beyond its end."""
+        """Why this is not a region of its chromosome of `length` letters (empty, or beyond its end), or nothing."""
         if 0 <= self.start < self.end <= length:
             return ""
         place = f"{shown(self.chromosome)} of {length} letters"

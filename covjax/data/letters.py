@@ -9,7 +9,7 @@ _COMPLEMENT = str.maketrans("ACGTUNRYSWKMBDHVacgtunryswkmbdhv", "TGCAANYRSWMKVHD
 
 
 def reverse_complement(sequence: str) -> str:
-    """The other strand, read 5' to 3'; case and ambiguity letters are kept, other letters stay as they are."""
+    """The other strand, read 5' to 3'; case and ambiguity codes are kept, and other letters are unchanged."""
     return sequence.translate(_COMPLEMENT)[::-1]
 
 
@@ -29,7 +29,7 @@ NAMES = {"protein": "proteins", "dna": "DNA", "text": "text"}
 
 
 def letter_kind(sequences: Sequence[str]) -> str | None:
-    """What a table holds by its letters: "dna" (or RNA), "protein", "text", or None where they do not say.
+    """The kind of sequences by their letters: "dna" (or RNA), "protein", "text", or None if that is unclear.
 
     Text: white space within at least half of the sequences, and not only upper-case letters around it. DNA: at least
     nine of ten sequences are nucleotide codes alone, nine of ten letters of these A, C, G, T, U or N, and three of the
@@ -61,7 +61,7 @@ def is_nucleotides(sequences: Sequence[str]) -> bool:
 
 
 def vocabulary_kind(tokens: Iterable[str]) -> str | None:
-    """What a vocabulary reads, special tokens left out: "dna", "protein", "text", or None where it does not say.
+    """The kind of sequences of a vocabulary without special tokens: "dna", "protein", "text", or None if unclear.
 
     DNA: every token of letters is of A, C, G, T, U and N. Protein: single letters, all twenty amino acids among them.
     Text: words.

@@ -1,4 +1,4 @@
-"""Sequences of two splits that nearly are copies of each other, found from shared pieces."""
+"""Sequences that are nearly copies of each other, recognised by their shared pieces."""
 
 import dataclasses
 import math
@@ -60,7 +60,7 @@ def hash_pieces(sequences: Sequence[str], kind: str, k: int) -> Pieces:
 
 
 def normal_form(sequence: str, kind: str) -> str:
-    """The sequence without what does not count: case, U for T in DNA, punctuation in text."""
+    """The sequence without irrelevant differences: case, U for T in DNA, punctuation in text."""
     if kind == "text":
         return " ".join(re.findall(r"\w+", sequence.lower())) or sequence.lower()
     sequence = sequence.upper()
@@ -152,7 +152,7 @@ TESTS = 200_000  # pairs that are looked at one by one after that
 
 
 def near_copies(sequences: Sequence[str], kind: str = "") -> Int[np.ndarray, "sequences"]:
-    """Group of every sequence, the number of the group's first: near copies stand together, along chains of them too.
+    """Group of every sequence, named by its first member: near copies share a group, also through chains.
 
     Two sequences are near copies where, of the shorter one's pieces, at least the share 0.9ᵏ also stands in the longer
     one: what is left of pieces of k letters when each letter is kept with a probability of 0.9. A fragment of a longer

@@ -1,4 +1,4 @@
-"""Gene Ontology labels for sequences, from the files as they are published: OBO, GAF and FASTA.
+"""Gene Ontology labels for sequences, from the published files: OBO, GAF and FASTA.
 
     python -m covjax.data.ontology --obo go-basic.obo --gaf goa_human.gaf.gz --fasta proteins.fasta --output go.csv.gz
 
@@ -60,7 +60,7 @@ def propagate(
 
 
 def frequent(labels: Iterable[set[str]], least: int) -> set[str]:
-    """Terms that at least `least` of the label sets hold and at least `least` do not."""
+    """Terms that at least `least` of the label sets have and at least `least` do not have."""
     labels = list(labels)
     counts = Counter(term for terms in labels for term in terms)
     return {term for term, count in counts.items() if least <= count <= len(labels) - least}

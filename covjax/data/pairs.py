@@ -1,4 +1,4 @@
-"""Pairs of sequences: what a pair is compared by, groups of pairs, and pairs without labels from a table."""
+"""Pairs of sequences: how pairs are pooled, groups of pairs, and reading pairs without labels."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ FEW = 0.1  # of the positions: pairs of equal lengths that differ in no more are
 
 
 def choose_kind(first: Sequence[str], second: Sequence[str], kind: str = "auto") -> str:
-    """What pools see of a pair: `kind`, or by rule "difference" (aligned tokens) or "both" (each sequence's pool).
+    """How a pair is pooled: `kind`, or by rule "difference" (aligned tokens) or "both" (each sequence's pool).
 
     The rule: "difference" where both sequences of every pair have one length, are not equal, and differ in at most a
     tenth of the positions (one position is always few enough); "both" elsewhere.
@@ -54,12 +54,12 @@ def check_kind(kind: str, first: Sequence[str], second: Sequence[str], place: Ca
 
 
 def pair_names(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-    """One text a pair, the same whichever sequence comes first."""
+    """One text per pair, the same whichever sequence comes first."""
     return tuple("\n".join(sorted(pair)) for pair in zip(first, second, strict=True))
 
 
 class Grouping(NamedTuple):
-    """Groups of pairs, how they were made, what to warn of, and whether all pairs are of one family."""
+    """Groups of pairs, how they were made, the warnings, and whether all pairs are of one family."""
 
     groups: Int[np.ndarray, "pairs"]
     text: str

@@ -1,4 +1,4 @@
-"""Peaks of tracks along a genome: a BED or narrowPeak file of each, or one table of many."""
+"""Peaks of tracks along a genome: a BED or narrowPeak file per track, or one table of many tracks."""
 
 import dataclasses
 from collections import defaultdict
@@ -25,7 +25,7 @@ class Peaks:
     places: Mapping[str, Int[np.ndarray, "peaks"]]
 
     def values(self, chromosome: str, start: int, end: int) -> Float[np.ndarray, "{end-start}"]:
-        """How many peaks stand on every nucleotide of a stretch, half-open from 0."""
+        """How many peaks every nucleotide of a stretch has, half-open from 0."""
         places = self.places.get(chromosome, np.empty(0, int))
         low, high = np.searchsorted(places, [start, end])
         return np.bincount(places[low:high] - start, minlength=end - start).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Secondary structure of RNA in dot-bracket notation: which kind of loop every base stands in."""
+"""Secondary structure of RNA in dot-bracket notation: the kind of loop that every base is in."""
 
 from covjax.errors import InputError
 

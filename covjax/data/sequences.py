@@ -21,7 +21,7 @@ SUFFIXES = (*FASTA, *TABLES, ".txt", ".bed", ".parquet", *WORKBOOKS)
 
 
 def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids and sequences of a file, each text format also as `.gz`; letters are left as they are.
+    """Ids and sequences of a file, each text format also as `.gz`; letters are not changed.
 
     FASTA: the id is the header up to the first white space. CSV, TSV, `.xlsx`: column `sequence`, optional `id`, under
     the names and with the separators that `covjax.data.table.read_table` knows; Parquet: columns of exactly these
@@ -173,6 +173,6 @@ def tidy(
 
 
 def check_readable(data: str, ids: Sequence[str], sequences: Sequence[str], encoder: Any, force: bool) -> None:
-    """Refuse what the encoder does not read, before hours of work, and name the sequence."""
+    """Refuse sequences that the encoder cannot read, by name, before hours of work."""
     check_letters(data, sequences, encoder, force)
     check_encoding(sequences, encoder, lambda i: f"{data}: {shown(ids[i])}")

@@ -1,4 +1,4 @@
-"""Splits into training, validation and test: given or drawn, by group, balanced; features aligned to labels by id."""
+"""Splits into training, validation and test, given or drawn, by group and balanced; alignment by id."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ def assign_folds(
 
 
 def group_near_copies(data: Dataset) -> Dataset:
-    """The dataset with near copies as groups where the file has no group column; see `near_copies` for what they are.
+    """The dataset with near copies (see `near_copies`) as groups, if the file has no group column.
 
     Where one group would hold more than half of the rows (a mutant library), only identical sequences share a group,
     and the dataset is marked `one_family`. Where the file's own splits part near copies, the rows of each side are a
@@ -149,7 +149,7 @@ def _split_groups(data: Dataset, groups: tuple[str, ...], what: str) -> Dataset:
 
 
 def drop_rare(data: Dataset, minimum: int | None = None) -> Dataset:
-    """Leave out what is too rare to be learned or tested, and say so in the warnings.
+    """Leave out labels and classes that are too rare to learn or test, with a warning.
 
     Multilabel: labels with fewer than `minimum` positives (default 5), or without a negative, in some split.
     Multiclass: the rows of classes with fewer than `minimum` rows (default 0, which leaves all) in some split.
@@ -197,7 +197,7 @@ def drop_rare(data: Dataset, minimum: int | None = None) -> Dataset:
 
 
 def check_splits(data: Dataset) -> None:
-    """Refuse splits on which a comparison would be dishonest or undefined.
+    """Refuse splits on which a comparison would be misleading or undefined.
 
     Raises InputError for an empty split, a group or an identical sequence on two sides, and targets that in some split
     have one value only (a class or term without positives or negatives, a constant number), all of them at once.

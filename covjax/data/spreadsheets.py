@@ -1,4 +1,4 @@
-"""Tables in other files than text: Excel workbooks and Parquet."""
+"""Tables in files that are not text: Excel workbooks and Parquet."""
 
 import datetime
 import math
@@ -157,7 +157,7 @@ def _text(path: Path, number: int, column: str, value: Any) -> str:
 
 
 def read_columns(path: str | Path, required: str, *others: str) -> dict[str, list[str | None]]:
-    """Columns of a Parquet file as strings, None where a cell is null; of `others` those that the file has.
+    """Columns of a Parquet file as strings, None for null cells; columns of `others` may be missing.
 
     Taken are text in each of Arrow's layouts, also dictionary-encoded, and whole numbers, as they are written. A
     `required` column holds text.

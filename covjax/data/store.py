@@ -40,7 +40,7 @@ def file_digest(path: Path) -> str:
 
 
 def input_digest(ids: Sequence[str], sequences: Sequence[str]) -> str:
-    """What stands for the sequences of an extraction, with their ids."""
+    """The digest that identifies the sequences of an extraction and their ids."""
     digest = hashlib.sha256()
     for entry in zip(ids, sequences):
         digest.update(repr(entry).encode())
@@ -48,7 +48,7 @@ def input_digest(ids: Sequence[str], sequences: Sequence[str]) -> str:
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """The manifest of an extraction; InputError where there is none or it is damaged."""
+    """The manifest of an extraction; InputError if it is missing or damaged."""
     path = Path(folder) / "extraction.json"
     try:
         return read_sealed(path)
@@ -60,7 +60,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
 
 def read_shard(folder: str | Path, shard: int, run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Manifest of a complete shard, None where there is none; InputError for one of another run."""
+    """Manifest of a complete shard, None if there is none; InputError if it is of another run."""
     path = shard_path(folder, shard)
     manifest = checkpoint.read_manifest(path)
     if manifest is not None and (lines := checkpoint.difference(manifest["run"], run["identity"])):
@@ -69,7 +69,7 @@ def read_shard(folder: str | Path, shard: int, run: Mapping[str, Any]) -> dict[s
 
 
 def shard_fault(folder: str | Path, shard: int, run: Mapping[str, Any]) -> str | None:
-    """What is wrong with a shard, every byte of which is read: "" where it is not there, None where it is sound.
+    """What is wrong with a shard, after reading every byte: "" if it is missing, None if it is sound.
 
     Raises InputError for a shard of another run.
     """
@@ -240,7 +240,7 @@ SEAL = 16  # bytes at the start of a record
 
 
 def record_key(identity: dict[str, Any]) -> bytes:
-    """What the records of one extraction have in common."""
+    """The key that the records of one extraction share."""
     return bytes.fromhex(json_digest(identity))
 
 

@@ -29,7 +29,7 @@ MISSING = {
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell says that its value is not there: empty, or one of the spellings in `MISSING`."""
+    """Whether a cell's value is missing: it is empty, or one of the spellings in `MISSING`."""
     return cell.strip() in MISSING
 
 
@@ -93,13 +93,13 @@ class Answers(NamedTuple):
         return InputError(f"{self.path}: column {shown(self.column, 40)}: {text}")
 
     def example(self, row: int) -> str:
-        """One cell and where it stands: "line 17 is 'NA'"."""
+        """One cell and where it is: "line 17 is 'NA'"."""
         cell = self.cells[row].strip()
         return f"{self.places[row].rpartition(': ')[2]} is {shown(cell, 60) if cell else 'empty'}"
 
 
 class Targets(NamedTuple):
-    """Targets (n, k) of the rows that have any, their names, the task, and which rows these are."""
+    """Targets (n, k) of the rows that have some, their names, the task, and the row numbers."""
 
     task: str
     values: np.ndarray

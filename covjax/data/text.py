@@ -247,7 +247,7 @@ def _encoding(path: Path, start: bytes) -> str:
 
 
 def stream_fasta(path: str | Path) -> Iterator[tuple[int, str, str]]:
-    """Yield (line of the header, header without `>`, sequence) one record after the other; `.gz` is read as well.
+    """Yield (line of the header, header without `>`, sequence) of one record after the other, also from `.gz`.
 
     Letters are left as they are. White space in a sequence is dropped, and so are lines that begin with `;`, the
     comments of old FASTA. The sequence of a record that is a header alone is empty.
@@ -279,12 +279,12 @@ FEW, SHARE = 10, 0.01
 
 
 def warn(summary: str) -> None:
-    """Print a summary to standard error: what a reader does with it unless its caller collects summaries."""
+    """Print a summary to standard error, which readers do unless their caller collects summaries."""
     print(f"warning: {summary}", file=sys.stderr)
 
 
 class Skipped:
-    """The records that one reading of one file left out.
+    """The records that were left out while one file was read.
 
     An annotation collection of millions of lines has a few that its own format does not allow: they must not stop it,
     and a file of another kind must not pass as an empty one.

@@ -46,7 +46,7 @@ class Window(NamedTuple):
 
 
 def cut_windows(region: Region, window: int, stride: int) -> list[tuple[int, int]]:
-    """Windows inside a region, the first at its start; what is left at the end and is shorter is no window.
+    """Windows inside a region, the first at its start; a shorter rest at the end is left out.
 
     `window` 0 takes the region itself.
 
@@ -60,7 +60,7 @@ def cut_windows(region: Region, window: int, stride: int) -> list[tuple[int, int
 
 
 def binned(values: Float[np.ndarray, "n"], bins: int) -> Float[np.ndarray, "bins"]:
-    """Mean of every one of `bins` equal stretches; InputError where they are not equal."""
+    """Mean of each of `bins` equal stretches; InputError if they cannot be equal."""
     if bins < 1 or len(values) % bins:
         raise InputError(f"bins: {len(values)} nucleotides cannot be divided into {bins} equal bins")
     return values.reshape(bins, -1).mean(axis=1)
@@ -69,7 +69,7 @@ def binned(values: Float[np.ndarray, "n"], bins: int) -> Float[np.ndarray, "bins
 def filled(
     values: Float[np.ndarray, "n"], name: str, chromosome: str, start: int, end: int, missing: str
 ) -> Float[np.ndarray, "n"]:
-    """One value a nucleotide of a track; where it has none, 0 (`missing` zero) or InputError (`error`)."""
+    """One value per nucleotide of a track; gaps become 0 (`missing` zero) or raise InputError (`error`)."""
     gaps = np.isnan(values)
     if gaps.any() and missing != "zero":
         raise InputError(
@@ -244,7 +244,7 @@ def frequent(peaks: Sequence[Peaks], bed: str | Path | None, genome: str | Path,
 
 
 def target_names(bigwigs: Sequence[str | Path], peaks: Sequence[Peaks], bins: int) -> list[str]:
-    """What the targets of a window are called, in their order: the file's or track's name, and the bin of several."""
+    """The names of a window's targets, in order: the file's or track's name, and the bin if there are several."""
     names = [Path(path).name.rpartition(".")[0] or str(path) for path in bigwigs] + [each.name for each in peaks]
     return names if bins == 1 else [f"{name}, bin {number}" for name in names for number in range(1, bins + 1)]
 

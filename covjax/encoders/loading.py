@@ -68,7 +68,7 @@ def load(name: str | Path, dtype: Any = jnp.float32, trust_remote_code: bool = F
     try:
         dtype = jnp.dtype(dtype)
     except TypeError:
-        raise InputError(f"dtype: {dtype!r} is no type; allowed: {' and '.join(DTYPES)}") from None
+        raise InputError(f"dtype: {dtype!r} is not a type; allowed: {' and '.join(DTYPES)}") from None
     if dtype.name not in DTYPES:
         raise InputError(f"dtype: {dtype.name} is not supported; allowed: {' and '.join(DTYPES)}")
     if isinstance(name, str) and name.startswith(TORCH):
@@ -79,7 +79,7 @@ def load(name: str | Path, dtype: Any = jnp.float32, trust_remote_code: bool = F
     if isinstance(name, str) and name in LOADERS:
         return LOADERS[name](dtype)
     if not isinstance(name, str | os.PathLike):
-        raise InputError(f"encoder: {shown(name)} is no name and no path")
+        raise InputError(f"encoder: {shown(name)} is neither a name nor a path")
     name = os.fspath(name)
     is_folder = os.path.isdir(name)  # not Path's own test, which raises for a name that is too long
     if Path(name).suffix in FILES and not is_folder:

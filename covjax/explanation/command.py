@@ -32,19 +32,19 @@ from covjax.notes import silence
 from covjax.options import at_least, check_options, option
 
 PAGE, ARRAYS = "explanation.html", "explanation.npz"
-DESCRIPTION = """What the score of a comparison's model is made of: one page, a section a label.
+DESCRIPTION = """Show what the score of a comparison's model is made of: one page, with a section for each label.
 
     covjax explain runs/mine/model --data my.csv --output runs/mine/explained
     covjax explain runs/go/model go.csv --labels GO:0005524 --pattern 'GK[ST]'
 
-Give the table of the comparison: its test sequences are explained, as predictions.csv beside the model names them. Of
-another file all sequences are.
+With the table of the comparison, its test sequences are explained (predictions.csv beside the model lists them). With
+another file, all its sequences are.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class ExplainConfig:
-    """What `covjax explain` is told."""
+    """The settings of `covjax explain`."""
 
     model: str = option("", "folder model/ that `covjax compare` wrote")
     data: str = option(
@@ -56,7 +56,7 @@ class ExplainConfig:
     sequences: int = option(
         200, "most sequences to explain; if there are more, that many are drawn, with a note", **at_least(2)
     )
-    pattern: str = option("", "regular expression, such as '[AG].{4}GK[ST]': do the top tokens lie in its matches?")
+    pattern: str = option("", "regular expression, such as '[AG].{4}GK[ST]': are the top tokens in its matches?")
     masked: float = option(
         0.05,
         "share of the tokens, those that add most, that is masked and that --pattern looks at",
@@ -124,7 +124,7 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
         rows = np.sort(np.random.default_rng(config.seed).choice(every, config.sequences, replace=False))
     count = f"all {len(rows):,}" if len(rows) == len(every) else f"{len(rows):,} drawn of {len(every):,}"
     notes = [f"Explained: {count} {what}."]
-    notes += [] if known else ["No predictions.csv with a split beside the model: what was training is not known."]
+    notes += [] if known else ["No predictions.csv with a split beside the model: training sequences are unknown."]
     truth = [known[ids[row]].truth if ids[row] in known else None for row in rows]
     labels, has = _labels(config, model, truth, notes)
     train = [sequences[row] for row in np.flatnonzero(splits == "train")]
@@ -210,7 +210,7 @@ def _labels(
         order = range(len(names)) if has is None else np.argsort(-has.sum(0), kind="stable")
         names = tuple(model.labels[place] for place in list(order)[:MOST])
         most = "first" if has is None else "most frequent"
-        notes.append(f"The {MOST} {most} of {len(model.labels)} labels; --labels chooses others.")
+        notes.append(f"The {MOST} {most} of {len(model.labels)} labels are shown; --labels chooses others.")
     return names, None if has is None else has[:, [model.labels.index(name) for name in names]]
 
 

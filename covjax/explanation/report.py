@@ -18,28 +18,31 @@ DIRECTIONS, TERMS, EXAMPLES = 5, 8, 3
 WINDOW = 0.05  # of the positions: how wide is the window that is looked for
 
 READING = (
-    "The score is that of the probe: log odds (a logit) of a logistic one, the score itself of ridge. It is the bias "
-    "plus the contributions of all tokens, plus what belongs to no token (constant, residual).",
-    "Mean, variance and co-occurrence: what the score has of the sequence's mean token, of the squares of single "
-    "features about it, and of the products of two different ones. Features are the encoder's, or components where the "
-    "recipe projects on them, standardised over the training tokens and numbered from 0.",
-    "A share is the covariance of a part with the score over the variance of the score, over the sequences explained. "
-    "Shares sum to 100 %; one below 0 works against the others.",
-    "An eigen-direction v of the label's weights W, with its eigenvalue λ, adds λ vᵀ f(S) v to the score: λ above 0 "
-    "rewards variation along v, below 0 punishes it. The letters are those whose tokens lie along v most: the mean "
-    "square there over that of all tokens. A mean has one direction, and its letters the mean itself.",
-    "Masking leaves tokens out of the pool; the encoder does not run again, so that the others still know of them.",
-    "A contribution says what the probe uses, not what causes the label. Activations depend on context, so that a "
-    "token can carry what its neighbours say.",
+    "The score is that of the probe: the log odds (logit) of a logistic probe, or the score of ridge itself. It is the "
+    "bias, plus the contributions of all tokens, plus what belongs to no single token (constant and residual).",
+    "Mean, variance and co-occurrence are the parts of the score that come from the sequence's mean token, from the "
+    "squares of single features around that mean, and from the products of two different features. Features are the "
+    "encoder's, or principal components if the recipe uses them. They are standardised over the training tokens and "
+    "numbered from 0.",
+    "The share of a part is its covariance with the score, divided by the variance of the score, over the explained "
+    "sequences. Shares sum to 100 %; a negative share works against the others.",
+    "An eigen-direction v of the label's weights W, with its eigenvalue λ, adds λ vᵀ f(S) v to the score. A positive λ "
+    "rewards variation along v, a negative one penalises it. The letters shown vary most along v: the number is the "
+    "mean square of their tokens along v, divided by that of all tokens. A mean has only one direction, and its "
+    "letters show the mean itself.",
+    "Masking leaves tokens out of the pool. The encoder does not run again, so the other tokens still contain "
+    "information about the masked ones.",
+    "A contribution shows what the probe uses, not what causes the label. Activations depend on context, so a token "
+    "can carry information about its neighbours.",
 )
 METHODS: dict[str | None, str] = {
     None: "The recipe is linear in what it pools: contributions are exact.",
-    "sqrt": "Contributions to the square root are of first order (Daleckii–Krein derivative), times Euler's factor of "
-    "two, with which they sum to the score; the constant is the part of the ridge.",
-    "log": "Contributions to the logarithm are of the straight path from the mean matrix of {reference} (integrated "
-    "gradients): they explain the difference to the score there, the constant. What the quadrature misses is the "
-    f"residual, at most {100 * COMPLETE:g} % of that difference or of the scores' deviation; it is not spread over the "
-    "tokens.",
+    "sqrt": "Contributions to the square root are first-order (Daleckii–Krein derivative), times Euler's factor of "
+    "two, with which they sum to the score. The constant is the part of the ridge.",
+    "log": "Contributions to the logarithm follow the straight path from the mean matrix of {reference} (integrated "
+    "gradients). They explain the difference from the score there, which is the constant. What the numerical "
+    f"integration misses is the residual: at most {100 * COMPLETE:g} % of that difference or of the scores' standard "
+    "deviation. It is not spread over the tokens.",
 }
 
 
@@ -99,22 +102,22 @@ def summary(material: Material, label: int) -> str:
     if terms := explanation.latent_terms(label, 3):
         has = _has(material, label)
         means = ", ".join(f"{term_name(each.latents)}: {signed(_gap(each, has))}" for each in terms)
-        what = "mean" if has is None else "mean with the label less without"
+        what = "mean" if has is None else "mean with the label minus mean without"
         text += f" Latents with the largest shares ({what}): {means}."
     if (test := material.deletions[label]) is not None:
         text += (
             f" Masking the {100 * material.masked:g} % of tokens that add most lowers the score by "
-            f"{number(test.value)}, as many random ones by {number(test.chance)}: {signed(test.difference)} "
+            f"{number(test.value)}, masking as many random ones by {number(test.chance)}: {signed(test.difference)} "
             f"{interval_text(test.interval)}, 95 % bootstrap interval."
         )
     text += _position(_profiles(material, label))
     if (pattern := material.patterns[label]) is not None:
         top = pattern.top
         text += (
-            f" In {top.sequences} sequences with a match of {material.pattern} the token that adds most lies in the "
-            f"match in {_percent(top.value)}, by chance in {_percent(top.chance)}: {_points(top.difference)} "
-            f"points {interval_text(top.interval, _points)}. Of the {100 * material.masked:g} % that add most, "
-            f"{pattern.enrichment:.1f} times as many lie there as of random ones "
+            f" {top.sequences} sequences have a match of {material.pattern}. The token that adds most is in the match "
+            f"in {_percent(top.value)} of them, by chance in {_percent(top.chance)}: {_points(top.difference)} "
+            f"points {interval_text(top.interval, _points)}. Of the {100 * material.masked:g} % of tokens that add "
+            f"most, {pattern.enrichment:.1f} times as many are in the match as of random tokens "
             f"{interval_text(pattern.interval, '{:.1f}'.format)}."
         )
     return text
@@ -154,7 +157,7 @@ def _position(profiles: Sequence[tuple[str, Float[np.ndarray, "_"]]]) -> str:
     return (
         f" Sequences with the label score {number(float(gap.sum()))} higher than those without; positions "
         f"{first + 1} to {first + width}, {_percent(width / len(gap))} of {len(gap)}, "
-        f"hold {_percent(sums[first] / gap.sum())} of that."
+        f"contribute {_percent(sums[first] / gap.sum())} of this."
     )
 
 
@@ -163,10 +166,10 @@ def _section(material: Material, label: int) -> str:
     first, _, more = summary(material, label).partition(". ")
     parts = [f"<h2>{escape(name)}</h2>", f"<p><b>{escape(first)}.</b> {escape(more)}</p>"]
     parts += [_parts_table(explanation, label)]
-    parts += [note("Directions of the weights with the largest shares, and what lies along them:")]
+    parts += [note("Directions of the weights with the largest shares, and the letters and features along them:")]
     parts += [_directions_table(material, label)]
     if terms := explanation.latent_terms(label, TERMS):
-        what = "A latent adds its mean times its weight, a pair the mean of its product; contexts stand below."
+        what = "A latent adds its mean times its weight, a pair the mean of its product. Contexts are below."
         parts += [note(f"Latents of the sparse autoencoder with the largest shares. {what}")]
         parts += [_terms_table(terms, _has(material, label))]
     if profiles := _profiles(material, label):
@@ -179,8 +182,8 @@ def _section(material: Material, label: int) -> str:
     largest = max(np.abs(each).max() for each in contributions)
     parts.append(
         note(
-            f"Highest and lowest scores. Blue adds to the score, orange takes away; the strongest colour is above 70 % "
-            f"of {largest:.3g}, the largest contribution here."
+            f"Highest and lowest scores. Blue letters add to the score, orange letters lower it. The strongest colour "
+            f"means above 70 % of {largest:.3g}, the largest contribution here."
             + (f" Underlined: {material.pattern}." if material.pattern else "")
         )
     )
@@ -199,7 +202,8 @@ def _section(material: Material, label: int) -> str:
     if all(text.upper() in BASES or text.upper() == "N" for row in rows for text in material.texts[row]):
         lines = [(_head(material, row, label), material.texts[row], each) for row, each in zip(rows, contributions)]
         caption = (
-            f"The bases around the strongest contribution to {name}, as high as they contribute; below: taken away."
+            f"The bases around the strongest contribution to {name}, drawn as high as they contribute. Letters "
+            "below the line lower the score."
         )
         parts.append(figure(draw_letters(lines), caption))
     return "\n".join(parts)
@@ -264,8 +268,9 @@ def _latents_section(material: Material) -> list[str]:
     parts = [
         "<h2>Latents and their contexts</h2>",
         note(
-            "Where the latents of the tables above are largest among the sequences explained, one place a sequence. "
-            "The darker a token, the larger the latent there. A share is of the tokens in which the latent is above 0."
+            "Where the latents of the tables above are largest among the explained sequences, one place per sequence. "
+            "The darker a token, the larger the latent there. The percentage is the share of tokens on which the "
+            "latent is above 0."
         ),
     ]
     for each in material.latents:

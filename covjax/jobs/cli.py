@@ -86,7 +86,7 @@ def parse_lists(text: str) -> dict[str, tuple[Any, ...]]:
         if not (separator and values):
             raise InputError(f"{text!r}: expected option=value,value, got {setting!r}")
         if key in lists:
-            raise InputError(f"{text!r}: {key} stands there twice")
+            raise InputError(f"{text!r}: {key} is given twice")
         try:
             lists[key] = tuple(json.loads(f"[{values}]"))
         except ValueError:

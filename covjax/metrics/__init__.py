@@ -1,4 +1,4 @@
-"""Metrics, each also over bootstrap resamples: `metric(truth, scores, counts)`; NaN in truth by `missing="ignore"`."""
+"""Metrics, also over bootstrap resamples: `metric(truth, scores, counts)`. `missing="ignore"` allows NaN in truth."""
 
 from covjax.metrics.classification import accuracy, auroc, average_precision, fmax, matthews
 from covjax.metrics.regression import pearson, r2, spearman

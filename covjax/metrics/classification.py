@@ -29,11 +29,11 @@ def accuracy(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Value:
-    """Share of examples whose highest score is at the true class; truth one-hot. Ties go to the first class.
+    """Share of examples whose highest score is that of the true class; truth one-hot. Ties go to the first class.
 
-    `counts` (R, n) gives resamples, shape (R,); without, one number. NaN where no example is present. Rows of truth
-    that are all NaN are refused, or left out by `missing="ignore"`. Raises InputError for wrong shapes, scores that are
-    not finite, and rows of truth that are not one-hot, class numbers among them.
+    With `counts` (R, n) the result has one value per resample, shape (R,); without it, it is one number. NaN if no
+    example is present. Rows of truth that are all NaN are refused, or left out by `missing="ignore"`. Raises InputError
+    for wrong shapes, scores that are not finite, and truth that is not one-hot (class numbers, for example).
     """
     table = _confusion(truth, scores, counts, missing)
     with np.errstate(invalid="ignore"):
@@ -47,7 +47,7 @@ def matthews(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Value:
-    """Multi-class Matthews correlation R_K (Gorodkin 2004); 0 where prediction or truth is constant.
+    """Multi-class Matthews correlation R_K (Gorodkin 2004); 0 if the prediction or the truth is constant.
 
     Shapes, missing rows and errors as in `accuracy`.
     """
@@ -73,8 +73,8 @@ def fmax(
 
     pr(τ): precision averaged over the examples with at least one prediction >= τ; rc(τ): recall averaged over all
     examples that have a label (an example without one has no recall and is left out). The thresholds are decimals in
-    the scores' own type: a score of 0.35, float32 or wider, passes 0.35. `counts` (R, n) gives resamples, shape (R,);
-    without, one number. 0 where nothing is predicted right at any threshold, NaN without any label.
+    the scores' own type: a score of 0.35, float32 or wider, passes 0.35. With `counts` (R, n) the result has one value
+    per resample, shape (R,). It is 0 if nothing is predicted right at any threshold, and NaN without any label.
 
     A label that is NaN in truth is refused; `missing="ignore"` counts it as neither true nor predicted.
     Raises InputError for labels other than 0 and 1, wrong shapes or values that are not finite.
@@ -107,12 +107,12 @@ def auroc(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> Float[np.ndarray, "*resamples k"]:
-    """AUROC of every label: the share of (positive, negative) pairs in the right order, a tie counting one half.
+    """AUROC of every label: the share of (positive, negative) pairs in the right order; a tie counts one half.
 
-    Equals the Mann-Whitney statistic U/(P·N) (Hanley & McNeil 1982). With `counts` (R, n), row r is the value on the
-    resample in which example i stands counts[r, i] times, shape (R, k); without, shape (k,).
-    NaN for a label with one class only. Truth is 0 and 1, or booleans; a NaN is refused, or with `missing="ignore"`
-    left out of its label. Raises InputError for other values, wrong shapes or scores that are not finite.
+    It equals the Mann-Whitney statistic U/(P·N) (Hanley & McNeil 1982). The result has shape (k,). With `counts` (R, n)
+    it has shape (R, k): row r is the value on the resample in which example i occurs counts[r, i] times.
+    NaN for a label with one class only. Truth is 0 and 1, or booleans. NaN is refused, or left out of its label with
+    `missing="ignore"`. Raises InputError for other values, wrong shapes or scores that are not finite.
     """
     return _ranked(truth, scores, counts, missing, _auroc, _auroc_runs)
 
@@ -125,7 +125,7 @@ def average_precision(
 ) -> Float[np.ndarray, "*resamples k"]:
     """Average precision of every label: Σ (R_j − R_{j−1}) P_j over thresholds at distinct scores, no interpolation.
 
-    The estimate of the area under the precision-recall curve that scikit-learn uses. Shapes as in `auroc`. NaN for a
+    This is scikit-learn's estimate of the area under the precision-recall curve. Shapes as in `auroc`. NaN for a
     label without positives. Missing labels and errors as in `auroc`.
     """
     return _ranked(truth, scores, counts, missing, _average_precision, _average_precision_runs)

@@ -34,8 +34,8 @@ def r2(
 ) -> np.ndarray:
     """Coefficient of determination 1 − Σ(y − ŷ)²/Σ(y − ȳ)² of every output, ȳ the mean of the (resampled) truth.
 
-    Shape (k,), or (R, k) with `counts` (R, n). NaN where the truth is constant. A NaN in truth is refused, or with
-    `missing="ignore"` left out of its output. Raises InputError for wrong shapes and values that are not finite.
+    Shape (k,), or (R, k) with `counts` (R, n). NaN if the truth is constant. A NaN in truth is refused, or left
+    out of its output with `missing="ignore"`. Raises InputError for wrong shapes and values that are not finite.
     """
     return _of_numbers(_r2, truth, scores, counts, missing)
 
@@ -89,10 +89,10 @@ def pearson(
     counts: TableLike | None = None,
     missing: str = "refuse",
 ) -> np.ndarray:
-    """Pearson correlation of every output; NaN where the truth is constant, 0 where only the prediction is.
+    """Pearson correlation of every output; NaN if the truth is constant, 0 if only the prediction is.
 
-    Shapes, missing values and errors as in `r2`. A constant prediction carries no information, so it scores 0
-    instead of undefined.
+    Shapes, missing values and errors as in `r2`. A constant prediction has no information, so it scores 0
+    and is not undefined.
     """
     return _of_numbers(_pearson, truth, scores, counts, missing)
 
@@ -164,5 +164,5 @@ class _Order:
         return ordered, ranks, np.einsum("nr,nr->r", sizes * ranks, ranks)
 
     def by_run(self, ordered):
-        """Sums over runs of what stands in order."""
+        """Sums over runs of ordered values."""
         return ordered if self.distinct else np.add.reduceat(ordered, self.edges[:-1], axis=0)

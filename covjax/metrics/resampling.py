@@ -16,10 +16,10 @@ from covjax.inputs import VectorLike, check_whole, host_array, is_torch
 def resample_counts(
     groups: Annotated[Any, Sequence[str]], resamples: Annotated[Any, int], seed: Annotated[Any, int]
 ) -> Int[np.ndarray, "resamples n"]:
-    """How often each example stands in each resample; whole groups are drawn with replacement (Efron 1979).
+    """How often each example occurs in each resample; whole groups are drawn with replacement (Efron 1979).
 
-    Groups are texts or numbers. Raises InputError for fewer than two of them, one that is missing, both kinds in one
-    sequence, no resamples, and a negative seed.
+    Groups are texts or numbers. Raises InputError for fewer than two groups, a missing group, texts mixed with numbers,
+    no resamples, and a negative seed.
     """
     check_whole(resamples, "resamples", 1)
     check_whole(seed, "seed", 0)
@@ -53,7 +53,7 @@ def _group_names(groups: Any) -> list:
 def interval(values: VectorLike, level: Annotated[Any, float] = 0.95) -> tuple[float, float]:
     """Percentile interval of the resampled values; undefined (NaN) resamples are left out.
 
-    Raises InputError where fewer than half of the resamples are defined, and for infinite ones.
+    Raises InputError if fewer than half of the resamples are defined, and for infinite ones.
     """
     if not isinstance(level, int | float | np.number) or not 0 < level < 1:
         raise InputError(f"level: {shown(level)} must be between 0 and 1")
@@ -77,9 +77,10 @@ def _defined(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
 def bootstrap_p_value(differences: VectorLike, groups: Annotated[Any, int]) -> float:
     """Two-sided p-value of a difference: twice the smaller share of resamples on one side of 0, at most 1.
 
-    (1 + count)/(1 + resamples) keeps it above 0 (Davison, Hinkley 1997, §4.2): 1,000 resamples go down to 0.002. So do
-    2 / 2^groups, which is where the exact test that flips the signs of so many groups ends: resamples of few groups
-    know no more. A difference of 0 stands on both sides. Undefined (NaN) resamples are left out.
+    Two lower bounds keep it above 0. The first is (1 + count)/(1 + resamples) (Davison, Hinkley 1997, §4.2): with 1,000
+    resamples it reaches 0.002. The second is 2 / 2^groups, the smallest p-value of the exact test that flips the signs
+    of that many groups, because resamples of few groups cannot show more. A difference of 0 counts on both sides.
+    Undefined (NaN) resamples are left out.
 
     Raises InputError for fewer than two groups, no resample that is defined, and infinite ones.
     """
@@ -94,13 +95,13 @@ def bootstrap_p_value(differences: VectorLike, groups: Annotated[Any, int]) -> f
 def corrected_interval(
     differences: VectorLike, ratio: Annotated[Any, float], level: Annotated[Any, float] = 0.95
 ) -> tuple[float, float, float]:
-    """Low and high end and two-sided p-value of a mean difference over the J folds of repeated cross-validation.
+    """Interval (low, high) and two-sided p-value of a mean difference over the J folds of repeated cross-validation.
 
     Folds share training rows, so the variance of their mean is not s²/J. The corrected resampled method (Nadeau and
     Bengio 2003) takes s²(1/J + `ratio`), `ratio` being test rows over training rows, with Student's t of J − 1 degrees.
-    Equal differences have an interval of no width, and a p-value of 0, or of 1 where they are 0.
+    If all differences are equal, the interval has no width, and the p-value is 0, or 1 if they are 0.
 
-    Raises InputError for fewer than two differences, ones that are not finite, a `ratio` that is not above 0, and a
+    Raises InputError for fewer than two differences, infinite or NaN ones, a `ratio` that is not above 0, and a
     `level` outside (0, 1).
     """
     values = host_array(differences, "differences").astype(np.float64)

@@ -1,8 +1,8 @@
 """What each token adds to the score of a linear probe on second moments: exact, because these are means over tokens.
 
 ⟨W, M⟩ = Σ_i w_i x_iᵀ W x_i / n, and the same with centred tokens for Σ, with projected ones for C = (XA)ᵀ(XB)/n, and
-with a diagonal W for CP latents z_h = Σ_i w_i (a_h·x_i)(b_h·x_i) / n. A square root or logarithm of Σ is no such sum:
-its probes have no exact contributions.
+with a diagonal W for CP latents z_h = Σ_i w_i (a_h·x_i)(b_h·x_i) / n. A square root or logarithm of Σ is not such a
+sum, so its probes have no exact contributions.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def quadratic_form(
 ) -> Float[np.ndarray, "rank_a rank_b"]:
     """W of one output in float64: symmetric from `vech` weights (⟨W, S⟩_F is the score), else rank_a × rank_b.
 
-    Raises InputError where the number of weights is that of no such matrix, or the output does not exist.
+    Raises InputError if the number of weights fits no such matrix, or the output does not exist.
     """
     if not 0 <= output < probe.weights.shape[1]:
         raise InputError(f"output: {output} must lie in 0 to {probe.weights.shape[1] - 1}")
@@ -112,10 +112,10 @@ def top_feature_pairs(form: Float[np.ndarray, "d d"], k: int = 10) -> list[tuple
 def plot_contributions(
     sequence: str | Sequence[str], contributions: Float[np.ndarray, "tokens"], path: str | Path, title: str = ""
 ) -> None:
-    """Draw one bar a token along the sequence, 60 tokens a line, to `path` (PNG, SVG, PDF by its suffix).
+    """Draw one bar per token along the sequence, 60 tokens per line, to `path` (PNG, SVG or PDF by its suffix).
 
-    `sequence` is a string (a letter a token) or the tokens' texts.
-    Raises InputError where the two have different lengths or are empty.
+    `sequence` is a string (one letter per token) or the tokens' texts.
+    Raises InputError if the two have different lengths or are empty.
     """
     values = host_array(contributions, "contributions").astype(np.float64)
     if values.ndim != 1 or not len(values) or len(values) != len(sequence):

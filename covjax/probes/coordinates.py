@@ -2,10 +2,10 @@
 
 The optimum of a linear probe with an L2 penalty lies in the span of the centred training samples (representer
 theorem), so p features and n samples need only min(n, p) orthogonal coordinates. One eigendecomposition, of the
-p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them, and serves every penalty and probe.
+p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them for every penalty and probe.
 
 With features F the kernel is F Fᵀ, and everything a linear probe with an L2 penalty needs is in it (representer
-theorem): whole second moments enter through `covjax.gram` without a matrix of d² features a sequence.
+theorem): whole second moments enter through `covjax.gram`, without d² features per sequence.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _BLOCK = 2**28  # bytes of float64 rows that are widened at a time; fewer are on
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Runs of rows that together are all of a table, each at most 256 MiB in float64."""
+    """Blocks of rows that together make up a table, each at most 256 MiB in float64."""
     size = max(1, _BLOCK // (8 * max(columns, 1)))
     for first in range(0, rows, size):
         yield slice(first, first + size)
@@ -62,7 +62,7 @@ class LinearProbe:
 class Space(Protocol[Probe]):
     """Centred, scaled, orthogonal coordinates Z of the training samples: ZᵀZ/n = diag(eigenvalues), trace 1.
 
-    `RowSpace` makes them of features, `KernelSpace` of kernel values.
+    `RowSpace` computes them from features, `KernelSpace` from kernel values.
     """
 
     @property
@@ -70,7 +70,7 @@ class Space(Protocol[Probe]):
         """Variance along every coordinate; they sum to 1."""
 
     def coordinates(self, inputs: TableLike, /) -> Float[np.ndarray, "m r"]:
-        """Coordinates of samples, seen or not."""
+        """Coordinates of any samples, of training or new ones."""
 
     def probe(self, fitted: LinearProbe, /) -> Probe:
         """The probe on inputs (what `coordinates` takes) whose scores are those of `fitted` on their coordinates."""
@@ -110,8 +110,8 @@ class RowSpace:
 def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] = None) -> RowSpace:
     """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are left out.
 
-    By default that is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16: a small column beside a large
-    one is kept. Raises InputError for features that are not (n, p), not finite or do not vary.
+    By default the tolerance is the rounding of the eigendecomposition itself, max(n, p) · 2.2e-16, so a small column
+    beside a large one is kept. Raises InputError for features that are not (n, p), not finite or do not vary.
     """
     table = check_features(features)
     n, p = table.shape
@@ -157,7 +157,7 @@ def _tolerance(given: Annotated[Any, float | None], default: float) -> float:
 
 
 def check_eigenvalues(eigenvalues: Any) -> Float[np.ndarray, "r"]:
-    """The eigenvalues of a space in float64; InputError unless they are a vector of finite numbers >= 0."""
+    """The eigenvalues of a space in float64; InputError unless they form a vector of finite numbers >= 0."""
     values = host_array(eigenvalues, "eigenvalues").astype(np.float64)
     if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all():
         raise InputError(f"eigenvalues: shape {values.shape} must be (r,), finite and >= 0: those of a space")
@@ -165,7 +165,7 @@ def check_eigenvalues(eigenvalues: Any) -> Float[np.ndarray, "r"]:
 
 
 def rounding(n: int, p: int) -> float:
-    """Relative to the largest, the eigenvalues of an n × n or p × p Gram matrix that float64 does not resolve."""
+    """The eigenvalue, relative to the largest, below which float64 does not resolve an n × n or p × p Gram matrix."""
     return max(n, p) * float(np.finfo(np.float64).eps)
 
 
@@ -223,9 +223,9 @@ def kernel_space(gram_train: TableLike, rank_tolerance: Annotated[Any, float | N
     """Fit the coordinates from the raw (not centred) kernel of the n training samples with themselves.
 
     One float64 eigendecomposition of n × n; directions below `rank_tolerance` of the largest eigenvalue are left out.
-    By default that is the rounding of the kernel's own type: 1.2e-7 for float32, and n · 2.2e-16 for float64, the
-    decomposition's. What a float32 kernel lost (samples whose features differ much in size) only a float64 kernel has.
-    `covjax.gram(sequences, kernel=...)` makes the kernel.
+    By default the tolerance is the rounding of the kernel's own type: 1.2e-7 for float32, and n · 2.2e-16 for float64,
+    which is the decomposition's. A float32 kernel loses digits if samples differ much in size; use float64 then.
+    `covjax.gram(sequences, kernel=...)` computes the kernel.
 
     Raises:
         InputError: a kernel that is not square, not finite, not symmetric, with eigenvalues below 0, or of samples that

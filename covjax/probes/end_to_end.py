@@ -28,7 +28,7 @@ Metric = Callable[[np.ndarray, np.ndarray], float]  # targets (m, k), scores (m,
 class TokenProbe:
     """scores = (pool(tokens) − center)/scale @ weights + bias, at the weight decay that was best on validation.
 
-    `validation` holds every look for every weight decay, (looks, decays); `best_step` the step kept for each decay.
+    `validation` has the values of all validations, (validations, decays), and `best_step` the chosen step per decay.
     """
 
     pool: nnx.Module
@@ -83,9 +83,9 @@ def fit_token_probes(
 ) -> list[TokenProbe]:
     """Train every pool (its `nnx.Param`s) and a linear readout with AdamW; all get the same budget, grid and batches.
 
-    The pools are of one kind and differ in their parameters only (seeds): one compiled program trains them all. The
+    The pools are of one kind and differ only in their parameters (seeds), so one compiled program trains them all. The
     readout sees a pool's features centred and scaled by their mean and deviation over the training rows at the start,
-    so that one learning rate suits poolers of any units, and starts from 0. The pools themselves are not changed.
+    so one learning rate suits poolers of any units. It starts from 0. The given pools themselves are not changed.
 
     Args:
         pools: `get_pooler("attention" | "light_attention" | "projected" | "attention_covariance", features=d, …)`,
@@ -96,12 +96,12 @@ def fit_token_probes(
         targets: of all rows; booleans, one-hot, or numbers (standardised for training, scores are in their units).
         train_rows: row numbers to train on.
         validation_rows: row numbers that choose the step and the weight decay.
-        task: "multilabel", "multiclass" or "regression" (see `objectives.sample_loss`).
+        task: "multilabel", "multiclass" or "regression" (see `losses.sample_loss`).
         weight_decays: the grid, all trained at once from one pass over the tokens.
         budget: see `Budget`.
         metric: chooses on validation; None: minus the loss.
-        class_weights: see `objectives.element_weights`; not for regression.
-        checkpoint: folder; a fit that was killed goes on from there to the same bits (see `fit_minibatch`).
+        class_weights: see `losses.element_weights`; not for regression.
+        checkpoint: folder; a killed fit continues from there to the same bits (see `fit_minibatch`).
         missing: "refuse" NaN targets, or "ignore" them in every output's loss; `metric` then gets them as NaN.
 
     Raises:

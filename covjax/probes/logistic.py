@@ -52,16 +52,17 @@ def fit_logistic_path(
 ) -> LogisticPath[Probe]:
     """Minimise mean loss + λ|W|²/2 for every λ with `optax.lbfgs`, the bias unpenalised, all outputs jointly.
 
-    The loss is the cross entropy of the softmax where `exclusive`, else the sum over outputs of the binary cross
+    The loss is the cross entropy of the softmax if `exclusive`, otherwise the sum over outputs of the binary cross
     entropy. λ is relative to the mean squared norm of the centred features (see `RowSpace`). The path runs from the
-    strongest penalty to the weakest, each solution the start of the next. Each coordinate is divided by the square
-    root of its curvature bound, eigenvalue/4 + λ, which makes 20-60 iterations enough at any condition number.
-    `class_weights` multiplies the losses (see `objectives.element_weights`).
+    strongest penalty to the weakest, and each solution is the start of the next. Each coordinate is divided by the
+    square root of its curvature bound, eigenvalue/4 + λ, so 20-60 iterations are enough at any condition number.
+    `class_weights` multiplies the losses (see `losses.element_weights`).
 
-    Targets are booleans or 0 and 1; (n,) is one label. A NaN is refused, or with `missing="ignore"` left out of its
-    label, whose mean loss is then over the rows that it has; of exclusive classes a row is missing whole.
+    Targets are booleans or 0 and 1; (n,) is one label. NaN targets are refused. With `missing="ignore"` they are left
+    out: the mean loss of a label is then over the rows that it has. For exclusive classes a whole row is missing.
 
-    Returns the probes on what `space.coordinates` takes: raw features (`LinearProbe`) or kernel rows (`DualProbe`).
+    Returns probes with the same inputs as `space.coordinates`: raw features (`LinearProbe`) or kernel rows
+    (`DualProbe`).
     Raises InputError for targets of the wrong length or other than 0 and 1, class numbers, an output without both
     classes, penalties not positive, or class weights that do not fit.
     """
@@ -82,9 +83,9 @@ def logistic_path(
     class_weights: ClassWeights = None,
     missing: str = "refuse",
 ) -> LogisticPath[LinearProbe]:
-    """The path of `fit_logistic_path` as probes on coordinates: cheap to score where features are many.
+    """The path of `fit_logistic_path` as probes on coordinates: cheap to score if there are many features.
 
-    `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_logistic_path`.
+    `space.probe(fitted)` turns the chosen one into a probe on features or kernel rows. Raises like `fit_logistic_path`.
     """
     check_stop(tolerance, max_iterations)
     eigenvalues = check_eigenvalues(eigenvalues)
@@ -113,7 +114,7 @@ def logistic_path(
 
 
 def check_stop(tolerance: float, max_iterations: int) -> None:
-    """Raise InputError unless L-BFGS can take a step and knows when to end."""
+    """Raise InputError unless L-BFGS can take a step and has a stopping rule."""
     check_whole(max_iterations, "max_iterations", 1)
     if not isinstance(tolerance, numbers.Real) or not 0 <= tolerance < np.inf:
         raise InputError(f"tolerance: {shown(tolerance)} must be a finite number >= 0")
@@ -127,12 +128,12 @@ def width_of(rank: int, samples: int) -> int:
 
 
 def curvature_of(eigenvalues: Float[np.ndarray, "r"], width: int) -> Float[np.ndarray, "width"]:
-    """A bound of the loss's curvature along every coordinate, 0 along those that only fill up."""
+    """A bound of the loss's curvature along every coordinate, 0 along padding."""
     return np.pad(eigenvalues / 4, (0, width - len(eigenvalues))).astype(np.float32)
 
 
 def path_of(found: tuple[np.ndarray, ...], rank: int, order: np.ndarray) -> LogisticPath[LinearProbe]:
-    """What `solve_path` found for the penalties of `order`, in the order they were given."""
+    """The results of `solve_path` for the penalties of `order`, in the original order."""
     weights, bias, gradient, iterations = found
     back = np.argsort(order)
     return LogisticPath(
@@ -189,10 +190,10 @@ def probabilities(scores: TableLike, exclusive: bool) -> Float[np.ndarray, "m k"
 
 
 def space_of_moments(moments: Moments, rank_tolerance: float | None = None) -> RowSpace:
-    """`row_space` from the moments of the features, of which there are fewer than samples.
+    """`row_space` from the moments of the features, if there are fewer features than samples.
 
-    The moments are float32: eigenvalues below 1e-7 of the largest are about right only where features that differ in
-    size are little correlated. A logistic fit needs the axes alone, so no direction is left out for that.
+    The moments are float32: eigenvalues below 1e-7 of the largest are about right only if features of different sizes
+    are little correlated. A logistic fit needs only the axes, so no direction is left out because of this.
     Raises InputError for moments that are not finite, and features that do not vary.
     """
     count, mean, scatter = (np.asarray(leaf, np.float64) for leaf in (moments.count, moments.mean, moments.scatter))
@@ -221,9 +222,9 @@ def fit_logistic_rows(
 ) -> LogisticPath[LinearProbe]:
     """`fit_logistic_path` on the rows of all processes; every process gives its own and gets the same probes.
 
-    No process holds the features of another: their moments add up to the space, in which every device multiplies its
-    own rows. The targets of all rows go to all processes. Made for p well below the number of rows: a p × p
-    eigendecomposition is every process's own. All must call this together.
+    No process sees the features of another: the moments of all processes give the space, and every device multiplies
+    its own rows there. The targets of all rows go to all processes. This is meant for p well below the number of
+    rows, because every process computes a p × p eigendecomposition. All processes must call it together.
 
     Args:
         features, targets: this process's rows, possibly none.

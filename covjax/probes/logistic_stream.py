@@ -1,4 +1,4 @@
-"""Logistic regression on features that do not fit into memory: mini-batches from a stream, the L2 path at once."""
+"""Logistic regression on features that do not fit into memory: all L2 penalties at once, from a stream of batches."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ Stream = Callable[[], Iterator[tuple[Float[np.ndarray, "b p"], Bool[np.ndarray, 
 
 @dataclasses.dataclass(frozen=True)
 class StreamPath:
-    """One probe on raw features per penalty, the step each is of, and every look at validation (minus the loss)."""
+    """One probe on raw features per penalty, the step it is from, and all validation values (minus the loss)."""
 
     probes: list[LinearProbe]
     best_step: np.ndarray
@@ -55,25 +55,25 @@ def fit_logistic_stream(
     axis: str = "",
     missing: str = "refuse",
 ) -> StreamPath:
-    """The optima of `fit_logistic_path` by Adam, every λ from one pass; each kept where validation was best.
+    """The optima of `fit_logistic_path` by Adam, with one pass for all λ; each λ keeps its best step on validation.
 
-    The objective, λ's unit and the scaling of the coordinates are those of `fit_logistic_path`, with features' own
-    axes in place of the rotated ones. A first pass over the stream takes the mean and the variances; targets (12 · n
-    · k bytes) stay in memory.
+    The objective, the unit of λ and the scaling of the coordinates are those of `fit_logistic_path`, but the axes are
+    the features' own and not rotated. A first pass over the stream computes the mean and the variances. The targets
+    stay in memory (12 · n · k bytes).
 
     Args:
-        stream: called once an epoch; must pass the same batches (features, targets) in the same order each time. Only
-            the last may be smaller (others compile again).
+        stream: called once per epoch; must give the same batches (features, targets) in the same order each time. Only
+            the last may be smaller, because every size compiles again.
         validation: the same for held-out samples; their mean loss, without class weights, stops every λ early.
         penalties: λ > 0.
         exclusive: softmax over classes instead of independent labels.
         budget: see `Budget`.
-        class_weights: see `objectives.element_weights`.
-        checkpoint: folder; a fit that was killed goes on from there to the same bits.
-        mesh, axis: the rows of a batch are split over this axis; without, the fit is this process's own. In a job of
-            several processes every process streams rows of its own, at least one, in batches of one size, and a step
-            takes one batch of each; who has fewer gives rows of weight 0. All get the same probes and call this
-            together.
+        class_weights: see `losses.element_weights`.
+        checkpoint: folder; a killed fit continues from there to the same bits.
+        mesh, axis: the rows of a batch are split over this axis; without it, each process fits alone. In a job of
+            several processes every process streams its own rows, at least one, in batches of one size, and a step
+            takes one batch of each. A process with fewer rows adds rows of weight 0. All processes call this
+            together and get the same probes.
         missing: see `fit_logistic_path`; of held-out samples too.
 
     Raises:

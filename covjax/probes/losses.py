@@ -1,4 +1,4 @@
-"""What each kind of task is trained on: its loss for each sample, and the classes' weights in it."""
+"""The loss of each kind of task for each sample, and the weights of classes in it."""
 
 import numpy as np
 import optax
@@ -19,7 +19,7 @@ def sample_loss(
 
 
 def element_loss(kind: str, logits: Float[Array, "n k"], targets: Float[Array, "n k"]) -> Float[Array, "n k_or_1"]:
-    """What `sample_loss` weighs and sums: a loss for each output, or one for each sample of exclusive classes."""
+    """The terms of `sample_loss`: a loss for each output, or one for each sample of exclusive classes."""
     if kind == "multiclass":
         return optax.softmax_cross_entropy(logits, targets)[:, None]
     return optax.sigmoid_binary_cross_entropy(logits, targets) if kind == "multilabel" else (logits - targets) ** 2 / 2
@@ -28,7 +28,7 @@ def element_loss(kind: str, logits: Float[Array, "n k"], targets: Float[Array, "
 def check_targets(
     kind: str, targets: TableLike, missing: str = "refuse", rows: int | None = None
 ) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"] | None]:
-    """Targets in float64, 0 where they are missing, and which are present (None: all); (n,) is one output.
+    """Targets in float64, with 0 for missing ones, and which are present (None: all); (n,) is one output.
 
     Raises InputError for an unknown kind, values that the kind does not have (labels other than 0 and 1, rows that are
     not one-hot), missing ones unless `missing` is "ignore", and another number of rows than `rows`.
@@ -56,7 +56,7 @@ def element_weights(
     exclusive: bool,
     present: Bool[np.ndarray, "n k"] | None = None,
 ) -> Float[np.ndarray, "n k_or_1"]:
-    """Weights of every sample's loss: one for each output, or one for each sample where classes are exclusive.
+    """Weights of every sample's loss: one for each output, or one for each sample if classes are exclusive.
 
     "balanced" gives each class, and each side of a label, the same total: n / (classes · count), as in scikit-learn. A
     vector gives the weight of each class, or of each label's positives (negatives keep 1). None: ones.
@@ -99,7 +99,7 @@ def _vector(class_weights, y: np.ndarray) -> np.ndarray:
 
 
 def log_odds(kind: str, targets: Float[np.ndarray, "n k"], weights: Float[np.ndarray, "n k_or_1"]) -> np.ndarray:
-    """The bias that is optimal without features: where training starts."""
+    """The bias that is optimal without features, from which training starts."""
     mean = (weights * targets).sum(0) / (weights * np.ones_like(targets)).sum(0)
     if kind == "regression":
         return mean

@@ -1,8 +1,7 @@
-"""AdamW on mini-batches for a whole grid of strengths at once: one pass over the data serves every point of it.
+"""AdamW on mini-batches for a whole grid of strengths at once, in one pass over the data.
 
 Every strength keeps its own parameters and its own best ones by validation. All state (parameters, optimiser, position
-in the data, the best so far, the validation curve) is one Orbax checkpoint, so that a killed fit goes on to the same
-bits.
+in the data, the best so far, the validation curve) is one Orbax checkpoint, so a killed fit continues to the same bits.
 """
 
 import dataclasses
@@ -31,10 +30,11 @@ Batch = tuple[np.ndarray, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What every fit of a comparison is given: steps, peak learning rate, and when validation is looked at.
+    """The budget of every fit of a comparison: steps, peak learning rate, and how often it is validated.
 
-    The rate rises over the first 5 % of the steps and falls along a cosine to 0. Training ends early where no strength
-    has improved in `patience` looks. `seed` sets the order of the batches, shuffled in a buffer of `shuffle` of them.
+    The rate rises over the first 5 % of the steps and falls along a cosine to 0. Training ends early if no strength
+    has improved in `patience` validations. `seed` sets the order of the batches, shuffled in a buffer of `shuffle`
+    batches.
     """
 
     steps: int = 2000
@@ -52,7 +52,7 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """The best parameters of every strength (stacked on axis 0), the step they are of, and every look at validation."""
+    """The best parameters of every strength (stacked on axis 0), the step they are from, and all validation values."""
 
     best: Tree
     best_step: np.ndarray
@@ -79,15 +79,16 @@ def fit_minibatch(
         start: parameters of every strength, a pytree of arrays with L on axis 0.
         strengths: L numbers, given to `loss` and, where `decay`, to AdamW as its decoupled weight decay (Loshchilov,
             Hutter 2019) of the parameters with two or more axes beside that one.
-        batches: called once an epoch; must give the same batches in the same order each time.
+        batches: called once per epoch; must give the same batches in the same order each time.
         validate: stacked parameters (L on axis 0) → L values.
         budget: see `Budget`.
-        decay: whether the optimiser decays weights (else the penalty is the loss's own business).
-        checkpoint: folder for the state, written at every look at validation; a fit found there goes on.
+        decay: whether the optimiser decays weights (otherwise `loss` has to include the penalty).
+        checkpoint: folder for the state, written at every validation; a fit that is there is continued.
         settings: JSON that must be equal for that.
-        rows: how the rows of a batch lie on the devices of a mesh, of one process or of many; parameters lie on all.
-            Every process gives its own part of each batch, `validate` gets arrays that lie on one device of its own,
-            and must give all processes the same values. All see the checkpoint's folder and call this together.
+        rows: how the rows of a batch are spread over the devices of a mesh, of one process or many; parameters are on
+            all devices. Every process gives its own part of each batch. `validate` gets arrays on one device of its
+            process, and must return the same values in all processes. All see the checkpoint's folder and call this
+            together.
 
     Raises:
         InputError: no batches, a checkpoint of other settings, values of validation that are not finite.

@@ -1,4 +1,4 @@
-"""Probes that are not linear: radial kernel features for the linear ones, and a network of one hidden layer."""
+"""Probes that are not linear: a linear probe on radial kernel features, and a network with one hidden layer."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ ROWS = 1024  # most samples of a training step
 class RadialProbe:
     """scores = kernel(features, landmarks) @ alpha + bias, the kernel being exp(−|x − y|²/(2 width²)).
 
-    x and y are features minus `centre`, divided by `deviation`; `landmarks` are so already.
+    x and y are features minus `centre`, divided by `deviation`; `landmarks` are already in this form.
     """
 
     __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
@@ -54,7 +54,7 @@ class RadialProbe:
 class RadialSpace:
     """Coordinates in the space of a radial kernel: a linear probe on them is one with that kernel on the features.
 
-    coordinates = kernel(features, landmarks) @ dual + offset, with the properties that `Space` asks for.
+    coordinates = kernel(features, landmarks) @ dual + offset, with the properties of a `Space`.
     """
 
     base: RadialProbe  # its alpha is `dual`, its bias the offset
@@ -88,9 +88,9 @@ def _centre_and_deviation(x: Float[np.ndarray, "n p"]) -> tuple[Float[np.ndarray
 def radial_space(features: TableLike, multiple: float = 1.0, landmarks: int = LANDMARKS) -> RadialSpace:
     """Fit the coordinates on training samples; the width is `multiple` times the median distance of two of them.
 
-    Every column is standardised by the training samples. Up to `landmarks` of these the kernel is exact; with more it
-    is taken with as many of them, evenly spread over the rows (Nyström: Williams and Seeger 2001). Where all samples
-    are equal there are no coordinates.
+    Every column is standardised by the training samples. With at most `landmarks` samples the kernel is
+    exact. With more, that many samples, evenly spread over the rows, are the landmarks (Nyström: Williams and Seeger
+    2001). If all samples are equal there are no coordinates.
 
     Raises InputError for features that are not (n, p) or not finite, and a `multiple` that is not above 0.
     """
@@ -141,7 +141,7 @@ class NetworkProbe:
 
 
 def empty_probe(kind: str) -> RadialProbe | NetworkProbe:
-    """A probe of a kind, rbf or mlp, without numbers: the shape that a checkpoint is read into."""
+    """An empty probe of a kind (rbf or mlp), into which a checkpoint is read."""
     if kind == "rbf":
         return RadialProbe(*(np.empty(0) for _ in dataclasses.fields(RadialProbe)))
     return NetworkProbe(*(np.empty(0) for _ in dataclasses.fields(NetworkProbe)))
@@ -149,9 +149,9 @@ def empty_probe(kind: str) -> RadialProbe | NetworkProbe:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkPath:
-    """One network for every weight decay, each at its best look at validation, and the value there.
+    """One network for every weight decay, each at its best validation step, with the value there.
 
-    `converged`: that look was not the last one, so that more steps would not have been looked at in vain.
+    `converged`: whether the best step came before the last validation. If not, more steps might help.
     """
 
     probes: list[NetworkProbe]
@@ -172,19 +172,19 @@ def fit_networks(
 ) -> NetworkPath:
     """Train one hidden layer of ReLU units with AdamW for every weight decay, all from one start.
 
-    Columns of features, and numbers as targets, are standardised by the training samples. Up to 1,024 samples are a
-    step; validation is looked at every `budget.evaluate_every` steps and the best look is kept.
+    Columns of features, and numbers as targets, are standardised by the training samples. A step uses
+    at most 1,024 samples. Validation runs every `budget.evaluate_every` steps, and the best step is kept.
 
     Args:
         features: (n, p) of the training samples.
         targets: (n, k) of these: labels, one-hot classes or numbers.
         validation: (m, p) features of other samples.
-        value: what the scores of `validation` are worth, higher is better.
+        value: the metric of the scores of `validation`; higher is better.
         kind: multilabel, multiclass or regression: the loss (`covjax.probes.losses.sample_loss`).
         decays: AdamW's decoupled weight decays.
         seed: of the start and of the order of the steps.
         hidden: units.
-        budget: steps, rate, looks.
+        budget: steps, learning rate, validations.
 
     Raises InputError for features or targets that do not fit.
     """

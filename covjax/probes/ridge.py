@@ -20,10 +20,10 @@ def fit_ridge_path(
 
     In the coordinates Z of `space`, ZᵀZ/n is diagonal, so each λ costs one division: W = (ZᵀY/n) / (s + λ). λ is
     relative to the mean squared norm of the centred features (see `RowSpace`).
-    Targets (n,) are one output. A NaN among them is refused, or with `missing="ignore"` left out of its output, which
-    is then fitted exactly on the rows that it has, n being their number and λ still relative to all training samples.
+    Targets (n,) are one output. NaN targets are refused. With `missing="ignore"` they are left out: an output is then
+    fitted on the rows that it has, with n their number and λ still relative to all training samples.
 
-    Returns one probe per λ on what `space.coordinates` takes: raw features (`LinearProbe`) or kernel rows
+    Returns one probe per λ, with the same inputs as `space.coordinates`: raw features (`LinearProbe`) or kernel rows
     (`DualProbe`).
     Raises InputError for targets that are not finite or of the wrong length, outputs with fewer than two values, and
     penalties that are not positive.
@@ -39,9 +39,9 @@ def ridge_path(
     penalties: NumbersLike,
     missing: str = "refuse",
 ) -> list[LinearProbe]:
-    """The path of `fit_ridge_path` as probes on coordinates: cheap to score where features are many.
+    """The path of `fit_ridge_path` as probes on coordinates: cheap to score if there are many features.
 
-    `space.probe(fitted)` makes the chosen one a probe on features or kernel rows. Raises like `fit_ridge_path`.
+    `space.probe(fitted)` turns the chosen one into a probe on features or kernel rows. Raises like `fit_ridge_path`.
     """
     eigenvalues = check_eigenvalues(eigenvalues)
     z = check_features(coordinates, "coordinates", len(eigenvalues))
@@ -84,9 +84,9 @@ def _path_of_rows(eigenvalues, z, y, penalties, rows) -> list[LinearProbe]:
 def fit_ridge_moments(joint: Moments, outputs: int, penalties: NumbersLike) -> list[LinearProbe]:
     """`fit_ridge_path` from the moments of the rows [x, y], one probe on raw features per penalty.
 
-    The moments may come from `moments`, `streaming_moments`, or over many devices and hosts `sharded_moments`, each
-    adding its own rows. They are float32, centred exactly: the weights equal those of `fit_ridge_path` up to about
-    1e-6 / λ of their size.
+    The moments may come from `moments`, from `streaming_moments`, or from `sharded_moments`, where each device and host
+    adds its own rows. They are float32 and exactly centred: the weights agree with those of `fit_ridge_path` up to
+    about 1e-6 / λ of their size.
 
     Args:
         joint: moments of p features followed by k targets in one row.

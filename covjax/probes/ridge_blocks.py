@@ -1,9 +1,9 @@
-"""Ridge where the n × p matrix of features is too large to hold: they pass by in blocks, again where needed.
+"""Ridge if the n × p matrix of features is too large for memory: features are made block by block.
 
-Three routes to the one optimum. "primal": the p × p covariance, for 2p <= n. "eigen": the n × n kernel and its
-eigendecomposition (`KernelSpace`), n <= 4,096. "cholesky": the kernel in float32 and one Cholesky factorisation for
-each penalty below 1, a thirtieth of the work of an eigendecomposition, made exact by conjugate gradients, which alone
-solve the others.
+There are three routes to the same optimum. "primal": the p × p covariance, for 2p <= n. "eigen": the n × n kernel and
+its eigendecomposition (`KernelSpace`), n <= 4,096. "cholesky": the kernel in float32 and one Cholesky factorisation for
+each penalty below 1, a thirtieth of the work of an eigendecomposition; conjugate gradients make these exact and solve
+the other penalties alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,10 +49,10 @@ def fit_ridge_blocks(
     """`fit_ridge_path` on features that are made block by block, one probe on raw features per penalty.
 
     `features(start, stop)` returns the float32 features of those samples; every call with the same arguments must
-    return the same. `block_size` samples are made at a time, by default as many as take 256 MiB, at most 512. Peak
+    return the same. `block_size` samples are computed at a time, by default as many as take 256 MiB, at most 512. Peak
     memory is about 8n² bytes (eigen: 24n²), `panel_gib`, three blocks, and the weights, 8 · p · k · penalties bytes.
-    `missing` is as in `fit_ridge_path`; outputs with the same missing rows are solved together, each such group needing
-    a solution of its own, and in the primal route a pass over the features too.
+    `missing` is as in `fit_ridge_path`; outputs with the same missing rows are solved together. Each such group needs
+    its own solution, and in the primal route also its own pass over the features.
 
     Raises:
         InputError: targets that are not finite, penalties not positive, an unknown route, features that are not finite,
@@ -94,7 +94,7 @@ def _dual(kernel: np.ndarray, y: np.ndarray, penalties: Sequence[float], route: 
 
 
 def mean_square(kernel: Float[np.ndarray, "n n"]) -> float:
-    """Mean squared norm of the centred samples; InputError where they do not vary beyond the kernel's rounding."""
+    """Mean squared norm of the centred samples; InputError if they vary no more than the kernel's rounding."""
     square = float(np.trace(kernel, dtype=np.float64) / len(kernel) - kernel.mean(dtype=np.float64))
     if not square > np.finfo(np.float32).eps * float(np.abs(np.diagonal(kernel)).max()):
         raise InputError(f"kernel: all {len(kernel)} training samples are equal; nothing to fit")
@@ -110,10 +110,10 @@ def block_gram(features: FeatureBlock, n: int, block_size: int, panel_gib: float
     """The kernel F Fᵀ of shifted features in float32, on the host; only its upper half is computed.
 
     All features are shifted by the mean of the first block: centring removes any shift, and a kernel near its centre
-    keeps digits. As many blocks as fit into `panel_gib` stay in memory while the later ones pass by once, so every
+    keeps digits. As many blocks as fit into `panel_gib` stay in memory while the later ones are made once, so every
     block is made about n·p·4 bytes / (2 · panel) times.
 
-    Raises InputError for features of another shape and where they are not finite.
+    Raises InputError for features of another shape, NaN and inf.
     """
     starts = range(0, n, block_size)
     first = _block(features, 0, min(block_size, n))
@@ -146,8 +146,9 @@ def cholesky_path(
     """α of (HKH + nλs² I) α = HY for every λ, H the centring and s² the mean squared norm: its columns sum to 0.
 
     Conjugate gradients (Hestenes and Stiefel 1952) in float64 on the exactly centred kernel, until the residual is 1e-8
-    of the targets; for λ < 1 a float32 Cholesky factor is the preconditioner, and one in float64 where that fails. From
-    λ = 1 on the condition is at most 1 + 1/λ, which needs none: HKH has no eigenvalue above its trace, n s².
+    of the targets; for λ < 1 a float32 Cholesky factor is the preconditioner, or one in float64 if that fails. From
+    λ = 1 on no preconditioner is needed, because the condition is at most 1 + 1/λ: HKH has no eigenvalue above its
+    trace, n s².
 
     Raises:
         InputError: a kernel of samples that do not vary; penalties so small that float64 fails too.

@@ -1,4 +1,4 @@
-"""Ridge by conjugate gradients where one product with the kernel is dear: all penalties and outputs share the products.
+"""Ridge by conjugate gradients for expensive kernels: all penalties and outputs share the products with it.
 
 The dual system of ridge is (HKH + nλs² I) α = Hy, H the centring and s² the mean squared norm of the centred samples.
 The residuals of all penalties and outputs, each preconditioned for its own penalty, span the directions of a step; the
@@ -102,7 +102,7 @@ def span_residuals(
     targets: Float[np.ndarray, "n k"],
     ridges: Sequence[float],
 ) -> list[float]:
-    """The relative residual of the solution in the span of directions, of which a kernel made `images`, by ridge."""
+    """The relative residual of the solution in the span of directions with kernel products `images`, by ridge."""
     images = _centred(np.asarray(images, np.float64))
     inner = _inner(directions, images)
     return [_largest(rest) for rest in _remainders(directions, images, inner, _unit(targets), ridges)]
@@ -153,7 +153,7 @@ class _Span:
         return new.astype(np.float32)
 
     def extend(self, new: Float[np.ndarray, "n new"], image: Float[np.ndarray, "n new"]) -> None:
-        """Take in directions and the kernel's product with them."""
+        """Add directions and the kernel's product with them."""
         self.directions = np.concatenate([self.directions, new], axis=1)
         for i, system in enumerate(self.systems):
             own = np.asarray(image, np.float64)
@@ -167,7 +167,7 @@ class _Span:
             self.inner[i], self.images[i] = inner, np.concatenate([self.images[i], own], axis=1)
 
     def residuals(self, system: int, y: Float[np.ndarray, "n k"], ridges: Sequence[float]) -> list[np.ndarray]:
-        """What the solution in the span leaves of y, for every ridge."""
+        """The residual of y after the solution in the span, for every ridge."""
         return _remainders(self.directions, self.images[system], self.inner[system], y, ridges)
 
 

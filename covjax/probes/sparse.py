@@ -1,4 +1,4 @@
-"""Sparse probes: how much of a label a handful of latents carries."""
+"""Sparse probes: how well a handful of latents predicts a label."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ class SparseProbe:
 def fit_sparse_probe(features: TableLike, target: VectorLike, k: int, penalty: float = 1e-3) -> SparseProbe:
     """Choose the k columns whose means differ most between the two classes, and fit a logistic probe on them.
 
-    The choice is by |mean where true − mean where false| (Gurnee et al. 2023; so does SAEBench), of equal ones the
+    The choice is by |mean where true − mean where false|, as in Gurnee et al. (2023) and SAEBench; ties go to the
     first. The penalty is relative to the chosen columns' mean squared norm, see `fit_logistic_path`.
 
     Args:
@@ -37,7 +37,7 @@ def fit_sparse_probe(features: TableLike, target: VectorLike, k: int, penalty: f
         target: (n,) booleans or 0 and 1, some of each.
         k: from 1 to the number of latents.
 
-    Raises InputError for shapes that do not fit, NaN, inf, one class alone, k out of range, and where no column differs
+    Raises InputError for shapes that do not fit, NaN, inf, a single class, k out of range, and if no column differs
     between the classes.
     """
     x, y = check_features(features), host_array(target, "target")

@@ -1,4 +1,4 @@
-"""Readouts of bilinear form, and the probe of a variant from its difference to the reference."""
+"""Bilinear readouts, and the probe of a variant from its difference to the reference."""
 
 import dataclasses
 from pathlib import Path

@@ -15,17 +15,17 @@ from covjax.notes import figure_text
 # Column → the words under the table and the key of a member's figure.
 WORDS = {
     "FVU": "share of the held-out tokens' variance that the reconstruction leaves unexplained; 0 is perfect",
-    "L0": "mean number of latents active in a token",
-    "dead": "share of the latents that are active in none of the held-out tokens",
-    "loss recovered": "share of the encoder's own loss that the reconstruction gives back, from mean ablation",
-    "FVU of Σ": "error of the covariance of each held-out sequence: what is lost of what varies together",
-    "probe": "mean AUROC over the labels of a ridge probe on each sequence's mean latents",
-    "1 latent": "the same of a logistic probe on the one latent whose mean differs most",
-    "5 latents": "the same on the five such latents",
-    "absorbed": "share of a label's direction that latents other than those five write; only to compare members, as "
-    "pooled latents share every direction",
-    "stability": "mean cosine of every latent with the nearest one of the same settings at another seed; by chance in "
-    "brackets",
+    "L0": "mean number of latents that are active on a token",
+    "dead": "share of the latents that are never active on the held-out tokens",
+    "loss recovered": "how much of the encoder's own loss the reconstruction recovers, compared with mean ablation",
+    "FVU of Σ": "error of the reconstructed covariance of held-out sequences: how much co-variation is lost",
+    "probe": "AUROC of a ridge probe on each sequence's mean latents, averaged over the labels",
+    "1 latent": "the same for a logistic probe on the one latent whose mean differs most between the classes",
+    "5 latents": "the same for a logistic probe on the five latents whose means differ most",
+    "absorbed": "share of a label's direction that is written by latents other than those five. Use it only to compare "
+    "members, because every pooled latent leans a little on every direction",
+    "stability": "mean cosine of every latent with the nearest latent of a member that differs only in the seed; the "
+    "value by chance is in brackets",
 }
 
 
@@ -35,7 +35,10 @@ def write_page(results: Mapping[str, Any], folder: Path) -> None:
     parts = ["<h1>Autoencoders of a sweep</h1>", f"<p class='answer'>{escape(_answer(rows))}</p>"]
     if any(row["on_front"] is not None for row in rows):
         drawing = save_figure(_draw(rows, results["config"]["sweep"]), "pareto", folder)
-        caption = "Held-out FVU against L0. Filled: on the front, no other has both a smaller FVU and a smaller L0."
+        caption = (
+            "Held-out FVU against L0. Filled points are on the front: no other member has both a smaller FVU and a "
+            "smaller L0."
+        )
         parts.append(section("Error against sparsity", figure(drawing, caption)))
     head, lines = _table(rows)
     words = fold("What the columns are", listing([f"{name}: {WORDS[name]}" for name in head if name in WORDS]))
@@ -50,10 +53,10 @@ def write_page(results: Mapping[str, Any], folder: Path) -> None:
 def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
     front = [row for row in rows if row["on_front"]]
     if not front:
-        return f"{len(rows)} autoencoders, none with both FVU and L0."
+        return f"{len(rows)} autoencoders. None of them has both FVU and L0."
     ends = sorted(front, key=lambda row: row["held_out"]["l0"])
     texts = [f"{_name(row)} (L0 {_l0(row)}, FVU {number(row['held_out']['fvu'])})" for row in (ends[0], ends[-1])]
-    count = f"{len(front)} of {len(rows)} autoencoders lie on the front of FVU and L0"
+    count = f"{len(front)} of {len(rows)} autoencoders are on the front of FVU and L0"
     return f"{count}: {texts[0]}." if len(front) == 1 else f"{count}, from {texts[0]} to {texts[1]}."
 
 
@@ -102,14 +105,15 @@ def _reference(results: Mapping[str, Any]) -> list[str]:
     texts: list[str] = []
     if rows:
         counts = rows[0]["measured"]
-        text = f"FVU of Σ: over {counts['held_out_sequences']:,} held-out sequences."
+        text = f"FVU of Σ was measured on {counts['held_out_sequences']:,} held-out sequences."
         if counts["labels"]:
             text += (
-                f" Probes: {counts['labels']} labels, fitted on {counts['training_sequences']:,} training sequences."
+                f" Probes for {counts['labels']} labels were fitted on {counts['training_sequences']:,} training "
+                "sequences."
             )
         texts.append(note(text))
     if reference := results["reference"].get("probe"):
-        texts.append(note(f"The ridge probe on the mean of the tokens themselves has {number(reference)}."))
+        texts.append(note(f"A ridge probe on the mean of the tokens themselves has {number(reference)}."))
     return texts
 
 
@@ -118,7 +122,7 @@ def _labels(rows: Sequence[Mapping[str, Any]]) -> str:
         return f"{number(each['auroc'])} (latent {each['latent']})"
 
     lines = [[name, *(cell(row["best_latents"][name]) for row in rows)] for name in rows[0]["best_latents"]]
-    return table(["label", *map(_name, rows)], lines, caption="Held-out AUROC of one latent.")
+    return table(["label", *map(_name, rows)], lines, caption="Held-out AUROC of a probe on one latent.")
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Sequence[Any]]) -> Figure:
@@ -137,7 +141,7 @@ def _draw(rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Sequence[Any]])
             fill = line.get_color() if each["on_front"] else "white"
             place = each["held_out"]["l0"], each["held_out"]["fvu"]
             axes.plot(*place, "o", color=line.get_color(), markerfacecolor=fill)
-    axes.set(xlabel="L0: active latents of a token", ylabel="held-out FVU", xscale="log")
+    axes.set(xlabel="L0: active latents per token", ylabel="held-out FVU", xscale="log")
     places = sorted({round(row["held_out"]["l0"], 1) for row in rows if row["on_front"] is not None})
     if len(places) <= 8:
         axes.set_xticks(places, [f"{place:.3g}" for place in places])

@@ -62,7 +62,9 @@ def members(config: AutoencoderConfig) -> list[Member]:
     for name, entries in config.sweep.items():
         if name not in SETTINGS and name not in options:
             allowed = ", ".join([*SETTINGS, *sorted(options)])
-            raise InputError(f"sweep: {shown(name)} is no option of {', '.join(map(str, kinds))}; allowed: {allowed}")
+            raise InputError(
+                f"sweep: {shown(name)} is not an option of {', '.join(map(str, kinds))}; allowed: {allowed}"
+            )
         if not isinstance(entries, tuple | list) or not entries:
             raise InputError(f"sweep: {name} is {shown(entries)}; expected a tuple of one or more values")
     trainings: dict[str, Member] = {}
@@ -70,7 +72,7 @@ def members(config: AutoencoderConfig) -> list[Member]:
         values = dict(zip(config.sweep, combination, strict=True))
         name = "_".join(f"{key}-{_plain(value)}" for key, value in values.items())
         if name in trainings:
-            raise InputError(f"sweep: {name} stands there twice")
+            raise InputError(f"sweep: {name} is given twice")
         fields: dict[str, Any] = {key: value for key, value in values.items() if key in SETTINGS}
         own = {key: value for key, value in values.items() if key not in SETTINGS}
         output = f"{config.output}/members/{name}"
@@ -109,7 +111,7 @@ def train_sweep(
     if jax.process_count() > 1:
         raise InputError("sweep: a sweep runs in one process; train its members one by one with --distributed")
     if config.wandb:
-        raise InputError(f"wandb: {shown(config.wandb)}: a sweep does not write there; see its page and tensorboard")
+        raise InputError(f"wandb: {shown(config.wandb)}: a sweep does not write to wandb; see its page and TensorBoard")
     with claim(config.output, RUN, OWNS) as folder:
         if activations is None and config.store:
             folder.refuse_input("store", config.store)

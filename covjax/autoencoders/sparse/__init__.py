@@ -1,4 +1,4 @@
-"""Sparse autoencoders of tokens by kind, transcoders and crosscoders of several layers, published ones."""
+"""Sparse autoencoders of tokens by kind, transcoders and crosscoders of several layers, and published ones."""
 
 from covjax.autoencoders.sparse.crosscoder import Crosscoder
 from covjax.autoencoders.sparse.dictionary_learning import save_dictionary_learning

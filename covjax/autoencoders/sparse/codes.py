@@ -1,4 +1,4 @@
-"""Sparse codes: the k largest of many latents, exactly, also with latents split over devices.
+"""Sparse codes: exactly the k largest of many latents, also if latents are split over devices.
 
 Left to XLA, a row of a split matrix is found by a masked copy of it and a sum over all devices, once for each of a
 token's k places, and the k largest of a token by gathering all of its pre-activations everywhere. Here every device
@@ -137,7 +137,7 @@ decode_codes.defvjp(_decode_forward, _decode_backward)
 def dense_codes(
     values: Float[Array, "tokens k"], indices: Int[Array, "tokens k"], latents: int
 ) -> Float[Array, "tokens latents"]:
-    """The same codes with their zeros."""
+    """The same codes as a dense array, with zeros."""
     if not active(latents):
         return _dense(values, indices, latents)
     each = latents // jax.sharding.get_abstract_mesh().shape["model"]
@@ -155,7 +155,7 @@ def _dense(values, indices, latents):
 
 
 def top_k(pre: Float[Array, "tokens latents"], k: int) -> tuple[Float[Array, "tokens k"], Int[Array, "tokens k"]]:
-    """The k largest of every token and which they are, as `jax.lax.top_k`."""
+    """The k largest values of every token and their indices, as `jax.lax.top_k` gives them."""
     values, indices = largest(pre, k) if active(pre.shape[1]) else jax.lax.top_k(pre, k)
     return values, indices
 
@@ -248,7 +248,7 @@ def auxk(
     dead: Bool[Array, "latents"],
     k: int,
 ) -> Float[Array, "tokens"]:
-    """‖e − ê‖² of every token, ê from its k largest dead latents; 0 where none is dead.
+    """‖e − ê‖² of every token, with ê from its k largest dead latents; 0 if none is dead.
 
     Args:
         residual: e = x − x̂ of the live latents; a constant to the gradient.

@@ -76,7 +76,7 @@ def cooccurrence_kernel(left: sparse.csr_matrix, right: sparse.csr_matrix | None
 
 
 def frequent_pairs(stacked: sparse.csr_matrix, count: int, latents: int) -> Int[np.ndarray, "count 2"]:
-    """The pairs (i, j), i <= j, active in most of the stacked sequences; of equal ones those that come first.
+    """The pairs (i, j), i <= j, that are active in the most sequences; ties go to the first pairs.
 
     Choose on training sequences; `stacked[:, keys]` are then their features, and the pooler `sae_cooccurrence` the same
     on a device. Raises InputError where fewer pairs than `count` were ever active.

@@ -53,7 +53,7 @@ class Crosscoder(BatchTopK):
         self.scale = Statistic(jnp.ones(features))
 
     def initialise(self, batches: Sequence[tuple[TokensLike, WeightsLike]]) -> None:
-        """See `SparseAutoencoder.initialise`: of every layer its own scale."""
+        """See `SparseAutoencoder.initialise`; every layer gets its own scale."""
         sample = self._sample(batches)
         scales = [norm_scale(layer) for layer in jnp.split(sample, self.layers, axis=1)]
         self.scale[...] = jnp.repeat(jnp.stack(scales), self.features // self.layers)

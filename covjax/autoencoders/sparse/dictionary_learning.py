@@ -30,7 +30,7 @@ CLASSES = (
 
 
 def read_dictionary(folder: Path) -> Published:
-    """Read ae.pt as the class that config.json names; in use, with the threshold that BatchTopK has learned.
+    """Read ae.pt as the class that config.json names, with the threshold that BatchTopK has learned.
 
     Raises InputError for another class, for tensors that are not the class's, and where config.json contradicts them.
     """

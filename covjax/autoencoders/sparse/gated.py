@@ -1,4 +1,4 @@
-"""Gated sparse autoencoders: whether a latent is active and how strongly are two questions to one dictionary."""
+"""Gated sparse autoencoders: one part decides whether a latent is active, another how strongly."""
 
 import dataclasses
 

@@ -21,7 +21,7 @@ Weights = Float[Array, "tokens"]
 
 
 def topk(pre: Float[Array, "tokens latents"], k: int) -> Float[Array, "tokens latents"]:
-    """The k largest pre-activations of every token, negative ones 0 (Gao et al. 2024, eq. 3); the first of equal ones.
+    """The k largest pre-activations of every token, negative ones 0 (Gao et al. 2024, eq. 3); ties go to the first.
 
     Raises InputError unless 1 <= k <= latents.
     """
@@ -47,7 +47,7 @@ def batch_topk(
 
 
 def kth_largest(values: Float[Array, "*n"], k: Num[Array, ""] | int) -> Float[Array, ""]:
-    """The k-th largest of numbers >= 0, by bisection over bit patterns, whose order is that of the numbers.
+    """The k-th largest of numbers >= 0, by bisection over their bit patterns, which have the same order.
 
     One pass over the data per bit, where sorting or selecting k of them takes many times as long. 0 where there are
     fewer than k numbers. It receives no gradient.
@@ -147,7 +147,7 @@ class Largest(SparseAutoencoder):
         return self._codes(self.centre(self._scaled(x)))[1:]
 
     def offset(self, centred: Float[Array, "tokens read"]) -> Float[Array, "#tokens written"]:
-        """What the latents are added to: the decoder's bias."""
+        """The decoder's bias, to which the latents are added."""
         return self.decoder_bias[...][None]
 
     def _codes(self, centred):
@@ -184,7 +184,7 @@ class TopK(Largest):
 
 
 class Dense(SparseAutoencoder):
-    """An autoencoder that computes all of its latents; a subclass brings `train_activate` and `activate`."""
+    """An autoencoder that computes all of its latents; a subclass defines `train_activate` and `activate`."""
 
     def forward(self, x: Float[Array, "tokens features"], weights: Float[Array, "tokens"]) -> Forward:
         """See `SparseAutoencoder.forward`."""
@@ -201,7 +201,7 @@ class Dense(SparseAutoencoder):
         raise NotImplementedError
 
     def reconstruct(self, x: Tokens, z: Latents, weights: Weights) -> tuple[Array, Array | float]:
-        """Scaled reconstruction, and what is added to the loss for its parts."""
+        """The scaled reconstruction, and the term that its parts add to the loss."""
         return jnp.matmul(z, self.decoder[...], precision=HIGHEST) + self.decoder_bias[...][None], 0.0
 
 

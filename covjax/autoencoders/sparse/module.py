@@ -1,4 +1,4 @@
-"""The base of sparse autoencoders of tokens: start, encode, decode, loss and what is measured."""
+"""The base class of sparse autoencoders of tokens: initialisation, encoding, decoding, loss and metrics."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -140,7 +140,7 @@ def l0(sums: Sums) -> Float[Array, ""]:
 
 
 def dead_share(sums: Sums) -> Float[Array, ""]:
-    """Share of the latents that are active in none of the tokens."""
+    """Share of the latents that are never active on the tokens."""
     return jnp.mean(sums.fired == 0)
 
 
@@ -150,7 +150,7 @@ def _figures(sums: Sums) -> dict[str, Float[Array, ""]]:
 
 
 def density_histogram(sums: Sums, decades: int = 7) -> dict[str, int]:
-    """Number of latents by the share of tokens in which they are active, in bins of a factor of ten; "0": none.
+    """Number of latents by the share of tokens on which they are active, in bins of a factor of ten; "0": never.
 
     "1e-3" counts shares in [1e-3, 1e-2); the lowest bin, "1e-<decades>", also what is below it; 1 is in "1e-1".
     """
@@ -268,7 +268,7 @@ class SparseAutoencoder(nnx.Module):
 
     @property
     def dead(self) -> Bool[Array, "latents"]:
-        """Latents that have not fired for more than `dead_after` tokens."""
+        """Latents that have not been active for more than `dead_after` tokens."""
         return self.idle[...] > self.dead_after
 
     def initialise(self, batches: Sequence[tuple[TokensLike, WeightsLike]]) -> None:
@@ -303,15 +303,15 @@ class SparseAutoencoder(nnx.Module):
         return self.activate(self.preactivations(self._scaled(x)))
 
     def centre(self, scaled: Float[Array, "tokens features"]) -> Float[Array, "tokens read"]:
-        """What the encoder sees of scaled tokens: s·x − b."""
+        """The input of the encoder for scaled tokens: s·x − b."""
         return scaled - self.decoder_bias[...][None]
 
     def target(self, x: Float[Array | np.ndarray, "tokens features"]) -> Float[Array | np.ndarray, "tokens written"]:
-        """What the reconstruction of tokens, scaled or not, stands for: the tokens themselves."""
+        """What the autoencoder is to reconstruct, scaled or not: the tokens themselves."""
         return x
 
     def decode(self, z: MatrixLike, x: TokensLike | None = None) -> Float[Array, "tokens features"]:
-        """Tokens from latents; with `rescale` the tokens x that they are latents of give the units back.
+        """Tokens from latents; with `rescale`, the original tokens x are needed to restore the units.
 
         Raises InputError where z or x has another shape, and where x is needed and not given.
         """
@@ -365,14 +365,14 @@ class SparseAutoencoder(nnx.Module):
         return total, metrics, out.reconstruction
 
     def project_gradients(self, gradients: Any) -> Any:
-        """Take from the decoder's gradient the part along each row, which would only change its norm."""
+        """Remove the part of the decoder's gradient along each row, which would only change the row's norm."""
         rows, gradient = self.decoder[...], gradients["decoder"]
         along = safe_ratio(jnp.sum(rows * gradient[...], axis=1), jnp.sum(jnp.square(rows), axis=1))
         gradient[...] = gradient[...] - along[:, None] * rows
         return gradients
 
     def after_step(self, x: TokensLike, weights: WeightsLike = None) -> None:
-        """Give the decoder's rows their norm back and count the batch last seen by `loss` as idle or not."""
+        """Restore the norms of the decoder's rows, and update how long every latent has been inactive."""
         rows = self.decoder[...]
         self.decoder[...] = rows * safe_ratio(self.decoder_norm[...], jnp.linalg.norm(rows, axis=1))[:, None]
         count = jnp.sum(token_weights(x, weights)[0])

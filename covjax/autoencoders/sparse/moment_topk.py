@@ -1,4 +1,4 @@
-"""TopK autoencoders of tokens that also keep each sequence's covariance, which features vary together."""
+"""TopK autoencoders of tokens that also preserve each sequence's covariance: which features vary together."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

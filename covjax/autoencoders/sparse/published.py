@@ -1,4 +1,4 @@
-"""Published sparse autoencoders: tensors under the names of others, and the folders of Gemma Scope and sparsify.
+"""Published sparse autoencoders: other libraries' tensor names, and folders of Gemma Scope and sparsify.
 
 Every conversion here is an identity of real numbers: rows scaled in the encoder and back in the decoder, a bias moved.
 They are computed in float64, and only where one is needed.

@@ -1,4 +1,4 @@
-"""Tokens rescaled by their own numbers before an autoencoder reads them, and back after it, as SAELens does.
+"""Tokens are divided by their own deviation or norm before an autoencoder, and restored after it, as in SAELens.
 
 The factor is another one for every token, so it can stand in no weight.
 """

@@ -1,4 +1,4 @@
-"""Transcoders: the latents of one layer's tokens that write another layer's."""
+"""Transcoders: latents that read one layer's tokens and predict another layer's."""
 
 from collections.abc import Sequence
 
@@ -73,7 +73,7 @@ class Transcoder(Largest):
         return self.source + self.decoder.shape[1]
 
     def initialise(self, batches: Sequence[tuple[TokensLike, WeightsLike]]) -> None:
-        """See `SparseAutoencoder.initialise`: of either layer its own scale and bias."""
+        """See `SparseAutoencoder.initialise`; each of the two layers gets its own scale and bias."""
         sample = self._sample(batches)
         layers = sample[:, : self.source], sample[:, self.source :]
         for layer, bias in zip(layers, (self.source_bias, self.decoder_bias), strict=True):
@@ -98,7 +98,7 @@ class Transcoder(Largest):
         return self.activate(self.preactivations(self._scaled(self._both(x))))
 
     def decode(self, z: MatrixLike, x: TokensLike | None = None) -> Float[Array, "tokens target"]:
-        """The second layer from latents; with `skip` the tokens x that they are latents of are needed.
+        """The second layer from latents; with `skip`, the original tokens x are needed too.
 
         Raises InputError where z or x has another shape, and where x is needed and not given.
         """
