@@ -185,17 +185,17 @@ def held_out_report(
     ):
         try:
             encoded = source.token_ids(rows[:HEAD_SEQUENCES].tolist())
-            report["loss_recovered"] = {"sequences": len(encoded)} | _recovered(model, source, encoded, token_budget)
+            report["loss_recovered"] = {"sequences": len(encoded)} | _recovered(
+                model, source.encoder, source.layers[0], encoded, token_budget
+            )
         except InputError as error:  # the training is done, whatever these sequences allow
             note(f"no loss recovered: {error}")
             report["loss_recovered"] = {"skipped": str(error)}
     return report
 
 
-def _recovered(
-    model: Any, source: EncodedActivations | StoredActivations, encoded: list[Any], token_budget: int
-) -> dict[str, float]:
-    activations, loss = through_head(source.encoder, source.layers[0], encoded, token_budget=token_budget)
+def _recovered(model: Any, encoder: Any, layer: int, encoded: list[Any], token_budget: int) -> dict[str, float]:
+    activations, loss = through_head(encoder, layer, encoded, token_budget=token_budget)
     x = np.asarray(activations, np.float32)
     reconstruct = nnx.jit(lambda model, x: model(x))
     padded = np.pad(x, ((0, -len(x) % CHUNK), (0, 0)))
