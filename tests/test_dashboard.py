@@ -21,8 +21,8 @@ from covjax.command import main
 from covjax.dashboards import codes as encoding
 from covjax.dashboards import relations
 from covjax.dashboards.build import token_letters
-from covjax.dashboards.codes import choose_sequences, encode_store
-from covjax.dashboards.enrichment import enrichment
+from covjax.dashboards.codes import Corpus, choose_sequences, encode_store
+from covjax.dashboards.enrichment import enrichment, label_enrichment
 from covjax.dashboards.latents import BANDS, BINS, EACH, TOP, context_windows, describe_latents
 from covjax.dashboards.logits import class_names, logit_effects
 from covjax.data.annotations import read_annotations
@@ -248,6 +248,18 @@ def test_enrichment_is_fishers_and_holms(rng):
     assert found.adjusted[2, 0] < 0.01
 
 
+def test_sequences_without_a_label_are_counted_and_said(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("id,label\na,x\nb,y\nc,\nd,x\n")
+    texts = [Text("M", np.array([[0, 1]]))] * 4
+    corpus = Corpus(np.arange(4), ["a", "b", "c", "e"], texts, np.arange(5), np.zeros(1))
+    tests, notes = label_enrichment(str(table), corpus, sparse.csr_matrix(np.ones((4, 1), np.float32)))
+    assert tests.total == 2
+    assert tests.having.tolist() == [1, 1]
+    assert notes[0] == f"Labels of 2 of 4 sequences from {table}."
+    assert notes[1].startswith("1 of 4 rows left out, without labels")
+
+
 def test_enriched_labels_and_annotations_are_found(records):
     labels = [each for record in records for each in record["labels"]]
     assert labels
@@ -429,6 +441,10 @@ def test_mistakes(folder, tmp_path, capsys):
     options = {"latents": 8, "k": 2}
     save_autoencoder(other, make_autoencoder("topk", 4, **options), "topk", 4, options)
     assert "its tokens have 6 features, the autoencoder's 4" in mistake(capsys, other, *own)
+    options |= {"layers": 2}
+    cross = make_autoencoder("crosscoder", 6, **options)
+    save_autoencoder(tmp_path / "cross", cross, "crosscoder", 6, options)
+    assert "cross' is Crosscoder, of several layers" in mistake(capsys, tmp_path / "cross", *own)
     small = save(tmp_path / "small", latents=8)
     assert "compare: a decoder of shape (8, 6), expected (24, 6)" in mistake(capsys, sae, *own, "--compare", small)
     (tmp_path / "n.csv").write_text("id,label\ns0,1.5\ns1,2.5\ns2,0.25\n")

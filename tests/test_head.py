@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from covjax import encoders
-from covjax.activations.windows import EncodedActivations
+from covjax.activations.windows import EncodedActivations, StoredActivations
 from covjax.autoencoders.sparse import TopK
+from covjax.data.store import TokenStore
 from covjax.encoders.checks import HeadedEncoder, through_head
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
@@ -124,30 +125,50 @@ def test_published_unirep_predicts_the_next_residue_better_than_composition():
     assert loss(np.zeros_like(x)) > loss(x)
 
 
-def test_a_training_on_a_store_recovers_the_loss_of_the_sequences_that_were_extracted(tmp_path):
+def test_a_training_on_a_store_recovers_the_loss_of_its_own_letters(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.choice([9, 24], 30)]
     fasta = tmp_path / "x.fasta"
     fasta.write_text("".join(f">s{i}\n{s}\n" for i, s in enumerate(sequences)))
     settings = {"data": str(fasta), "encoder": "head-toy", "keep_tokens": True, "layers": (0, -1)}
     extract(ExtractConfig(**settings, poolers=("mean",), output=str(tmp_path / "store")))
-    given = {"store": str(tmp_path / "store"), "encoder": "head-toy", "sequences": str(fasta)}
+    given = {"store": str(tmp_path / "store"), "encoder": "head-toy"}
     topk = {"kind": "topk", "options": {"latents": 16, "k": 8}, "batch": 64, "steps": 4, "save_every": 4}
     result = train_autoencoder(config(tmp_path / "run", **topk, **given))
     recovered = result.report["loss_recovered"]
     encoded = [UniRep(random_weights()).encode(sequences[row]) for row in split_rows(30, 0.1, 0)[1]]
     assert recovered["sequences"] == 3
     assert recovered["original"] == pytest.approx(unirep_loss(random_weights(), encoded), rel=1e-4)
-    both = train_autoencoder(
-        config(tmp_path / "both", **topk | {"kind": "transcoder"}, **given | {"sequences": ""}, layers=(0, -1))
-    )
+    both = train_autoencoder(config(tmp_path / "both", **topk | {"kind": "transcoder"}, **given, layers=(0, -1)))
     assert both.model.source == 8
     assert "loss_recovered" not in both.report
+    # A store of an earlier version has no letters: then the file has them.
+    monkeypatch.setattr(TokenStore, "read_texts", lambda store, rows: refuse())
+    old = train_autoencoder(config(tmp_path / "old", **topk, **given))
+    assert old.report["loss_recovered"] == {"skipped": "no letters"}
+    assert "no loss recovered: no letters" in capsys.readouterr().out
+    again = train_autoencoder(config(tmp_path / "again", **topk, **given, sequences=str(fasta)))
+    assert again.report["loss_recovered"] == recovered
     fasta.write_text(fasta.read_text().replace(">s0", ">t0"))
     with pytest.raises(InputError, match="x.fasta is not the file that was extracted"):
-        train_autoencoder(config(tmp_path / "other", **topk, **given))
+        train_autoencoder(config(tmp_path / "other", **topk, **given, sequences=str(fasta)))
     with pytest.raises(InputError, match="goes with --store and --encoder"):
-        train_autoencoder(config(tmp_path / "other", **topk, **given | {"encoder": ""}))
+        train_autoencoder(config(tmp_path / "other", **topk, store=given["store"], sequences=str(fasta)))
+
+
+def refuse():
+    raise InputError("no letters")
+
+
+def test_sequences_cut_into_windows_recover_no_loss_and_the_report_says_why(tmp_path):
+    fasta, store = tmp_path / "x.fasta", str(tmp_path / "store")
+    fasta.write_text("".join(f">s{i}\n{'ACDEFGHIKL' * 2}\n" for i in range(10)))
+    settings = {"data": str(fasta), "encoder": "head-toy", "keep_tokens": True, "poolers": ("mean",)}
+    extract(ExtractConfig(**settings, window=16, halo=2, output=store))
+    report = held_out_report(TopK(8, latents=16, k=8), {}, None, StoredActivations(store, -1, "head-toy"), np.arange(2))
+    assert report["loss_recovered"] == {
+        "skipped": "store: 's0' was cut into windows, and the head's loss is of whole ones"
+    }
 
 
 def test_training_reports_density_and_loss_recovered(tmp_path):

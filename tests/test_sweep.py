@@ -202,13 +202,16 @@ def test_labels_are_checked_and_a_sweep_is_no_single_training(tmp_path):
 def test_labels_are_matched_by_id(tmp_path):
     (tmp_path / "s.fasta").write_text(">b\nMKV\n>a\nGGA\n>c\nMKA\n")
     table = tmp_path / "t.csv"
-    table.write_text("id,sequence,label\n" + "".join(f"{name},MKVL{x},{x}\n" for name, x in zip("abcd", "AGAG")))
+    table.write_text("id,label\n" + "".join(f"{name},{x}\n" for name, x in zip("abcd", "AGAG")))
     found, names = read_labels(config(tmp_path, store="", data=str(tmp_path / "s.fasta"), labels=str(table)))
     assert sorted(names) == ["A", "G"]
     np.testing.assert_array_equal(found[:, names.index("G")], [True, False, False])
     np.testing.assert_array_equal(found.sum(1), 1)
     (tmp_path / "s.fasta").write_text(">z\nMKV\n>a\nGGA\n")
     with pytest.raises(InputError, match="lacks 1 of the 2 sequences of .*s.fasta, first 'z'"):
+        read_labels(config(tmp_path, store="", data=str(tmp_path / "s.fasta"), labels=str(table)))
+    table.write_text("id,label\nz,A\na,\nb,G\n")  # without a label it is not in the table
+    with pytest.raises(InputError, match="lacks 1 of the 2 sequences of .*s.fasta, first 'a'"):
         read_labels(config(tmp_path, store="", data=str(tmp_path / "s.fasta"), labels=str(table)))
 
 

@@ -12,7 +12,7 @@ from covjax.data.store import TokenStore, input_digest
 from covjax.encoders.base import Encoder
 from covjax.encoders.embed import bucket_edges, embed_tokens
 from covjax.encoders.loading import load
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 
 
 @runtime_checkable
@@ -31,16 +31,17 @@ class StoredActivations:
     """Activations that `covjax.extraction.extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
 
     Several layers stand side by side in every token, in their order. With `encoder` (any name or folder that `load`
-    takes), a store made with other weights is refused. With `sequences` too, the file that was extracted, `origin` is
-    what encodes them again; another file, and one that was cut into windows, is refused.
+    takes), a store made with other weights is refused. `sequences` is the file that was extracted, for a store of an
+    earlier version of covjax, which has no letters; another file is refused.
     """
 
     def __init__(self, folder: str, layer: int | tuple[int, ...], encoder: str = "", sequences: str = ""):
-        self._stores = [TokenStore(folder, each) for each in _layers(layer)]
+        self.layers = _layers(layer)
+        self._stores = [TokenStore(folder, each) for each in self.layers]
         first = self._stores[0]
         made = first.run["identity"]
-        model = load(encoder) if encoder else None
-        if model is not None and model.weights_digest != made["weights"]:
+        self.encoder = load(encoder) if encoder else None
+        if self.encoder is not None and self.encoder.weights_digest != made["weights"]:
             raise InputError(
                 f"store: {folder} holds activations of the encoder {made['encoder']!r}, not of {encoder!r}: "
                 "their weights differ"
@@ -49,14 +50,26 @@ class StoredActivations:
         self.features = sum(store.features for store in self._stores)
         number: Any = layer if isinstance(layer, int) else list(layer)
         self.identity = {"extraction": made, "layer": number, "tokens": first.digest}
-        self.origin: EncodedActivations | None = None
-        if sequences and model is not None:
-            entries = read_sequences(sequences)
-            if input_digest(*entries) != made["input"]:
-                raise InputError(f"sequences: {sequences} is not the file that was extracted into {folder}")
-            self.origin = EncodedActivations(model, entries[1], layer, 8192, 4)
-            if not np.array_equal(self.origin.lengths, self.lengths):
-                raise InputError(f"sequences: those of {sequences} were cut into windows in {folder}; leave it away")
+        entries = read_sequences(sequences) if sequences else None
+        if entries is not None and input_digest(*entries) != made["input"]:
+            raise InputError(f"sequences: {sequences} is not the file that was extracted into {folder}")
+        self._sequences = None if entries is None else entries[1]
+
+    def token_ids(self, rows: Sequence[int]) -> list[Any]:
+        """The encoder's token ids of the sequences with these numbers, from the store's own letters.
+
+        Raises InputError for a store without letters, and for sequences that were cut into windows.
+        """
+        assert self.encoder is not None
+        out, run = [], self._stores[0].run
+        for row in map(int, rows):
+            letters = self._stores[0].read_texts([row])[0][1].letters if not self._sequences else self._sequences[row]
+            ids = self.encoder.encode(letters)
+            if 0 < run["identity"]["window"] < len(ids):
+                name = run["ids"][row]
+                raise InputError(f"store: {shown(name, 40)} was cut into windows, and the head's loss is of whole ones")
+            out.append(ids)
+        return out
 
     def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """See `Activations`."""
@@ -95,9 +108,13 @@ class EncodedActivations:
             "input": digest.hexdigest(),
         }
 
+    def token_ids(self, rows: Sequence[int]) -> list[Any]:
+        """The encoder's token ids of the sequences with these numbers."""
+        return [self.tokens[int(row)] for row in rows]
+
     def read(self, rows: Sequence[int]) -> list[Float[np.ndarray, "_ features"]]:
         """See `Activations`."""
-        chosen = [self.tokens[int(row)] for row in rows]
+        chosen = self.token_ids(rows)
         out: list[Any] = [None] * len(chosen)
         for index, layers, mask in embed_tokens(
             self.encoder, chosen, None, self.layers, self._budget, edges=self._edges

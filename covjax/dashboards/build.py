@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.autoencoders import load as load_autoencoder
-from covjax.autoencoders.sparse import SparseAutoencoder
+from covjax.autoencoders.sparse import Crosscoder, SparseAutoencoder, Transcoder
 from covjax.dashboards.codes import Corpus, choose_sequences, encode_store
 from covjax.dashboards.enrichment import Enrichment, annotation_enrichment, label_enrichment
 from covjax.dashboards.latents import BANDS, BINS, EACH, TOP, Latents, context_windows, describe_latents
@@ -225,6 +225,11 @@ def _sparse(given: Any, argument: str) -> tuple[SparseAutoencoder, str]:
     if not isinstance(module, SparseAutoencoder):
         raise InputError(
             f"{argument}: {shown(str(given), 60)} is {type(module).__name__}; a dashboard needs a sparse autoencoder"
+        )
+    if isinstance(module, Crosscoder | Transcoder):
+        raise InputError(
+            f"{argument}: {shown(str(given), 60)} is {type(module).__name__}, of several layers; a dashboard is of an "
+            "autoencoder of one"
         )
     return module, os.fspath(given) if isinstance(given, str | Path) else type(module).__name__
 

@@ -58,7 +58,7 @@ def label_enrichment(path: str, corpus: Corpus, codes: sparse.csr_matrix) -> tup
 
     Raises InputError for a table of numbers, and one that shares fewer than two ids with the corpus.
     """
-    data = read_table(path, needs_sequence=False)
+    data = read_table(path, needs_sequence=False, missing="drop")
     if data.task == "regression":
         raise InputError(f"labels: {path} holds numbers; enrichment needs classes or labels")
     places = {name: row for row, name in enumerate(data.ids)}
@@ -70,7 +70,7 @@ def label_enrichment(path: str, corpus: Corpus, codes: sparse.csr_matrix) -> tup
         )
     targets = data.targets[[places[corpus.ids[row]] for row in rows]].astype(bool)
     order = np.sort(np.argsort(-targets.sum(0), kind="stable")[:MOST_NAMES])
-    notes = [f"Labels of {len(rows):,} of {len(corpus.ids):,} sequences from {path}."]
+    notes = [f"Labels of {len(rows):,} of {len(corpus.ids):,} sequences from {path}.", *data.notes]
     notes += _said(len(order), targets.shape[1], "labels")
     names = [data.target_names[place] for place in order]
     tokens = np.arange(codes.shape[0])

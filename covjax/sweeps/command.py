@@ -53,7 +53,7 @@ def read_labels(config: AutoencoderConfig) -> tuple[np.ndarray, tuple[str, ...]]
 
     Raises InputError for a table of numbers, and for sequences that it does not label.
     """
-    data = read_table(config.labels)
+    data = read_table(config.labels, needs_sequence=False, missing="drop")
     if data.task == "regression":
         raise InputError(f"labels: {config.labels} has numbers; probes of latents need classes or labels")
     ids = read_run(config.store)["ids"] if config.store else read_sequences(config.data)[0]

@@ -70,9 +70,9 @@ class AutoencoderConfig:
     store: str = option("", "folder that covjax extract --keep-tokens true wrote; or give --data", NOTHING)
     data: str = option("", "sequences to encode here: FASTA, CSV, TSV, text (each also .gz), Parquet", NOTHING)
     encoder: str = option(
-        "", "name, folder or hub id; with --store, only to check that the store comes from this encoder", NOTHING
+        "", "name, folder or hub id; with --store the one it was extracted with, for the loss recovered", NOTHING
     )
-    sequences: str = option("", "with --store and --encoder: the file extracted, for the loss recovered", NOTHING)
+    sequences: str = option("", "the file extracted, for the loss recovered of a store of an earlier version", NOTHING)
     layer: int = option(-1, "layer of the encoder; with --store, a layer that it has")
     layers: tuple[int, ...] = option(
         (), "several layers side by side, in place of one: for a transcoder (read, written) or a crosscoder", NOTHING

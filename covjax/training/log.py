@@ -11,13 +11,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from covjax.activations.windows import Activations, EncodedActivations
+from covjax.activations.windows import Activations, EncodedActivations, StoredActivations
 from covjax.autoencoders.sparse.module import Sums, density_histogram, loss_recovered
 from covjax.encoders.checks import through_head
 from covjax.errors import InputError
 from covjax.jobs.disk import read_line, sealed_line, writing
 from covjax.jobs.folder import write_text
-from covjax.notes import figure_text
+from covjax.notes import figure_text, note
 
 
 class Log:
@@ -164,7 +164,8 @@ def held_out_report(
 
     The loss is that of the encoder's own head with the reconstruction in the place of the layer's activations, over the
     first `HEAD_SEQUENCES` of the held-out sequences; it needs an autoencoder that maps tokens to tokens, an encoder
-    with a head, and sequences: a store of activations has none. Where there is no loss to recover the report says why.
+    with a head (of a store, the one that is named), and sequences that were encoded whole. Where there is none, the
+    report and a note say why.
 
     Args:
         total: sums of all held-out batches, of `make_evaluation`.
@@ -178,20 +179,23 @@ def held_out_report(
     if (
         getattr(model, "examples", "") == "tokens"
         and callable(model)
-        and isinstance(source, EncodedActivations)
+        and isinstance(source, EncodedActivations | StoredActivations)
         and len(source.layers) == 1
         and getattr(source.encoder, "has_head", False)
     ):
-        encoded = [source.tokens[int(row)] for row in rows[:HEAD_SEQUENCES]]
         try:
-            report["loss_recovered"] = {"sequences": len(encoded)} | _recovered(model, source, encoded, token_budget)
+            encoded = source.token_ids(rows[:HEAD_SEQUENCES].tolist())
+            report["loss_recovered"] = {"sequences": len(encoded)} | _recovered(
+                model, source.encoder, source.layers[0], encoded, token_budget
+            )
         except InputError as error:  # the training is done, whatever these sequences allow
+            note(f"no loss recovered: {error}")
             report["loss_recovered"] = {"skipped": str(error)}
     return report
 
 
-def _recovered(model: Any, source: EncodedActivations, encoded: list[Any], token_budget: int) -> dict[str, float]:
-    activations, loss = through_head(source.encoder, source.layers[0], encoded, token_budget=token_budget)
+def _recovered(model: Any, encoder: Any, layer: int, encoded: list[Any], token_budget: int) -> dict[str, float]:
+    activations, loss = through_head(encoder, layer, encoded, token_budget=token_budget)
     x = np.asarray(activations, np.float32)
     reconstruct = nnx.jit(lambda model, x: model(x))
     padded = np.pad(x, ((0, -len(x) % CHUNK), (0, 0)))
