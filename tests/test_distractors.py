@@ -1,5 +1,7 @@
 """`--distractors`: the test set again with tokens of other sequences behind each of its own."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -137,6 +139,17 @@ def test_what_cannot_be_asked_for_is_said(table, arrays, tmp_path, options, text
 def test_one_group_has_no_tokens_of_others(arrays):
     with pytest.raises(InputError, match="of one group"):
         tokens(arrays, [1, 2], ["same"] * len(arrays))
+
+
+def test_many_test_sequences_take_no_square_of_numbers():
+    count = 3000
+    source, groups = ArrayTokens([np.ones((1, 1), np.float32)] * count), [str(i) for i in range(count)]
+    tracemalloc.start()
+    both = DistractedTokens(source, np.arange(count), groups, SHARES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * count**2  # the orders of all take 8
+    assert len(both) == 3 * count
 
 
 def test_names_and_counts():
