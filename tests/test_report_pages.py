@@ -100,7 +100,7 @@ def seeds(folder):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def pages_and_figures(tmp_path_factory):
     """The pages, and of every figure of a comparison its width and the sizes of its letters."""
     folder, looks, save = tmp_path_factory.mktemp("pages"), [], figures.save_figure
 
@@ -117,9 +117,9 @@ def drawn(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(drawn):
+def pages(pages_and_figures):
     needs_chromium()
-    return drawn[0]
+    return pages_and_figures[0]
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def test_two_texts_in_one_place_are_seen():
     assert overlaps([a, a | {"id": "b", "left": 10}, a | {"id": "c", "top": 9.5, "bottom": 20}]) == []
 
 
-def test_letters_of_all_figures_have_one_size(drawn):
+def test_letters_of_all_figures_have_one_size(pages_and_figures):
     """All have one width, so one size of letters in them is one on the page."""
-    assert len(drawn[1]) > 10
-    assert {width for width, _ in drawn[1]} == {figures.WIDTH}
-    assert set.union(*(sizes for _, sizes in drawn[1])) == {9.0}
+    assert len(pages_and_figures[1]) > 10
+    assert {width for width, _ in pages_and_figures[1]} == {figures.WIDTH}
+    assert set.union(*(sizes for _, sizes in pages_and_figures[1])) == {9.0}
