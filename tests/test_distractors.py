@@ -119,7 +119,11 @@ def test_a_special_token_of_the_model_has_no_share(tmp_path, rng):
     split = ["train"] * 30 + ["validation"] * 15 + ["test"] * 15
     rows = [f"{sequence},{'xy'[i % 2]},{part}" for i, (sequence, part) in enumerate(zip(sequences, split))]
     (tmp_path / "t.csv").write_text("\n".join(["sequence,label,split", *rows]) + "\n")
-    options = OPTIONS | {"rows": ["mean", "cls", "covariance"], "encoder": str(tmp_path / "encoder"), "probes": ["ridge"]}
+    options = OPTIONS | {
+        "rows": ["mean", "cls", "covariance"],
+        "encoder": str(tmp_path / "encoder"),
+        "probes": ["ridge"],
+    }
     result = covjax.compare(tmp_path / "t.csv", output=tmp_path / "run", distractors=(0.5,), **options)
     assert "cls" in result.results.by_label
     assert list(result.results.distractors[0].scores) == ["mean", "covariance"]
