@@ -261,6 +261,12 @@ def test_exact_tables_of_an_earlier_run_stay_and_it_is_said(tmp_path, monkeypatc
     assert again.results.by_label["log_covariance"].solver == ""
 
 
+def test_why_no_row_goes_through_landmarks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "WIDE", 20)
+    compare(tmp_path, "regression", ["mean", "covariance"], 150, landmarks=40, probes=["ridge"])  # 36 numbers
+    assert "plan: no recipe through landmarks: none has more than 40 numbers" in capsys.readouterr().out
+
+
 def test_what_a_solver_cannot_do_is_refused_before_the_encoder_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "WIDE", 20)
     monkeypatch.setattr(features, "fit_pools", None)
