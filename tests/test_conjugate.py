@@ -262,7 +262,8 @@ def test_exact_tables_of_an_earlier_run_stay_and_it_is_said(tmp_path, monkeypatc
 
 
 def test_why_no_row_goes_through_landmarks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tables, "WIDE", 20)
+    for module in (tables, features):
+        monkeypatch.setattr(module, "WIDE", 20)
     compare(tmp_path, "regression", ["mean", "covariance"], 150, landmarks=40, probes=["ridge"])  # 36 numbers
     assert "plan: no recipe through landmarks: none has more than 40 numbers" in capsys.readouterr().out
 
