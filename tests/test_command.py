@@ -209,6 +209,15 @@ def test_quiet_leaves_results_and_errors_alone(tmp_path, capsys, rng, place):
     assert capsys.readouterr().err.startswith("covjax extract: error: ")
 
 
+@pytest.mark.parametrize(("argv", "title"), [([], "my.csv"), (["--name", "other"], "other")])
+def test_the_first_line_has_the_title_of_the_report(tmp_path, capsys, argv, title):
+    with pytest.raises(SystemExit):
+        main(["compare", str(tmp_path / "my.csv"), "--output", "out", *argv])
+    captured = capsys.readouterr()
+    assert captured.out == f"{title}: output out\n"
+    assert "my.csv: no such file" in captured.err
+
+
 def test_embed_and_predict_take_their_files_without_an_option(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for argv, message in (

@@ -236,11 +236,46 @@ def test_a_comparison_says_what_served(tmp_path, monkeypatch, solver):
         compare(tmp_path, "regression", ROWS, 150, landmarks=18, probes=["ridge"])
 
 
+def stop(*_):
+    raise InputError("went on")
+
+
+def test_a_row_that_an_earlier_run_did_not_solve_is_refused(tmp_path, monkeypatch):
+    """In the directions of log Σ alone, ridge on it beside the mean is not exact."""
+    monkeypatch.setattr(tables, "WIDE", 20)
+    options = {"n": 150, "solver": "cg", "landmarks": 16, "probes": ["ridge"]}
+    first = compare(tmp_path, "regression", ["mean", "log_covariance"], **options)
+    with pytest.raises(InputError, match="rows: 'log_covariance' in .* without 'mean.log_covariance'; leave the row"):
+        compare(tmp_path, "regression", ["mean", "log_covariance", "mean+log_covariance"], **options)
+    again = compare(tmp_path, "regression", ["mean", "log_covariance"], **options)
+    assert again.results.dump() == first.results.dump()
+
+
+def test_exact_tables_of_an_earlier_run_stay_and_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "WIDE", 20)
+    rows, options = ["mean", "log_covariance"], {"n": 150, "probes": ["ridge"]}
+    compare(tmp_path, "regression", rows, solver="kernel", **options)
+    assert "an earlier run" not in capsys.readouterr().out
+    again = compare(tmp_path, "regression", rows, solver="sketch", **options)
+    assert re.search(r"plan: log_covariance: exact in .*features, where an earlier run", capsys.readouterr().out)
+    assert again.results.by_label["log_covariance"].solver == ""
+
+
+def test_why_no_row_goes_through_landmarks(tmp_path, monkeypatch, capsys):
+    for module in (tables, features):
+        monkeypatch.setattr(module, "WIDE", 20)
+    compare(tmp_path, "regression", ["mean", "covariance"], 150, landmarks=40, probes=["ridge"])  # 36 numbers
+    assert "plan: no recipe through landmarks: none has more than 40 numbers" in capsys.readouterr().out
+
+
 def test_what_a_solver_cannot_do_is_refused_before_the_encoder_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "WIDE", 20)
     monkeypatch.setattr(features, "fit_pools", None)
     with pytest.raises(InputError, match="solver: cg fits ridge alone, not logistic; add --probes ridge"):
         compare(tmp_path, "multiclass", ROWS, 150, solver="cg", landmarks=16)
+    monkeypatch.setattr(features, "fit_pools", stop)
+    with pytest.raises(InputError, match="went on"):  # the remedy, in the same folder
+        compare(tmp_path, "multiclass", ROWS, 150, solver="cg", landmarks=16, probes=["ridge"])
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="retrieval needs all .*; leave --solver sketch out"):
         compare(

@@ -1,5 +1,8 @@
 """`--distractors`: the test set again with tokens of other sequences behind each of its own."""
 
+import dataclasses
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,9 @@ from covjax import InputError, metrics
 from covjax.activations import ArrayTokens
 from covjax.activations.distractors import DistractedTokens, foreign_count
 from covjax.comparison.distractors import split_name
+from covjax.comparison.report import main_rows
+from covjax.comparison.sections import distractor_section
+from tests.encoders.folders import write_bert
 
 SHARES = (0.5, 0.9)
 OPTIONS = {"penalties": [1e-3, 1e-1], "resamples": 100, "rows": ["mean", "covariance"], "trained": []}
@@ -106,6 +112,23 @@ def test_values_are_those_of_the_model_on_the_mixed_tokens(run, arrays, place):
     assert row.scores["covariance"].difference == pytest.approx(gap, abs=1e-12)
 
 
+def test_a_special_token_of_the_model_has_no_share(tmp_path, rng):
+    (tmp_path / "encoder").mkdir()
+    write_bert(tmp_path / "encoder", rng)
+    sequences = ["".join(rng.choice(list("MKAC"), rng.integers(8, 20))) for _ in range(60)]
+    split = ["train"] * 30 + ["validation"] * 15 + ["test"] * 15
+    rows = [f"{sequence},{'xy'[i % 2]},{part}" for i, (sequence, part) in enumerate(zip(sequences, split))]
+    (tmp_path / "t.csv").write_text("\n".join(["sequence,label,split", *rows]) + "\n")
+    options = OPTIONS | {
+        "rows": ["mean", "cls", "covariance"],
+        "encoder": str(tmp_path / "encoder"),
+        "probes": ["ridge"],
+    }
+    result = covjax.compare(tmp_path / "t.csv", output=tmp_path / "run", distractors=(0.5,), **options)
+    assert "cls" in result.results.by_label
+    assert list(result.results.distractors[0].scores) == ["mean", "covariance"]
+
+
 def test_foreign_tokens_cost_what_the_pool_knew(run):
     alone = run.results.scores()["covariance"].value
     half, nine = (each.scores["covariance"].value for each in run.results.distractors)
@@ -118,6 +141,13 @@ def test_the_report_shows_every_share(run):
     assert "With tokens of other sequences" in page
     assert "50% foreign" in page
     assert "90% foreign" in page
+    results = dataclasses.replace(
+        run.results,
+        distractors=tuple(dataclasses.replace(run.results.distractors[0], share=share) for share in (0.995, 0.999)),
+    )
+    (section,) = distractor_section(results, main_rows(results))
+    assert "99.5% foreign" in section
+    assert "99.9% foreign" in section
 
 
 @pytest.mark.parametrize(
@@ -125,6 +155,10 @@ def test_the_report_shows_every_share(run):
     [
         ({"distractors": (1.0,)}, "distractors: .*numbers between 0 and 1"),
         ({"distractors": (0.5, 0.5)}, "distractors: .*distinct"),
+        (
+            {"distractors": (0.5, 1 - 1e-9)},
+            r"at a share of 0.999999999 the longest .* has [0-9,]+ tokens .* give a smaller",
+        ),
         ({"distractors": (0.5,), "folds": 3}, "distractors: .*leave --folds out"),
         ({"distractors": (0.5,), "protocol": "retrieval"}, "distractors: .*leave --protocol retrieval out"),
     ],
@@ -139,6 +173,18 @@ def test_one_group_has_no_tokens_of_others(arrays):
         tokens(arrays, [1, 2], ["same"] * len(arrays))
 
 
+def test_many_test_sequences_take_no_square_of_numbers():
+    count = 3000
+    source, groups = ArrayTokens([np.ones((1, 1), np.float32)] * count), [str(i) for i in range(count)]
+    tracemalloc.start()
+    both = DistractedTokens(source, np.arange(count), groups, SHARES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * count**2  # the orders of all take 8
+    assert len(both) == 3 * count
+
+
 def test_names_and_counts():
     assert split_name(0.5) == "distractors 0.5"
+    assert split_name(0.12345678) != split_name(0.12345679)
     assert [foreign_count(10, share) for share in (0.5, 0.75, 0.9)] == [10, 30, 90]

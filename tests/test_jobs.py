@@ -78,6 +78,15 @@ def test_another_run_in_the_folder_is_refused_before_anything_is_written(tmp_pat
     enter(tmp_path, {"x": 1, "same": 2})
 
 
+def test_a_run_that_made_nothing_leaves_the_folder_to_another(tmp_path):
+    with claim(tmp_path, "cmd", OWNS) as run:
+        run.begin({"x": 1})
+    (tmp_path / "mine.txt").write_text("mine")
+    enter(tmp_path, {"x": 2})
+    assert read_sealed(tmp_path / RUN)["identity"] == {"x": 2}
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_entries_that_may_grow_are_compared_where_both_have_them(tmp_path):
     enter(tmp_path, {"rows": {"a": 1}}, grows="rows")
     enter(tmp_path, {"rows": {"b": 2}}, grows="rows")

@@ -42,12 +42,13 @@ class DistractedTokens(ArrayTokens):
             raise InputError("distractors: they are not defined for pairs; leave --distractors out")
         if jax.process_count() > 1:
             raise InputError("distractors: they need all tokens in one process; leave --distributed out")
-        if len({groups[row] for row in rows}) < 2:
+        codes = np.unique([groups[row] for row in rows], return_inverse=True)[1]
+        if codes.max() == 0:
             raise InputError("distractors: all test sequences are of one group, so that none has another's tokens")
         self.source, self.features, self.name = source, source.features, source.name
         self.has_special, self.gib = source.has_special, source.gib
         self._rows, self._shares = np.tile(rows, len(shares)), np.repeat(shares, len(rows))
-        self._others = [self._order(row, rows, groups, seed) for row in rows]
+        self._chosen, self._codes, self._seed = rows, codes, seed
         lengths = np.asarray(source.lengths)
         added = np.ceil(lengths[self._rows] / (1 - self._shares)).astype(lengths.dtype)
         self._plan([*lengths, *added], source.token_budget, source.mesh)
@@ -73,10 +74,10 @@ class DistractedTokens(ArrayTokens):
         """The source's."""
         return self.source.median_tokens()
 
-    @staticmethod
-    def _order(row: int, rows: Int[np.ndarray, "m"], groups: Sequence[str], seed: int) -> np.ndarray:
-        others = np.array([other for other in rows if groups[other] != groups[row]])
-        return np.random.default_rng([seed, row]).permutation(others)
+    def _order(self, j: int) -> Int[np.ndarray, "others"]:
+        """The rows whose tokens are appended to the chosen row j; drawn each time, since all orders are m² numbers."""
+        others = self._chosen[self._codes != self._codes[j]]
+        return np.random.default_rng([self._seed, self._chosen[j]]).permutation(others)
 
     def _one(self, row: int) -> Float[np.ndarray, "t features"]:
         place = row - len(self.source)
@@ -84,7 +85,7 @@ class DistractedTokens(ArrayTokens):
             return self.source.kept(np.array([row]))[0]
         (own,) = self.source.kept(self._rows[[place]])
         parts, missing = [own], foreign_count(len(own), self._shares[place])
-        for other in itertools.cycle(self._others[place % len(self._others)]):
+        for other in itertools.cycle(self._order(place % len(self._chosen))):
             if missing == 0:
                 break
             parts.append(self.source.kept(np.array([other]))[0][:missing])

@@ -14,8 +14,9 @@ Exit status 2 and one line for bad input.
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from covjax.comparison.config import CompareConfig
+from covjax.comparison.config import DEFAULT_NAME, CompareConfig
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.notes import note, silence, visible
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> 
         config = titled(config)
         with silence(flags.quiet):
             if not flags.distributed:  # before the seconds that JAX's import takes
-                note(f"{visible(config.name)}: output {visible(config.output)}")
+                title = Path(config.data).name if config.data and config.name == DEFAULT_NAME else config.name
+                note(f"{visible(title)}: output {visible(config.output)}")
             from covjax.comparison.compare import compare
             from covjax.jobs.distributed import job
 

@@ -11,14 +11,16 @@ from covjax.comparison.config import CompareConfig
 from covjax.comparison.probing import Probes, macro, predictions, probe_names, task_of
 from covjax.comparison.results import Distracted, Results, Score
 from covjax.data import Dataset
+from covjax.embedding.plan import GIB
+from covjax.errors import InputError
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Composition, Covariates
+from covjax.recipes.base import Composition, Covariates, SpecialToken
 
 
 def split_name(share: float) -> str:
     """What the split of the rows with this share of foreign tokens is called."""
-    return f"distractors {share:g}"
+    return f"distractors {float(share)!r}"
 
 
 def add_distracted_rows(data: Dataset, shares: Sequence[float]) -> Dataset:
@@ -46,8 +48,19 @@ def add_distracted_rows(data: Dataset, shares: Sequence[float]) -> Dataset:
 def add_distracted_tokens(
     config: CompareConfig, data: Dataset, tokens: Mapping[int | None, ArrayTokens]
 ) -> dict[int | None, ArrayTokens]:
-    """The tokens of `add_distracted_rows`, at every layer."""
+    """The tokens of `add_distracted_rows`, at every layer.
+
+    Raises InputError where the longest sequence takes more than a quarter of the memory, and as `DistractedTokens`.
+    """
     settings = data.rows("test"), data.groups, config.distractors, config.seed
+    some, share = next(iter(tokens.values())), max(config.distractors)
+    longest = int(np.asarray(some.lengths)[data.rows("test")].max()) / (1 - share)
+    if 4 * longest * some.features > config.memory_gib * GIB / 4:
+        raise InputError(
+            f"distractors: at a share of {share:.10g} the longest test sequence has {longest:,.0f} tokens of "
+            f"{some.features:,} features, over a quarter of {config.memory_gib:.2g} GiB; give a smaller share, or more "
+            "--max-memory-gib"
+        )
     return {layer: DistractedTokens(each, *settings) for layer, each in tokens.items()}
 
 
@@ -61,12 +74,13 @@ def measure_distracted(
     """Values of the primary metric and first probe at every share, and differences from the reference there.
 
     `data` are those of `add_distracted_rows`. Resamples are those of the test set: the same groups of test sequences.
-    Rows that see no tokens are left out; a row trained with several seeds counts with their mean.
+    Rows that see no tokens are left out, the model's own special token among them, which is the same at every share. A
+    row trained with several seeds counts with their mean.
     """
     task, name = task_of(config, data), probe_names(config, data)[0]
     metric = task.metrics[task.primary][1]
     counts = resample_counts([data.groups[row] for row in data.rows("test")], config.resamples, config.seed)
-    tokenless = {recipe.name for recipe in recipes if isinstance(recipe, Composition | Covariates)}
+    tokenless = {recipe.name for recipe in recipes if isinstance(recipe, Composition | Covariates | SpecialToken)}
     rows = [recipe for recipe in recipes if tokenless.isdisjoint((recipe.name, *parts_of(recipe)))]
     seeds: dict[str, list[str]] = {}
     for recipe in rows:

@@ -157,12 +157,18 @@ def make_features(
     tables = TableFiles(folder, list(by_name), expected, landmarks, memory / 4, plan.solver, plan.count)
     to_find = [name for name in by_name if by_name[name] not in mixtures]
     missing = find_complete(to_find, lambda name: None if tables.find(name) is None else True)[1]
+    complete = [by_name[name] for name in to_find if name not in missing]
+    if config.landmarks or config.solver not in ("auto", "kernel"):
+        wide = [name for name, width in widths(unfitted_pools(complete), tokens.features).items() if plan.covers(width)]
+        if exact := [name for name in wide if not tables[name].solver]:
+            note(f"plan: {', '.join(exact)}: exact in {folder}, where an earlier run made them, and reused so")
     if not missing:
         note(f"features: all {len(to_find)} complete in {folder}, reused")
     else:
         note(f"features: {len(to_find) - len(missing)} complete and reused, {len(missing)} to make")
         to_make = [by_name[name] for name in missing]
         _refuse_landmarks(config, plan, tokens.features, to_make, mixtures, ridge_alone)
+        _refuse_unsolved(to_make, complete, tables.find, folder)
         args = config, data, tokens, [*to_make, *mixtures], output, manifest, plan, landmarks
         for name, table in _pooled(*args, tables.find, recipes):
             tables.put(name, table)
@@ -213,6 +219,22 @@ def _refuse_landmarks(
             raise InputError(f"landmarks: {recipe.name!r} needs all inner products of {parts[0]!r}; {remedy}")
 
 
+def _refuse_unsolved(
+    to_make: list[Recipe], complete: list[Recipe], find: Callable[[str], Table | None], folder: Path
+) -> None:
+    """InputError where a row would be beside conjugate gradients that an earlier run ended without solving it."""
+    there = {recipe.name for recipe in complete}
+    for recipe in to_make:
+        for part in there.intersection(parts_of(recipe)):
+            table = find(part)
+            directions = None if table is None else table.directions
+            if directions is not None and recipe.name not in directions.beside:
+                raise InputError(
+                    f"rows: {part!r} in {folder} was solved by conjugate gradients without {recipe.name!r}; leave the "
+                    "row out, or use --output OTHER"
+                )
+
+
 def _pooled(
     config: CompareConfig,
     data: Dataset,
@@ -248,7 +270,9 @@ def _pooled(
         note(f"plan: {_route(plan, len(many), len(data), config)}")
     elif config.landmarks or config.solver not in ("auto", "kernel"):
         reason = (
-            f"none has more than {WIDE:,} numbers" if plan.count else f"there are {len(train):,} training sequences"
+            f"none has more than {max(WIDE, plan.widest):,} numbers"
+            if plan.count
+            else f"there are {len(train):,} training sequences"
         )
         solver = "landmarks" if config.solver == "auto" else config.solver
         note(f"plan: no recipe through {solver}: {reason}")

@@ -198,7 +198,7 @@ def distractor_section(results: Results, shown_rows: Sequence[RowResult]) -> lis
             beside = "" if row.label == results.reference else f" {gain}"
             cells.append(Html(f"{number(score.value)}{beside}"))
         rows.append([row.title, *cells])
-    head = ["pooler", "its own tokens", *(f"{each.share:.0%} foreign" for each in results.distractors)]
+    head = ["pooler", "its own tokens", *(f"{100 * each.share:.10g}% foreign" for each in results.distractors)]
     caption = (
         f"test {results.primary_name}, {results.probes[0]} probe, and its difference from {results.reference} at the "
         "same share; probes and penalties are those of the other tables"

@@ -60,6 +60,7 @@ class TableFiles(Mapping[str, Table]):
         if table.directions is not None:
             state["directions"] = table.directions.vectors
             more |= {"square": table.directions.square, "steps": table.directions.steps}
+            more["beside"] = list(table.directions.beside)
         checkpoint.save(self._folder / name, state, self._expected(name) | more)
         self._keep(name, table)
 
@@ -88,7 +89,8 @@ class TableFiles(Mapping[str, Table]):
             assert self._landmarks is not None
             landmarks = dataclasses.replace(self._landmarks, kernel=state["sample"])
         if "directions" in state:
-            directions = Directions(state["directions"], manifest["square"], manifest["steps"])
+            numbers = manifest["square"], manifest["steps"], tuple(manifest.get("beside", ()))
+            directions = Directions(state["directions"], *numbers)
         shares = tuple(manifest.get("shares", ()))
         probe, size = manifest.get("probe", ""), manifest["num_features"]
         table = Table(state["values"], size, manifest["is_kernel"], landmarks, shares, probe, directions)

@@ -94,7 +94,7 @@ def conjugate_table(
         width,
         True,
         landmarks.landmarks,
-        directions=Directions(solved.directions, 1.0, solved.steps),
+        directions=Directions(solved.directions, 1.0, solved.steps, tuple(beside)),
     )
 
 

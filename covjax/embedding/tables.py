@@ -36,12 +36,14 @@ class Directions:
 
     `vectors` has orthonormal columns that sum to 0. Ridge in the span of the rows so combined is ridge on all, to the
     residual at which the `steps` ended (`covjax.probes.ridge_conjugate`). `square` is the mean squared norm of the
-    centred training rows, which penalties are relative to.
+    centred training rows, which penalties are relative to. `beside` names the rows of features beside this kernel that
+    were solved with it; ridge on others is not exact in the span.
     """
 
     vectors: Float[np.ndarray, "n_train c"]
     square: float
     steps: int
+    beside: tuple[str, ...] = ()
 
 
 WIDE = 4096  # more features than this are kept as a kernel: at d = 320, 51,360 numbers a sequence become n_train

@@ -53,7 +53,8 @@ class RunFolder:
         """Enter the run's identity (plain JSON), after every check and before anything else is written.
 
         Args:
-            identity: what decides the numbers; a run of another one is refused with the difference.
+            identity: what decides the numbers; a run of another one that has made something is refused with the
+                difference.
             force: remove first what the folder's own list names as the run's; nothing else.
             inputs: argument → path of what is read, none of which the run may write or remove.
             grows: entry of the identity, a mapping, that a later run may extend; what both have must be equal.
@@ -84,10 +85,10 @@ class RunFolder:
         if force and run is not None:
             remove_own(self.path)
             run = None
-        elif run is not None:
+        elif run is not None and present:
             self._refuse_other(run["identity"], identity, grows)
         else:
-            self._adopted = present  # the checkpoints' own manifests say whether they are this run's
+            run, self._adopted = None, present  # the checkpoints' own manifests say whether they are this run's
         self._tidy()
         if run is not None and grows:
             identity[grows] = run["identity"][grows] | identity[grows]
