@@ -444,7 +444,7 @@ def test_mistakes(folder, tmp_path, capsys):
     options |= {"layers": 2}
     cross = make_autoencoder("crosscoder", 6, **options)
     save_autoencoder(tmp_path / "cross", cross, "crosscoder", 6, options)
-    assert "cross' is Crosscoder, of several layers" in mistake(capsys, tmp_path / "cross", *own)
+    assert "is Crosscoder, of several layers" in mistake(capsys, tmp_path / "cross", *own)
     small = save(tmp_path / "small", latents=8)
     assert "compare: a decoder of shape (8, 6), expected (24, 6)" in mistake(capsys, sae, *own, "--compare", small)
     (tmp_path / "n.csv").write_text("id,label\ns0,1.5\ns1,2.5\ns2,0.25\n")
