@@ -10,7 +10,7 @@ from covjax.activations.windows import HeldActivations
 from covjax.autoencoders import save_autoencoder
 from covjax.autoencoders.sparse import TopK
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, cooccurrence_kernel, frequent_pairs, stack
-from covjax.embedding.learned import _find_pairs
+from covjax.embedding.learned import find_pairs
 
 T, D, M, K = 25, 6, 40, 4
 
@@ -78,7 +78,7 @@ def test_chosen_pairs_are_the_most_frequent_and_the_pooler_gives_the_same_featur
 def test_pairs_of_sequences_of_any_lengths_take_one_program(module, rng, caplog):
     def find(*lengths):
         tokens = rng.normal(size=(sum(lengths), module.features)).astype(np.float32)
-        pairs = _find_pairs(module, HeldActivations(tokens, lengths, {}), module.latents, 3)
+        pairs = find_pairs(module, HeldActivations(tokens, lengths, {}), module.latents, 3)
         assert pairs.shape == (3, 2)
 
     find(5, 9)

@@ -21,6 +21,7 @@ from covjax.recipes.base import (
     SideBySide,
     SpecialToken,
     Trained,
+    row_name,
     unknown_recipe,
 )
 from covjax.recipes.pairs import pair_recipes
@@ -309,7 +310,7 @@ def choose_recipes(
         if absent := [part for part in parts_of(by_name[name]) if part not in config.rows]:
             raise InputError(f"rows: {name!r} needs {absent[0]!r} too")
     names = {*config.rows, *(each.name for each in beside if {*parts_of(each)} <= {"covariates", *config.rows})}
-    chosen = tuple(recipe for recipe in every if _row(recipe) in names)
+    chosen = tuple(recipe for recipe in every if row_name(recipe) in names)
     if not any(recipe.role == SECOND_ORDER for recipe in chosen):
         raise InputError(f"rows: {', '.join(config.rows)} has no second-order recipe to compare with mean")
     return chosen
@@ -349,7 +350,3 @@ def _is_small(config: CompareConfig, test: int | None) -> bool:
     settings = [field for field in dataclasses.fields(RecipeSettings) if field.name not in ROWLESS]
     asked = any(getattr(config, field.name) != field.default for field in settings)
     return test is not None and test < FEW_TEST and not asked
-
-
-def _row(recipe: Recipe) -> str:
-    return (recipe.replica_of if isinstance(recipe, Trained) else "") or recipe.name

@@ -8,14 +8,15 @@ import numpy as np
 from covjax.activations import ArrayTokens
 from covjax.activations.distractors import DistractedTokens
 from covjax.comparison.config import CompareConfig
-from covjax.comparison.probing import Probes, macro, predictions, probe_names, task_of
+from covjax.comparison.probing import Probes, metric_value, predictions, probe_names, task_of
 from covjax.comparison.results import Distracted, Results, Score
+from covjax.comparison.scoring import macro_draws
 from covjax.data import Dataset
 from covjax.embedding.plan import GIB
 from covjax.errors import InputError
 from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Composition, Covariates, SpecialToken
+from covjax.recipes.base import Composition, Covariates, SpecialToken, row_name
 
 
 def split_name(share: float) -> str:
@@ -84,7 +85,7 @@ def measure_distracted(
     rows = [recipe for recipe in recipes if tokenless.isdisjoint((recipe.name, *parts_of(recipe)))]
     seeds: dict[str, list[str]] = {}
     for recipe in rows:
-        seeds.setdefault(getattr(recipe, "replica_of", "") or recipe.name, []).append(recipe.name)
+        seeds.setdefault(row_name(recipe), []).append(recipe.name)
     out = []
     for share in config.distractors:
         own = data.rows(split_name(share))
@@ -93,9 +94,9 @@ def measure_distracted(
         draws: dict[str, np.ndarray] = {}
         for label, replicas in seeds.items():
             shown = [predictions(task, name, probes[each][name].scores[own]) for each in replicas]
-            value = float(np.mean([macro(np.atleast_1d(metric(truth, each))) for each in shown]))
+            value = float(np.mean([metric_value(metric, truth, each) for each in shown]))
             resampled = [metric(truth, each, counts) for each in shown]
-            draws[label] = np.mean([macro(each) if each.ndim == 2 else each for each in resampled], axis=0)
+            draws[label] = np.mean([macro_draws(each) for each in resampled], axis=0)
             base = scores[results.reference].value if scores else value
             difference = draws[label] - draws[results.reference]
             scores[label] = Score(

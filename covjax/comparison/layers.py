@@ -27,7 +27,7 @@ from covjax.errors import InputError
 from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note, silence
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Composition, SpecialToken
+from covjax.recipes.base import Composition, SpecialToken, row_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def choose_layers(layers: Sequence[Layer], data: Dataset) -> Choice:
         tables, probes = first.fit(data)
         return Choice(tables, probes, {recipe.name: first for recipe in first.recipes})
     probe = probe_names(first.config, data)[0]
-    names = list(dict.fromkeys(_row(recipe) for layer in layers for recipe in layer.recipes))
+    names = list(dict.fromkeys(row_name(recipe) for layer in layers for recipe in layer.recipes))
     values = np.full((len(names), len(layers)), np.nan)
     if isinstance(first.tokens, EncodedTokens) and first.tokens.runs > 1:
         note(
@@ -187,13 +187,9 @@ def best_layers(values: Float[np.ndarray, "rows layers"], there: Sequence[Sequen
     return [int(place) for place in candidates.argmax(1)]
 
 
-def _row(recipe: Recipe) -> str:
-    return getattr(recipe, "replica_of", "") or recipe.name
-
-
 def _seeds(layer: Layer, name: str) -> list[Recipe]:
     """The recipes of a row at a layer: one, several where it is trained with several seeds, or none."""
-    return [recipe for recipe in layer.recipes if _row(recipe) == name]
+    return [recipe for recipe in layer.recipes if row_name(recipe) == name]
 
 
 def _with_parts(layer: Layer, names: Sequence[str]) -> tuple[Recipe, ...]:

@@ -161,7 +161,7 @@ def summarise(
             test_scores, per_term = {}, {}
             for key, (_, metric) in task.metrics.items():
                 values = np.mean([np.atleast_1d(metric(truth, each)) for each in scores], axis=0)
-                draws = np.mean([_macro_draws(metric(truth, each, counts)) for each in scores], axis=0)
+                draws = np.mean([macro_draws(metric(truth, each, counts)) for each in scores], axis=0)
                 value = float(macro(values))
                 if (name, key) == (names[0], task.primary):
                     planned[recipe.name] = draws
@@ -267,7 +267,8 @@ def resampled_interval(draws: np.ndarray, data: Dataset, metric: str) -> Interva
         ) from None
 
 
-def _macro_draws(draws: np.ndarray) -> np.ndarray:
+def macro_draws(draws: np.ndarray) -> np.ndarray:
+    """`macro` of resampled values by label; those of one number are as they are."""
     return macro(draws) if draws.ndim == 2 else draws
 
 

@@ -65,7 +65,7 @@ def error_text(error: BaseException) -> str | None:
     if isinstance(error, Exception) and (text := full_disk(error)):
         return f"the disk is full ({text}); make room, then run the same command again"
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return f"{shown(error.filename)}: {error.strerror}"  # whatever looks at a path stumbles over such a one
+        return f"{shown(error.filename)}: {error.strerror}"  # any use of such a path fails
     return None
 
 

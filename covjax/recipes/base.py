@@ -167,6 +167,11 @@ class Trained(Pooled):
     replica_of: str = ""
 
 
+def row_name(recipe: Recipe) -> str:
+    """The row that a recipe belongs to: its own name, or that of the row it repeats with another seed."""
+    return (recipe.replica_of if isinstance(recipe, Trained) else "") or recipe.name
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecialToken(Recipe):
     """The model's own special token before the sequence (CLS)."""
