@@ -182,13 +182,14 @@ def sparse_options(recipe: SparsePooled) -> dict[str, Any]:
 
 
 def _pairs(model: Any, held: HeldActivations, latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
-    """The most frequent pairs in at most `LOOKED_AT` sequences, spread evenly; those that process 0 finds, in all."""
+    """What `find_pairs` gives in process 0, in all processes."""
     pairs = find_pairs(model, held, latents, most) if is_first() else np.zeros((0, 2))
     count = int(agree(np.int64(len(pairs))))
     return agree(np.asarray(pairs, np.int32) if is_first() else np.zeros((count, 2), np.int32))
 
 
 def find_pairs(model: Any, held: HeldActivations, latents: int, most: int) -> Int[np.ndarray, "pairs 2"]:
+    """At most `most` pairs of latents, the most frequent in at most `LOOKED_AT` sequences, spread evenly."""
     count = len(held.lengths)
     arrays = held.read(range(0, count, -(-count // LOOKED_AT)))
     codes = jax.jit(model.codes)
