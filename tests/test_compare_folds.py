@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import covjax
 from covjax import InputError
@@ -14,7 +15,7 @@ from covjax.comparison.config import CompareConfig
 from covjax.comparison.fold_text import folds_note
 from covjax.comparison.mixtures import choose_shares
 from covjax.comparison.model import Model
-from covjax.comparison.probing import fit_row
+from covjax.comparison.probing import fit_row, two_threads
 from covjax.comparison.results import read_results
 from covjax.comparison.verdict import table
 from covjax.data import read_table
@@ -312,3 +313,18 @@ def test_null_intervals_with_the_penalty_chosen_inside_cover_0(rng):
         covered += low <= 0 <= high
     print(f"coverage {covered / sets:.3f} of {sets} data sets")
     assert 0.88 <= covered / sets <= 1
+
+
+@pytest.mark.parametrize(("gib", "rows"), [(1.0, 2), (0.001, 1)])
+def test_rows_fitted_at_once_share_the_threads_of_linear_algebra(monkeypatch, gib, rows):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+
+    def threads():
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(3, "blas"):
+        before = threads()
+        with two_threads(CompareConfig(max_memory_gib=gib), size=2**20) as pool:
+            assert pool._max_workers == rows
+            assert set(threads()) == {4 // rows}
+        assert threads() == before

@@ -193,3 +193,13 @@ def test_align_puts_features_into_the_labels_order():
 def test_align_names_ids_that_do_not_match(features, labels, match):
     with pytest.raises(InputError, match=match):
         align(features, labels)
+
+
+def test_whether_sequences_are_words_is_found_out_once(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_text("sequence,label\n" + "".join(f"{'ACDE' * 6}{letter},{letter in 'FG'}\n" for letter in "FGHIK"))
+    data = read_table(path)
+    calls = []
+    monkeypatch.setattr("covjax.data.dataset.has_words", lambda sequences: calls.append(len(sequences)) or False)
+    assert [data.is_text for _ in data.sequences] == [False] * 5  # as the data card asks, of every sequence
+    assert calls == [5]

@@ -8,7 +8,6 @@ import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from covjax.comparison.config import CompareConfig
 from covjax.comparison.features import Tables, make_features
 from covjax.comparison.layers import Choice, Layer, best_layers
 from covjax.comparison.mixtures import chosen_mixture, mixture_table
-from covjax.comparison.probing import TASKS, FittedProbe, fit_row, predictions, probe_names
+from covjax.comparison.probing import TASKS, FittedProbe, fit_row, predictions, probe_names, two_threads
 from covjax.comparison.results import dump, load
 from covjax.data import Dataset
 from covjax.data.folds import all_training, check_folds, drop_rare_in_folds
 from covjax.data.splits import assign_folds
 from covjax.embedding.landmarks import probe_bytes
-from covjax.embedding.plan import GIB
 from covjax.embedding.tables import Table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
@@ -166,9 +164,8 @@ def _fit_layer(layer: Layer, data: Dataset, folds: Sequence[Dataset]) -> tuple[l
         note(f"folds: {len(folds) - len(to_do)} of {len(folds)} complete and reused, {len(to_do)} to fit")
     else:
         note(f"folds: all {len(folds)} complete in {folder}, reused")
-    pair = 2 * probe_bytes(len(data), columns)
     own = [to_do[i] for i in share(len(to_do))]
-    with ThreadPoolExecutor(2 if pair <= config.memory_gib * GIB / 2 else 1) as threads:
+    with two_threads(config, probe_bytes(len(data), columns)) as threads:
         for j in progress(own, desc=f"{'fit folds':>12}", unit="fold", disable=not is_first()):
             sliced = FoldTables(tables, folds[j].rows("train"))
             shares = _mix(config, folds[j], recipes, sliced, missing[j])

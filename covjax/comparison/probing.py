@@ -1,7 +1,9 @@
 """Probes of every row: what a task is, the penalty that validation chooses, predictions on test."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from covjax import metrics
 from covjax.comparison.config import RETRIEVAL, CompareConfig
@@ -194,15 +197,26 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         except InputError as error:
             raise InputError(f"{data.name}: pooler {label!r}: {error}") from None
 
-    # Two at a time, where memory allows it: eigendecompositions and L-BFGS leave a second core idle for most of theirs.
-    pair = 2 * probe_bytes(len(data), max(columns.values()))
-    with ThreadPoolExecutor(2 if pair <= config.memory_gib * GIB / 2 else 1) as threads:
+    with two_threads(config, probe_bytes(len(data), max(columns.values()))) as threads:
         fits = threads.map(fit, own)
         bar = progress(fits, total=len(own), desc=f"{'fit probes':>12}", unit="pooler", disable=not is_first())
         for label, fitted[label] in zip(own, bar):
             _save(folder / label, fitted[label], settings[label])
     wait()
     return load_rest(tables, fitted, load, folder) if is_first() else {}
+
+
+@contextlib.contextmanager
+def two_threads(config: CompareConfig, size: float) -> Iterator[ThreadPoolExecutor]:
+    """Two rows at a time, of `size` bytes each, where memory allows it, or one.
+
+    Eigendecompositions and L-BFGS leave a second core idle for most of their time. With all its threads in each row
+    NumPy's linear algebra would take several times as long, since they wait for each other.
+    """
+    count = 2 if 2 * size <= config.memory_gib * GIB / 2 else 1
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(count) as threads, threadpool_limits(max(cores // count, 1), "blas"):
+        yield threads
 
 
 def best_penalty(validation: Sequence[float], penalties: Sequence[float]) -> int:

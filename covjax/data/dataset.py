@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -262,7 +263,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @functools.cached_property
     def is_text(self) -> bool:
         """Whether the sequences are words, not residues or nucleotides: some contain white space."""
         return has_words([*self.sequences, *self.partners])

@@ -19,7 +19,7 @@ if ls .whl/*.whl >/dev/null 2>&1; then
 fi
 missing=$(python3 - <<'EOF'
 from importlib.util import find_spec
-names = "jax flax optax numpy scipy chex jaxtyping orbax.checkpoint safetensors tqdm transformers pytest".split()
+names = "jax flax optax numpy scipy chex jaxtyping orbax.checkpoint safetensors threadpoolctl tqdm transformers pytest".split()
 print(*(name for name in names if not find_spec(name.split(".")[0])))
 EOF
 )
