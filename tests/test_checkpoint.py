@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
@@ -74,6 +75,28 @@ def test_damage_to_any_array_file_is_refused(tmp_path, damage):
         else:
             np.testing.assert_array_equal(back["a"], tree["a"])
     assert max(refused) > 10_000  # the file with the 32 KiB of numbers is among them
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_damage_to_the_manifest_is_refused(tmp_path, damage):
+    checkpoint.save(tmp_path / "c", TREE, MANIFEST | {"μ": [1.5, None, True]})
+    assert checkpoint.read_manifest(tmp_path / "c")["μ"] == [1.5, None, True]
+    file = tmp_path / "c" / "manifest" / "data.json"
+    text = file.read_text()
+    if damage == "delete":
+        file.unlink()
+    else:
+        file.write_text(text.replace("1.5", "1.25") if damage == "flip" else text[:-9])
+    with pytest.raises(checkpoint.Damaged, match="manifest"):
+        checkpoint.load(tmp_path / "c", TREE)
+
+
+def test_a_manifest_that_orbax_stored_as_a_tree_is_read(tmp_path, monkeypatch):
+    # Checkpoints of covjax 0.2.0 and earlier hold theirs so.
+    monkeypatch.setattr(ocp.handlers, "JsonHandler", ocp.handlers.PyTreeHandler)
+    checkpoint.save(tmp_path / "c", TREE, MANIFEST)
+    assert not (tmp_path / "c" / "manifest" / "data.json").exists()
+    np.testing.assert_array_equal(checkpoint.load(tmp_path / "c", TREE, MANIFEST)["a"], TREE["a"])
 
 
 def test_digests_of_another_version_are_not_called_damage(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_damaged_files_are_refused_by_name(run, fault):
     newest = checkpoint_path(run / "checkpoints", 12)
     files = sorted((p for p in (newest / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     if fault == "metadata":
-        (newest / "manifest" / "_strings.json").write_text("{")
+        (newest / "manifest" / "data.json").write_text("{")
     else:
         content = bytearray(files[-1].read_bytes())
         content[len(content) // 2] ^= 255

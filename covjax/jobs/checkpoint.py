@@ -182,7 +182,11 @@ def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[st
             path.parent.mkdir(parents=True, exist_ok=True)
             # Where no folder can be made Orbax fails too, but leaves threads behind that the process waits for.
             tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{TEMPORARY}-").cleanup()
-            with _ONE:
+            context = ocp.Context()
+            context.checkpointables.registry = ocp.handlers.local_registry()
+            # By default Orbax stores a dictionary as a tree of arrays, entry by entry.
+            context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name="manifest")
+            with _ONE, context:
                 ocp.save_checkpointables(
                     str(temporary), {"state": dict(flat), "manifest": dict(record)}, overwrite=True
                 )
