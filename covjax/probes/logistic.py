@@ -152,11 +152,11 @@ def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tol
     solver = optax.lbfgs(memory_size=10)
 
     def solve(solution, penalty):
-        precondition = jax.lax.rsqrt(curvature + penalty)
+        precondition = jax.lax.rsqrt(curvature + penalty)[None]
 
         def objective(v):
             weights = v["weights"] * precondition
-            logits = jnp.dot(weights, z.T, precision=HIGHEST).T + v["bias"]
+            logits = jnp.dot(weights, z.T, precision=HIGHEST).T + v["bias"][None]
             return sample_loss(kind, logits, y, importance).sum() / samples + 0.5 * penalty * (weights**2).sum()
 
         value_and_grad = optax.value_and_grad_from_state(objective)
