@@ -92,7 +92,7 @@ def evaluate(apply: Callable, tokens, shift, batch: int) -> Sums:
 def run(
     tokens, held_out, batch: int, seconds: float, aux_k: int, torch_sae
 ) -> tuple[dict[str, Sums], dict[str, Times]]:
-    """Train both on the same stream, then time their steps in turn, ours also without AuxK, and with dead latents to revive."""
+    """Train both on the same stream, then time their steps in turn; ours also without AuxK, and with it at work."""
     torch = torch_sae.torch
     steps = len(tokens) // batch
     mine = ours(tokens, batch, aux_k=aux_k, dead_after=len(tokens) / 16)
