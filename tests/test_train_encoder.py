@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -236,6 +237,7 @@ def genome(tmp_path):
 
 
 def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
+    genome = dataclasses.replace(genome, snapshots=(0, 2, 3, 6))
     whole = run.train_encoder(genome)
     assert whole["model"]["all"]["bases"] == 18
     assert set(whole["k-mers"]) == {*"012345"}
@@ -255,11 +257,19 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run.train_encoder(halves)
     assert run.train_encoder(halves) == whole
-    files = [load_file(tmp_path / name / "encoder" / "model.safetensors") for name in ("whole", "halves")]
-    assert files[0].keys() == files[1].keys()
-    for name, tensor in files[0].items():
-        np.testing.assert_array_equal(tensor, files[1][name])
+    for folder in ("encoder", "snapshots/0", "snapshots/2", "snapshots/3", "snapshots/6"):
+        files = [load_file(tmp_path / name / folder / "model.safetensors") for name in ("whole", "halves")]
+        assert files[0].keys() == files[1].keys()
+        for name, tensor in files[0].items():
+            np.testing.assert_array_equal(tensor, files[1][name])
     start = initial_weights(0)
+    fresh = ntv3.NTv3("start", tmp_path / "whole" / "start", np.float32, AskedTensors(start))
+    untrained = load(str(tmp_path / "whole" / "snapshots" / "0"))
+    leaves = [jax.tree.leaves(nnx.state(model, nnx.Param)) for model in (fresh, untrained)]
+    assert all((a.astype(jnp.bfloat16) == b.astype(jnp.bfloat16)).all() for a, b in zip(*leaves, strict=True))
+    (tmp_path / "whole" / "snapshots" / "2").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"snapshots: 2 is not in .*, and the run is at step 6 already; leave it out"):
+        run.train_encoder(genome)
     assert any((start(name, t.shape) != t).any() for name, t in files[0].items() if t.ndim > 1)
 
 
@@ -275,6 +285,7 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
         ({"heads": 3}, "heads: 8 features cannot be divided by 2 · 3"),
         ({"length": 256}, "length: 256 is more than the longest record"),
         ({"warmup": 7}, "warmup: 7 is not allowed"),
+        ({"snapshots": (0, 7)}, "snapshots: 7 is not allowed; 0 to steps, 6"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused(genome, change, message):

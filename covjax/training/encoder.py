@@ -34,7 +34,7 @@ from covjax.encoders.ntv3 import LETTERS, VOCABULARY, NTv3
 from covjax.encoders.weights import AskedTensors
 from covjax.errors import InputError, shown
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.disk import new_text
+from covjax.jobs.disk import TEMPORARY, new_text, put
 from covjax.jobs.distributed import is_first, job
 from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step_together
 from covjax.notes import note, progress, silence
@@ -98,6 +98,13 @@ class EncoderConfig:
     save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
     evaluate_every: int = option(500, "steps between evaluations on the held-out records", NOTHING, **at_least(1))
     log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
+    snapshots: tuple[int, ...] = option(
+        (),
+        "steps after which the encoder is also written, to snapshots/STEP; 0 is before the first",
+        NOTHING,
+        allowed=lambda steps: all(step >= 0 for step in steps),
+        rule=">= 0",
+    )
 
     def check(self) -> None:
         """Raise InputError naming the first field whose value is not allowed."""
@@ -106,6 +113,8 @@ class EncoderConfig:
         check_options(self)
         if not 0 <= self.warmup <= self.steps:
             raise InputError(f"warmup: {self.warmup} is not allowed; 0 to steps")
+        if late := [step for step in self.snapshots if step > self.steps]:
+            raise InputError(f"snapshots: {late[0]} is not allowed; 0 to steps, {self.steps}")
         if self.length % 2**self.downsamples:
             raise InputError(f"length: {self.length} is not a multiple of {2**self.downsamples} (2^downsamples)")
         if self.width % (2 * self.heads):
@@ -125,7 +134,7 @@ class EncoderConfig:
 RUN = "covjax train encoder"
 OWNS = (
     *("checkpoints/*/", "log.jsonl", "tensorboard/events.out.tfevents.*", "held-out.json", "encoder/", "start/"),
-    "figures/training.png",
+    *("snapshots/*/", "figures/training.png"),
 )
 MAIN_OPTIONS = ("data", "holdout", "output", "steps", "length", "width", "blocks")
 
@@ -182,6 +191,9 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
         arrays = to_arrays(state)
     state = place(layout, state, arrays)
     del arrays, model, checkpoint
+    later = _later_snapshots(config, step)
+    if 0 in later and is_first():
+        _save_encoder(config, nnx.merge(graph, state).model, make, "snapshots/0")
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     part = own_part(mesh, config.batch)
     begin = time.monotonic()
@@ -195,6 +207,8 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
             bar.update()
             last = step == config.steps
             saves = step % config.save_every == 0 or last
+            if step in later and is_first():  # before the checkpoint, from which it would not be made again
+                _save_encoder(config, nnx.merge(graph, state).model, make, f"snapshots/{step}")
             if saves or step % config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
                 refuse_divergence(values, step, "lower the rate, or raise --warmup")
@@ -214,13 +228,34 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
     return report
 
 
-def _finish(config: EncoderConfig, genome: Genome, model: MaskedModel, make: Any, parameters: int) -> dict[str, Any]:
-    """Write the encoder, and judge what was written: weights of 16 bits."""
+def _later_snapshots(config: EncoderConfig, step: int) -> set[int]:
+    """Those still to come after `step`; InputError for one that is not there and whose step has passed."""
+    folder = Path(config.output) / "snapshots"
+    gone = [each for each in config.snapshots if each <= step and not (folder / str(each)).is_dir()] if step else []
+    if gone:
+        raise InputError(
+            f"snapshots: {gone[0]} is not in {folder}, and the run is at step {step} already; leave it out, or begin "
+            "anew with --force"
+        )
+    return {each for each in config.snapshots if each > step or each == step == 0}
+
+
+def _save_encoder(config: EncoderConfig, model: MaskedModel, make: Any, name: str) -> Path:
+    """The encoder's folder in that of the run, its weights in 16 bits, whole or not there."""
     import ml_dtypes
 
+    path = Path(config.output) / name
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{TEMPORARY}")
+    save_folder(temporary, config.model(), named_tensors(make, model.encoder), ml_dtypes.bfloat16)
+    put(temporary, path)
+    return path
+
+
+def _finish(config: EncoderConfig, genome: Genome, model: MaskedModel, make: Any, parameters: int) -> dict[str, Any]:
+    """Write the encoder, and judge what was written: weights of 16 bits."""
     output = Path(config.output)
-    save_folder(output / "encoder", config.model(), named_tensors(make, model.encoder), ml_dtypes.bfloat16)
-    trained = MaskedModel(load(output / "encoder"), "float32")
+    trained = MaskedModel(load(_save_encoder(config, model, make, "encoder")), "float32")
     sums = _held_out_sums(config, genome, nnx.jit(lambda *batch: trained.evaluate(*batch)))
     report = {"parameters": parameters, "model": _figures(sums), "k-mers": _rival_figures(config, genome)}
     with new_text(output / "held-out.json") as file:
