@@ -4,7 +4,7 @@ import pytest
 
 from covjax.comparison.page import number, signed
 from covjax.comparison.results import Results, load
-from covjax.comparison.verdict import EVIDENCE, evidence, table, verdict
+from covjax.comparison.verdict import EVIDENCE, answer, evidence, table, verdict
 
 SIZE = {"num_features": 51360}
 FIELDS = {
@@ -26,6 +26,7 @@ def make(
     gain=(0.1, 0.05, 0.15),
     baseline=("max", 0.1, 0.05, 0.15),
     control=("mean_outer", 0.1, 0.05, 0.15),
+    composition=None,
     others=(),
     **more,
 ):
@@ -33,7 +34,11 @@ def make(
     rows += [row("log_covariance", "second order", 0.6, *gain), row("mean_outer", "control", 0.5, 0.0, -0.1, 0.1)]
     planned = {"gain": {"other": "mean", "value": gain[0], "interval": list(gain[1:])}}
     rows += others
-    for name, contrast in (("over_baseline", baseline), ("over_control", control)):
+    for name, contrast in (
+        ("over_baseline", baseline),
+        ("over_control", control),
+        ("over_composition", composition),
+    ):
         if contrast:
             other, value, *interval = contrast
             planned[name] = {"other": other, "value": value, "interval": interval or None}
@@ -66,6 +71,23 @@ def test_evidence_is_named_in_the_sentence(results, kind):
     assert evidence(results) == kind
     assert EVIDENCE[kind] in verdict(results)
     assert verdict(results).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("interval", "how"),
+    [((-0.05, 0.15), "does as well"), ((-0.15, -0.05), "does better"), ((0.01, 0.15), ""), ((), "")],
+)
+def test_a_row_without_the_encoder_that_does_as_well_is_named(interval, how):
+    rows = [row("composition", "composition", 0.55, 0.05, 0.0, 0.1)]
+    results = make(composition=("composition", 0.05, *interval), others=rows)
+    assert evidence(results) == "co-occurrence"  # of the tokens; whether they are needed is another question
+    if how:
+        ends = "[{:+.3f}, {:+.3f}]".format(*interval)
+        sentence = f"The row composition, which sees no token, {how}: +0.050 {ends} for the chosen pool."
+        assert verdict(results) == f"{verdict(make())} {sentence}"
+        assert answer(results) == f"{answer(make())} And composition, without the model, {how}: 0.550."
+    else:
+        assert (verdict(results), answer(results)) == (verdict(make()), answer(make()))
 
 
 def test_the_whole_sentence():

@@ -3,7 +3,7 @@
 from covjax.comparison.chain import chain_sentence
 from covjax.comparison.fold_text import model_sentence, opening, usual_other
 from covjax.comparison.page import gain_text, number
-from covjax.comparison.results import Interval, Results, RowResult, side
+from covjax.comparison.results import Contrast, Interval, Results, RowResult, side
 
 ORDERED = ("first", "last", "cls", "regional_mean", "dct")  # rows of first order that know where a token stands
 # Means of functions of whole tokens, which single features do not give.
@@ -75,6 +75,10 @@ def verdict(results: Results) -> str:
         answer = f"{answer}: the {results.reference} is better"
     family = " (within one family)" if results.one_family else ""
     sentences = [f"{'; '.join(parts)}. That is {answer}{family}."]
+    if rival := without_encoder(results):
+        name, how, contrast = rival
+        gain = gain_text(contrast.value, contrast.interval)
+        sentences.append(f"The row {name}, which sees no token, {how}: {gain} for the chosen pool.")
     sentences += [chain_sentence(results)] if results.chain else []
     if results.folds is not None:
         sentences.append(model_sentence(results))
@@ -88,8 +92,25 @@ def verdict(results: Results) -> str:
     return " ".join(sentences)
 
 
+def without_encoder(results: Results) -> tuple[str, str, Contrast] | None:
+    """The composition row that the chosen one is not above: its name, "does better" or "does as well", the contrast."""
+    contrast = results.contrasts.get("over_composition")
+    if contrast is None or contrast.interval is None or (where := side(contrast.interval)) == "above":
+        return None
+    return usual_other(contrast), "does better" if where == "below" else "does as well", contrast
+
+
 def answer(results: Results) -> str:
-    """The verdict in one sentence for a reader who knows the data and not the method."""
+    """The verdict in a sentence or two for a reader who knows the data and not the method."""
+    text = _answer(results)
+    if rival := without_encoder(results):
+        row = results.by_label[rival[0]]
+        value = number(results.scores()[rival[0]].value)
+        text += f" And {row.title}, without the model, {rival[1]}: {value}."
+    return text
+
+
+def _answer(results: Results) -> str:
     planned, scores, kind = results.contrasts, results.scores(), evidence(results)
     chosen, mean = scores[results.best_second_order], scores[results.reference]
     size = f"{results.sizes.get('test', 0):,} test {results.unit}"
