@@ -214,7 +214,10 @@ def test_label_names(tmp_path):
         "n.csv: 1 labels are not in the data ('b')",
     ]
     assert label_name_notes({}, data, "") == []
-    with pytest.raises(InputError, match=r"n.csv: none of its labels \('z', …\) is in t.csv"):
+    with pytest.raises(
+        InputError,
+        match=r"n.csv: none of its labels \('z', …\) is in t.csv .*; give the file of these labels, or --label-names '' for none",
+    ):
         label_name_notes({"z": "Z"}, data, "n.csv")
 
 

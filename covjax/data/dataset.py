@@ -341,7 +341,7 @@ def label_name_notes(names: dict[str, str], data: Dataset, path: str) -> list[st
     if names and len(unnamed) == len(data.target_names):
         raise InputError(
             f"label_names: {path}: none of its labels ({shown(unknown[0], 60)}, …) is in {data.name} "
-            f"({shown(unnamed[0], 60)}, …)"
+            f"({shown(unnamed[0], 60)}, …); give the file of these labels, or --label-names '' for none"
         )
     notes = [(unnamed, "labels have no name"), (unknown, "labels are not in the data")]
     return [
