@@ -101,7 +101,7 @@ def _extract(config: ExtractConfig, force: bool, folder: RunFolder) -> Path:
     own = [int(missing[i]) for i in share(len(missing))]
     note(f"shards: {complete.sum()} of {len(complete)} complete in {output} and reused")
     if own:
-        note(f"about {_estimate_seconds(work, own) / 60:.1f} min on {jax.local_device_count()} device(s)")
+        note(f"about {_estimate_seconds(work, own) / 60:.1f} min on {jax.local_device_count()} device(s), without writing")
     tokens = [sum(len(w.tokens) for i in plan.shards[shard] for w in cuts[i]) for shard in own]
     with progress(total=sum(tokens), unit="tok", unit_scale=True, disable=not is_first()) as bar:
         for shard in own:
