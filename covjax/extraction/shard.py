@@ -66,12 +66,13 @@ def write_shard(work: Work, shard: int, bar: tqdm) -> None:
     features = {name: np.empty((len(rows), width), np.float32) for name, width in run["features"].items()}
     records: dict[int, bytes] = {}
     lengths, key = np.zeros(len(rows), np.int64), record_key(run["identity"])
-    owner = np.array([place for place, i in enumerate(rows) for _ in work.cuts[i]])  # of every window in the shard
+    cuts = [work.cuts[i] for i in rows]
+    owner = np.repeat(np.arange(len(rows)), work.cuts.counts[rows])  # of every window in the shard
     first = np.searchsorted(owner, np.arange(len(rows)))
     counts = np.bincount(owner)  # windows of every sequence
     passing, left = work.passing_of(shard), counts.copy()
     waiting: dict[int, dict[int, dict[int, np.ndarray]]] = {}  # sequence → window → layer → its core's activations
-    chosen = [w for i in rows for w in work.cuts[i]]
+    chosen = [window for cut in cuts for window in cut]
     for index, layers, mask in encode(work, chosen):
         # Rows that only fill the batch have no token to pool; the first sequence's mask keeps the poolers defined.
         filled = np.where(np.arange(len(mask))[:, None] < len(index), mask, mask[:1])
