@@ -15,6 +15,7 @@ from covjax.encoders.weights import AskedTensors
 
 FILES = ("config.json", "model.safetensors")  # of an encoder's folder
 
+
 class MaskedModel(nnx.Module):
     """An encoder with a head that names hidden tokens; a pure loss of batches of `covjax.training.genome.Windows`.
 
