@@ -77,7 +77,7 @@ def plan_kernels(
         features: of a token.
         train: training sequences.
         memory: bytes that the process may take, `used` of which it takes already; a fifth stays free for what
-            allocators keep.
+            allocators keep, if the smallest block fits beside it.
         disk: bytes that may be written.
         kernels: how many are in memory at the end; by default those of `names`.
 
@@ -86,8 +86,10 @@ def plan_kernels(
     n, d = len(columns), features
     kernel = 4.0 * n * train
     fixed = used + kernel * ((len(names) if kernels is None else kernels) + 2) + 2 * WORK
-    room = memory / SPARE - fixed
     smallest = 8.0 * n * min(d, SMALLEST) ** 2
+    room = memory / SPARE - fixed
+    if room < smallest:  # rather all of the limit than an error; `peak` says what that may come to
+        room = memory - fixed
     if room < smallest:
         raise InputError(
             f"max_memory_gib: {memory / GIB:.2g} is too little for kernels of {n:,} sequences of {d:,} features; "
