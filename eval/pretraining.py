@@ -34,7 +34,7 @@ ROWS = {
 def read_runs(folder: Path) -> dict[int, Results]:
     """Results of the comparisons in `folder`/STEP, by step.
 
-    Raises InputError where there is none, one is not finished, or their metrics or data differ.
+    Raises InputError where there is none, one is not finished, or their data, first probe or primary metric differ.
     """
     paths = {int(path.name): path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()}
     if not paths:
@@ -49,6 +49,11 @@ def read_runs(folder: Path) -> dict[int, Results]:
     for step in others:
         if runs[step].manifest["data"] != runs[first].manifest["data"]:
             raise InputError(f"folder: {paths[step]} was made of other data than {paths[first]}; give one table")
+        shown = [f"{each.probes[0]} probe, {each.primary_name}" for each in (runs[step], runs[first])]
+        if shown[0] != shown[1]:
+            raise InputError(
+                f"folder: {paths[step]} has {shown[0]}, and {paths[first]} has {shown[1]}; compare both in one way"
+            )
     return runs
 
 
@@ -91,8 +96,9 @@ def main(argv: list[str]) -> int:
     with exit_on_input_error(COMMAND):
         runs = read_runs(options.folder)
         first = next(iter(runs.values()))
-        names = [name for name in ROWS if name in test_scores(first)]
-        rows = [[f"{step:,}", *(_cell(name, test_scores(runs[step])[name]) for name in names)] for step in runs]
+        scores = {step: test_scores(results) for step, results in runs.items()}
+        names = [name for name in ROWS if any(name in each for each in scores.values())]
+        rows = [[f"{step:,}", *(_cell(name, each.get(name)) for name in names)] for step, each in scores.items()]
         table = markdown_table(["steps", *(f"`{name}`" for name in names)], rows)
         figure = f"![{first.primary_name} along the training of the encoder](pretraining.png)"
         body = [f"{first.primary_name}, {first.probes[0]} probe; minus `mean`, with 95 % intervals.", table, figure]
@@ -102,7 +108,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _cell(name: str, score: Score) -> str:
+def _cell(name: str, score: Score | None) -> str:
+    if score is None:
+        return ""
     low, high = score.difference_interval
     return f"{score.value:.3f}" + (f" ({score.difference:+.3f} [{low:+.3f}, {high:+.3f}])" if name != "mean" else "")
 

@@ -265,6 +265,18 @@ def test_the_special_token_is_a_row_where_it_has_seen_the_sequence(tmp_path):
     assert None not in rows["mean"].layer_validation
 
 
+@pytest.mark.parametrize("folds", [0, 2])
+def test_covariates_have_no_layer(tmp_path, folds):
+    lines = write_table(tmp_path / "t.csv").read_text().splitlines()
+    lines = [f"{line.rsplit(',', 1)[0]},{i % 7 if i else 'w'}" for i, line in enumerate(lines)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    options = OPTIONS | {"rows": ["mean", "covariance", "composition"], "covariates": ["w"], "folds": folds}
+    rows = covjax.compare(tmp_path / "t.csv", output=tmp_path / "run", layers="0,2", **options).results.by_label
+    for name in ("composition", "covariates", "composition+covariates"):
+        assert rows[name].layer_validation == ()
+    assert len(rows["mean"].layer_validation) == 2
+
+
 class Uneven(UniRep):
     """Layers of two widths."""
 

@@ -273,6 +273,35 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
     assert any((start(name, t.shape) != t).any() for name, t in files[0].items() if t.ndim > 1)
 
 
+def test_snapshots_are_of_this_training(genome, tmp_path):
+    """Those of another one go with it; files of others stay."""
+    folder = tmp_path / "whole"
+    run.train_encoder(dataclasses.replace(genome, snapshots=(0, 2, 2)))
+    weights = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+    assert sorted(str(path.parent.relative_to(folder)) for path in weights) == ["encoder", "snapshots/0", "snapshots/2"]
+    (folder / "encoder" / "README.md").write_text("a model")
+    run.train_encoder(dataclasses.replace(genome, snapshots=(2, 6)))  # 6 is where the run stands
+    assert {path: path.read_bytes() for path in weights} == weights
+    assert (folder / "snapshots" / "6" / "model.safetensors").read_bytes() == weights[
+        folder / "encoder" / "model.safetensors"
+    ]
+    other = dataclasses.replace(genome, seed=1)
+    run.train_encoder(other, force=True)
+    assert (folder / "encoder" / "README.md").read_text() == "a model"
+    assert not (folder / "snapshots").exists()
+    (folder / "snapshots" / "2").mkdir(parents=True)
+    with pytest.raises(InputError, match="snapshots: 2 is not in"):
+        run.train_encoder(dataclasses.replace(other, snapshots=(2,)))
+
+
+def test_no_snapshot_of_a_training_that_diverges(genome, tmp_path):
+    config = dataclasses.replace(genome, learning_rate=1e38, warmup=0, snapshots=(0, 1, 2, 3, 4, 5), log_every=9)
+    with pytest.raises(InputError, match=r"learning_rate: \w+ is \w+ at step \d; lower the rate"):
+        run.train_encoder(config)
+    for path in (tmp_path / "whole" / "snapshots").glob("*/model.safetensors"):
+        assert all(np.isfinite(tensor.astype(np.float32)).all() for tensor in load_file(path).values()), path
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

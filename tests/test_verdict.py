@@ -1,5 +1,7 @@
 """The answer in a sentence and a table of one screen, from results alone: every kind of evidence, ties, numbers."""
 
+import dataclasses
+
 import pytest
 
 from covjax.comparison.page import number, signed
@@ -85,9 +87,22 @@ def test_a_row_without_the_encoder_that_does_as_well_is_named(interval, how):
         ends = "[{:+.3f}, {:+.3f}]".format(*interval)
         sentence = f"The row composition, which sees no token, {how}: +0.050 {ends} for the chosen pool."
         assert verdict(results) == f"{verdict(make())} {sentence}"
-        assert answer(results) == f"{answer(make())} And composition, without the model, {how}: 0.550."
+        assert answer(results) == f"{answer(make())} But composition, without the model, {how}: 0.550."
     else:
         assert (verdict(results), answer(results)) == (verdict(make()), answer(make()))
+
+
+def test_folds_that_chose_several_rows_without_the_encoder():
+    rows = [row(name, "composition", 0.55, 0.05, 0.0, 0.1) for name in ("composition", "covariates")]
+    results = make(composition=("composition", 0.05, -0.05, 0.15), others=rows)
+    contrast = results.contrasts["over_composition"]
+    choices = tuple(("log_covariance", name) for name in ("covariates", "composition", "covariates"))
+    results.contrasts["over_composition"] = dataclasses.replace(contrast, choices=choices)
+    assert verdict(results).endswith(
+        " The row that sees no token (covariates in 2 of 3 folds) does as well: +0.050 "
+        "[-0.050, +0.150] for the chosen pool."
+    )
+    assert answer(results).endswith("But covariates, without the model, does as well: 0.550.")
 
 
 def test_the_whole_sentence():

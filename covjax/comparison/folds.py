@@ -34,7 +34,7 @@ from covjax.jobs.folder import write_sealed
 from covjax.notes import note, progress, silence
 from covjax.probes.nonlinear import DECAYS, MULTIPLES
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import MIXTURE, Composition, Probed, Weighted
+from covjax.recipes.base import COMPOSITION, MIXTURE, Probed, Weighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def fit_folds(layers: Sequence[Layer], data: Dataset, folds: Sequence[Dataset]) 
     home = {name: layers[place] for name, place in zip(names, best_layers(means, there))}
     choice = Choice({}, {}, home)
     if layers[0].number is not None:
-        tokenless = {recipe.name for recipe in layers[0].recipes if isinstance(recipe, Composition)}
+        tokenless = {recipe.name for recipe in layers[0].recipes if recipe.role == COMPOSITION}
         validation = {
             name: tuple(None if np.isnan(value) else float(value) for value in row)
             for name, row in zip(names, means)

@@ -27,7 +27,7 @@ from covjax.errors import InputError
 from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note, silence
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Composition, SpecialToken, row_name
+from covjax.recipes.base import COMPOSITION, SpecialToken, row_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def split_layers(
             return [Layer(None, config, each, tuple(recipes), dict(features), output)]
         rows = [recipe for recipe in recipes if each.has_special or not isinstance(recipe, SpecialToken)]
         if layers:
-            rows = [recipe for recipe in rows if not isinstance(recipe, Composition)]
+            rows = [recipe for recipe in rows if recipe.role != COMPOSITION]
         encoder = {key: value for key, value in features["encoder"].items() if key != "layers"} | {"layer": number}
         own = dataclasses.replace(config, layer=number, layers="")
         manifest = {**features, "encoder": encoder}
@@ -167,7 +167,7 @@ def choose_layers(layers: Sequence[Layer], data: Dataset) -> Choice:
         for each in (each for name in chosen for each in _seeds(layer, name)):
             chosen_tables[each.name], out.home[each.name] = tables[each.name], layer
             out.probes.update({each.name: probes[each.name]} if is_first() else {})
-    tokenless = {recipe.name for recipe in first.recipes if isinstance(recipe, Composition)}
+    tokenless = {recipe.name for recipe in first.recipes if recipe.role == COMPOSITION}
     out.validation.update(
         {
             name: tuple(None if math.isnan(value) else float(value) for value in values[i])

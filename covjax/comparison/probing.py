@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from covjax import metrics
 from covjax.comparison.config import RETRIEVAL, CompareConfig
@@ -214,8 +213,10 @@ def two_threads(config: CompareConfig, size: float) -> Iterator[ThreadPoolExecut
     NumPy's linear algebra would take several times as long, since they wait for each other.
     """
     count = 2 if 2 * size <= config.memory_gib * GIB / 2 else 1
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(count) as threads, threadpool_limits(max(cores // count, 1), "blas"):
+    libraries = [each for each in threadpool_info() if each["user_api"] == "blas"]
+    # Of what they have, not of the cores: OMP_NUM_THREADS or the cores of a container may be fewer.
+    shares = {each["prefix"]: max(each["num_threads"] // count, 1) for each in libraries}
+    with ThreadPoolExecutor(count) as threads, threadpool_limits(shares):
         yield threads
 
 

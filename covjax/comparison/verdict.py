@@ -1,7 +1,7 @@
 """The answer of a comparison in one paragraph, from its results alone; the same in the terminal and on the page."""
 
 from covjax.comparison.chain import chain_sentence
-from covjax.comparison.fold_text import model_sentence, opening, usual_other
+from covjax.comparison.fold_text import model_sentence, opening, other_text, usual_other
 from covjax.comparison.page import gain_text, number
 from covjax.comparison.results import Contrast, Interval, Results, RowResult, side
 
@@ -78,7 +78,10 @@ def verdict(results: Results) -> str:
     if rival := without_encoder(results):
         name, how, contrast = rival
         gain = gain_text(contrast.value, contrast.interval)
-        sentences.append(f"The row {name}, which sees no token, {how}: {gain} for the chosen pool.")
+        row = f"The row {name}, which sees no token,"
+        if contrast.choices:
+            row = f"The row that sees no token ({other_text(contrast)})"
+        sentences.append(f"{row} {how}: {gain} for the chosen pool.")
     sentences += [chain_sentence(results)] if results.chain else []
     if results.folds is not None:
         sentences.append(model_sentence(results))
@@ -106,7 +109,7 @@ def answer(results: Results) -> str:
     if rival := without_encoder(results):
         row = results.by_label[rival[0]]
         value = number(results.scores()[rival[0]].value)
-        text += f" And {row.title}, without the model, {rival[1]}: {value}."
+        text += f" {'But' if text.startswith('Yes') else 'And'} {row.title}, without the model, {rival[1]}: {value}."
     return text
 
 

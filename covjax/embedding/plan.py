@@ -77,7 +77,7 @@ def plan_kernels(
         features: of a token.
         train: training sequences.
         memory: bytes that the process may take, `used` of which it takes already; a fifth stays free for what
-            allocators keep.
+            allocators keep, if the smallest block fits beside it.
         disk: bytes that may be written.
         kernels: how many are in memory at the end; by default those of `names`.
 
@@ -86,12 +86,14 @@ def plan_kernels(
     n, d = len(columns), features
     kernel = 4.0 * n * train
     fixed = used + kernel * ((len(names) if kernels is None else kernels) + 2) + 2 * WORK
-    room = memory / SPARE - fixed
     smallest = 8.0 * n * min(d, SMALLEST) ** 2
+    room = memory / SPARE - fixed
+    if room < smallest:  # rather all of the limit than an error; `peak` says what that may come to
+        room = memory - fixed
     if room < smallest:
         raise InputError(
             f"max_memory_gib: {memory / GIB:.2g} is too little for kernels of {n:,} sequences of {d:,} features; "
-            f"{math.ceil(10 * SPARE * (fixed + smallest) / GIB) / 10} is needed"
+            f"{_tenths(SPARE * (fixed + smallest))} is needed"
         )
     factor = 2 * d * float(np.minimum(columns + 32, d + 1).sum())  # columns come in steps of 64
     blocks = next(count for count in range(1, d + 1) if _block(n, d, count) <= room / 2 or d / count <= SMALLEST)
@@ -102,7 +104,8 @@ def plan_kernels(
     if beside < 1:
         raise InputError(
             f"max_memory_gib: {memory / GIB:.2g}, and {disk / GIB:.2g} GiB of disk, are too little for the factors of "
-            f"{n:,} sequences of {d:,} features; {factor / GIB:.2g} GiB more of either is needed"
+            f"{n:,} sequences of {d:,} features; {_tenths(SPARE * (fixed + factor + max(factor, smallest)))} GiB of "
+            f"memory, or {_tenths(factor)} of disk, are enough"
         )
     groups = tuple(tuple(names[i : i + beside]) for i in range(0, len(names), beside))
     store = factor * max(map(len, groups))
@@ -110,6 +113,10 @@ def plan_kernels(
     products = len(names) * (_features(columns, d) + _inner_products(n, d, train))
     cubes = len(names) * float((columns**3.0).sum())
     return KernelPlan(groups, d, blocks, on_disk, store, peak, products, cubes, max(1, int(np.median(columns))))
+
+
+def _tenths(size: float) -> float:
+    return math.ceil(10 * size / GIB) / 10  # GiB, never less
 
 
 def _block(n: int, d: int, blocks: int) -> float:

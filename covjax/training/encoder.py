@@ -48,7 +48,7 @@ from covjax.training.genome import (
     inside_regions,
     repeat_weights,
 )
-from covjax.training.language import MaskedModel, initial_weights, named_tensors, save_folder
+from covjax.training.language import FILES, MaskedModel, initial_weights, named_tensors, save_folder
 from covjax.training.log import Log, NoLog, draw_training, read_log
 from covjax.training.state import (
     Step,
@@ -132,9 +132,11 @@ class EncoderConfig:
 
 
 RUN = "covjax train encoder"
+ENCODERS = ("encoder", "snapshots/*", "start")
 OWNS = (
-    *("checkpoints/*/", "log.jsonl", "tensorboard/events.out.tfevents.*", "held-out.json", "encoder/", "start/"),
-    *("snapshots/*/", "figures/training.png"),
+    *("checkpoints/*/", "log.jsonl", "tensorboard/events.out.tfevents.*", "held-out.json", "figures/training.png"),
+    *(f"{folder}/{name}" for folder in ENCODERS for name in FILES),
+    *(f"{folder}/" for folder in (*ENCODERS, "snapshots")),
 )
 MAIN_OPTIONS = ("data", "holdout", "output", "steps", "length", "width", "blocks")
 
@@ -192,8 +194,8 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
     state = place(layout, state, arrays)
     del arrays, model, checkpoint
     later = _later_snapshots(config, step)
-    if 0 in later and is_first():
-        _save_encoder(config, nnx.merge(graph, state).model, make, "snapshots/0")
+    if step in later and is_first():
+        _save_encoder(config, nnx.merge(graph, state).model, make, f"snapshots/{step}")
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     part = own_part(mesh, config.batch)
     begin = time.monotonic()
@@ -207,11 +209,11 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
             bar.update()
             last = step == config.steps
             saves = step % config.save_every == 0 or last
-            if step in later and is_first():  # before the checkpoint, from which it would not be made again
-                _save_encoder(config, nnx.merge(graph, state).model, make, f"snapshots/{step}")
-            if saves or step % config.log_every == 0:
+            if saves or step in later or step % config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
                 refuse_divergence(values, step, "lower the rate, or raise --warmup")
+            if step in later and is_first():
+                _save_encoder(config, nnx.merge(graph, state).model, make, f"snapshots/{step}")
             if step % config.log_every == 0 or last:
                 log.write(step, "train", values, time.monotonic() - begin)
                 bar.set_postfix({"nats": f"{values['nats']:.4f}"}, refresh=False)
@@ -229,26 +231,27 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
 
 
 def _later_snapshots(config: EncoderConfig, step: int) -> set[int]:
-    """Those still to come after `step`; InputError for one that is not there and whose step has passed."""
+    """Those of `step` and later; InputError for one that is not there and whose step has passed."""
     folder = Path(config.output) / "snapshots"
-    gone = [each for each in config.snapshots if each <= step and not (folder / str(each)).is_dir()] if step else []
-    if gone:
+    if gone := [each for each in config.snapshots if each < step and not (folder / str(each) / FILES[-1]).is_file()]:
         raise InputError(
             f"snapshots: {gone[0]} is not in {folder}, and the run is at step {step} already; leave it out, or begin "
             "anew with --force"
         )
-    return {each for each in config.snapshots if each > step or each == step == 0}
+    return {each for each in config.snapshots if each >= step}
 
 
 def _save_encoder(config: EncoderConfig, model: MaskedModel, make: Any, name: str) -> Path:
-    """The encoder's folder in that of the run, its weights in 16 bits, whole or not there."""
+    """The encoder's folder in that of the run, its weights in 16 bits, last; files of others stay in it."""
     import ml_dtypes
 
     path = Path(config.output) / name
-    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f"{path.name}.{TEMPORARY}")
     save_folder(temporary, config.model(), named_tensors(make, model.encoder), ml_dtypes.bfloat16)
-    put(temporary, path)
+    path.mkdir(exist_ok=True)
+    for file in FILES:
+        put(temporary / file, path / file)
+    temporary.rmdir()
     return path
 
 

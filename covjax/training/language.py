@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from covjax.encoders.weights import AskedTensors
 
+FILES = ("config.json", "model.safetensors")  # of an encoder's folder
+
 
 class MaskedModel(nnx.Module):
     """An encoder with a head that names hidden tokens; a pure loss of batches of `covjax.training.genome.Windows`.
@@ -120,5 +122,5 @@ def save_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, n
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(dict(config), indent=1) + "\n")
-    save_file({name: tensor.astype(dtype) for name, tensor in tensors.items()}, folder / "model.safetensors")
+    (folder / FILES[0]).write_text(json.dumps(dict(config), indent=1) + "\n")
+    save_file({name: tensor.astype(dtype) for name, tensor in tensors.items()}, folder / FILES[1])
