@@ -15,7 +15,7 @@ from pathlib import Path
 
 import matplotlib
 
-from covjax.comparison.page import markdown_table
+from covjax.comparison.page import interval_text, markdown_table
 from covjax.comparison.results import Results, Score, read_results
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error
@@ -57,15 +57,9 @@ def read_runs(folder: Path) -> dict[int, Results]:
     return runs
 
 
-def test_scores(results: Results) -> dict[str, Score]:
-    """The first probe's primary metric on the test set, of the rows in `ROWS` that the comparison has."""
-    probe = results.probes[0]
-    return {row.label: row.probes[probe].test[results.primary] for row in results.rows if row.label in ROWS}
-
-
 def draw(runs: dict[int, Results], path: Path) -> None:
     """The rows' values along training, and their differences from the mean with their intervals."""
-    steps, scores = list(runs), [test_scores(results) for results in runs.values()]
+    steps, scores = list(runs), [results.scores() for results in runs.values()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for place, (name, colour) in enumerate(ROWS.items()):
         here = [(step, each[name]) for step, each in zip(steps, scores) if name in each]
@@ -96,7 +90,7 @@ def main(argv: list[str]) -> int:
     with exit_on_input_error(COMMAND):
         runs = read_runs(options.folder)
         first = next(iter(runs.values()))
-        scores = {step: test_scores(results) for step, results in runs.items()}
+        scores = {step: results.scores() for step, results in runs.items()}
         names = [name for name in ROWS if any(name in each for each in scores.values())]
         rows = [[f"{step:,}", *(_cell(name, each.get(name)) for name in names)] for step, each in scores.items()]
         table = markdown_table(["steps", *(f"`{name}`" for name in names)], rows)
@@ -111,8 +105,9 @@ def main(argv: list[str]) -> int:
 def _cell(name: str, score: Score | None) -> str:
     if score is None:
         return ""
-    low, high = score.difference_interval
-    return f"{score.value:.3f}" + (f" ({score.difference:+.3f} [{low:+.3f}, {high:+.3f}])" if name != "mean" else "")
+    if name == "mean":
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} ({score.difference:+.3f} {interval_text(score.difference_interval, '{:+.3f}'.format)})"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from covjax.jobs.distributed import agree, is_first
 from covjax.notes import note
 from covjax.probes import DualProbe, LinearProbe
 from covjax.recipes import Recipe, parts_of
-from covjax.recipes.base import Components, with_parts
+from covjax.recipes.base import Components, row_name, with_parts
 
 FORMAT = 1
 HALF = 500 * 2**20  # bytes of weights above which they are kept in half precision
@@ -198,7 +198,7 @@ def fit_winner(
     by_name = {recipe.name: recipe for recipe in recipes}
     by_name |= {each.name: resolved(each, tables) for each in with_parts(name, by_name)}
     *parts, recipe = with_parts(name, by_name)
-    seeds = [recipe for recipe in recipes if getattr(recipe, "replica_of", "") == name]
+    seeds = [recipe for recipe in recipes if row_name(recipe) == name != recipe.name]
     made_under = {key: identity[key] for key in ("data", "encoder")}
     train = data.rows("train")
     memory = config.memory_gib

@@ -27,7 +27,7 @@ from covjax.metrics import bootstrap_p_value, interval, resample_counts
 from covjax.notes import progress
 from covjax.probes.nonlinear import DECAYS
 from covjax.recipes import Recipe
-from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER, Weighted
+from covjax.recipes.base import BASELINE, COMPOSITION, CONTROL, ROLES, SECOND_ORDER, Weighted, row_name
 from covjax.recipes.standard import QUADRATIC, TWINS, matched_rank
 
 
@@ -144,11 +144,8 @@ def summarise(
     rows: list[RowResult] = []
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
-    shown_rows = [recipe for recipe in recipes if not getattr(recipe, "replica_of", "")]
-    seeds_of = {
-        row.name: [each.name for each in recipes if row.name in (each.name, getattr(each, "replica_of", ""))]
-        for row in shown_rows
-    }
+    shown_rows = [recipe for recipe in recipes if row_name(recipe) == recipe.name]
+    seeds_of = {row.name: [each.name for each in recipes if row_name(each) == row.name] for row in shown_rows}
     for recipe in progress(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
         labels = seeds_of[recipe.name]
         grid = DECAYS if getattr(recipe, "probe", "") == "mlp" else config.penalties

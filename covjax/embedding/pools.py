@@ -27,7 +27,17 @@ from covjax.encoders.embed import overlap
 from covjax.errors import InputError
 from covjax.jobs.distributed import exchange
 from covjax.pooling import Pooler, get_pooler, pooler_options
-from covjax.recipes.base import Options, Pooled, Recipe, Referenced, SparsePooled, SpecialToken, Trained, Truncated
+from covjax.recipes.base import (
+    Options,
+    Pooled,
+    Recipe,
+    Referenced,
+    SparsePooled,
+    SpecialToken,
+    Trained,
+    Truncated,
+    row_name,
+)
 from covjax.recipes.pairs import PairPooled
 from covjax.sketch import count_sketch
 from covjax.standardise import standardise
@@ -130,7 +140,7 @@ def fit_pools(
         if isinstance(recipe, Trained):
             if data is None:
                 raise InputError(f"recipe: {recipe.name!r} is trained on labels; take it from a comparison's best()")
-            trained.setdefault(recipe.replica_of or recipe.name, []).append(recipe)
+            trained.setdefault(row_name(recipe), []).append(recipe)
         elif isinstance(recipe, SparsePooled):
             sparse.setdefault(recipe.autoencoder, []).append(recipe)
     in_memory: list[Recipe] = [each for group in trained.values() for each in group]

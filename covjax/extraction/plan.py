@@ -156,15 +156,15 @@ class Cuts:
             counts.append(len(cut))
             cores.append(sum(int(window.core.sum()) for window in cut))
         self.lengths, self.counts, self.cores = (np.array(each, np.int64) for each in (lengths, counts, cores))
-        self._ends = np.cumsum(self.counts)
-        self.totals = np.add.reduceat(self.lengths, self._ends - self.counts)
+        self._starts = np.cumsum(self.counts) - self.counts
+        self.totals = np.add.reduceat(self.lengths, self._starts)
 
     def __getitem__(self, number: int) -> list[Window]:
         return self._cut(self._sequences[number])
 
     def lengths_of(self, numbers: Int[np.ndarray, "m"]) -> Int[np.ndarray, "windows"]:
         """Tokens of every window of these sequences, in their order."""
-        return np.concatenate([self.lengths[self._ends[i] - self.counts[i] : self._ends[i]] for i in numbers])
+        return np.concatenate([self.lengths[self._starts[i] :][: self.counts[i]] for i in numbers])
 
 
 def _windows(encoder: Encoder, window: int, halo: int, sequence: str) -> list[Window]:

@@ -66,13 +66,12 @@ def write_shard(work: Work, shard: int, bar: tqdm) -> None:
     features = {name: np.empty((len(rows), width), np.float32) for name, width in run["features"].items()}
     records: dict[int, bytes] = {}
     lengths, key = np.zeros(len(rows), np.int64), record_key(run["identity"])
-    cuts = [work.cuts[i] for i in rows]
-    owner = np.repeat(np.arange(len(rows)), work.cuts.counts[rows])  # of every window in the shard
-    first = np.searchsorted(owner, np.arange(len(rows)))
-    counts = np.bincount(owner)  # windows of every sequence
+    counts = work.cuts.counts[rows]  # windows of every sequence
+    owner = np.repeat(np.arange(len(rows)), counts)  # of every window in the shard
+    first = np.cumsum(counts) - counts
     passing, left = work.passing_of(shard), counts.copy()
     waiting: dict[int, dict[int, dict[int, np.ndarray]]] = {}  # sequence → window → layer → its core's activations
-    chosen = [window for cut in cuts for window in cut]
+    chosen = [window for i in rows for window in work.cuts[i]]
     for index, layers, mask in encode(work, chosen):
         # Rows that only fill the batch have no token to pool; the first sequence's mask keeps the poolers defined.
         filled = np.where(np.arange(len(mask))[:, None] < len(index), mask, mask[:1])

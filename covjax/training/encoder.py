@@ -194,8 +194,13 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
     state = place(layout, state, arrays)
     del arrays, model, checkpoint
     later = _later_snapshots(config, step)
-    if step in later and is_first():
-        _save_encoder(config, nnx.merge(graph, state).model, make, f"snapshots/{step}")
+
+    def snapshot() -> None:
+        """Of the state at this step, where one is asked for."""
+        if step in later and is_first():
+            _save_encoder(config, nnx.merge(graph, state).model, make, f"snapshots/{step}")
+
+    snapshot()
     advance, evaluation = Step(graph, layout), make_evaluation(graph, layout)
     part = own_part(mesh, config.batch)
     begin = time.monotonic()
@@ -212,8 +217,7 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
             if saves or step in later or step % config.log_every == 0:
                 values = {name: float(value) for name, value in metrics.items()}
                 refuse_divergence(values, step, "lower the rate, or raise --warmup")
-            if step in later and is_first():
-                _save_encoder(config, nnx.merge(graph, state).model, make, f"snapshots/{step}")
+            snapshot()
             if step % config.log_every == 0 or last:
                 log.write(step, "train", values, time.monotonic() - begin)
                 bar.set_postfix({"nats": f"{values['nats']:.4f}"}, refresh=False)
