@@ -24,13 +24,20 @@ PAPERS = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory) -> Path:
-    """A folder with wheel and source archive, built from a copy, so that the working tree stays as it is."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("archives")
+def source(tmp_path_factory) -> Path:
+    """A copy of what is packed, so that the working tree stays as it is."""
+    source = tmp_path_factory.mktemp("source")
     for path in (*(ROOT / name for name in PAPERS), *ROOT.glob("constraints-*.txt")):
         shutil.copy(path, source)
     for name in ("covjax", "eval", "train", "configs", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return source
+
+
+@pytest.fixture(scope="module")
+def archives(source, tmp_path_factory) -> Path:
+    """A folder with wheel and source archive."""
+    output = tmp_path_factory.mktemp("archives")
     subprocess.run([sys.executable, "-c", BUILD, str(output)], cwd=source, check=True, capture_output=True)
     return output
 
@@ -138,3 +145,20 @@ def test_a_comparison_in_an_empty_folder(unpacked, tmp_path):
     with np.load(tmp_path / "embeddings.npz") as arrays:
         assert arrays["ids"].tolist() == [f"s{i}" for i in range(90)]
         assert arrays["vectors"].shape == (90, 8)
+
+
+def test_a_script_beside_a_clone_imports_the_library_and_not_the_folder(source, tmp_path):
+    # An editable install puts the clone on the path by a `.pth` file. The folder of the script comes first there, and
+    # a clone named covjax lies in it.
+    build = "import sys; from setuptools import build_meta as b; b.build_editable(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as file:
+        (name,) = (name for name in file.namelist() if not name.split("/")[0].endswith(".dist-info"))
+        clone = file.read(name).decode().strip()
+    assert Path(clone) == source, f"{name} is no path to the clone"
+    (tmp_path / "covjax" / "covjax").mkdir(parents=True)
+    (tmp_path / "script.py").write_text("import covjax; print(covjax.__file__)")
+    environment = os.environ | {"PYTHONPATH": clone}
+    run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert Path(run.stdout.strip()) == source / "covjax" / "__init__.py", run.stderr
