@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from covjax.comparison.config import DEFAULT_NAME, CompareConfig
+from covjax.comparison.config import CompareConfig, comparison_title
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.notes import note, silence, visible
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None, command: str = "covjax compare") -> 
         config = titled(config)
         with silence(flags.quiet):
             if not flags.distributed:  # before the seconds that JAX's import takes
-                title = Path(config.data).name if config.data and config.name == DEFAULT_NAME else config.name
+                title = comparison_title(config.name, Path(config.data or "").name)
                 note(f"{visible(title)}: output {visible(config.output)}")
             from covjax.comparison.compare import compare
             from covjax.jobs.distributed import job

@@ -36,6 +36,11 @@ TABLE_OPTIONS = (
 )
 
 
+def comparison_title(name: str, file: str) -> str:
+    """What a comparison is called: the name that the user gave it, or else the name of its table's file, if any."""
+    return file if file and name == DEFAULT_NAME else name
+
+
 @dataclasses.dataclass(frozen=True)
 class CompareConfig(RecipeSettings):
     """Everything that decides the numbers of a comparison."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from covjax.comparison.config import DEFAULT_NAME
+from covjax.comparison.config import comparison_title
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import read_sealed
 from covjax.recipes.base import MIXTURE
@@ -171,8 +171,7 @@ class Results:
     @property
     def title(self) -> str:
         """What the comparison is called, or else its table."""
-        file = self.manifest.get("data", {}).get("file", "")
-        return file if file and self.name == DEFAULT_NAME else self.name
+        return comparison_title(self.name, self.manifest.get("data", {}).get("file", ""))
 
     @property
     def winner(self) -> str:

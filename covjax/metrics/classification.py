@@ -153,7 +153,7 @@ def _by_label(truth, scores, metric) -> Float[np.ndarray, "k"]:
     def block(start: int) -> None:
         columns = np.array(scores[:, start : start + LABELS].T, order="C")  # a copy: it is sorted in place
         positive = np.ascontiguousarray(truth[:, start : start + LABELS].T)
-        chosen = [column[held] for column, held in zip(columns, positive)]
+        chosen = [column[mask] for column, mask in zip(columns, positive)]
         columns.sort(axis=1)
         for j, (ordered, own) in enumerate(zip(columns, chosen), start):
             if len(own):
@@ -202,15 +202,15 @@ def _runs(score, positive, w):
     """
     first = np.flatnonzero(np.append(True, score[1:] != score[:-1]))
     run = np.searchsorted(first, np.flatnonzero(positive), side="right") - 1
-    held, where = np.unique(run, return_index=True)
+    run, where = np.unique(run, return_index=True)
     within = w[positive]
-    if len(held) < len(within):  # several positives of one score
+    if len(run) < len(within):  # several positives of one score
         within = np.add.reduceat(within, where, axis=0)
     running = np.zeros((len(w) + 1, w.shape[1]), w.dtype)
     for before, row, after in zip(running, w, running[1:]):  # np.cumsum takes three times as long along this axis
         np.add(before, row, out=after)
     end = np.append(first[1:], len(score))
-    sums = within, within.cumsum(0), running[first[held]], running[end[held]], running[-1]
+    sums = within, within.cumsum(0), running[first[run]], running[end[run]], running[-1]
     return tuple(each.astype(np.float64) for each in sums)
 
 
