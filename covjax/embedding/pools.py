@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from covjax.activations import ArrayTokens, Batch
@@ -232,32 +233,17 @@ def each_batch(
     Arrays may have more rows than there are row numbers. `most`, of the tokens of a padded sequence, is how many
     sequences are in a batch, at least one a device. `only` are the rows that are wanted.
     """
-    shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
-    shuffle: Callable[..., Array] = shuffle_features
-    if any(isinstance(pool.recipe, PairPooled) for pool in pools.values()):  # then all of them are
-        shuffle = shuffle_sides
     special = {name for name, pool in pools.items() if pool.pooler is None}
     if special and not tokens.has_special:
         raise InputError(f"recipe: {min(special)!r} needs a special token before the sequence; {tokens.name} has none")
-
-    @jax.vmap
-    def pool_one(x, w, key, token):
-        x = standardise(x, w, *fit)
-        mixed = shuffle(x, w, jax.random.wrap_key_data(key)) if shuffled else x
-        pooled = {name: pool for name, pool in pools.items() if name not in special}
-        vectors = {name: apply(pool, mixed if name in shuffled else x, w) for name, pool in pooled.items()}
-        return vectors | {name: (token - fit[0]) / fit[1] for name in special}
-
-    pool_batch = jax.jit(pool_one)
-    if tokens.mesh is not None:  # by hand: XLA would gather a batch of eigendecompositions on one device
-        sequences = PartitionSpec(tokens.mesh.axis_names[0])
-        pool_batch = jax.jit(jax.shard_map(pool_one, mesh=tokens.mesh, in_specs=sequences, out_specs=sequences))
+    structure, arrays = _divided(pools)
     keys = _row_keys(seed, len(tokens))
 
     def run(batch: Batch) -> dict[str, Any]:
         filled = np.resize(batch.rows, len(batch.tokens))  # the last batch of a shape has more rows than sequences
         token = batch.special if batch.special is not None else np.zeros((len(batch.tokens), 1), np.float32)
-        return pool_batch(batch.tokens, batch.weights, keys[filled], token)
+        given = batch.tokens, batch.weights, keys[filled], token
+        return _pool_batch(arrays, fit, *given, structure=structure, apply=apply, mesh=tokens.mesh)
 
     if most is None and any(pool.sketch for pool in pools.values()):
         most = _few(pools, tokens.features)
@@ -270,10 +256,70 @@ def each_batch(
         yield batch.rows, blocks
 
 
+Structure = tuple[tuple[str, Recipe, Hashable, int], ...]
+
+
+def _divided(pools: Mapping[str, FittedPool]) -> tuple[Structure, dict[str, Any]]:
+    """What of the pools is compiled into a program, and their arrays by name, which it is given."""
+    parts = {name: nnx.split(each.pooler) for name, each in pools.items() if isinstance(each.pooler, nnx.Module)}
+    structure = [(name, p.recipe, parts[name][0] if name in parts else p.pooler, p.sketch) for name, p in pools.items()]
+    arrays = {name: (parts[name][1] if name in parts else None, each.projection) for name, each in pools.items()}
+    return tuple(structure), arrays
+
+
+def _joined(structure: Structure, arrays: Mapping[str, Any]) -> dict[str, FittedPool]:
+    """The pools that were divided."""
+    pools = {}
+    for name, recipe, pooler, sketch in structure:
+        state, projection = arrays[name]
+        whole = pooler if state is None else nnx.merge(cast(nnx.GraphDef, pooler), state)
+        pools[name] = FittedPool(recipe, cast(Pooler | None, whole), projection, sketch)
+    return pools
+
+
+@partial(jax.jit, static_argnames=("structure", "apply", "mesh"))
+def _pool_batch(
+    arrays: Mapping[str, Any],
+    fit: tuple[Float[Array, "features"], Float[Array, "features"]],
+    x: Float[Array, "batch tokens features"],
+    w: Float[Array, "batch tokens"],
+    keys: Array,
+    token: Float[Array, "batch _"],
+    *,
+    structure: Structure,
+    apply: Callable[[FittedPool, Array, Array], Any],
+    mesh: Mesh | None,
+) -> dict[str, Any]:
+    """One program for all data of equal shapes: what was fitted is given to it and not compiled in."""
+
+    def pool_one(arrays, fit, x, w, key, token):
+        pools = _joined(structure, arrays)
+        shuffled = {name for name, pool in pools.items() if getattr(pool.recipe, "shuffled", False)}
+        paired = any(isinstance(pool.recipe, PairPooled) for pool in pools.values())  # then all of them are
+        x = standardise(x, w, *fit)
+        if shuffled:
+            mixed = (shuffle_sides if paired else shuffle_features)(x, w, jax.random.wrap_key_data(key))
+        return {
+            name: (token - fit[0]) / fit[1] if pool.pooler is None else apply(pool, mixed if name in shuffled else x, w)
+            for name, pool in pools.items()
+        }
+
+    pool_all = jax.vmap(pool_one, in_axes=(None, None, 0, 0, 0, 0))
+    if mesh is not None:  # by hand: XLA would gather a batch of eigendecompositions on one device
+        whole, rows = PartitionSpec(), PartitionSpec(mesh.axis_names[0])
+        specs = whole, whole, rows, rows, rows, rows
+        pool_all = jax.shard_map(pool_all, mesh=mesh, in_specs=specs, out_specs=rows)
+    return pool_all(arrays, fit, x, w, keys, token)
+
+
 def _row_keys(seed: int, rows: int) -> np.ndarray:
     """The data of a random key for every row, on the host, where a batch takes its own without a program."""
-    fold = jax.jit(jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(jax.random.key(seed), row))))
-    return np.asarray(fold(np.arange(rows)))
+    return np.asarray(_keys(jax.random.key(seed), np.arange(1 << max(rows - 1, 0).bit_length())))[:rows]
+
+
+@jax.jit
+def _keys(key: Array, rows: Int[Array, "rows"]) -> Array:
+    return jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))(rows)
 
 
 def _parts(batches: Iterator[Batch], most: Callable[[int], int], devices: int) -> Iterator[Batch]:
