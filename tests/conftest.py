@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Threads of OpenBLAS wait by spinning: on two cores with two workers that takes many times what they compute.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     threadpool_limits(1)  # of NumPy, which a plugin of pytest may have imported
-    if config.option.markexpr == "not slow":
+    if "not slow" in config.option.markexpr or config.option.markexpr == "long":
         os.environ.setdefault("XLA_FLAGS", QUICK)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         if sum(path.stat().st_size for path in COMPILED.glob("*/*")) > 2**30:

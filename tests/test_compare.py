@@ -53,6 +53,7 @@ def finished(tmp_path_factory):
     return folder, run(folder)
 
 
+@pytest.mark.long
 def test_results_hold_every_row_probe_metric_and_the_manifest(finished):
     _, results = finished
     labels = [row["label"] for row in results["rows"]]

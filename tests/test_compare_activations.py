@@ -78,6 +78,7 @@ def numbers(result):
     return {row.label: [*row.probes["logistic"].validation_path] for row in result.results.rows}
 
 
+@pytest.mark.long
 def test_activations_of_an_encoder_give_its_comparison(made):
     folder, given = made
     rows = [*ROWS, "composition"]

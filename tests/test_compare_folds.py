@@ -193,6 +193,7 @@ def same_numbers(a, b):
     return {**a.results.dump(), "manifest": 0} == {**b.results.dump(), "manifest": 0}
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
     path, tokens, whole = finished
     written, fits = [], []
@@ -224,6 +225,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
     assert more.results.test_looks == 2
 
 
+@pytest.mark.long
 def test_classes_under_both_probes_and_a_mixture(tmp_path):
     path, tokens = write(tmp_path, np.random.default_rng(1), regression=False, features=6)
     rows = ["mean", "regional_mean", "sqrt_covariance", "log_covariance", "auto"]
@@ -290,6 +292,7 @@ def test_few_rows_that_covjax_splits_are_advised_to_fold():
     assert folds_note(config, 300, True) == folds_note(config, 1000, False) == ""
 
 
+@pytest.mark.long
 def test_null_intervals_with_the_penalty_chosen_inside_cover_0(rng):
     """Two feature sets of equal worth; in every fold the penalty is chosen on its own validation rows."""
     n, sets = 60, 60

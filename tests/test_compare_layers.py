@@ -79,12 +79,14 @@ def validation(results):
     return {row.label: row.probes["logistic"].validation for row in results.rows}
 
 
+@pytest.mark.long
 def test_every_sequence_is_encoded_once_for_all_layers(swept):
     _, result, count = swept
     assert result.results.layers == (0, 1, 2)
     assert count == N + 2  # two of them once more, to find out whether the special token sees the sequence
 
 
+@pytest.mark.long
 def test_each_row_has_the_values_of_every_layer_and_takes_its_own_best(swept, single):
     results = swept[1].results
     alone = {layer: validation(each) for layer, each in single.items()}
@@ -149,6 +151,7 @@ def mixed(tmp_path_factory):
     return table, run(table.parent / "run").folder, run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", ["log_covariance", "auto", "auto_3_components"])
 def test_the_model_has_the_layer_of_the_row_that_it_is_of_beside_a_mixture_too(mixed, tmp_path, monkeypatch, row):
     table, folder, run = mixed
@@ -208,6 +211,7 @@ def test_a_comparison_of_one_layer_says_nothing_of_layers(single):
     assert not any("layer" in name for row in dump["rows"] for name in row)
 
 
+@pytest.mark.long
 def test_with_little_memory_the_encoder_runs_more_often_and_the_test_set_is_scored_once(
     swept, tmp_path, monkeypatch, capsys
 ):
@@ -255,6 +259,7 @@ def test_one_pass_at_a_time_is_in_memory_and_gives_each_layer_its_tokens(tmp_pat
         assert there == {0: layer < 2, 1: layer < 2, 2: layer == 2}
 
 
+@pytest.mark.long
 def test_the_special_token_is_a_row_where_it_has_seen_the_sequence(tmp_path):
     write_bert(tmp_path, np.random.default_rng(0))
     write_table(tmp_path / "t.csv")
@@ -320,6 +325,7 @@ def test_the_command_takes_negative_layers():
     assert config.layers == "-1,-3"
 
 
+@pytest.mark.long
 def test_a_mixture_that_wins_is_the_model_at_its_own_layer(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["id,sequence,label,split"]

@@ -61,6 +61,7 @@ def runs(tmp_path_factory):
     return folder, table, lines
 
 
+@pytest.mark.long
 def test_two_processes_make_the_features_and_probes_of_one(runs):
     folder, _, lines = runs
     one, two = read(folder / "one"), read(folder / "two")

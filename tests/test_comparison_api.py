@@ -114,6 +114,7 @@ def check_every_row(result, atol):
     return {name: every[name].is_kernel for name in rows}
 
 
+@pytest.mark.long
 def test_the_model_predicts_what_predictions_csv_says(done):
     best, data, rows = check_predictions(done)
     assert set(best.labels) == {"0", "1"}
@@ -122,6 +123,7 @@ def test_the_model_predicts_what_predictions_csv_says(done):
     assert {row["prediction_of_mean"] for row in rows} <= {"0", "1"}
 
 
+@pytest.mark.long
 def test_every_row_can_be_the_model(done):
     assert not any(check_every_row(done, 1e-4).values())
 
@@ -228,6 +230,7 @@ def test_a_data_frame_is_a_table(done, tmp_path):
     assert result.best().predict(["MKVACD"]).shape == (1,)
 
 
+@pytest.mark.long
 def test_a_rerun_keeps_the_model_and_makes_a_damaged_one_again(copy, capsys):
     table = copy.folder.parent / "t.csv"
     shutil.copy(_original(copy), table)

@@ -104,6 +104,7 @@ def streamed(given, targets, **changes):
     return conjugate_table("log_covariance", pool, tokens, fit, 0, TRAIN, targets, PENALTIES, **arguments)
 
 
+@pytest.mark.long
 def test_streamed_ridge_is_that_of_all_vectors_in_float64(setting, rng, tmp_path):  # noqa: F811
     """Alone and beside the mean; so are the weights of a model on raw vectors."""
     tokens, targets = setting[0], rng.normal(size=(len(TRAIN), 2))
@@ -208,6 +209,7 @@ def test_the_plan_chooses_by_memory_and_work():
 ROWS = ["mean", "log_covariance", "mean_outer", "mean+log_covariance"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solver", ["cg", "sketch"])
 def test_a_comparison_says_what_served(tmp_path, monkeypatch, solver):
     monkeypatch.setattr(tables, "WIDE", 20)
@@ -240,6 +242,7 @@ def stop(*_):
     raise InputError("went on")
 
 
+@pytest.mark.long
 def test_a_row_that_an_earlier_run_did_not_solve_is_refused(tmp_path, monkeypatch):
     """In the directions of log Σ alone, ridge on it beside the mean is not exact."""
     monkeypatch.setattr(tables, "WIDE", 20)
@@ -297,6 +300,7 @@ def test_settings_that_contradict_each_other(options, text):
         CompareConfig(data="t.csv", **options).check()
 
 
+@pytest.mark.long
 def test_two_processes_make_the_tables_of_one(tmp_path):
     made_of = []
     for count in (1, 2):
@@ -308,6 +312,7 @@ def test_two_processes_make_the_tables_of_one(tmp_path):
         np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(one).max(), err_msg=name)
 
 
+@pytest.mark.long
 def test_layers_choose_as_with_exact_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "WIDE", 10)
     table = test_compare_layers.write_table(tmp_path / "t.csv")

@@ -89,6 +89,7 @@ def _files_by_sort(folder: Path) -> list[list[Path]]:
 
 
 # Orbax's reader threads complain to no one when a file vanishes under them.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("kind", KINDS)

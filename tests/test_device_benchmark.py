@@ -52,6 +52,7 @@ def test_a_case_is_checked_timed_and_written(tmp_path):
         assert row["rounds"] == 5
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_left_out_and_what_fails_does_not_stop_the_rest(tmp_path, monkeypatch, capsys):
     assert run(tmp_path, "--budget=0") == 0
     assert len([line for line in report(tmp_path)["left_out"] if "left out" in line]) >= len(device.PLAN)

@@ -88,6 +88,7 @@ def test_a_walk_gives_the_source_its_own_batches_and_every_added_row_once(arrays
             np.testing.assert_array_equal(own, both.kept(np.array([row]))[0])
 
 
+@pytest.mark.long
 def test_other_numbers_are_those_of_a_run_without(run, table, arrays, tmp_path):
     plain = compare(table, arrays, tmp_path / "plain")
     assert plain.results.rows == run.results.rows
@@ -112,6 +113,7 @@ def test_values_are_those_of_the_model_on_the_mixed_tokens(run, arrays, place):
     assert row.scores["covariance"].difference == pytest.approx(gap, abs=1e-12)
 
 
+@pytest.mark.long
 def test_a_special_token_of_the_model_has_no_share(tmp_path, rng):
     (tmp_path / "encoder").mkdir()
     write_bert(tmp_path / "encoder", rng)

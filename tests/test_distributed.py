@@ -55,6 +55,7 @@ def open_mpi(port: int, index: int) -> dict[str, str]:
     return {"OMPI_MCA_orte_hnp_uri": f"{port * 4096}.0;tcp://127.0.0.1:1"} | {k: str(v) for k, v in world.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cluster", [slurm, open_mpi])
 def test_auto_reads_what_a_cluster_tells_and_items_are_shared_out_whole(cluster):
     """5 items over 2 processes, 1 over both: nothing lost, nothing twice; the quick one waits for the slow one."""
@@ -73,6 +74,7 @@ def test_a_job_with_an_error_in_one_process_ends_loudly_in_all():
     assert "stopped sending heartbeats):\n1\n" in done[0][2]  # the coordination service names who is lost
 
 
+@pytest.mark.long
 def test_a_process_may_work_alone_for_longer_than_a_transfer_may_take():
     """Half a minute and half an hour are JAX's limits for transfers; here they are two seconds."""
     done = finish(start(["late", "5"], processes=2, flags="--xla_cpu_collective_timeout_seconds=2"))

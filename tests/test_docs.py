@@ -234,6 +234,7 @@ def test_every_command_of_the_pages_is_understood(monkeypatch, capsys):
     assert len(lines()) > 80
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", TUTORIALS)
 @needs_weights
 def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):

@@ -127,6 +127,7 @@ def test_a_cache_serves_what_does_not_fit_in_memory(sequences, tmp_path):
         Embedder(encoder, "tucker_covariance_2", max_memory_gib=0).fit(sequences)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sequences", "arrays"])
 def test_a_grid_search_over_recipes(arrays, sequences, tmp_path, kind):
     model_selection = pytest.importorskip("sklearn.model_selection")
@@ -347,6 +348,7 @@ def test_bad_input_is_named_with_the_remedy(arrays, make, message):
         make(arrays)
 
 
+@pytest.mark.long
 def test_every_recipe_without_labels_can_be_fitted(arrays):
     arrays = [arrays[3][i : i + 21] for i in range(8)]  # one length, so that few programs are compiled
     passed_over = (

@@ -81,6 +81,7 @@ def test_auto_follows_the_scale_of_the_tokens(rng):
     np.testing.assert_allclose(pool(10 * x), expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_effective_count(rng):
     x, w = walk(rng, 50, 4)
     with jax.enable_x64(True):

@@ -74,6 +74,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_comparison_is_explained(tmp_path, capsys):
     """A small real run, from the table to the page."""
     table, output = write_table(tmp_path / "t.csv"), tmp_path / "run"

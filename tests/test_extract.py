@@ -98,6 +98,7 @@ def test_features_and_tokens_are_those_of_each_sequence(config):
         np.testing.assert_array_equal(first[i], x.astype(jnp.bfloat16))
 
 
+@pytest.mark.long
 def test_the_letters_come_with_the_tokens(original):
     store = TokenStore(original, 0)
     assert store.run["identity"]["format"] == TOKEN_FORMAT

@@ -36,6 +36,7 @@ def _assert_same(folder: Path, expected: Path) -> None:
         assert first == second  # digests of all features and rows
 
 
+@pytest.mark.long
 def test_several_processes_write_what_one_writes(one, tmp_path):
     """7 shards over 2 processes; then one shard is missing, for more processes than shards."""
     data, expected = one

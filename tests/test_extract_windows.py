@@ -34,6 +34,7 @@ def test_long_sequences_in_windows_are_pooled_as_one(config):
 STREAMED = ("mean", "mean_std", "covariance", "log_covariance:eps=0.5", "sqrt_second_moment:ridge=0.1")
 
 
+@pytest.mark.long
 def test_windows_pass_by_where_moments_are_all_that_is_needed(config, monkeypatch):
     """At 30 letters some sequences are whole; two open at a time make other shards."""
     config = dataclasses.replace(config, poolers=STREAMED, keep_tokens=False, max_shapes=2)

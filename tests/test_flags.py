@@ -32,6 +32,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("flags", "parts"), FLAGS.values(), ids=FLAGS)
 def test_a_part_of_everything_under_flags(flags, parts):
     command = [sys.executable, "-W", "error", "-m", "tests.flags_check", *parts]

@@ -153,6 +153,7 @@ def test_a_batch_is_float32_and_the_digest_is_that_of_ids_and_numbers(tmp_path):
         np.testing.assert_array_equal(batch.weights, other.weights)
 
 
+@pytest.mark.long
 def test_bfloat16_is_read_and_an_embedder_takes_what_was_read(tmp_path):
     given = arrays(ml_dtypes.bfloat16)
     for path in (safetensors(tmp_path / "x", given), folder_torch(tmp_path / "x", given)):

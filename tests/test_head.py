@@ -125,6 +125,7 @@ def test_published_unirep_predicts_the_next_residue_better_than_composition():
     assert loss(np.zeros_like(x)) > loss(x)
 
 
+@pytest.mark.long
 def test_a_training_on_a_store_recovers_the_loss_of_its_own_letters(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.choice([9, 24], 30)]
@@ -171,6 +172,7 @@ def test_sequences_cut_into_windows_recover_no_loss_and_the_report_says_why(tmp_
     }
 
 
+@pytest.mark.long
 def test_training_reports_density_and_loss_recovered(tmp_path):
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACDEFGHIKL"), n)) for n in rng.choice([9, 24], 40)]

@@ -91,6 +91,7 @@ def test_a_decoder_without_its_head_says_so(tmp_path):
         through_head(ours, -1, [ours.encode(TEXTS[0])])
 
 
+@pytest.mark.long
 def test_ntv3s_head_reads_its_last_layer(tmp_path, rng):
     name, _ = test_ntv3.write(tmp_path / "model", rng)
     ours = encoders.load(name)
@@ -109,6 +110,7 @@ def test_ntv3s_head_reads_its_last_layer(tmp_path, rng):
         through_head(ours, 0, encoded)[1](through_head(ours, 0, encoded)[0])
 
 
+@pytest.mark.long
 def test_spliceais_loss_is_that_of_its_own_classes(tmp_path, rng):
     ours = encoders.load(test_spliceai.write_torch(tmp_path / "w.pt", test_spliceai.random_weights(rng, 1)))
     sequences = ("ACGTNACGTA", "GGGTAAGT")

@@ -75,6 +75,7 @@ def test_training_step_and_evaluation_of_autoencoders(kind):
     lower_all(examples.autoencoder_case(kind))
 
 
+@pytest.mark.long
 def test_encoders_and_compiled_functions(tmp_path, rng):
     """Every `jax.jit` at module level, of which the encoders' come with their models."""
     missing = examples.compiled_functions()

@@ -86,6 +86,7 @@ def test_merge_in_any_grouping(rng, cuts):
         assert relative(m.covariance(), covariance) < 1e-6
 
 
+@pytest.mark.long
 def test_scan_vmap_psum_and_shard_map_agree_with_one_call(rng):
     x = jnp.asarray(tokens(rng, 960, 8, mean=2.0))
     chunks = x.reshape(6, 160, 8)

@@ -95,6 +95,7 @@ def test_a_network_that_was_best_at_its_last_step_has_not_converged(rng):
     assert path.converged == [True]
 
 
+@pytest.mark.long
 def test_rows_of_a_comparison(tmp_path):
     write_table(tmp_path / "t.csv", np.random.default_rng(0))
     options = [

@@ -196,6 +196,7 @@ def test_parameters_count_what_the_authors_state(width, layers, heads, count):
         assert total == count
 
 
+@pytest.mark.long
 def test_the_8m_size_loads_and_runs(tmp_path, rng):
     options = {"token_embed_dim": 16, "conv_init_embed_dim": 256, "embed_dim": 256, "ffn_embed_dim": 1024}
     options |= {"num_downsamples": 7, "attention_heads": 8, "key_size": 32}

@@ -26,6 +26,7 @@ def test_readme_examples_give_what_they_say():
     assert np.isfinite(names["vectors"]).all()
 
 
+@pytest.mark.long
 @needs_weights
 def test_python_page_examples_give_what_they_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -132,6 +132,7 @@ def measured(browsed):
     return {key: page for key, page in browsed.items() if key[0] != "spoilt"}
 
 
+@pytest.mark.long
 def test_no_page_is_wider_than_the_screen(measured):
     assert {key: page["scroll"] for key, page in measured.items() if page["scroll"] > page["width"]} == {}
     assert {page["width"] for page in measured.values()} == set(WIDTHS)

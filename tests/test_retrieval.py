@@ -113,6 +113,7 @@ def test_metrics_leave_out_queries_without_an_answer_in_resamples_too():
     assert [METRICS[key][1](truth, scores) for key in METRICS] == [0.75, 0.5, 1, 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_a_whole_run(tmp_path, task):
     result = compare(tmp_path, task, [*ROWS, *MATCHED], protocol="retrieval")

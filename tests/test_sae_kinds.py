@@ -131,6 +131,7 @@ def moments(x, w):
     return (x - mean).T @ (w[:, None] * (x - mean)) / w.sum()
 
 
+@pytest.mark.long
 def test_moment_topk_is_topk_and_the_covariances_difference(rng):
     x = (rng.normal(size=(4, 10, D)) + 1).astype(np.float32)
     w = (rng.uniform(0.5, 2, size=(4, 10)) * (rng.uniform(size=(4, 10)) < 0.7)).astype(np.float32)
@@ -230,6 +231,7 @@ def train(kind, directions, held, first, batches):
     return figures | {"covariance": float(errors.sum() / norms.sum()), "recovery": float(cosines.mean())}
 
 
+@pytest.mark.long
 def test_what_is_found_of_a_known_dictionary():
     directions = np.random.default_rng(0).normal(size=(DIRECTIONS, FEATURES))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)

@@ -118,6 +118,7 @@ def two_layers():
     return join(arrays, {"two": "layers"}), first, second
 
 
+@pytest.mark.long
 def test_both_find_the_known_directions_of_both_layers(tmp_path):
     data, first, second = two_layers()
     options = {"latents": DIRECTIONS, "k": 3}

@@ -62,6 +62,7 @@ def _relative(a, b):
     return np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max()
 
 
+@pytest.mark.long
 @over(TASKS)
 def test_moments_of_one_long_sequence_are_those_of_one_device(job, topology):
     """The first of several processes has no rows at all."""

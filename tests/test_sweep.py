@@ -46,6 +46,7 @@ def swept(tmp_path_factory):
     return folder, train_sweep(sweep_config(folder), activations(), labels(), names=["one", "two", "three"])
 
 
+@pytest.mark.long
 def test_every_member_is_bit_for_bit_what_it_is_alone(swept, tmp_path):
     folder, results = swept
     made = members(sweep_config(folder))
@@ -70,6 +71,7 @@ class Stop(Exception):
 TWO = {"k": (2, 4), "latents": (16,)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", [5, 15])
 def test_a_sweep_that_was_stopped_ends_in_the_same_bits(swept, tmp_path, monkeypatch, after):
     class Bar:
@@ -106,6 +108,7 @@ def test_a_member_that_is_behind_catches_up_and_new_ones_join(swept, tmp_path):
         train_sweep(sweep_config(folder, batch=8), activations())
 
 
+@pytest.mark.long
 def test_one_pass_serves_all_members_unless_memory_is_too_small(tmp_path, monkeypatch):
     def trained(name, **changes):
         data = Unheld(activations())
@@ -132,6 +135,7 @@ def test_states_share_memory_in_order(monkeypatch):
     assert state.share_memory([4, 4, 20]) == [[0, 1, 2]]
 
 
+@pytest.mark.long
 def test_seeds_say_how_stable_the_latents_are(tmp_path):
     data = activations(count=40)
     results = train_sweep(sweep_config(tmp_path, sweep={"seed": (0, 1)}), data)

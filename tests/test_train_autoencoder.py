@@ -88,6 +88,7 @@ def test_an_earlier_checkpoint_leads_to_the_same_end(run, finished):
     assert strip(read_log(run)) == strip(read_log(finished[0]))
 
 
+@pytest.mark.long
 def test_tokens_that_do_not_fit_into_memory_are_mixed_in_blocks_and_a_run_resumes_to_the_same_bits(tmp_path):
     settings = {"kind": "topk", "options": {"latents": 48, "k": 4}, "batch": 16, "max_memory_gib": 0.0}
     settings |= {"mix_tokens": 200}

@@ -166,6 +166,7 @@ def small_model(folder, seed=0):
     return make, make(AskedTensors(initial_weights(seed)))
 
 
+@pytest.mark.long
 def test_a_model_goes_back_to_the_folder_that_it_would_be_read_from(tmp_path):
     make, model = small_model(tmp_path / "start")
     tensors = named_tensors(make, model)
@@ -205,6 +206,7 @@ def test_a_training_that_diverges_is_stopped(genome):
         run.train_encoder(dataclasses.replace(genome, learning_rate=1e38, warmup=0))
 
 
+@pytest.mark.long
 def test_the_loss_against_numpy(tmp_path):
     _, encoder = small_model(tmp_path / "start")
     model = MaskedModel(encoder, "float32")
@@ -236,6 +238,7 @@ def genome(tmp_path):
     return dataclasses.replace(SMALL, data=str(tmp_path / "g.fa"), holdout="chr2", output=str(tmp_path / "whole"))
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
     genome = dataclasses.replace(genome, snapshots=(0, 2, 3, 6))
     whole = run.train_encoder(genome)
@@ -273,6 +276,7 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
     assert any((start(name, t.shape) != t).any() for name, t in files[0].items() if t.ndim > 1)
 
 
+@pytest.mark.long
 def test_snapshots_are_of_this_training(genome, tmp_path):
     """Those of another one go with it; files of others stay."""
     folder = tmp_path / "whole"

@@ -61,6 +61,7 @@ def _unfinished(folder: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_four_processes_end_where_one_device_does(runs):
     expected, folder = runs
     _assert_close(folder, expected)
@@ -87,6 +88,7 @@ def test_their_checkpoint_goes_on_on_eight_devices(runs, tmp_path):
     _assert_close(path, expected)
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_job_which_then_resumes(tmp_path):
     settings = json.dumps({"steps": 10, "save_every": 2})
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -100,6 +100,7 @@ def test_the_wheel_has_one_command(wheel):
         assert file.read(top).decode().split() == ["covjax"]
 
 
+@pytest.mark.long
 def test_version_tasks_and_info_of_the_wheel(unpacked, tmp_path):
     script = "import covjax; print(covjax.__file__)"
     environment = os.environ | {"PYTHONPATH": str(unpacked)}

@@ -77,6 +77,7 @@ def exact(recipe, tokens, fit, row):
     return v * s @ v.T
 
 
+@pytest.mark.long
 def test_kernels_are_those_of_float64_features(setting, monkeypatch, tmp_path):
     """In one block and in three, the last of which is not full; from memory and from disk; recipe by recipe."""
     monkeypatch.setattr(tables, "WIDE", 100)

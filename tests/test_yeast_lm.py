@@ -28,6 +28,7 @@ def test_it_is_listed_and_needs_nothing():
     assert sum(path.stat().st_size for path in YEAST_LM.iterdir()) < 4e6
 
 
+@pytest.mark.long
 def test_it_names_hidden_bases_of_a_chromosome_that_it_has_not_seen(rows):
     encoder = load("yeast-lm")
     shown = np.stack([encoder.encode(row["sequence"][:512]) for row in rows[::15]])
