@@ -22,7 +22,7 @@ from covjax.controls import shuffle_features
 from covjax.data import Dataset
 from covjax.embedding.learned import make_bases, sparse_options, sparse_pools, train_pools
 from covjax.embedding.plan import WORK
-from covjax.embedding.references import Arrays, TrainingTokens, fit_reference
+from covjax.embedding.references import Arrays, TrainingTokens, fit_reference, unfitted_reference
 from covjax.encoders.embed import overlap
 from covjax.errors import InputError
 from covjax.jobs.distributed import exchange
@@ -193,25 +193,47 @@ def sketched(pools: Mapping[str, FittedPool], sizes: Mapping[str, int]) -> dict[
 
 def widths(pools: Mapping[str, FittedPool], features: int) -> dict[str, int]:
     """How many numbers a sequence gets from each pool."""
+    return {name: features if pool.pooler is None else _width(pool, features) for name, pool in pools.items()}
+
+
+def _width(pool: Callable[[Array, Array], Array], features: int) -> int:
     token, weight = jax.ShapeDtypeStruct((4, features), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
-    return {
-        name: features if pool.pooler is None else jax.eval_shape(pool, token, weight).size
-        for name, pool in pools.items()
-    }
+    return jax.eval_shape(pool, token, weight).size
 
 
-def pool_groups(sizes: Mapping[str, int], n: int, max_gib: float) -> Iterator[list[str]]:
-    """Names pooled in one pass: one program shares moments, eigenvectors and the shuffle; the limit is its output."""
-    group: list[str] = []
-    gib = 0.0
-    for name, width in sizes.items():
-        size = 4 * n * width / 2**30
-        if group and gib + size > max_gib:
-            yield group
-            group, gib = [], 0.0
-        group.append(name)
-        gib += size
-    yield group
+def expected_widths(recipes: Sequence[Recipe], features: int) -> dict[str, int]:
+    """How many numbers a sequence will get from each recipe on tokens, at most; nothing is fitted, no token is seen."""
+    plain = unfitted_pools(recipes)
+    out = widths(plain, features)
+    for recipe in recipes:
+        if not isinstance(recipe, Pooled) or recipe.name in plain:
+            continue
+        options: dict[str, Any] = dict(recipe.options)
+        if isinstance(recipe, SparsePooled):
+            out[recipe.name] = options.get("pairs", dict(recipe.autoencoder)["latents"])
+            continue
+        if isinstance(recipe, Trained):
+            out[recipe.name] = out.get(recipe.replica_of) or _trained_width(recipe, features)
+            continue
+        if isinstance(recipe, Referenced):
+            options |= unfitted_reference(recipe.reference, features, dict(recipe.fitting))
+        elif isinstance(recipe, Truncated):
+            options["basis"] = np.ones((features, recipe.rank or 0), np.float32)
+        out[recipe.name] = _width(FittedPool(recipe, get_pooler(recipe.pooler, **options)), features)
+    return out
+
+
+def _trained_width(recipe: Trained, features: int) -> int:
+    """Its parameters are made where shapes alone are computed: to draw them would take seconds."""
+    width = recipe.width or features
+    options = dict(recipe.options) | {"features": width, "seed": recipe.seed}
+    return _width(lambda x, w: get_pooler(recipe.pooler, **options)(x, w), width)
+
+
+def check_finite(name: str, rows: Int[np.ndarray, "b"], block: Float[np.ndarray, "b p"]) -> None:
+    """Raise InputError for NaN or inf in a batch's vectors, naming the recipe and the row, counted from 0."""
+    if len(bad := np.flatnonzero(~np.isfinite(block).all(1))):
+        raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")
 
 
 Rows = Int[np.ndarray, "rows"]
