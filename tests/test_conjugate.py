@@ -87,6 +87,9 @@ def test_what_is_not_solved_says_so(rng):
     assert solved.directions.shape == (80, 8)
     text = described(solved.residuals[0], PENALTIES)
     assert re.match(r"NOT CONVERGED at \d of 4 penalties: relative residual \de[-+]\d+ at 1e-06", text)
+    assert text.endswith(
+        ", above the tolerance of 3e-05; give more --landmarks or --max-memory-gib, or leave these penalties out"
+    )
     table = Table(kernel @ solved.directions, 200, True, directions=Directions(solved.directions, 1.0, 2))
     again = solved_residuals(table, np.arange(80), np.asarray(rng.normal(size=(80, 2))), PENALTIES)
     assert min(again[:2]) > 0.01

@@ -165,7 +165,8 @@ def make_features(
         penalties = {"penalties": list(config.penalties)} if by_name[name] in mixtures else {}  # they chose the shares
         return manifest | {"row": repr(by_name[name])} | penalties
 
-    tables = TableFiles(folder, list(by_name), expected, landmarks, memory / 4, plan.solver, plan.count)
+    spare = max(plan.room - 2 * plan.most_bytes(len(data), sizes.values()), 0)  # beside two that probes are fitted on
+    tables = TableFiles(folder, list(by_name), expected, landmarks, min(memory / 4, spare), plan.solver, plan.count)
     to_find = [name for name in by_name if by_name[name] not in mixtures]
     missing = find_complete(to_find, lambda name: None if tables.find(name) is None else True)[1]
     complete = [by_name[name] for name in to_find if name not in missing]

@@ -104,7 +104,10 @@ def described(residuals: Sequence[float] | Float[np.ndarray, "penalties"], penal
     if not open_:
         return f"relative residual at most {max(residuals):.0e}"
     worst = ", ".join(f"{value:.0e} at {penalty:g}" for penalty, value in sorted(open_.items()))
-    return f"NOT CONVERGED at {len(open_)} of {len(penalties)} penalties: relative residual {worst}"
+    return (
+        f"NOT CONVERGED at {len(open_)} of {len(penalties)} penalties: relative residual {worst}, above the tolerance "
+        f"of {RESIDUAL:.0e}; give more --landmarks or --max-memory-gib, or leave these penalties out"
+    )
 
 
 def solved_residuals(

@@ -9,7 +9,7 @@ array has more than landmarks x features or sequences x landmarks numbers.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -54,6 +54,11 @@ class LandmarkPlan:
         return (
             self.count > 0 and width > self.narrow and (columns > self.widest or (is_kernel and not self.makes_kernels))
         )
+
+    def most_bytes(self, sequences: int, widths: Iterable[int]) -> float:
+        """`probe_bytes` of the largest table of vectors of so many numbers."""
+        columns = [self.count if self.covers(width) else columns_of(width, self.train) for width in widths]
+        return probe_bytes(sequences, max(columns, default=0))
 
 
 def columns_of(width: int, train: int) -> int:
@@ -119,7 +124,7 @@ def plan_landmarks(
     if solver in ("sketch", "landmarks", "cg"):
         widest = 0 if solver == "sketch" else count
         return LandmarkPlan(count, train, widest, tables.WIDE, room, solver, sample)
-    widest = next(c for c in range(columns_of(width, train), 0, -_STEP) if probe_bytes(sequences, c) <= room)
+    widest = next(c for c in range(max(tables.WIDE, train), 0, -1) if probe_bytes(sequences, c) <= room)
     return LandmarkPlan(count, train, widest, 0, room, "cg" if is_cg else "landmarks", sample, fits)
 
 
