@@ -14,8 +14,8 @@ from covjax.activations import ArrayTokens
 from covjax.controls import shuffle_features
 from covjax.embedding import kernels, tables, wide
 from covjax.embedding.fitted import fit_recipe
-from covjax.embedding.plan import GIB, TooLittleMemory, VectorGroup, VectorPlan, plan_kernels, plan_vectors
-from covjax.embedding.pools import expected_widths, fit_pools, pool_tokens, widths
+from covjax.embedding.plan import GIB, WORK, TooLittleMemory, VectorGroup, VectorPlan, plan_kernels, plan_vectors
+from covjax.embedding.pools import FittedPool, _few, expected_widths, fit_pools, pool_tokens, widths
 from covjax.embedding.tables import centred_probe
 from covjax.embedding.wide import TablePlan
 from covjax.errors import InputError
@@ -160,6 +160,18 @@ def test_nan_in_a_vector_is_named(setting, monkeypatch, tmp_path):
         plan = vector_plan({"covariance": 2080}, [place], 2)
         with pytest.raises(InputError, match=r"recipe 'covariance': NaN or inf, first in row 7 \(counted from 0\)"):
             list(wide.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path))
+
+
+def test_few_sequences_are_pooled_at_a_time_where_arrays_on_the_way_are_large():
+    """A kernel mean of 26,000 frequencies makes tokens x frequencies numbers from which it takes 52,000."""
+    wide_mean = FittedPool(get_recipe("mean")[0], get_pooler("kernel_mean", frequencies=26_000, bandwidth=np.ones(())))
+    counts = [_few({"kernel_mean": wide_mean}, D)(tokens) for tokens in (1, 30, 300)]
+    assert counts[0] == WORK // (12 * 52_000)
+    assert 4 * counts[1] * 30 * 26_000 <= WORK
+    assert 4 * counts[2] * 300 * 26_000 <= WORK
+    assert 2 * counts[2] > WORK // (4 * 300 * 26_000) // 2
+    plain = FittedPool(get_recipe("covariance")[0], get_pooler("covariance"))
+    assert [_few({"covariance": plain}, D)(tokens) for tokens in (1, 30)] == [WORK // (12 * 2080)] * 2
 
 
 def test_vectors_stay_in_memory_or_on_disk_or_are_pooled_again():

@@ -1,6 +1,7 @@
 """What recipes fit on the training tokens, and the pass that pools every sequence with all of them."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -333,9 +334,30 @@ def each_vector(
 
 
 def _few(pools: Mapping[str, FittedPool], features: int) -> Callable[[int], int]:
-    """How many sequences' whole vectors are made at a time."""
-    most = max(1, WORK // (12 * sum(widths(sketched(pools, {}), features).values())))
-    return lambda _: most
+    """How many sequences' whole vectors are made at a time: by their numbers, and by the largest array on the way."""
+    whole = sketched({name: pool for name, pool in pools.items() if pool.pooler is not None}, {})
+    total = sum(widths(whole, features).values())
+
+    @functools.cache
+    def most(tokens: int) -> int:
+        batch = 64  # what all sequences share, such as frequencies, is there once
+        x, w = (jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in ((tokens, features), (tokens,)))
+        largest = max((_largest(jax.make_jaxpr(jax.vmap(pool))(x, w)) for pool in whole.values()), default=0)
+        return max(1, WORK // max(12 * total, 4 * largest // batch, 1))
+
+    return most
+
+
+def _largest(program: Any) -> int:
+    """Numbers of the largest result of one operation in a traced program, those of its inner programs included."""
+    if isinstance(program, tuple | list):
+        return max(map(_largest, program), default=0)
+    if hasattr(program, "jaxpr"):
+        return _largest(program.jaxpr)
+    operations = getattr(program, "eqns", ())
+    inner = (_largest(list(each.params.values())) for each in operations)
+    own = (sum(result.aval.size for result in each.outvars) for each in operations)
+    return max(*inner, *own, 0, 0)
 
 
 def pool_tokens(

@@ -237,10 +237,10 @@ def scaled(
 ) -> Float[np.ndarray, "n p"]:
     """Features centred, and scaled to mean squared norm 1, on the training rows; in `out` where that is given."""
     parts = [train[part] for part in row_blocks(len(train), block.shape[1])]  # never all of them as a copy
-    mean = np.sum([block[part].sum(0, dtype=np.float64) for part in parts], axis=0) / len(train)
+    mean = np.sum([block[known].sum(0, dtype=np.float64) for known in parts], axis=0) / len(train)
     centre, square = mean.astype(block.dtype), 0.0
-    for part in parts:
-        rows = (block[part] - centre).astype(np.float64)
+    for known in parts:
+        rows = (block[known] - centre).astype(np.float64)
         square += np.einsum("ij,ij->", rows, rows)
     norm = np.sqrt(square / len(train))
     out = np.empty(block.shape, np.float32) if out is None else out
