@@ -188,6 +188,7 @@ def make_features(
         args = config, data, tokens, [*to_make, *mixtures], output, manifest, plan, landmarks
         for name, table in _pooled(*args, tables.find, recipes):
             tables.put(name, table)
+            del table  # before the next one is made
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
                 tables.put(recipe.name, _composition(recipe, data, tokens.kind))
@@ -333,10 +334,8 @@ def _pooled(
     for group in pool_groups(sizes, len(data), gib):
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}
         features = pool_tokens(chosen, tokens, fit, config.seed)
-        for name in group:
-            values = features.pop(name)
-            if is_first():
-                yield name, make_table(values, train)
+        for name in group if is_first() else ():
+            yield name, make_table(features.pop(name), train)
     if wide:
         yield from kernel_tables(wide, tokens, fit, config.seed, train, kernels, output)
     if not many:
