@@ -15,8 +15,8 @@ from covjax.embedding import conjugate, tables
 from covjax.embedding.conjugate import conjugate_table, described, sample_directions, solved_residuals
 from covjax.embedding.fitted import fit_recipe, load_fitted
 from covjax.embedding.landmarks import draw_landmarks, plan_landmarks, sketch_tables
+from covjax.embedding.passes import pool_tokens
 from covjax.embedding.plan import GIB, cg_pays
-from covjax.embedding.pools import pool_tokens
 from covjax.embedding.tables import Directions, Table, centred_probe, direction_space, landmark_space, side_by_side
 from covjax.explanation.blocks import make_blocks
 from covjax.probes import LinearProbe, fit_ridge_path
@@ -87,6 +87,9 @@ def test_what_is_not_solved_says_so(rng):
     assert solved.directions.shape == (80, 8)
     text = described(solved.residuals[0], PENALTIES)
     assert re.match(r"NOT CONVERGED at \d of 4 penalties: relative residual \de[-+]\d+ at 1e-06", text)
+    assert text.endswith(
+        ", above the tolerance of 3e-05; give more --landmarks or --max-memory-gib, or leave these penalties out"
+    )
     table = Table(kernel @ solved.directions, 200, True, directions=Directions(solved.directions, 1.0, 2))
     again = solved_residuals(table, np.arange(80), np.asarray(rng.normal(size=(80, 2))), PENALTIES)
     assert min(again[:2]) > 0.01

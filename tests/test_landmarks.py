@@ -12,8 +12,9 @@ from covjax.data import read_table
 from covjax.embedding import landmarks, tables
 from covjax.embedding.fitted import fit_recipe
 from covjax.embedding.landmarks import draw_landmarks, landmark_tables, plan_landmarks, probe_bytes
+from covjax.embedding.passes import pool_tokens
 from covjax.embedding.plan import GIB
-from covjax.embedding.pools import fit_pools, pool_tokens
+from covjax.embedding.pools import fit_pools
 from covjax.embedding.tables import centred_probe, make_table, side_by_side
 from covjax.errors import InputError
 from covjax.probes import fit_ridge_path
@@ -123,6 +124,48 @@ def test_exact_where_it_fits_and_as_many_landmarks_as_do_where_not():
     assert (given.count, given.covers(51_360), given.covers(4096)) == (500, True, False)
     with pytest.raises(InputError, match=r"max_memory_gib: 2 is too little for 10,000,000 sequences of 1,280"):
         plan_landmarks(None, 10_000_000, 7_000_000, 1280, 2 * GIB, 0)
+
+
+def test_kernels_that_cannot_be_made_are_not_chosen():
+    """The table of a row of more columns does not fit, or kernels are not made; narrower rows stay exact."""
+    size = 5000, 3500, 320, 8 * GIB, 0
+    assert plan_landmarks(None, *size, makes_kernels=lambda: True).count == 0
+    plan = plan_landmarks(None, *size, makes_kernels=lambda: False)
+    assert (plan.count > 256, plan.covers(51_360), plan.covers(4096)) == (True, True, False)
+    assert plan_landmarks(None, *size, "kernel", makes_kernels=lambda: False).count == 0
+    many = 100_000, 70_000, 64, 4 * GIB, 0
+    plan = plan_landmarks(None, *many, largest=8320)
+    assert (plan.count > 256, plan.covers(8320), plan.covers(2080)) == (True, True, False)
+
+
+def test_the_choice_asks_the_plan_of_kernels_before_the_encoder_runs(tmp_path, monkeypatch):
+    """Under 1 GiB no kernel is made: other ways are taken, or the error says how much is needed, which is enough."""
+    monkeypatch.setattr(tables, "WIDE", 20)
+    options = {"task": "regression", "rows": ["mean", "log_covariance", "signed_sqrt"], "n": 108}
+    result = compare(tmp_path, **options, max_memory_gib=1.0, probes=["ridge"])
+    assert [row.solver for row in result.results.rows] == ["", "sketch", "sketch"]
+    assert any("2 rows are compared through random sketches" in each for each in result.results.warnings)
+
+    monkeypatch.setattr(features, "fit_pools", None)  # the first to ask for tokens
+    refusals = []
+    for place, more in (("kernel", {"solver": "kernel"}), ("retrieval", {"protocol": "retrieval"})):
+        (tmp_path / place).mkdir()
+        with pytest.raises(InputError) as error:
+            compare(tmp_path / place, **options | {"task": "multiclass"} | more, max_memory_gib=1.0)
+        refusals.append(str(error.value))
+    assert re.match(
+        r"max_memory_gib: 1 is too little for kernels of 108 sequences of 8 features; 1\.\d is", refusals[0]
+    )
+    remedy = re.search(r"retrieval needs all inner .* give --max-memory-gib (1\.\d), or leave the row out", refusals[1])
+
+    def stop(*_):
+        raise InputError("went on")
+
+    monkeypatch.setattr(features, "fit_pools", stop)
+    for place, gib in (("kernel", re.search(r"(1\.\d) is needed", refusals[0])[1]), ("retrieval", remedy[1])):
+        more = {"solver": "kernel"} if place == "kernel" else {"protocol": "retrieval"}
+        with pytest.raises(InputError, match="went on"):
+            compare(tmp_path / place, **options | {"task": "multiclass"} | more, max_memory_gib=float(gib))
 
 
 def test_nan_in_a_sequence_is_named(setting, monkeypatch):

@@ -12,11 +12,13 @@ import pytest
 
 from covjax.activations import ArrayTokens
 from covjax.controls import shuffle_features
-from covjax.embedding import kernels, tables
+from covjax.embedding import kernels, tables, wide
 from covjax.embedding.fitted import fit_recipe
-from covjax.embedding.plan import GIB, plan_kernels
-from covjax.embedding.pools import fit_pools, pool_tokens
+from covjax.embedding.passes import _few, pool_tokens
+from covjax.embedding.plan import GIB, WORK, TooLittleMemory, VectorGroup, VectorPlan, plan_kernels, plan_vectors
+from covjax.embedding.pools import FittedPool, expected_widths, fit_pools, widths
 from covjax.embedding.tables import centred_probe
+from covjax.embedding.wide import TablePlan
 from covjax.errors import InputError
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path
@@ -86,7 +88,7 @@ def test_kernels_are_those_of_float64_features(setting, monkeypatch, tmp_path):
         plan_of(tokens, ROWS),
         plan_of(tokens, ROWS, blocks=3, on_disk=True, groups=tuple((name,) for name in ROWS)),
     ]
-    made = [dict(kernels.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path)) for plan in every]
+    made = [dict(wide.kernel_tables(pools, tokens, fit, 0, TRAIN, TablePlan(plan, None), tmp_path)) for plan in every]
     assert not list(tmp_path.iterdir())
     targets = np.random.default_rng(1).normal(size=(len(TRAIN), 2))
     for name in ROWS:
@@ -106,6 +108,100 @@ def scores(table, targets):
     space = table.space(TRAIN)
     path = fit_ridge_path(space, space.coordinates(table.values[TRAIN]), targets, PENALTIES)
     return [probe.scores(table.values) for probe in path]
+
+
+WITHOUT_FACTORS = ("regional_sqrt_covariance", "lagged_covariance", "gaussian", "signed_sqrt", "tangent_space")
+
+
+def vector_plan(sizes, places, blocks):
+    groups = tuple(VectorGroup((name,), place, blocks) for name, place in zip(sizes, places))
+    return TablePlan(None, VectorPlan(groups, sizes, 0, 0, 0))
+
+
+def test_kernels_of_vectors_are_those_of_their_float64_inner_products(setting, tmp_path):
+    """From vectors in memory, on disk and pooled again, in blocks whose last is not full; scores as of tables."""
+    tokens, _, _, _ = setting
+    recipes = [recipe for recipe in all_recipes(RecipeSettings(ranks=()), D) if recipe.name in WITHOUT_FACTORS]
+    fit, pools = fit_pools(recipes, tokens, TRAIN, 0, tmp_path, {})
+    assert not any(kernels.has_factor(pool) for pool in pools.values())
+    sizes = widths(pools, D)
+    assert sizes == expected_widths(recipes, D)
+    assert min(sizes.values()) >= 2080
+    together = VectorGroup(tuple(sizes), "memory", 1), VectorGroup(tuple(sizes), "disk", 3)
+    plans = [TablePlan(None, VectorPlan((group,), sizes, 0, 0, 0)) for group in together]
+    plans.append(vector_plan(sizes, ["again"] * len(sizes), 2))
+    plans.append(vector_plan(sizes, ["memory", "disk", "again", "disk", "memory"], 1))
+    (tmp_path / "files").mkdir()
+    every = [dict(wide.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path / "files")) for plan in plans]
+    assert not list((tmp_path / "files").iterdir())
+    targets = np.random.default_rng(1).normal(size=(len(TRAIN), 2))
+    vectors = pool_tokens(pools, tokens, fit, 0)
+    for name, table in vectors.items():
+        x = table.astype(np.float64) - table[TRAIN].astype(np.float64).mean(0)
+        kernel = x @ x[TRAIN].T
+        kernel /= np.trace(kernel[TRAIN]) / len(TRAIN)
+        plain = tables.Table(table, table.shape[1])
+        wanted = scores(plain, targets)
+        for each in every:
+            made = each[name]
+            assert (made.num_features, made.is_kernel, made.values.dtype) == (sizes[name], True, np.float32)
+            np.testing.assert_allclose(made.values, kernel, atol=2e-6, err_msg=name)
+            np.testing.assert_allclose(scores(made, targets), wanted, atol=1e-4, err_msg=name)
+
+
+def test_nan_in_a_vector_is_named(setting, monkeypatch, tmp_path):
+    tokens, fit, pools, _ = setting
+    whole = wide.each_vector
+
+    def broken(*arguments):
+        for rows, vectors in whole(*arguments):
+            yield rows, {name: np.where(rows[:, None] == 7, np.nan, block) for name, block in vectors.items()}
+
+    monkeypatch.setattr(wide, "each_vector", broken)
+    for place in ("memory", "disk", "again"):
+        plan = vector_plan({"covariance": 2080}, [place], 2)
+        with pytest.raises(InputError, match=r"recipe 'covariance': NaN or inf, first in row 7 \(counted from 0\)"):
+            list(wide.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path))
+
+
+def test_few_sequences_are_pooled_at_a_time_where_arrays_on_the_way_are_large():
+    """A kernel mean of 26,000 frequencies makes tokens x frequencies numbers from which it takes 52,000."""
+    wide_mean = FittedPool(get_recipe("mean")[0], get_pooler("kernel_mean", frequencies=26_000, bandwidth=np.ones(())))
+    counts = [_few({"kernel_mean": wide_mean}, D)(tokens) for tokens in (1, 30, 300)]
+    assert counts[0] == WORK // (12 * 52_000)
+    assert 4 * counts[1] * 30 * 26_000 <= WORK
+    assert 4 * counts[2] * 300 * 26_000 <= WORK
+    assert 2 * counts[2] > WORK // (4 * 300 * 26_000) // 2
+    plain = FittedPool(get_recipe("covariance")[0], get_pooler("covariance"))
+    assert [_few({"covariance": plain}, D)(tokens) for tokens in (1, 30)] == [WORK // (12 * 2080)] * 2
+
+
+def test_vectors_stay_in_memory_or_on_disk_or_are_pooled_again():
+    """Whatever the limit, what is planned keeps within it, and an error's number is enough."""
+    sizes = {"small": 5000, "a": 100_000, "b": 100_000, "wide": 400_000}
+    n, train, used = 5000, 3500, GIB
+
+    def places(gib, disk):
+        plan = plan_vectors(sizes, n, train, gib * GIB, used, disk * GIB)
+        assert plan.peak <= gib * GIB
+        assert sorted(name for group in plan.groups for name in group.names) == sorted(sizes)
+        for group in plan.groups:
+            assert 4 * n * max(sizes[name] for name in group.names) / group.blocks < gib * GIB
+        return [(group.names, group.place) for group in plan.groups]
+
+    assert places(24, 0) == [(tuple(sizes), "memory")]
+    assert places(6, 100) == [(("small", "a"), "memory"), (("b",), "memory"), (("wide",), "disk")]
+    assert places(4, 4) == [(("small",), "memory"), (("a", "b"), "disk"), (("wide",), "again")]
+    assert places(4, 0) == [(("small",), "memory"), (("a",), "again"), (("b",), "again"), (("wide",), "again")]
+    text = str(plan_vectors(sizes, n, train, 4 * GIB, used, 4 * GIB))
+    assert re.match(
+        r"4 kernels of up to 400,000 numbers: small in memory; a, b in \d blocks, vectors on disk, 3.7 GiB at a time; "
+        r"wide pooled again for each of \d+ blocks; \d+ passes over the tokens; memory at most [\d.]+ GiB, about ",
+        text,
+    )
+    with pytest.raises(TooLittleMemory, match="1.5 is too little for kernels of 5,000 sequences of 400,000") as error:
+        plan_vectors(sizes, n, train, 1.5 * GIB, used, 0)
+    plan_vectors(sizes, n, train, error.value.needed, used, 0)
 
 
 def test_factors_are_of_the_pooled_matrix(rng):
@@ -184,7 +280,7 @@ def test_nan_in_a_sequence_is_named(setting, monkeypatch, tmp_path):
     monkeypatch.setattr(kernels, "_fixed_point", broken)
     plan = plan_of(tokens, ("log_covariance",))
     with pytest.raises(InputError, match=r"recipe 'log_covariance': NaN or inf, first in row \d+ \(counted from 0\)"):
-        list(kernels.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path))
+        list(kernels.factor_kernels(pools, tokens, fit, 0, TRAIN, plan, tmp_path))
 
 
 MEMORY = """
@@ -192,26 +288,38 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from covjax.activations import ArrayTokens
-from covjax.embedding.kernels import kernel_tables, plan_tables
+from covjax.embedding.wide import kernel_tables, plan_tables
 from covjax.embedding.pools import fit_pools
 from covjax.recipes import RecipeSettings, all_recipes
 random = np.random.default_rng(0)
 tokens = ArrayTokens([random.standard_normal((30, 640), np.float32) for _ in range(400)])
 train = np.arange(280)
-names = ("covariance", "log_covariance", "shuffled_log_covariance")
+names = sys.argv[2].split(",")
 recipes = [each for each in all_recipes(RecipeSettings(ranks=())) if each.name in names]
 fit, pools = fit_pools(recipes, tokens, train, 0, Path(sys.argv[1]), {})
 plan = plan_tables(pools, tokens, len(train), Path(sys.argv[1]), 1.5)
 tables = dict(kernel_tables(pools, tokens, fit, 0, train, plan, Path(sys.argv[1])))
-print(len(tables), plan.blocks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(len(tables), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
 @pytest.mark.slow
-def test_a_run_keeps_within_its_memory(tmp_path):
-    """Features of all three recipes would be 0.9 GiB, and twice that while tables are made of them."""
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("names", "plan"),
+    [
+        ("covariance,log_covariance,shuffled_log_covariance", "3 kernels of 205,120 features, 2 x 2 blocks of 320"),
+        (
+            "lagged_covariance,signed_sqrt,gaussian",
+            r"lagged_covariance, gaussian, signed_sqrt in \d blocks, .* on disk",
+        ),
+    ],
+)
+def test_a_run_keeps_within_its_memory(tmp_path, names, plan):
+    """Vectors of all three recipes would be 0.9 or 1.2 GiB, and twice that while tables are made of them."""
+    command = [sys.executable, "-c", MEMORY, str(tmp_path), names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    tables, blocks, gib = map(float, done.stdout.splitlines()[-1].split())
-    assert (tables, blocks > 1) == (3, True)
+    assert re.search(f"plan: .*{plan}", done.stdout)
+    tables, gib = map(float, done.stdout.splitlines()[-1].split())
+    assert tables == 3
     assert gib <= 1.5

@@ -47,6 +47,7 @@ class DistractedTokens(ArrayTokens):
             raise InputError("distractors: all test sequences are of one group, so that none has another's tokens")
         self.source, self.features, self.name = source, source.features, source.name
         self.has_special, self.gib = source.has_special, source.gib
+        self.weights_gib = source.weights_gib
         self._rows, self._shares = np.tile(rows, len(shares)), np.repeat(shares, len(rows))
         self._chosen, self._codes, self._seed = rows, codes, seed
         lengths = np.asarray(source.lengths)

@@ -1,18 +1,20 @@
 """The tokens of an encoder over sequences: kept in memory where they fit, else made anew at every walk."""
 
+import functools
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from covjax.activations.tokens import ArrayTokens, Batch, with_progress
 from covjax.encoders import Encoder, embed, tokenize
-from covjax.encoders.embed import replicate
+from covjax.encoders.embed import parameter_bytes, replicate
 from covjax.errors import InputError
 from covjax.jobs.distributed import is_first
 from covjax.notes import progress
@@ -49,6 +51,7 @@ class EncodedTokens(ArrayTokens):
         self.features = encoder.features(layer)
         self.gib = sum(map(len, sequences)) * self.features * 4 / 2**30
         self.fits = self.gib <= max_gib
+        self.weights_gib = parameter_bytes(encoder) / 2**30 if jax.default_backend() == "cpu" else 0.0
         self.cache = None if cache is None else Path(cache) / f"{encoder.weights_digest[:16]}-{layer}"
         self.has_special = self._has_special() if special is None else special
         self._pass = [self]  # all that one run of the encoder gives
@@ -105,7 +108,12 @@ class EncodedTokens(ArrayTokens):
 
     def median_tokens(self) -> float:
         """See `ArrayTokens.median_tokens`."""
-        return float(np.median([tokenize(self.encoder, [each])[2].sum() for each in self.sequences]))
+        return float(np.median(self.token_counts))
+
+    @functools.cached_property
+    def token_counts(self) -> Int[np.ndarray, "n"]:
+        """Tokens of every sequence, special ones left out; the encoder does not run."""
+        return np.array([tokenize(self.encoder, [each])[2].sum() for each in self.sequences])
 
     def _keep(self) -> None:
         for members in self._passes:

@@ -44,6 +44,7 @@ class PairTokens(ArrayTokens):
         self.rows = np.array([[row[a], row[b]] for a, b in zip(first, second, strict=True)])
         self.encoder, self.layer, self.name, self.features = encoder, layer, encoder.name, self._single.features
         self.gib, self.fits = self._single.gib, self._single.fits
+        self.weights_gib = self._single.weights_gib
         self._places: dict[int, Int[np.ndarray, n]] = {}
         self._ready = False
         letters = self._single.lengths[self.rows]
@@ -61,9 +62,13 @@ class PairTokens(ArrayTokens):
         first, second = self._single.kept(self.rows[row])
         if self.kind == "both":
             return np.concatenate([first, np.zeros((1, self.features), np.float32), second])
-        if row not in self._places:
-            self._places[row] = self._window(row)
-        return (second - first)[self._places[row]]
+        return (second - first)[self._near(row)]
+
+    def median_tokens(self) -> float:
+        """See `ArrayTokens.median_tokens`; the encoder does not run."""
+        if self.kind == "both":
+            return float(np.median(self._single.token_counts[self.rows].sum(1) + 1))
+        return float(np.median([len(self._near(row)) for row in range(len(self))]))
 
     def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
         """See `ArrayTokens.sample`; the token between two sequences has the weight 0."""
@@ -77,6 +82,11 @@ class PairTokens(ArrayTokens):
 
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.array([len(self.pair(row)) for row in rows])
+
+    def _near(self, row: int) -> Int[np.ndarray, "n"]:
+        if row not in self._places:
+            self._places[row] = self._window(row)
+        return self._places[row]
 
     def _window(self, row: int) -> Int[np.ndarray, "n"]:
         """Places of the tokens near one that differs."""

@@ -44,6 +44,7 @@ class ArrayTokens:
     has_special = False
     fits = True
     gib: float = 0.0
+    weights_gib: float = 0.0  # of the encoder's parameters, where they are in this memory
     features: int
     token_budget: int
     mesh: Mesh | None

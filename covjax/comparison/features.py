@@ -1,10 +1,12 @@
 """Features of every row, composition among them, made once and found again."""
 
 import dataclasses
+import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +21,13 @@ from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.tablefiles import TableFiles
 from covjax.data import Dataset
 from covjax.embedding.conjugate import conjugate_table
-from covjax.embedding.kernels import factor_columns, is_wide, kernel_tables, plan_tables
+from covjax.embedding.kernels import factor_columns, has_factor
 from covjax.embedding.landmarks import LandmarkPlan, draw_landmarks, landmark_tables, plan_landmarks, sketch_tables
-from covjax.embedding.plan import GIB, cg_pays
-from covjax.embedding.pools import FittedPool, fit_pools, pool_groups, pool_tokens, unfitted_pools, widths
+from covjax.embedding.passes import pool_tokens
+from covjax.embedding.plan import GIB, RUNTIME, TooLittleMemory, cg_pays, pool_groups
+from covjax.embedding.pools import FittedPool, expected_widths, fit_pools, unfitted_pools, widths
 from covjax.embedding.tables import WIDE, Landmarks, Table, make_table, principal_components, side_by_side
+from covjax.embedding.wide import is_wide, kernel_tables, plan_settled, plan_tables, settled_bytes
 from covjax.errors import InputError
 from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
@@ -123,28 +127,36 @@ def make_features(
     recipes: tuple[Recipe, ...],
     output: Path,
     manifest: dict[str, Any],
+    every: tuple[Recipe, ...] | None = None,
 ) -> TableFiles:
     """The table of every recipe by name; complete checkpoints in `output/features` are reused.
 
-    Those of mixtures are made by `covjax.comparison.mixtures`.
+    Those of mixtures are made by `covjax.comparison.mixtures`. `every` are all rows of the comparison, which decide how
+    wide ones are compared; by default those of `recipes`.
 
     In a job of several processes all make the features of their own sequences and call this together; process 0 makes
     the tables and writes them, and all return them.
-    A checkpoint made under another manifest is refused with the difference.
+    A checkpoint made under another manifest is refused with the difference. Before the encoder runs, InputError is
+    raised if there is too little memory for exact tables and nothing may take their place.
     """
+    every = recipes if every is None else every
     folder, by_name = output / "features", {recipe.name: recipe for recipe in recipes}
     mixtures = [recipe for recipe in recipes if recipe.role == MIXTURE]
     train, memory = data.rows("train"), config.memory_gib * GIB
-    in_memory = tokens.gib * GIB if tokens.fits else 0.0
     ridge_alone = data.task == "regression" or config.probes == ("ridge",)
-    ridge_alone = ridge_alone and not any(isinstance(recipe, Components) for recipe in recipes)
+    ridge_alone = ridge_alone and not any(isinstance(recipe, Components) for recipe in every)
+    sizes = expected_widths(every, tokens.features)
 
     def pays() -> bool:
         allowed = ridge_alone and config.protocol != RETRIEVAL
         return allowed and cg_pays(factor_columns(tokens), tokens.features, len(train))
 
-    sizes = len(data), len(train), tokens.features, memory, in_memory
-    plan = plan_landmarks(config.landmarks, *sizes, config.solver, pays)
+    def route(given: int | None, solver: str, memory: float) -> LandmarkPlan:
+        size = len(data), len(train), tokens.features, memory, settled_bytes(tokens, memory) - RUNTIME
+        makes_kernels = partial(_makes_kernels, every, sizes, tokens, len(train), memory, output)
+        return plan_landmarks(given, *size, solver, pays, makes_kernels, max(sizes.values(), default=0))
+
+    plan = route(config.landmarks, config.solver, memory)
     landmarks: Landmarks | None = None
     if plan.count:
         drawn = (0, plan.sample) if plan.solver == "sketch" else (plan.count, None)
@@ -154,12 +166,13 @@ def make_features(
         penalties = {"penalties": list(config.penalties)} if by_name[name] in mixtures else {}  # they chose the shares
         return manifest | {"row": repr(by_name[name])} | penalties
 
-    tables = TableFiles(folder, list(by_name), expected, landmarks, memory / 4, plan.solver, plan.count)
+    spare = max(plan.room - 2 * plan.most_bytes(len(data), sizes.values()), 0)  # beside two that probes are fitted on
+    tables = TableFiles(folder, list(by_name), expected, landmarks, min(memory / 4, spare), plan.solver, plan.count)
     to_find = [name for name in by_name if by_name[name] not in mixtures]
     missing = find_complete(to_find, lambda name: None if tables.find(name) is None else True)[1]
     complete = [by_name[name] for name in to_find if name not in missing]
     if config.landmarks or config.solver not in ("auto", "kernel"):
-        wide = [name for name, width in widths(unfitted_pools(complete), tokens.features).items() if plan.covers(width)]
+        wide = [recipe.name for recipe in complete if plan.covers(sizes.get(recipe.name, 0))]
         if exact := [name for name in wide if not tables[name].solver]:
             note(f"plan: {', '.join(exact)}: exact in {folder}, where an earlier run made them, and reused so")
     if not missing:
@@ -167,11 +180,16 @@ def make_features(
     else:
         note(f"features: {len(to_find) - len(missing)} complete and reused, {len(missing)} to make")
         to_make = [by_name[name] for name in missing]
-        _refuse_landmarks(config, plan, tokens.features, to_make, mixtures, ridge_alone)
+        through = [name for name in missing if plan.covers(sizes.get(name, 0))]
+        needed = partial(_least_gib, lambda gib: not route(None, "auto", gib * GIB).count, config.memory_gib)
+        _refuse_landmarks(config, plan, through, to_make, mixtures, ridge_alone, needed)
+        others = {name: sizes[name] for name in missing if name in sizes and name not in through}
+        _plan_exact(to_make, others, tokens, len(train), memory, output)
         _refuse_unsolved(to_make, complete, tables.find, folder)
         args = config, data, tokens, [*to_make, *mixtures], output, manifest, plan, landmarks
         for name, table in _pooled(*args, tables.find, recipes):
             tables.put(name, table)
+            del table  # before the next one is made
         for recipe in to_make if is_first() else ():
             if isinstance(recipe, Composition):
                 tables.put(recipe.name, _composition(recipe, data, tokens.kind))
@@ -191,17 +209,24 @@ def make_features(
 def _refuse_landmarks(
     config: CompareConfig,
     plan: LandmarkPlan,
-    features: int,
+    through: list[str],
     to_make: list[Recipe],
     mixtures: list[Recipe],
     ridge_alone: bool,
+    needed: Callable[[], float],
 ) -> None:
-    """InputError, before the encoder runs, where landmarks stand for training rows whose inner products are needed."""
-    sizes = widths(unfitted_pools(to_make), features)
-    through = [name for name, width in sizes.items() if plan.covers(width)]
-    remedy = "leave --landmarks out" if config.landmarks else "give more --max-memory-gib, or leave the row out"
-    if config.solver in ("landmarks", "sketch", "cg") and not config.landmarks:
-        remedy = f"leave --solver {config.solver} out"
+    """InputError, before the encoder runs, where landmarks stand for training rows whose inner products are needed.
+
+    `through` are the recipes that they are for; `needed` gives the limit in GiB under which there are none.
+    """
+
+    def remedy() -> str:
+        if config.landmarks:
+            return "leave --landmarks out"
+        if config.solver != "auto":
+            return f"leave --solver {config.solver} out"
+        return f"give --max-memory-gib {needed():g}, or leave the row out"
+
     if through and plan.solver == "cg" and config.protocol != RETRIEVAL and not ridge_alone:
         components = [recipe.name for recipe in to_make if isinstance(recipe, Components)]
         what = (
@@ -212,11 +237,43 @@ def _refuse_landmarks(
         raise InputError(f"solver: cg fits ridge alone, {what}, or use --solver landmarks")
     if through and config.protocol == RETRIEVAL:
         raise InputError(
-            f"landmarks: retrieval needs all inner products of {through[0]!r}, not {plan.count:,}; {remedy}"
+            f"landmarks: retrieval needs all inner products of {through[0]!r}, not {plan.count:,}; {remedy()}"
         )
     for recipe in mixtures:
         if parts := [part for part in parts_of(recipe) if part in through]:
-            raise InputError(f"landmarks: {recipe.name!r} needs all inner products of {parts[0]!r}; {remedy}")
+            raise InputError(f"landmarks: {recipe.name!r} needs all inner products of {parts[0]!r}; {remedy()}")
+
+
+def _plan_exact(
+    recipes: Iterable[Recipe], sizes: Mapping[str, int], tokens: ArrayTokens, train: int, memory: float, folder: Path
+) -> None:
+    """Plan the kernels of those vectors in `sizes` that are wide; raises TooLittleMemory, before the encoder runs."""
+    wide = {name: size for name, size in sizes.items() if is_wide(size, train)}
+    if wide:
+        factored = {name for name, pool in unfitted_pools(list(recipes)).items() if has_factor(pool)}
+        plan_settled(wide, factored, tokens, train, folder, memory, _kernels(wide, recipes, len(tokens), train, memory))
+
+
+def _makes_kernels(*arguments: Any) -> bool:
+    """Whether there is memory for `_plan_exact`."""
+    try:
+        _plan_exact(*arguments)
+    except TooLittleMemory:
+        return False
+    return True
+
+
+def _kernels(wide: Mapping[str, Any], recipes: Iterable[Recipe], sequences: int, train: int, memory: float) -> int:
+    """How many kernels are in memory at the end; the others lie in files."""
+    most = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
+    return min(most, 1 + int(memory / 4 // (4 * sequences * train)))
+
+
+def _least_gib(fits: Callable[[float], bool], gib: float) -> float:
+    """About the least memory from `gib` on that fits."""
+    while not fits(gib):
+        gib = math.ceil(10.5 * gib) / 10
+    return gib
 
 
 def _refuse_unsolved(
@@ -259,13 +316,11 @@ def _pooled(
     fit, pools = fit_pools(on_tokens, tokens, train, config.seed, output / "pools", identity, data)
     sizes = widths(pools, tokens.features)
     many = {name: pool for name, pool in pools.items() if plan.covers(sizes[name])}
-    wide = {name: pool for name, pool in pools.items() if is_wide(pool, tokens.features, len(train))}
-    wide = {name: pool for name, pool in wide.items() if name not in many}
+    wide = {name: pool for name, pool in pools.items() if is_wide(sizes[name], len(train)) and name not in many}
     sizes = {name: size for name, size in sizes.items() if name not in many and name not in wide}
     if wide:
-        most = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
-        fitting = 1 + int(config.memory_gib * GIB / 4 // (4 * len(data) * len(train)))  # the others lie in files
-        kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, min(most, fitting))
+        count = _kernels(wide, recipes, len(data), len(train), config.memory_gib * GIB)
+        kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, count)
     if many:
         note(f"plan: {_route(plan, len(many), len(data), config)}")
     elif config.landmarks or config.solver not in ("auto", "kernel"):
@@ -277,13 +332,11 @@ def _pooled(
         solver = "landmarks" if config.solver == "auto" else config.solver
         note(f"plan: no recipe through {solver}: {reason}")
     gib = min(config.max_features_gib, config.memory_gib / 4)
-    for group in pool_groups(sizes, len(data), gib) if sizes else ():
+    for group in pool_groups(sizes, len(data), gib):
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}
         features = pool_tokens(chosen, tokens, fit, config.seed)
-        for name in group:
-            values = features.pop(name)
-            if is_first():
-                yield name, make_table(values, train)
+        for name in group if is_first() else ():
+            yield name, make_table(features.pop(name), train)
     if wide:
         yield from kernel_tables(wide, tokens, fit, config.seed, train, kernels, output)
     if not many:

@@ -52,7 +52,7 @@ class Layer:
         """
         chosen = self.recipes if recipes is None else recipes
         self.folder.mkdir(parents=True, exist_ok=True)  # its disk is asked for free space
-        tables = make_features(self.config, data, self.tokens, chosen, self.folder, self.features)
+        tables = make_features(self.config, data, self.tokens, chosen, self.folder, self.features, self.recipes)
         make_mixtures(self.config, data, tables, chosen)
         return tables, fit_probes(self.config, data, tables, self.folder, self.features)
 
@@ -125,7 +125,8 @@ class Choice:
             return self.tables
         home = self.home[name]
         with silence(True):
-            return make_features(home.config, data, home.tokens, _with_parts(home, [name]), home.folder, home.features)
+            rows = _with_parts(home, [name])
+            return make_features(home.config, data, home.tokens, rows, home.folder, home.features, home.recipes)
 
 
 def choose_layers(layers: Sequence[Layer], data: Dataset) -> Choice:

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
-from covjax.embedding.pools import FittedPool, each_vector, widths
+from covjax.embedding.passes import each_vector
+from covjax.embedding.pools import FittedPool, widths
 from covjax.embedding.tables import Directions, Sums, Table, TrainingSums, direction_space, scaled, side_by_side
 from covjax.errors import InputError
 from covjax.jobs.distributed import agree, exchange
@@ -104,7 +105,10 @@ def described(residuals: Sequence[float] | Float[np.ndarray, "penalties"], penal
     if not open_:
         return f"relative residual at most {max(residuals):.0e}"
     worst = ", ".join(f"{value:.0e} at {penalty:g}" for penalty, value in sorted(open_.items()))
-    return f"NOT CONVERGED at {len(open_)} of {len(penalties)} penalties: relative residual {worst}"
+    return (
+        f"NOT CONVERGED at {len(open_)} of {len(penalties)} penalties: relative residual {worst}, above the tolerance "
+        f"of {RESIDUAL:.0e}; give more --landmarks or --max-memory-gib, or leave these penalties out"
+    )
 
 
 def solved_residuals(

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
 from covjax.data import Dataset
-from covjax.embedding.kernels import is_wide, kernel_tables, plan_tables
-from covjax.embedding.pools import FittedPool, each_vector, fit_pools, pool_tokens, restored, sketched, widths
+from covjax.embedding.passes import each_vector, pool_tokens
+from covjax.embedding.pools import FittedPool, fit_pools, restored, sketched, widths
 from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, first_components, make_table
+from covjax.embedding.wide import is_wide, kernel_tables, plan_tables
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.distributed import agree
@@ -187,10 +188,11 @@ def _components(
 ) -> LinearProbe:
     """The first principal components of the fitted vectors as a linear map of these and its offset."""
     pools, fit, seed = fitted.pools, fitted.fit, fitted.seed
-    name, pool = next(iter(pools.items()))
-    if table is None and len(pools) == 1 and is_wide(pool, tokens.features, len(train)):
+    if table is None and len(pools) == 1 and is_wide(fitted.width, len(train)):
         plan = plan_tables(pools, tokens, len(train), folder, memory_gib)
-        table = dict(kernel_tables(pools, tokens, fit, seed, train, plan, folder)).get(name)  # of process 0 alone
+        table = dict(kernel_tables(pools, tokens, fit, seed, train, plan, folder)).get(
+            next(iter(pools))
+        )  # of process 0 alone
     elif table is None:
         table = make_table(fitted.transform(tokens), train)
     space = None if table is None else table.space(train)

@@ -6,9 +6,8 @@ of rows and columns of all sequences' matrices is made at a time; it is centred,
 kernel: d²/2 numbers a sequence pass by, and each is made once.
 """
 
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +19,14 @@ from jaxtyping import Array, Float, Int, Num
 
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
-from covjax.embedding import tables
-from covjax.embedding.plan import GIB, KernelPlan, plan_kernels
-from covjax.embedding.pools import FittedPool, each_batch
-from covjax.embedding.tables import Table
+from covjax.embedding.passes import each_batch
+from covjax.embedding.plan import KernelPlan
+from covjax.embedding.pools import FittedPool
 from covjax.encoders.embed import overlap
 from covjax.errors import InputError
 from covjax.jobs.disk import writing
-from covjax.jobs.distributed import agree, exchange, gather, is_first
-from covjax.jobs.memory import limit_gib, process_bytes
-from covjax.notes import note, progress
+from covjax.jobs.distributed import exchange, gather, is_first
+from covjax.notes import progress
 from covjax.pooling.base import FunctionPooler
 from covjax.recipes.pairs import PairPooled
 from covjax.tokens import HIGHEST
@@ -39,11 +36,10 @@ _STEP = 64  # columns of a factor come in steps of so many: fewer programs are c
 _ROWS = 2048  # of a kernel's product made at a time
 
 
-def is_wide(pool: FittedPool, features: int, train: int) -> bool:
-    """Whether a pool's vectors are compared through a kernel that `kernel_tables` makes."""
-    has_factor = isinstance(pool.pooler, FunctionPooler) and pool.pooler.from_factor is not None
-    has_factor = has_factor and not isinstance(pool.recipe, PairPooled) and not pool.sketch
-    return has_factor and features * (features + 1) // 2 > max(tables.WIDE, train)
+def has_factor(pool: FittedPool) -> bool:
+    """Whether a pool's kernel can be made from factors."""
+    is_factored = isinstance(pool.pooler, FunctionPooler) and pool.pooler.from_factor is not None
+    return is_factored and not isinstance(pool.recipe, PairPooled) and not pool.sketch
 
 
 def factor_columns(tokens: ArrayTokens) -> Float[np.ndarray, "n"]:
@@ -52,32 +48,7 @@ def factor_columns(tokens: ArrayTokens) -> Float[np.ndarray, "n"]:
     return np.minimum(np.ceil(tokens.lengths * share), tokens.features)
 
 
-def plan_tables(
-    pools: Mapping[str, FittedPool],
-    tokens: ArrayTokens,
-    train: int,
-    folder: Path,
-    memory_gib: float | None,
-    kernels: int | None = None,
-) -> KernelPlan:
-    """The plan for the kernels of wide pools, said before the work begins; the same in all processes.
-
-    `memory_gib` None is a share of the machine's. `kernels` are in memory at the end, by default one a pool.
-
-    Raises InputError as `plan_kernels`.
-    """
-    memory = limit_gib(memory_gib) * GIB
-    # What is taken moves by a little from run to run, and with it the blocks and the last digits.
-    used = np.ceil(8 * process_bytes() / GIB) / 8 * GIB
-    memory, used, disk = agree(np.array([memory, used, shutil.disk_usage(folder).free / 2])).tolist()
-    columns = factor_columns(tokens)
-    plan = plan_kernels(list(pools), columns, tokens.features, train, memory, used, disk, kernels)
-    if is_first():
-        note(f"plan: {plan}")
-    return plan
-
-
-def kernel_tables(
+def factor_kernels(
     pools: Mapping[str, FittedPool],
     tokens: ArrayTokens,
     fit: Fit,
@@ -85,26 +56,39 @@ def kernel_tables(
     train: Int[np.ndarray, "n_train"],
     plan: KernelPlan,
     folder: Path,
-) -> Iterator[tuple[str, Table]]:
-    """The kernel of every wide pool, as `make_table` would make it of the vectors; a file of factors is in `folder`.
+) -> Iterator[tuple[str, Float[np.ndarray, "n n_train"]]]:
+    """The kernel of every pool of a plan, as `make_table` would make it of the vectors; `folder` is for files.
 
-    In a job of several processes, which call this together, only process 0 gets the tables.
+    In a job of several processes, which call this together, only process 0 gets kernels.
 
     Raises InputError for NaN or inf in a sequence's factor, with the row's number from 0, and where the disk is full.
     """
-    order = np.concatenate([train, np.setdiff1d(np.arange(len(tokens)), train)])
+    order = train_first(train, len(tokens))
+    place = np.argsort(order)
+    pairs = list(combinations_with_replacement(range(plan.blocks), 2))
     for group in plan.groups:
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            files = {name: Path(place) / name if plan.on_disk else None for name in group}
-            stores = {name: _Store(plan, file) for name, file in files.items()}
+        with tempfile.TemporaryDirectory(dir=folder) as directory:
+            stores = {name: Store(Path(directory) / name if plan.on_disk else None) for name in group}
             chosen = {name: pools[name] for name in group}
             for rows, factors in each_batch(chosen, tokens, fit, seed, "factors", _fixed_point, plan.batch):
                 for name, factor in factors.items():
-                    stores[name].put(name, rows, factor)
+                    _put(stores[name], plan, name, rows, factor)
             for name in group:
-                kernel = _kernel(name, stores.pop(name), tokens, order, len(train))
+                store = stores.pop(name)
+                is_thin = all(batch.dtype.kind == "f" for batch in store.batches)  # see `_fixed_point`
+                if gather(np.array([is_thin])).all():
+                    thin = _thin_factors(store, plan, tokens)
+                    kernel = _pair_kernel(thin[order], len(train)) if is_first() else np.empty(0, np.float32)
+                else:
+                    parts = (_part(store, plan, left, right, place) for left, right in pairs)
+                    kernel = summed(parts, len(pairs), tokens, order, len(train))
                 if is_first():
-                    yield name, Table(kernel, tokens.features * (tokens.features + 1) // 2, is_kernel=True)
+                    yield name, scaled_kernel(kernel, order, len(train))
+
+
+def train_first(train: Int[np.ndarray, "n_train"], count: int) -> Int[np.ndarray, "n"]:
+    """The numbers of all rows, training rows first."""
+    return np.concatenate([train, np.setdiff1d(np.arange(count), train)])
 
 
 class _Factor(NamedTuple):
@@ -136,42 +120,32 @@ def _is_thin(columns: int, features: int) -> bool:
 
 class _Batch(NamedTuple):
     rows: Int[np.ndarray, "b"]
-    scale: Float[np.ndarray, "b columns"]
-    place: Any  # the array (blocks, b, side, columns), or where it begins in the file
+    scale: Float[np.ndarray, "b columns"] | None
+    place: Any  # the array (blocks, b, side, ...), or where it begins in the file
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
-class _Store:
-    """Factors of one recipe, batch by batch, in memory or in a file, that give a block of features at a time."""
+class Store:
+    """Arrays of all sequences, batch by batch, in memory or in a file, that give a block of features at a time."""
 
-    def __init__(self, plan: KernelPlan, file: Path | None):
-        self.plan, self.file, self.batches = plan, file, list[_Batch]()
-        self.is_thin, self._end = True, 0
+    def __init__(self, file: Path | None):
+        self.file, self.batches, self._end = file, list[_Batch](), 0
 
-    def put(self, name: str, rows: Int[np.ndarray, "b"], factor: _Factor) -> None:
-        """Keep the factors of a batch's rows."""
-        count, (d, width) = len(rows), factor.numbers.shape[1:]
-        columns = min(width, -(-int(np.asarray(factor.tokens)[:count].max()) // _STEP) * _STEP)
-        scale = np.asarray(factor.scale)[:count, -columns:]
-        if len(bad := np.flatnonzero(~np.isfinite(scale).all(1))):
-            raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")
-        self.is_thin &= _is_thin(width, d)
-        blocks, side = self.plan.blocks, self.plan.side
-        numbers = np.asarray(factor.numbers)
-        array = np.zeros((blocks, count, side, columns), numbers.dtype)
-        for block in range(blocks):
-            part = numbers[:count, block * side : (block + 1) * side, -columns:]
-            array[block, :, : part.shape[1]] = part
+    def put(self, rows: Int[np.ndarray, "b"], array: Num[np.ndarray, "blocks b side *rest"], scale: Any = None) -> None:
+        """Keep the blocks of a batch's rows.
+
+        Raises InputError where the disk is full.
+        """
         place: Any = array
         if self.file is not None:
             place, self._end = self._end, self._end + array.nbytes
             with writing(self.file), open(self.file, "ab") as file:
-                file.write(array.data)
+                file.write(np.ascontiguousarray(array).data)
         self.batches.append(_Batch(rows, scale, place, array.shape, array.dtype))
 
-    def block(self, batch: _Batch, number: int) -> Num[np.ndarray, "b side columns"]:
-        """One block of features of a batch's factors."""
+    def block(self, batch: _Batch, number: int) -> Num[np.ndarray, "b side *rest"]:
+        """One block of features of a batch."""
         if self.file is None:
             return batch.place[number]
         size = int(np.prod(batch.shape[1:]))
@@ -179,31 +153,55 @@ class _Store:
         return np.fromfile(self.file, batch.dtype, size, offset=start).reshape(batch.shape[1:])
 
 
-def _kernel(name: str, store: _Store, tokens: ArrayTokens, order: np.ndarray, train: int) -> np.ndarray:
-    """Inner products with the training rows, centred and scaled to a mean square of 1 on these, in the given order."""
-    n = len(order)
+def _put(store: Store, plan: KernelPlan, name: str, rows: Int[np.ndarray, "b"], factor: _Factor) -> None:
+    """Keep the factors of a batch's rows."""
+    count, width = len(rows), factor.numbers.shape[2]
+    columns = min(width, -(-int(np.asarray(factor.tokens)[:count].max()) // _STEP) * _STEP)
+    scale = np.asarray(factor.scale)[:count, -columns:]
+    if len(bad := np.flatnonzero(~np.isfinite(scale).all(1))):
+        raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")
+    numbers = np.asarray(factor.numbers)
+    array = np.zeros((plan.blocks, count, plan.side, columns), numbers.dtype)
+    for block in range(plan.blocks):
+        part = numbers[:count, block * plan.side : (block + 1) * plan.side, -columns:]
+        array[block, :, : part.shape[1]] = part
+    store.put(rows, array, scale)
+
+
+def summed(
+    parts: Iterable[Float[np.ndarray, "n _"]], count: int, tokens: ArrayTokens, order: np.ndarray, train: int
+) -> Float[np.ndarray, "n n_train"]:
+    """The inner products of centred rows with the training rows, which are first in `order`, over all `count` parts.
+
+    Each part has all rows, in this order, and is spent. In a job of several processes every one gives its own rows,
+    and process 0 gets the sum.
+    """
     place = np.argsort(order)
-    if gather(np.array([store.is_thin])).all():
-        kernel = _pair_kernel(_thin_factors(store, tokens)[order], train) if is_first() else np.empty(0, np.float32)
-    else:
-        kernel = np.zeros((n, train) if is_first() else 0, np.float32)
-        pairs = list(combinations_with_replacement(range(store.plan.blocks), 2))
-        for left, right in progress(pairs, desc=f"{'kernel':>12}", unit="block", disable=not is_first()):
-            part = _part(store, left, right, place, n)
+    kernel = np.zeros((len(order), train) if is_first() else 0, np.float32)
+    with progress(total=count, desc=f"{'kernel':>12}", unit="block", disable=not is_first()) as bar:
+        for part in parts:
             exchange(part, place[tokens.own])
             if is_first():
                 _add_products(kernel, part, train)
-            del part
-    if not is_first():
-        return kernel
+            del part  # before the next one is made
+            bar.update()
+    return kernel
+
+
+def scaled_kernel(
+    kernel: Float[np.ndarray, "n n_train"], order: Int[np.ndarray, "n"], train: int
+) -> Float[np.ndarray, "n n_train"]:
+    """A kernel of centred rows in the order of their numbers, scaled to a mean square of 1 on the training rows."""
     kernel /= np.float32(np.trace(kernel[:train], dtype=np.float64) / train or 1.0)  # equal rows stay as they are
-    return kernel[place]
+    return kernel[np.argsort(order)]
 
 
-def _part(store: _Store, left: int, right: int, place: np.ndarray, n: int) -> Float[np.ndarray, "n numbers"]:
+def _part(
+    store: Store, plan: KernelPlan, left: int, right: int, place: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "n numbers"]:
     """One block of every sequence's matrix: half of it where it lies on the diagonal, else times √2 for both sides."""
-    side = store.plan.side
-    part = np.empty((n, side * (side + 1) // 2 if left == right else side**2), np.float32)
+    side = plan.side
+    part = np.empty((len(place), side * (side + 1) // 2 if left == right else side**2), np.float32)
 
     def run(batch: _Batch) -> Array:
         first = store.block(batch, left)
@@ -239,13 +237,13 @@ def _add_products(kernel: Float[np.ndarray, "n m"], part: Float[np.ndarray, "n n
         kernel[first : first + _ROWS] += part[first : first + _ROWS] @ known.T
 
 
-def _thin_factors(store: _Store, tokens: ArrayTokens) -> Float[np.ndarray, "n features columns"]:
+def _thin_factors(store: Store, plan: KernelPlan, tokens: ArrayTokens) -> Float[np.ndarray, "n features columns"]:
     width = max((batch.shape[-1] for batch in store.batches), default=0)
     width = int(gather(np.array([width])).max())
-    factors = np.zeros((len(tokens), store.plan.features, width), np.float32)
+    factors = np.zeros((len(tokens), plan.features, width), np.float32)
     for batch in store.batches:
-        whole = np.concatenate([store.block(batch, number) for number in range(store.plan.blocks)], axis=1)
-        factors[batch.rows, :, : batch.shape[-1]] = whole[:, : store.plan.features]
+        whole = np.concatenate([store.block(batch, number) for number in range(plan.blocks)], axis=1)
+        factors[batch.rows, :, : batch.shape[-1]] = whole[:, : plan.features]
     exchange(factors, tokens.own)
     return factors
 

@@ -9,7 +9,7 @@ array has more than landmarks x features or sequences x landmarks numbers.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
 from covjax.embedding import tables
-from covjax.embedding.plan import GIB
-from covjax.embedding.pools import FittedPool, each_vector, pool_groups, pool_tokens, sketched, widths
+from covjax.embedding.passes import check_finite, each_vector, pool_tokens
+from covjax.embedding.plan import GIB, RUNTIME, pool_groups
+from covjax.embedding.pools import FittedPool, sketched, widths
 from covjax.embedding.tables import Landmarks, Table
 from covjax.errors import InputError
 from covjax.jobs.distributed import exchange, is_first
@@ -28,7 +29,6 @@ _MOST = 8192  # chosen by themselves: the eigendecomposition of more takes longe
 _SAMPLE = 2000, 1000  # most rows that a probe is fitted, and scored, on both ways
 _FEW = 256  # landmarks; where fewer fit, and four times as many numbers of a sketch, that is taken
 _PRECONDITION = 2048  # landmarks that precondition, at most
-_RUNTIME = 0.75 * GIB  # of Python, JAX and programs
 _ROOM = 1.0 * GIB  # that a run has beside it, whatever its limit
 
 
@@ -46,10 +46,20 @@ class LandmarkPlan:
     room: float  # bytes
     solver: str = "landmarks"
     sample: int = 0
+    makes_kernels: bool = True  # with all training rows, where these are few enough
 
     def covers(self, width: int) -> bool:
         """Whether vectors of so many numbers are compared through landmarks."""
-        return self.count > 0 and width > self.narrow and columns_of(width, self.train) > self.widest
+        columns = columns_of(width, self.train)
+        is_kernel = columns < width
+        return (
+            self.count > 0 and width > self.narrow and (columns > self.widest or (is_kernel and not self.makes_kernels))
+        )
+
+    def most_bytes(self, sequences: int, widths: Iterable[int]) -> float:
+        """`probe_bytes` of the largest table of vectors of so many numbers."""
+        columns = [self.count if self.covers(width) else columns_of(width, self.train) for width in widths]
+        return probe_bytes(sequences, max(columns, default=0))
 
 
 def columns_of(width: int, train: int) -> int:
@@ -71,22 +81,26 @@ def plan_landmarks(
     tokens: float,
     solver: str = "auto",
     cg_pays: Callable[[], bool] = lambda: False,
+    makes_kernels: Callable[[], bool] = lambda: True,
+    largest: int = 0,
 ) -> LandmarkPlan:
-    """None where the exact table of a whole matrix fits; else as many landmarks as do, or as many as are `given`.
+    """None where all exact tables fit; else as many landmarks as do, or as many as are `given`.
 
-    A given 0 is none. `features` are those of a token; `memory` and `tokens`, which stay in it, are bytes: numbers of
-    the settings, not of the moment, so that a run that goes on chooses the same. A `solver` other than auto is taken
-    whether or not the exact table fits. By itself cg is taken where it pays (`cg_pays`), a sketch where landmarks
-    are few.
+    A given 0 is none. `features` are those of a token, `largest` is how many numbers a vector has at most, where these
+    are more than those of a whole matrix; `memory` and `tokens`, which stay in it, are bytes: numbers of the settings,
+    not of the moment, so that a run that goes on chooses the same. A `solver` other than auto is taken whether or not
+    the exact tables fit; `makes_kernels` says whether there is memory to make those that are kernels. By itself cg is
+    taken where it pays (`cg_pays`), a sketch where landmarks are few.
 
     Raises InputError where not even 64 fit.
     """
-    width = features * (features + 1) // 2
-    room = max(memory - tokens - _RUNTIME, _ROOM)
+    width = max(largest, features * (features + 1) // 2)
+    room = max(memory - tokens - RUNTIME, _ROOM)
     if given is not None or solver == "kernel":
         count = given if given is not None and given < train else 0
         return LandmarkPlan(count, train, given or 0, tables.WIDE, room, "cg" if solver == "cg" else "landmarks")
-    if solver == "auto" and probe_bytes(sequences, columns_of(width, train)) <= room:
+    fits = solver != "auto" or makes_kernels()
+    if solver == "auto" and fits and probe_bytes(sequences, columns_of(width, train)) <= room:
         return LandmarkPlan(0, train, 0, 0, room)
 
     def need(count: int) -> float:
@@ -102,7 +116,7 @@ def plan_landmarks(
     if solver == "sketch" or (solver == "auto" and not is_cg and count < min(_FEW, size // 4)):
         count, solver = size, "sketch"
     if not count:
-        needed = (need(_STEP) + tokens + _RUNTIME) / GIB
+        needed = (need(_STEP) + tokens + RUNTIME) / GIB
         raise InputError(
             f"max_memory_gib: {memory / GIB:.2g} is too little for {sequences:,} sequences of {features:,} features; "
             f"{needed:.1f} is needed for {_STEP} landmarks"
@@ -111,8 +125,8 @@ def plan_landmarks(
     if solver in ("sketch", "landmarks", "cg"):
         widest = 0 if solver == "sketch" else count
         return LandmarkPlan(count, train, widest, tables.WIDE, room, solver, sample)
-    widest = next(c for c in range(columns_of(width, train), 0, -_STEP) if probe_bytes(sequences, c) <= room)
-    return LandmarkPlan(count, train, widest, 0, room, "cg" if is_cg else "landmarks", sample)
+    widest = next(c for c in range(max(tables.WIDE, train), 0, -1) if probe_bytes(sequences, c) <= room)
+    return LandmarkPlan(count, train, widest, 0, room, "cg" if is_cg else "landmarks", sample, fits)
 
 
 def draw_landmarks(
@@ -154,7 +168,7 @@ def landmark_tables(
         place[stays] = np.arange(len(stays))
         for rows, vectors in each_vector(chosen, tokens, fit, seed, stays):
             for name, block in vectors.items():
-                _check(name, rows, block)
+                check_finite(name, rows, block)
                 known[name][place[rows]] = block
         own = place[tokens.own]
         scales = {}
@@ -169,7 +183,7 @@ def landmark_tables(
         for rows, vectors in each_vector(chosen, tokens, fit, seed):
             inside = place[rows] >= 0
             for name, block in vectors.items():
-                _check(name, rows, block)
+                check_finite(name, rows, block)
                 centred = (block - scales[name][0]) / scales[name][1]
                 kernels[name][rows] = centred @ known[name][:count].T
                 exact[name][place[rows[inside]]] = centred[inside] @ known[name][count:].T
@@ -198,7 +212,7 @@ def sketch_tables(
     for name, pool in pools.items():
         known = np.zeros((len(rows), widest[name]), np.float32)
         for numbers, vectors in each_vector({name: pool}, tokens, fit, seed, rows):
-            _check(name, numbers, vectors[name])
+            check_finite(name, numbers, vectors[name])
             known[place[numbers]] = vectors[name]
         exchange(known, own[own >= 0])
         _standardise(known, len(sample.fitted))
@@ -217,8 +231,3 @@ def _standardise(table: Float[np.ndarray, "s p"], count: int) -> tuple[Float[np.
     scale = np.float32(np.sqrt(squares.mean()) or 1.0)  # equal rows stay as they are
     table /= scale
     return centre, scale
-
-
-def _check(name: str, rows: np.ndarray, block: np.ndarray) -> None:
-    if len(bad := np.flatnonzero(~np.isfinite(block).all(1))):
-        raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")

@@ -1,9 +1,10 @@
-"""How kernels of whole matrices are made within a limit of memory: in how many blocks, what is kept where."""
+"""How kernels of wide vectors are made within a limit of memory: in how many blocks, what is kept where."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,10 +14,19 @@ from covjax.errors import InputError
 GIB = 2**30
 SMALLEST = 64  # features of a block: smaller ones would make matrix products slow
 WORK = 2**28  # bytes of one batch of factors in the making; two are at a time
+RUNTIME = 0.75 * GIB  # of Python, JAX and programs
 SPARE = 1.25  # peak of the process over what is planned: allocators keep what was freed; measured 1.22
 _STEPS, _DIRECTIONS = 20, 16  # of conjugate gradients, as they usually are
 _EIGH = 40  # the time of a c × c eigendecomposition, in products of c³, where the choice must not depend on the moment
 _LARGEST_EIGH = 512  # columns of one that is timed
+
+
+class TooLittleMemory(InputError):
+    """Not even one block fits; `needed` bytes would do."""
+
+    def __init__(self, message: str, needed: float):
+        super().__init__(message)
+        self.needed = needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +91,12 @@ def plan_kernels(
         disk: bytes that may be written.
         kernels: how many are in memory at the end; by default those of `names`.
 
-    Raises InputError where not even one block fits, with the memory that would do.
+    Raises TooLittleMemory where not even one block fits, with the memory that would do.
     """
     n, d = len(columns), features
-    kernel = 4.0 * n * train
-    fixed = used + kernel * ((len(names) if kernels is None else kernels) + 2) + 2 * WORK
+    fixed = _fixed(n, train, used, len(names) if kernels is None else kernels)
     smallest = 8.0 * n * min(d, SMALLEST) ** 2
-    room = memory / SPARE - fixed
-    if room < smallest:  # rather all of the limit than an error; `peak` says what that may come to
-        room = memory - fixed
-    if room < smallest:
-        raise InputError(
-            f"max_memory_gib: {memory / GIB:.2g} is too little for kernels of {n:,} sequences of {d:,} features; "
-            f"{_tenths(SPARE * (fixed + smallest))} is needed"
-        )
+    room = _room(memory, fixed, smallest, f"{n:,} sequences of {d:,} features")
     factor = 2 * d * float(np.minimum(columns + 32, d + 1).sum())  # columns come in steps of 64
     blocks = next(count for count in range(1, d + 1) if _block(n, d, count) <= room / 2 or d / count <= SMALLEST)
     beside = int((room - _block(n, d, blocks)) // factor)
@@ -102,10 +104,12 @@ def plan_kernels(
     if on_disk:
         beside = int(disk // factor)
     if beside < 1:
-        raise InputError(
+        needed = SPARE * (fixed + factor + max(factor, smallest))
+        raise TooLittleMemory(
             f"max_memory_gib: {memory / GIB:.2g}, and {disk / GIB:.2g} GiB of disk, are too little for the factors of "
-            f"{n:,} sequences of {d:,} features; {_tenths(SPARE * (fixed + factor + max(factor, smallest)))} GiB of "
-            f"memory, or {_tenths(factor)} of disk, are enough"
+            f"{n:,} sequences of {d:,} features; {_tenths(needed)} GiB of memory, or {_tenths(factor)} of disk, are "
+            "enough",
+            needed,
         )
     groups = tuple(tuple(names[i : i + beside]) for i in range(0, len(names), beside))
     store = factor * max(map(len, groups))
@@ -113,6 +117,113 @@ def plan_kernels(
     products = len(names) * (_features(columns, d) + _inner_products(n, d, train))
     cubes = len(names) * float((columns**3.0).sum())
     return KernelPlan(groups, d, blocks, on_disk, store, peak, products, cubes, max(1, int(np.median(columns))))
+
+
+class VectorGroup(NamedTuple):
+    """Recipes whose vectors are pooled in one pass, and kept in `place`; blocks of them are in memory one at a time."""
+
+    names: tuple[str, ...]
+    place: str  # memory, disk, or again: nowhere, they are pooled again for every block
+    blocks: int
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorPlan:
+    """Where the vectors of every recipe in `sizes`, of so many numbers, stay while their kernels are made."""
+
+    groups: tuple[VectorGroup, ...]
+    sizes: Mapping[str, int]
+    store: float  # bytes on disk, of the largest group
+    peak: float  # bytes, with what is there already
+    products: float  # operations, multiplications with additions counted as two
+
+    def __str__(self) -> str:
+        passes = sum(group.blocks if group.place == "again" else 1 for group in self.groups)
+        return (
+            f"{len(self.sizes)} kernels of up to {max(self.sizes.values()):,} numbers: "
+            f"{'; '.join(map(self._described, self.groups))}; {passes} passes over the tokens; memory at most "
+            f"{self.peak / GIB:.2g} GiB, about {_duration(self.products / speed())} for the products at the speed of "
+            "the machine now"
+        )
+
+    def _described(self, group: VectorGroup) -> str:
+        names = ", ".join(group.names)
+        if group.place == "disk":
+            return f"{names} in {group.blocks} blocks, vectors on disk, {self.store / GIB:.2g} GiB at a time"
+        return names + (" in memory" if group.place == "memory" else f" pooled again for each of {group.blocks} blocks")
+
+
+def plan_vectors(
+    sizes: Mapping[str, int],
+    sequences: int,
+    train: int,
+    memory: float,
+    used: float,
+    disk: float,
+    kernels: int | None = None,
+) -> VectorPlan:
+    """The plan with the fewest passes over the tokens that keeps within `memory` bytes; arguments as `plan_kernels`.
+
+    Vectors of `sizes` numbers stay in memory if all sequences' fit there, else on disk; if they do not fit there
+    either, they are pooled once for every block of them.
+
+    Raises TooLittleMemory where not even one block fits, with the memory that would do.
+    """
+    fixed = _fixed(sequences, train, used, len(sizes) if kernels is None else kernels)
+    number = 4.0 * sequences + 16  # bytes of one number of every sequence, and of its mean
+    smallest = number * min(max(sizes.values()), SMALLEST**2)
+    room = _room(memory, fixed, smallest, f"{sequences:,} sequences of {max(sizes.values()):,} numbers")
+    limits = {"memory": room, "disk": disk, "again": math.inf}
+    place = {name: next(p for p in limits if number * size <= limits[p]) for name, size in sizes.items()}
+    groups = [
+        VectorGroup(tuple(names), each, max(math.ceil(number * sizes[name] / room) for name in names))
+        for each, limit in limits.items()
+        for names in pool_groups(
+            {name: size for name, size in sizes.items() if place[name] == each},
+            sequences,
+            0 if each == "again" else limit / GIB,
+        )
+    ]
+    totals = [number * sum(sizes[name] for name in group.names) for group in groups]
+    store = max([total for total, group in zip(totals, groups) if group.place == "disk"], default=0.0)
+    blocks = [number * max(sizes[name] for name in group.names) / group.blocks for group in groups]
+    peak = max(total if group.place == "memory" else block for total, block, group in zip(totals, blocks, groups))
+    products = sum(2.0 * size * train * (sequences - train / 2) for size in sizes.values())
+    return VectorPlan(tuple(groups), dict(sizes), store, SPARE * (fixed + peak), products)
+
+
+def pool_groups(sizes: Mapping[str, int], n: int, max_gib: float) -> Iterator[list[str]]:
+    """Names pooled in one pass: one program shares moments, eigenvectors and the shuffle; the limit is its output."""
+    group: list[str] = []
+    gib = 0.0
+    for name, width in sizes.items():
+        size = 4 * n * width / 2**30
+        if group and gib + size > max_gib:
+            yield group
+            group, gib = [], 0.0
+        group.append(name)
+        gib += size
+    if group:
+        yield group
+
+
+def _fixed(sequences: int, train: int, used: float, kernels: int) -> float:
+    """Bytes of what is there, so many kernels with two in the making, and two batches."""
+    return used + 4.0 * sequences * train * (kernels + 2) + 2 * WORK
+
+
+def _room(memory: float, fixed: float, smallest: float, what: str) -> float:
+    """Bytes beside what is `fixed`: a fifth stays free for allocators if the smallest block fits so."""
+    room = memory / SPARE - fixed
+    if room < smallest:  # rather all of the limit than an error; `peak` says what that may come to
+        room = memory - fixed
+    if room < smallest:
+        needed = SPARE * (fixed + smallest)
+        raise TooLittleMemory(
+            f"max_memory_gib: {memory / GIB:.2g} is too little for kernels of {what}; {_tenths(needed)} is needed",
+            needed,
+        )
+    return room
 
 
 def _tenths(size: float) -> float:

@@ -112,11 +112,14 @@ def _smallest(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 Fitter = Callable[..., Arrays]
-_REFERENCES: dict[str, Fitter] = {}
+Shapes = Callable[..., dict[str, tuple[int, ...]]]
+_REFERENCES: dict[str, tuple[Fitter, Shapes]] = {}
 
 
-def reference(name: str) -> Callable[[Fitter], Fitter]:
+def reference(name: str, shapes: Shapes) -> Callable[[Fitter], Fitter]:
     """Register `function(training, **fitting) -> {option of the pooler: array}` under the name that recipes give.
+
+    `shapes(features, **fitting)` are the largest that these arrays can have.
 
     Raises InputError for a name that is taken.
     """
@@ -124,7 +127,7 @@ def reference(name: str) -> Callable[[Fitter], Fitter]:
     def enter(function: Fitter) -> Fitter:
         if name in _REFERENCES:
             raise InputError(f"reference {name!r} is already registered")
-        _REFERENCES[name] = function
+        _REFERENCES[name] = function, shapes
         return function
 
     return enter
@@ -132,13 +135,22 @@ def reference(name: str) -> Callable[[Fitter], Fitter]:
 
 def fit_reference(name: str, training: TrainingTokens, fitting: Mapping[str, Any]) -> Arrays:
     """What the reference of that name gives, the same in all processes; InputError for an unknown name."""
-    if name not in _REFERENCES:
-        raise InputError(f"reference: {name!r} is unknown; there are {', '.join(sorted(_REFERENCES))}")
-    arrays = _REFERENCES[name](training, **fitting)
+    arrays = _registered(name)[0](training, **fitting)
     return agree({key: np.asarray(array, np.float32) for key, array in arrays.items()})
 
 
-@reference("token_covariance")
+def unfitted_reference(name: str, features: int, fitting: Mapping[str, Any]) -> Arrays:
+    """Ones in place of what `fit_reference` gives, in the largest shapes; InputError for an unknown name."""
+    return {key: np.ones(shape, np.float32) for key, shape in _registered(name)[1](features, **fitting).items()}
+
+
+def _registered(name: str) -> tuple[Fitter, Shapes]:
+    if name not in _REFERENCES:
+        raise InputError(f"reference: {name!r} is unknown; there are {', '.join(sorted(_REFERENCES))}")
+    return _REFERENCES[name]
+
+
+@reference("token_covariance", lambda d, ridge: {"center": (d,), "whitening": (d, d)})
 def _token_covariance(training: TrainingTokens, ridge: float) -> Arrays:
     """Centre and whitening of all training tokens."""
 
@@ -152,20 +164,20 @@ def _token_covariance(training: TrainingTokens, ridge: float) -> Arrays:
     return {"center": center, "whitening": inverse_root(covariance + ridge * np.eye(len(center)))}
 
 
-@reference("mean_covariance")
+@reference("mean_covariance", lambda d, ridge: {"whitening": (d, d)})
 def _mean_covariance(training: TrainingTokens, ridge: float) -> Arrays:
     """The whitening under which the training sequences' mean covariance is I."""
     return {"whitening": inverse_root(training.mean_covariance + ridge * np.eye(training.tokens.features))}
 
 
-@reference("log_euclidean_mean")
+@reference("log_euclidean_mean", lambda d, eps: {"whitening": (d, d)})
 def _log_euclidean(training: TrainingTokens, eps: float) -> Arrays:
     """G^{-½} of the log-Euclidean mean of Σ + εI."""
     total = training.total(lambda x, w: psd_log(moments(x, w).covariance(), eps), "mean matrix")
     return {"whitening": inverse_root(symmetric_exp(jnp.asarray(total / len(training.train), jnp.float32)))}
 
 
-@reference("frechet_mean")
+@reference("frechet_mean", lambda d, eps, rank: {"whitening": (d, min(rank, d))})
 def _frechet(training: TrainingTokens, eps: float, rank: int) -> Arrays:
     """V G^{-½}: the affine-invariant mean of Σ + εI on the `rank` leading components V of the mean covariance."""
     basis = np.linalg.eigh(training.mean_covariance)[1][:, ::-1][:, : min(rank, training.tokens.features)]
@@ -180,7 +192,7 @@ def _frechet(training: TrainingTokens, eps: float, rank: int) -> Arrays:
     return {"whitening": basis @ inverse_root(mean)}
 
 
-@reference("median_distance")
+@reference("median_distance", lambda d: {"bandwidth": ()})
 def _median_distance(training: TrainingTokens) -> Arrays:
     """The median distance between two tokens."""
     x = training.sample[:PAIRED].astype(np.float64)
@@ -191,7 +203,7 @@ def _median_distance(training: TrainingTokens) -> Arrays:
     return {"bandwidth": np.asarray(bandwidth or 1.0)}  # equal tokens, or one
 
 
-@reference("kmeans")
+@reference("kmeans", lambda d, count: {"centres": (count, d)})
 def _kmeans(training: TrainingTokens, count: int) -> Arrays:
     """Centres of k-means."""
     cluster = need("sklearn.cluster", "clusters", "a recipe of k-means centres")
@@ -202,7 +214,7 @@ def _kmeans(training: TrainingTokens, count: int) -> Arrays:
     return {"centres": fitted.cluster_centers_}
 
 
-@reference("gaussian_mixture")
+@reference("gaussian_mixture", lambda d, count: {"shares": (count,), "means": (count, d), "variances": (count, d)})
 def _gaussian_mixture(training: TrainingTokens, count: int) -> Arrays:
     """A mixture of Gaussians with diagonal covariances."""
     mixture = need("sklearn.mixture", "clusters", "a recipe of a Gaussian mixture")

@@ -180,11 +180,17 @@ def side_by_side(
     roots = np.sqrt(np.ones(len(tables), np.float32) if weights is None else np.asarray(weights, np.float32))
     rows = train if wide is None else wide.kernel_rows(train)
     landmarks = next((table.landmarks for table in tables if table.landmarks is not None), None)
-    blocks = [None if each.is_kernel else scaled(each.values, rows) for each in tables]
+    joint = np.empty((len(tables[0].values), width if wide is None else 0), np.float32)
+    places = np.split(joint, np.cumsum([table.num_features for table in tables])[:-1], axis=1) if wide is None else []
+    blocks: list[np.ndarray | None] = [None] * len(tables)
+    for i, table in enumerate(tables):
+        if not table.is_kernel:
+            blocks[i] = scaled(table.values, rows, places[i] if wide is None else None)
     if landmarks is not None:
         landmarks = dataclasses.replace(landmarks, kernel=_sample_kernel(tables, blocks, roots, landmarks))
     if wide is None:
-        joint = np.concatenate([root * block for root, block in zip(roots, blocks) if block is not None], axis=1)
+        for root, place in zip(roots, places):
+            place *= root
         return make_table(joint, train) if landmarks is None else Table(joint, width, landmarks=landmarks)
     kernels, directions, square = [], wide.directions, 0.0
     for root, table, block in zip(roots, tables, blocks, strict=True):
@@ -226,14 +232,18 @@ def block_kernel(table: Table, train: Int[np.ndarray, "n_train"]) -> Float[np.nd
     return block @ block[train].T
 
 
-def scaled(block: Float[np.ndarray, "n p"], train: np.ndarray) -> Float[np.ndarray, "n p"]:
-    """Features centred, and scaled to mean squared norm 1, on the training rows."""
-    known, parts = block[train], list(row_blocks(len(train), block.shape[1]))
-    centre = known.mean(0)
-    squares = [((known[part] - centre).astype(np.float64) ** 2).sum(1) for part in parts]
-    del known
-    norm = np.sqrt(np.concatenate(squares).mean())
-    out = np.empty(block.shape, np.float32)
+def scaled(
+    block: Float[np.ndarray, "n p"], train: np.ndarray, out: Float[np.ndarray, "n p"] | None = None
+) -> Float[np.ndarray, "n p"]:
+    """Features centred, and scaled to mean squared norm 1, on the training rows; in `out` where that is given."""
+    parts = [train[part] for part in row_blocks(len(train), block.shape[1])]  # never all of them as a copy
+    mean = np.sum([block[known].sum(0, dtype=np.float64) for known in parts], axis=0) / len(train)
+    centre, square = mean.astype(block.dtype), 0.0
+    for known in parts:
+        rows = (block[known] - centre).astype(np.float64)
+        square += np.einsum("ij,ij->", rows, rows)
+    norm = np.sqrt(square / len(train))
+    out = np.empty(block.shape, np.float32) if out is None else out
     for part in row_blocks(*block.shape):
         out[part] = (block[part] - centre) / (norm or 1.0)  # equal rows stay as they are
     return out

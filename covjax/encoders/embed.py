@@ -171,6 +171,13 @@ def replicate(encoder: Encoder, mesh: Mesh) -> None:
         nnx.update(encoder, jax.device_put(nnx.state(encoder), _sharding(mesh)))
 
 
+def parameter_bytes(encoder: Encoder) -> int:
+    """Memory of a Flax encoder's parameters; 0 for an encoder of another kind, which does not say."""
+    if not isinstance(encoder, nnx.Module):
+        return 0
+    return sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(nnx.state(encoder)))
+
+
 def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
     # The mesh's axes may be Explicit (`jax.make_mesh`'s default), for which the encoders would have to spell out the
     # sharding of every operation; the same devices with Auto axes leave that to XLA.

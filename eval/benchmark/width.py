@@ -21,7 +21,7 @@ import numpy as np
 
 from covjax.activations import ArrayTokens, Batch
 from covjax.comparison.page import markdown_table
-from covjax.embedding import kernels
+from covjax.embedding import kernels, wide
 from covjax.embedding.plan import GIB, KernelPlan, plan_kernels
 from covjax.embedding.pools import fit_pools
 from covjax.errors import InputError
@@ -87,8 +87,8 @@ def measure(count: int, tokens: int, features: int, memory: float) -> dict[str, 
                 kernels._part = timed("features", kernels._part)
                 kernels._add_products = timed("products", kernels._add_products)
             start, clock = time.process_time(), time.perf_counter()
-            plan = kernels.plan_tables(pools, source, len(train), Path(place), memory)
-            for _ in kernels.kernel_tables(pools, source, fit, 0, train, plan, Path(place)):
+            plan: Any = wide.plan_tables(pools, source, len(train), Path(place), memory).factors
+            for _ in kernels.factor_kernels(pools, source, fit, 0, train, plan, Path(place)):
                 pass
     seconds["factors"] = time.process_time() - start - sum(seconds.values())
     seconds["clock"] = time.perf_counter() - clock
