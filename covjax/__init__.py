@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from covjax import metrics as metrics
     from covjax import probes as probes
     from covjax import sharding as sharding
+    from covjax.collapse import second_order_collapse as second_order_collapse
     from covjax.comparison.api import compare as compare
     from covjax.controls import shuffle_features as shuffle_features
     from covjax.dashboards.build import dashboard as dashboard
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 # Module of every public name. It is imported at the first use of one, so that `covjax --help` waits for nothing.
 _HOMES = {
+    "collapse": ("second_order_collapse",),
     "comparison.api": ("compare",),
     "controls": ("shuffle_features",),
     "dashboards.build": ("dashboard",),

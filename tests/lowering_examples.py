@@ -92,6 +92,10 @@ PUBLIC = {
         + [(jax.vmap(functions[-1]), [shape(B, D, D)]), (gradient(jax.vmap(functions[-1])), [WIDER])]
         for name, functions in SPECTRAL.items()
     },
+    "second_order_collapse": [
+        (covjax.second_order_collapse, [X, X, W, W]),
+        (covjax.second_order_collapse, [shape(3, D), X]),
+    ],
     "shrink": [(covjax.shrink, [S, shape()]), (OAS, [S]), (LEDOIT_WOLF, [S, X, W]), (gradient(OAS), [S])],
     **{name: [(functools.partial(getattr(covjax, name), size=4, key=KEY), [X])] for name in SKETCHES},
     "shuffle_features": [(lambda x, w: covjax.shuffle_features(x, w, KEY), [X, W])],

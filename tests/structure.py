@@ -22,7 +22,7 @@ FLOORS = (
     (
         *("covjax.tokens", "covjax.moments", "covjax.projected", "covjax.packed", "covjax.vectorize", "covjax.sketch"),
         *("covjax.spectral", "covjax.spectral_products", "covjax.shrinkage", "covjax.gram", "covjax.standardise"),
-        *("covjax.controls", "covjax.sharding", "covjax.frechet", "covjax.log_mel"),
+        *("covjax.controls", "covjax.sharding", "covjax.frechet", "covjax.log_mel", "covjax.collapse"),
     ),
     ("covjax.metrics", "covjax.data", "covjax.recipes"),
     ("covjax.encoders", "covjax.autoencoders", "covjax.sources"),
