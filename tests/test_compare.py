@@ -74,6 +74,7 @@ def test_results_hold_every_row_probe_metric_and_the_manifest(finished):
     assert results["rows"][0]["probes"]["ridge"]["test"]["mcc"]["difference"] == 0
 
 
+@pytest.mark.long
 def test_of_penalties_that_are_equal_on_validation_the_strongest_is_taken(finished):
     penalties = [1e-3, 1e-1, 1.0]
     for values in ([0.5, 0.7, 0.7], [0.7, 0.7, 0.7], [0.7, 0.6, 0.7]):

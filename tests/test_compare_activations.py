@@ -78,11 +78,18 @@ def numbers(result):
     return {row.label: [*row.probes["logistic"].validation_path] for row in result.results.rows}
 
 
+@pytest.fixture(scope="module")
+def own(made):
+    """The comparison whose encoder made the activations."""
+    folder, _ = made
+    rows = [*ROWS, "composition"]
+    return covjax.compare(folder / "t.csv", output=folder / "own", encoder="given-unirep", rows=rows, **OPTIONS)
+
+
 @pytest.mark.long
-def test_activations_of_an_encoder_give_its_comparison(made):
+def test_activations_of_an_encoder_give_its_comparison(made, own):
     folder, given = made
     rows = [*ROWS, "composition"]
-    own = covjax.compare(folder / "t.csv", output=folder / "own", encoder="given-unirep", rows=rows, **OPTIONS)
     expected = numbers(own)
     assert set(expected) == set(rows)
     ways = {"file": folder / "x.npz", "list": list(given.values())}
@@ -115,7 +122,7 @@ def test_a_table_without_sequences_has_no_composition_and_says_what_it_cannot_gr
         )
 
 
-def test_the_model_predicts_from_activations_as_the_comparison_read_them(run, capsys):
+def test_the_model_predicts_from_activations_as_the_comparison_read_them(run, own, capsys):
     folder, _, given = run
     model = folder / "command" / "model"
     predict_main([str(model), "--activations", str(folder / "framed.npz"), "--to", str(folder / "p.csv")])

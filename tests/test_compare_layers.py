@@ -102,6 +102,7 @@ def test_each_row_has_the_values_of_every_layer_and_takes_its_own_best(swept, si
         assert row.probes["logistic"].test["mcc"].value == pytest.approx(other.value, abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_gain_is_over_the_mean_at_its_own_layer(swept, single):
     results = swept[1].results
     rows = results.by_label

@@ -89,6 +89,7 @@ def test_two_processes_make_the_features_and_probes_of_one(runs):
         assert agreement > 0.98  # of one process's tokens, of which two made other batches
 
 
+@pytest.mark.long
 def test_one_process_goes_on_with_what_two_left(runs, tmp_path, capsys):
     folder, table, _ = runs
     output = shutil.copytree(folder / "two", tmp_path / "two")

@@ -42,6 +42,7 @@ def test_the_one_command_checks_everything_and_gives_no_figure(tmp_path):
     assert page.strip() in done.stdout  # the tables last
 
 
+@pytest.mark.long
 def test_a_case_is_checked_timed_and_written(tmp_path):
     assert run(tmp_path, "--only=projected moment", "--only=√, small") == 0
     facts = report(tmp_path)

@@ -66,6 +66,7 @@ def test_auto_reads_what_a_cluster_tells_and_items_are_shared_out_whole(cluster)
         assert lines == [f"[{index}/2] {[[0, 2, 4], [1, 3]][index]} {[[0], []][index]} []"]
 
 
+@pytest.mark.long
 def test_a_job_with_an_error_in_one_process_ends_loudly_in_all():
     done = finish(start(["faulty", "1"], processes=2))
     assert done[1][0] == 2

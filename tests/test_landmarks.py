@@ -190,6 +190,7 @@ def test_recipes_share_passes_or_not(setting):
         np.testing.assert_allclose(together[name].values, alone.values, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_comparison_through_landmarks(tmp_path, monkeypatch):
     """The report says so, with the error of every row; the model predicts what the table of predictions says."""
     monkeypatch.setattr(tables, "WIDE", 20)

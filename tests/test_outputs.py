@@ -72,6 +72,7 @@ def runs(tmp_path_factory):
     return two, one
 
 
+@pytest.mark.long
 def test_a_comparison_has_its_outputs(runs):
     two, one = runs
     outputs = two.results.outputs

@@ -138,6 +138,7 @@ def test_no_page_is_wider_than_the_screen(measured):
     assert {page["width"] for page in measured.values()} == set(WIDTHS)
 
 
+@pytest.mark.long
 def test_a_page_that_is_too_wide_and_crossed_texts_are_seen(browsed):
     """What the other tests ask of all pages, asked of one that breaks every rule."""
     for width in WIDTHS:

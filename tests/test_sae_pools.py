@@ -45,6 +45,7 @@ def test_cooccurrence_by_hand():
     np.testing.assert_allclose(moment, [9 / 4, 6 / 4, (4 + 3) / 4])
 
 
+@pytest.mark.long
 def test_cooccurrence_equals_the_dense_second_moment(module, sequences):
     for (x, w), (keys, value) in zip(sequences, codes(module, sequences), strict=True):
         found = np.zeros((M, M))

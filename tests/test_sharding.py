@@ -81,6 +81,7 @@ def test_moments_of_one_long_sequence_are_those_of_one_device(job, topology):
     assert _relative(spread["centred"], centred.T @ (w[:, None] * centred) / w.sum()) < 2e-6
 
 
+@pytest.mark.long
 @over(TASKS)
 def test_ridge_of_rows_on_many_hosts_is_that_of_one(job, topology):
     spread = np.load(job(topology)[0] / "statistics.npz")

@@ -97,6 +97,7 @@ def test_a_sweep_that_was_stopped_ends_in_the_same_bits(swept, tmp_path, monkeyp
     assert {row["name"]: row["held_out"] for row in again["members"]} == {name: before[name] for name in names}
 
 
+@pytest.mark.long
 def test_a_member_that_is_behind_catches_up_and_new_ones_join(swept, tmp_path):
     folder = shutil.copytree(swept[0], tmp_path / "run")
     shutil.rmtree(checkpoint_path(folder / "members" / "k-4_latents-16" / "checkpoints", 12))

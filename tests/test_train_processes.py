@@ -71,6 +71,7 @@ def test_four_processes_end_where_one_device_does(runs):
     assert len(manifest["digests"]) > len(expected)
 
 
+@pytest.mark.long
 def test_their_checkpoint_goes_on_on_one_device(runs, tmp_path):
     expected, folder = runs
     path = _unfinished(folder, tmp_path)
