@@ -30,7 +30,7 @@ def reference(x, w, eps, shrink=None):
     s = (deviation * w[w > 0, None]).T @ deviation / w.sum()
     level, floor = np.trace(s) / d, eps
     if eps == "auto":
-        floor = max(0.1 * level, 1e-6)
+        floor = max(3 * level * (np.trace(s) ** 2 / (s * s).sum()) / d, 1e-6)
     if shrink:
         square, trace2, n = (s * s).sum(), np.trace(s) ** 2, effective(x, w)
         rho = min(1, ((1 - 2 / d) * square + trace2) / ((n + 1 - 2 / d) * (square - trace2 / d)))

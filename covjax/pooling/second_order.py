@@ -51,28 +51,32 @@ def _factor(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], stati
     return spectral_factor(centred_tokens(x, w, statistic), spectral, floor)
 
 
-AUTO = 0.1  # ε of eps="auto" over the mean eigenvalue; a judgement, not tuned
+AUTO = 3.0  # ε of eps="auto" over the mean eigenvalue times the share of directions in use (docs/eps.md)
 LEAST = 1e-6  # and its least value, for tokens that do not vary
 
 
-def _relative(trace, d: int, eps, rho=0.0):
-    """a and f with log((1 − ρ)S + (ρ tr S/d + ε)·I) = log(f)·I + log(I + a·S)."""
+def _relative(trace, square, d: int, eps, rho=0.0):
+    """a and f with log((1 − ρ)S + (ρ tr S/d + ε)·I) = log(f)·I + log(I + a·S); `square` is tr S² / (tr S)²."""
     level = trace / d
-    floor = rho * level + (jnp.maximum(AUTO * level, LEAST) if eps == "auto" else eps)
+    if eps == "auto":
+        eps = jnp.maximum(AUTO * safe_ratio(level, d * square), LEAST)
+    floor = rho * level + eps
     return (1 - rho) / floor, floor
 
 
-def _oas_of_tokens(x, w, y, trace):
+def _unit_square(y, trace):
+    """tr S² / (tr S)² of S = YᵀY, and 0 for S = 0."""
     unit = y * jnp.where(trace > 0, jax.lax.rsqrt(jnp.where(trace > 0, trace, 1)), 0)  # squares of squares stay floats
     unit = unit if len(y) >= y.shape[1] else unit.T
-    square = jnp.sum(jnp.matmul(unit.T, unit, precision=HIGHEST) ** 2)
-    return oas(square, jnp.sign(trace), prepared_effective_count(x, w), x.shape[1])
+    return jnp.sum(jnp.matmul(unit.T, unit, precision=HIGHEST) ** 2)
 
 
 def _log_by_rule(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], eps, shrink):
     y, d = centred_tokens(x, w, "covariance"), x.shape[1]
     trace = jnp.sum(y * y)
-    a, floor = _relative(trace, d, eps, 0.0 if shrink is None else _oas_of_tokens(x, w, y, trace))
+    square = _unit_square(y, trace)
+    rho = 0.0 if shrink is None else oas(square, jnp.sign(trace), prepared_effective_count(x, w), d)
+    a, floor = _relative(trace, square, d, eps, rho)
     root = jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)  # its own derivative at 0 is infinite
     logarithm = _whole(x * root, w, "covariance", "log", 1.0)
     return logarithm + jnp.log(floor) * vech(jnp.eye(d, dtype=x.dtype))
@@ -80,7 +84,8 @@ def _log_by_rule(x: Float[Array, "tokens features"], w: Float[Array, "tokens"], 
 
 def _log_of_moments(m: Moments, eps, shrink):
     s = m.covariance()
-    a, floor = _relative(jnp.trace(s), len(s), eps)
+    trace = jnp.trace(s)
+    a, floor = _relative(trace, jnp.sum(safe_ratio(s, trace) ** 2), len(s), eps)
     return vech(apply_spectral(a * s, "log", 1.0) + jnp.log(floor) * jnp.eye(len(s), dtype=s.dtype))
 
 
@@ -142,7 +147,8 @@ def sqrt_covariance(*, ridge: float = 1e-6) -> FunctionPooler:
 def log_covariance(*, eps: float | str = 0.1, shrink: str | None = None) -> FunctionPooler:
     """vech of log(Σ + eps·I); size d(d+1)/2.
 
-    `eps="auto"` is 0.1 of Σ's mean eigenvalue, at least 1e-6. `shrink="oas"` first moves Σ towards a multiple of I
+    `eps="auto"` is 3 (tr Σ / d) · (r / d), r = (tr Σ)² / tr Σ², and at least 1e-6: thrice the mean eigenvalue times the
+    share of the d directions that the tokens use. `shrink="oas"` first moves Σ towards a multiple of I
     (`covjax.shrink`), given how many independent tokens the sequence is worth (`covjax.shrinkage.effective_count`).
     With either, every sequence has its own floor, so a kernel of wide matrices cannot be computed without their
     numbers; `shrink` also needs the tokens themselves. Raises InputError for eps <= 0 and unknown words.
