@@ -279,8 +279,14 @@ def test_what_cannot_be_trained_on_is_refused(proteins, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (">a\nMKTAYIAKQRQISFVKSHJFSRQ\n", "record 'a': 'J' at position 19 is not a residue that ESM knows; allowed: "),
-        (">a\nMKTAYIAK*RQISFVKSHFSRQ\n", r"record 'a': '\*' at position 9 is not a residue"),
+        (
+            ">a\nMKTAYIAKQRQISFVKSHJFSRQ\n",
+            "record 'a': 'J' at position 19 is not a residue that ESM knows; .*; write X for it",
+        ),
+        (
+            ">a\nMKTAYIAK*RQISFVKSHFSRQ\n",
+            r"record 'a': '\*' at position 9 is not a residue .*with a stop inside it out",
+        ),
         (">a\nMKTAYIAK-RQISFVKSHFSRQ\n", "a gap '-' at position 9 .*remove the gaps"),
         (f">a\n{'ACGTTGCA' * 20}\n>b\n{'TTGACCAG' * 20}\n", "letters of nucleotides .*--kind ntv3 DNA"),
         (">a\nMKTAYIA\n>b\nMSTEFIL\n", "no protein has 16 residues: 'a', 'b'; give longer ones"),

@@ -2,7 +2,7 @@
 
     covjax train encoder genome.fa.gz --holdout chr4,chr12 --output runs/lm
     covjax compare windows.csv --encoder runs/lm/encoder
-    covjax train encoder proteins.fasta --kind esm --holdout 0.05 --output runs/plm
+    covjax train encoder p.fasta --kind esm --holdout 0.05 --output runs/plm
 
 15 % of the bases of a window are hidden, and the model names them from the rest, on both strands. A base counts less
 the more often it stands in the genome among the same neighbours. The records of --holdout are never trained on; their

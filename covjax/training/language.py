@@ -122,9 +122,8 @@ def save_folder(folder: Path, files: Mapping[str, str], tensors: Mapping[str, np
     from safetensors.numpy import save_file
 
     write_texts(folder, files)
-    save_file(
-        {name: tensor.astype(dtype) for name, tensor in tensors.items()}, folder / FILES[-1], metadata={"format": "pt"}
-    )
+    arrays = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    save_file(arrays, folder / FILES[-1], metadata={"format": "pt"})  # without it older transformers refuse the file
 
 
 def write_texts(folder: Path, files: Mapping[str, str]) -> None:

@@ -21,6 +21,7 @@ from covjax.training.kinds import Batch, Corpus, EncoderConfig, Kind
 from covjax.training.language import TwoSided
 
 RARE = "XBUZO"  # unknown, ambiguous and rare residues: shown, never hidden
+REMEDIES = {"J": "write X for it", "*": "leave a reading frame with a stop inside it out"}
 REACH = 2  # residues on each side that the largest counting model sees
 SHORTEST = 16  # residues: of a shorter protein there is little to tell a hidden one from
 MASK, PAD = VOCABULARY.index("<mask>"), VOCABULARY.index("<pad>")
@@ -38,7 +39,7 @@ def read_proteins(config: EncoderConfig) -> Corpus:
             "--kind ntv3 DNA"
         )
     codes = [
-        letter_codes(sequence, RESIDUES, RARE, name, "a residue that ESM knows", {})
+        letter_codes(sequence, RESIDUES, RARE, name, "a residue that ESM knows", REMEDIES)
         for name, sequence in zip(ids, sequences, strict=True)
     ]
     if short := [name for name, sequence in zip(ids, sequences) if len(sequence) < SHORTEST]:
