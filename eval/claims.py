@@ -4,7 +4,6 @@ Each is read from its page, so a page that is edited is compared as it is now. E
 that take longer have their command beside them; `pytest -m slow tests/test_quickstart.py` compares the quickstart's.
 """
 
-import json
 import math
 import re
 import sys
@@ -25,8 +24,9 @@ from covjax.encoders.ntv3 import NTv3
 from covjax.encoders.weights import AskedTensors
 from covjax.recipes.mixtures import PARTS
 from covjax.tasks.configs import CONFIGS
-from covjax.training.encoder import EncoderConfig
-from covjax.training.language import MaskedModel, initial_weights
+from covjax.training.genome import DNA
+from covjax.training.kinds import EncoderConfig
+from covjax.training.language import MaskedModel, initial_weights, write_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,7 +76,7 @@ def _parameters() -> float:
     """Parameters, in millions, of the language model that `covjax train encoder` trains by default."""
     config = EncoderConfig()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config.model()))
+        write_texts(Path(folder), DNA.files(config))
         encoder = NTv3("start", Path(folder), np.float32, AskedTensors(initial_weights(0)))
         model = MaskedModel(encoder, config.dtype)
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) / 1e6

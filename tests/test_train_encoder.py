@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,8 @@ from covjax.encoders import load, ntv3, tokenize
 from covjax.encoders.weights import AskedTensors
 from covjax.errors import InputError
 from covjax.training import encoder as run
-from covjax.training.genome import TwoSided, Windows, base_codes, inside_regions, repeat_weights, reverse_complement
-from covjax.training.language import MaskedModel, initial_weights, named_tensors, save_folder
+from covjax.training.genome import DNA, Windows, base_codes, inside_regions, repeat_weights, reverse_complement
+from covjax.training.language import MaskedModel, TwoSided, initial_weights, named_tensors, save_folder, write_texts
 
 NUMBERS, MASK = np.array([6, 8, 9, 7, 10], np.int32), 2  # of A, C, G, T, N and a hidden base
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
@@ -78,8 +77,9 @@ def test_windows_show_what_is_not_hidden_on_either_strand():
     strands = set()
     for number in range(6):
         x, w = source.batch(4, 7, number)
-        assert (x.shape, w.shape) == ((4, 3, 48), (4, 48))
-        for (shown, true, _), weight in zip(x, w):
+        assert (x.shape, w.shape) == ((4, 4, 48), (4, 48))
+        for (shown, true, _, sequence), weight in zip(x, w):
+            assert (sequence == 1).all()
             window = "".join(letter[i] for i in true.tolist())
             forward = text.find(window)
             start = forward if forward >= 0 else text.find(window[::-1].translate(COMPLEMENT))
@@ -127,13 +127,15 @@ def test_held_out_windows_do_not_overlap_and_hide_no_end():
 def test_two_sided_models_against_counting_by_hand():
     rng = np.random.default_rng(3)
     text = random_sequence(rng, 400, "ACGTTN")
-    model = TwoSided([base_codes(text)], most=2)
+    codes = base_codes(text)
+    model = TwoSided([codes, reverse_complement(codes)], letters=4, most=2)
     strands = text, text[::-1].translate(COMPLEMENT)
     places = np.array([i for i in range(5, 395) if text[i] != "N"])
-    losses = model.nats(base_codes(text), places, strength=3.0)
+    chances = model.chances(codes, places, strength=3.0)
+    np.testing.assert_allclose(chances.sum(-1), 1, rtol=1e-12)
     for j, place in enumerate(places[:60]):
         p = np.array([sum(s.count(base) for s in strands) for base in "ACGT"], float)
-        p /= p.sum()
+        p = (p + 3 / 4) / (p.sum() + 3)
         for k in range(3):
             if k:
                 left, right = text[place - k : place], text[place + 1 : place + k + 1]
@@ -147,7 +149,7 @@ def test_two_sided_models_against_counting_by_hand():
                         ):
                             counts["ACGT".index(s[i])] += 1
                 p = (counts + 3 * p) / (counts.sum() + 3)
-            assert losses[k, j] == pytest.approx(-np.log(p["ACGT".index(text[place])]), abs=1e-12)
+            np.testing.assert_allclose(chances[k, j], p, rtol=1e-12)
 
 
 SMALL = run.EncoderConfig(
@@ -157,8 +159,7 @@ SMALL = run.EncoderConfig(
 
 
 def small_model(folder, seed=0):
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SMALL.model()))
+    write_texts(folder, DNA.files(SMALL))
 
     def make(tensors):
         return ntv3.NTv3("start", folder, np.float32, tensors)
@@ -176,7 +177,7 @@ def test_a_model_goes_back_to_the_folder_that_it_would_be_read_from(tmp_path):
     drawn = initial_weights(0)
     for name, shape in again.shapes.items():
         np.testing.assert_array_equal(tensors[name], drawn(name, shape).astype(np.float32))
-    save_folder(tmp_path / "saved", SMALL.model(), tensors, np.float32)
+    save_folder(tmp_path / "saved", DNA.files(SMALL), tensors, np.float32)
     loaded = load(tmp_path / "saved")
     tokens, mask, _ = tokenize(loaded, ["ACGTACGTNNAC"])
     for layer in range(3):
@@ -345,20 +346,20 @@ def test_what_is_left_out_is_said(genome, tmp_path, capsys):
     add(genome, f">short\n{'ACGT' * 7}\n")
     genome = dataclasses.replace(genome, regions=str(tmp_path / "r.bed"))
     (tmp_path / "r.bed").write_text("chr2\t0\t9\nX\t5\t10\n")
-    read = run.read_genome(genome)
+    read = run.read_corpus(genome)
     assert [*read.train.records] == ["chr0", "chr1"]
     said = capsys.readouterr().err
     assert "left out 1 records shorter than 32 bases: 'short'" in said
     assert "r.bed: left out 1 on 1 chromosomes that are not in" in said
     (tmp_path / "r.bed").write_text("X\t5\t10\n")
     with pytest.raises(InputError, match="line 1: chromosome 'X' is not in .*, nor is any other"):
-        run.read_genome(genome)
+        run.read_corpus(genome)
     (tmp_path / "r.bed").write_text("chr1\t5\t10\n")
     with pytest.raises(InputError, match="regions: none of .*r.bed lies on a held-out record"):
-        run.read_genome(genome)
+        run.read_corpus(genome)
     add(genome, ">rna\nACGUACGU\n")
     with pytest.raises(InputError, match="record 'rna': 'U' at position 4 is not a DNA letter; .*; write T for it"):
-        run.read_genome(genome)
+        run.read_corpus(genome)
 
 
 def test_the_command_of_two_words(capsys):

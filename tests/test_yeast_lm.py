@@ -34,7 +34,7 @@ def test_it_names_hidden_bases_of_a_chromosome_that_it_has_not_seen(rows):
     shown = np.stack([encoder.encode(row["sequence"][:512]) for row in rows[::15]])
     hidden = np.random.default_rng(0).random(shown.shape) < 0.15
     mask_token = json.loads((YEAST_LM / "config.json").read_text())["mask_token_id"]
-    x = np.stack([np.where(hidden, mask_token, shown), shown, np.zeros_like(shown)], 1)
+    x = np.stack([np.where(hidden, mask_token, shown), shown, np.zeros_like(shown), np.ones_like(shown)], 1)
     sums = MaskedModel(encoder, "float32").evaluate(jnp.asarray(x), jnp.asarray(hidden, jnp.float32))
     nats, _, count = np.asarray(sums, np.float64).sum(0)
     assert count == hidden.sum() > 5000

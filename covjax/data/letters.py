@@ -1,7 +1,10 @@
 """Alphabets of sequences: nucleotides, residues and what a sequence may hold."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int8
 
 from covjax.errors import InputError, shown
 
@@ -17,7 +20,8 @@ NUCLEOTIDES = frozenset("ACGTUN")
 IUPAC = "RYSWKMBDHV"  # the nucleotide codes of several bases, without N
 AMBIGUOUS = frozenset(IUPAC + "-")  # and the gap
 RESIDUES_ALONE = frozenset("EFILPQ")  # amino acids whose letter is no nucleotide code
-AMINO_ACIDS = frozenset("ACDEFGHIKLMNPQRSTVWY")
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+AMINO_ACIDS = frozenset(RESIDUES)
 ENOUGH = 200  # letters in all: a short protein may be of A, C, G and T alone by chance
 STRAND = 30  # letters: no protein as long as this is of three or four of A, C, G and T alone
 SUGGESTIONS = {
@@ -26,6 +30,29 @@ SUGGESTIONS = {
     "text": "all-MiniLM-L6-v2",
 }
 NAMES = {"protein": "proteins", "dna": "DNA", "text": "text"}
+
+
+def letter_codes(
+    sequence: str, letters: str, others: str, name: str, what: str, remedies: Mapping[str, str]
+) -> Int8[np.ndarray, "t"]:
+    """0, 1, … for the letters in their order, their number for one of `others`; case does not count.
+
+    Raises InputError for another letter, with the record's `name`, the position, counted from 1, `what` it is not, and
+    its remedy where there is one.
+    """
+    unknown = len(letters)
+    table = np.full(256, unknown + 1, np.int8)
+    for letter in letters + others:
+        table[[ord(letter), ord(letter.lower())]] = letters.index(letter) if letter in letters else unknown
+    codes = table[np.frombuffer(sequence.encode("ascii", "replace"), np.uint8)]
+    if (odd := codes > unknown).any():
+        at = int(odd.argmax())
+        remedy = remedies.get(sequence[at].upper(), "")
+        raise InputError(
+            f"record {shown(name, 40)}: {sequence[at]!r} at position {at + 1:,} is not {what}; allowed: "
+            f"{letters}{others}{remedy and '; ' + remedy}"
+        )
+    return codes
 
 
 def letter_kind(sequences: Sequence[str]) -> str | None:

@@ -23,6 +23,8 @@ from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.encoders.weights import Tensors, is_token, read_config
 from covjax.errors import InputError, shown
 
+# ESM-2's tokens in the order of their numbers: special ones, the amino acids by frequency, rare and unknown residues.
+VOCABULARY = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 # Where the encoder's tensors stand; transformers 5 keeps the frequencies of all layers in a buffer of the model.
 PARTS = ("embeddings.", "encoder.", "rotary_embeddings.")
 BUFFERS = (r"embeddings\.position_ids",)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from covjax.encoders.layers import ACTIVATIONS, Dense, LayerNorm, attended, places, relative_buckets
+from covjax.encoders.layers import ACTIVATIONS, Dense, LayerNorm, Mask, attended, places, relative_buckets
 from covjax.encoders.transformer import Names, Options, Transformer
 from covjax.encoders.vocabulary import Vocabulary
 from covjax.encoders.weights import Tensors
@@ -147,6 +147,14 @@ class LanguageModel(Transformer):
     ) -> Float[Array, "b t classes"]:
         """Of every token of the vocabulary, through the blocks above `layer`, jitted; see `HeadedEncoder`."""
         return _logits(*nnx.split(self), activations, mask, layer)
+
+    def token_logits(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t classes"]:
+        """Of every token of the vocabulary, in float32; a pure function of the arguments and the parameters.
+
+        Only of models whose folder has the head of masked prediction.
+        """
+        *_, (x, _) = self.hidden_states(tokens, mask)
+        return self.head(x, self.words[...])
 
     def last_layer(self, x: Float[Array, "b t d"], mask: Bool[Array, "b t"], layer: int) -> Float[Array, "b t d"]:
         """The last layer's activations from those of `layer`; a pure function of the arguments and the parameters."""

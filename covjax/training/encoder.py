@@ -1,55 +1,54 @@
-"""Train a small genomic language model from a genome alone: masked bases, the architecture of NTv3.
+"""Train a small language model of a genome, or of proteins, alone: masked letters, the architecture of NTv3 or ESM-2.
 
     covjax train encoder genome.fa.gz --holdout chr4,chr12 --output runs/lm
     covjax compare windows.csv --encoder runs/lm/encoder
+    covjax train encoder p.fasta --kind esm --holdout 0.05 --output runs/plm
 
 15 % of the bases of a window are hidden, and the model names them from the rest, on both strands. A base counts less
 the more often it stands in the genome among the same neighbours. The records of --holdout are never trained on; their
-bases are what the model is judged by, beside models that count k bases on each side. Batches are split over all
-devices. A run killed at any point goes on from its newest checkpoint and ends bit-identical. Writes `checkpoints`,
-`log.jsonl`, `tensorboard`, `held-out.json`, `figures` and `encoder`, a folder in the Hugging Face layout.
+bases are what the model is judged by, beside models that count k bases on each side. With --kind esm the same is done
+with proteins: near copies are drawn as one and lie on one side, --holdout is the share that is held out.
+
+Batches are split over all devices. A run killed at any point goes on from its newest checkpoint and ends bit-identical.
+Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json`, `figures` and `encoder`, a folder in the Hugging Face
+layout.
 """
 
 import contextlib
-import dataclasses
 import functools
-import hashlib
 import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
 from covjax.autoencoders.saved import plain, to_arrays
-from covjax.data.genome import read_bed, report_absent, stream_chromosomes
-from covjax.data.text import NAMED, warn
 from covjax.encoders import load
-from covjax.encoders.ntv3 import LETTERS, VOCABULARY, NTv3
 from covjax.encoders.weights import AskedTensors
-from covjax.errors import InputError, shown
+from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import TEMPORARY, new_text, put
 from covjax.jobs.distributed import is_first, job
 from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step_together
 from covjax.notes import note, progress, silence
-from covjax.options import FEATURES, NOTHING, NUMBERS, at_least, check_options, decided_by, option
-from covjax.training.genome import (
-    MARGIN,
-    UNKNOWN,
-    TwoSided,
-    Windows,
-    base_codes,
-    inside_regions,
-    repeat_weights,
+from covjax.options import FEATURES, NUMBERS, decided_by
+from covjax.training.genome import DNA
+from covjax.training.kinds import Corpus, EncoderConfig, Kind
+from covjax.training.language import (
+    FILES,
+    MaskedModel,
+    initial_weights,
+    named_tensors,
+    save_folder,
+    write_texts,
 )
-from covjax.training.language import FILES, MaskedModel, initial_weights, named_tensors, save_folder
 from covjax.training.log import Log, NoLog, draw_training, read_log
+from covjax.training.proteins import PROTEINS
 from covjax.training.state import (
     Step,
     TrainState,
@@ -63,72 +62,9 @@ from covjax.training.state import (
     state_layout,
 )
 
+KINDS = {"ntv3": DNA, "esm": PROTEINS}
 SIDES = ("outside", "inside")  # of regions
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # of the smoothing of k-mer models; the best on the held-out bases is shown
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """Everything that decides what a language model is trained on and how."""
-
-    data: str = option("", "genome in FASTA (also .gz)", NOTHING)
-    output: str = option("runs/encoder", "folder of the checkpoints, logs, figures and the encoder", NOTHING)
-    holdout: str = option("", "records held out from training, separated by commas")
-    regions: str = option(
-        "", "BED of regions (genes, …); the held-out figures are also given inside and outside them", NOTHING
-    )
-    width: int = option(128, "features of a token, in the convolutions over single bases", **at_least(2))
-    blocks: int = option(4, "Transformer blocks", **at_least(1))
-    heads: int = option(4, "heads of attention; 2 · heads divides the width of the blocks", **at_least(1))
-    downsamples: int = option(2, "blocks that halve the length before the Transformer", **at_least(1))
-    length: int = option(512, "bases in a window; a multiple of 2^downsamples", **at_least(16))
-    steps: int = option(3000, "optimiser steps", **at_least(1))
-    batch: int = option(48, "windows per step", **at_least(1))
-    learning_rate: float = option(2e-3, "peak rate of AdamW", allowed=lambda rate: rate > 0, rule="> 0")
-    warmup: int = option(200, "steps over which the rate rises from 0", **at_least(0))
-    weight_decay: float = option(0.01, "decay of matrices", allowed=lambda decay: decay >= 0, rule=">= 0")
-    seed: int = option(0, "seed of the windows, the hidden bases and the initial parameters", **at_least(0))
-    dtype: str = option(
-        "float32",
-        "float32 or bfloat16: type of the computation; parameters are float32",
-        allowed=lambda name: name in ("float32", "bfloat16"),
-        rule="float32 or bfloat16",
-    )
-    held_windows: int = option(512, "held-out windows for the figures", NUMBERS, **at_least(1))
-    save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
-    evaluate_every: int = option(500, "steps between evaluations on the held-out records", NOTHING, **at_least(1))
-    log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
-    snapshots: tuple[int, ...] = option(
-        (),
-        "steps after which the encoder is also written, to snapshots/STEP; 0 is before the first",
-        NOTHING,
-        allowed=lambda steps: all(step >= 0 for step in steps),
-        rule=">= 0",
-    )
-
-    def check(self) -> None:
-        """Raise InputError naming the first field whose value is not allowed."""
-        if not self.data:
-            raise InputError("data: '' is not allowed; expected a genome in FASTA")
-        check_options(self)
-        if not 0 <= self.warmup <= self.steps:
-            raise InputError(f"warmup: {self.warmup} is not allowed; 0 to steps")
-        if late := [step for step in self.snapshots if step > self.steps]:
-            raise InputError(f"snapshots: {late[0]} is not allowed; 0 to steps, {self.steps}")
-        if self.length % 2**self.downsamples:
-            raise InputError(f"length: {self.length} is not a multiple of {2**self.downsamples} (2^downsamples)")
-        if self.width % (2 * self.heads):
-            raise InputError(f"heads: {self.width} features cannot be divided by 2 · {self.heads}")
-
-    def model(self) -> dict[str, Any]:
-        """config.json of the encoder."""
-        return {
-            **{"model_type": "ntv3", "alphabet_size": len(VOCABULARY), "pad_token_id": 1, "mask_token_id": 2},
-            **{"token_embed_dim": 16, "conv_init_embed_dim": self.width, "embed_dim": self.width},
-            **{"ffn_embed_dim": 2 * self.width, "num_layers": self.blocks, "num_downsamples": self.downsamples},
-            **{"attention_heads": self.heads, "key_size": self.width // self.heads},
-            **{"deconv_upsample_type": "conv_transpose", "use_skip_connection": True, "layer_norm_eps": 1e-5},
-        }
+STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # of the smoothing of k-mer models; the best on what is held out is shown
 
 
 RUN = "covjax train encoder"
@@ -138,16 +74,7 @@ OWNS = (
     *(f"{folder}/{name}" for folder in ENCODERS for name in FILES),
     *(f"{folder}/" for folder in (*ENCODERS, "snapshots")),
 )
-MAIN_OPTIONS = ("data", "holdout", "output", "steps", "length", "width", "blocks")
-
-
-class Genome(NamedTuple):
-    """What a run reads: windows to train on and to judge by, the k-mer models' counts, and what identifies them."""
-
-    train: Windows
-    held: Windows
-    rivals: TwoSided
-    digest: str
+MAIN_OPTIONS = ("data", "kind", "holdout", "output", "steps", "length", "width", "blocks")
 
 
 def train_encoder(config: EncoderConfig, force: bool = False) -> dict[str, Any]:
@@ -163,23 +90,22 @@ def train_encoder(config: EncoderConfig, force: bool = False) -> dict[str, Any]:
 
 
 def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, Any]:
-    output = folder.path
-    genome = read_genome(config)
+    output, kind = folder.path, KINDS[config.kind]
+    corpus = read_corpus(config)
     mesh = data_mesh(config.batch)
     settings = decided_by(config, FEATURES, NUMBERS)
-    manifest = json.loads(json.dumps({"config": settings, "data": genome.digest, "versions": {"jax": jax.__version__}}))
+    manifest = json.loads(json.dumps({"config": settings, "data": corpus.digest, "versions": {"jax": jax.__version__}}))
     folder.begin(manifest, force, {"data": config.data, "regions": config.regions})
     start = folder.path / "start"
     if is_first():
-        start.mkdir(exist_ok=True)
-        (start / "config.json").write_text(json.dumps(config.model(), indent=1) + "\n")
+        write_texts(start, kind.files(config))
 
-    def make(tensors: AskedTensors) -> NTv3:
-        return NTv3("start", start, np.float32, tensors)
+    def make(tensors: AskedTensors) -> Any:
+        return kind.encoder("start", start, np.float32, tensors)
 
     model = MaskedModel(make(AskedTensors(initial_weights(config.seed))), config.dtype)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    note(f"{parameters:,} parameters, {config.batch * config.length:,} bases per step")
+    note(f"{parameters:,} parameters, {config.batch * config.length:,} tokens per step")
     optimiser = make_optimiser(
         config.steps, config.learning_rate, config.warmup, 0.9, clip=1.0, weight_decay=config.weight_decay
     )
@@ -208,7 +134,7 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
     journal = Log(output, step, rows, "", manifest["config"]) if is_first() else NoLog(rows)
     with bar, contextlib.closing(journal) as log:
         while step < config.steps:
-            x, weights = genome.train.batch(config.batch, config.seed, step)
+            x, weights = corpus.train.batch(config.batch, config.seed, step)
             state, metrics = advance(state, *distribute(mesh, (x[part], weights[part]), config.batch))
             step += 1
             bar.update()
@@ -222,7 +148,7 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
                 log.write(step, "train", values, time.monotonic() - begin)
                 bar.set_postfix({"nats": f"{values['nats']:.4f}"}, refresh=False)
             if step % config.evaluate_every == 0 or last:
-                sums = _held_out_sums(config, genome, functools.partial(_evaluated, evaluation, state, mesh))
+                sums = _held_out_sums(config, corpus, functools.partial(_evaluated, evaluation, state, mesh))
                 figures = nnx.merge(graph, state).model.summarise(sums)
                 log.write(step, "held-out", figures, time.monotonic() - begin)
             if saves:
@@ -230,7 +156,7 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
                 save_step_together(output / "checkpoints", step, plain(state), manifest | position)
     report: dict[str, Any] = {}
     if is_first():
-        report = _finish(config, genome, nnx.merge(graph, state).model, make, parameters)
+        report = _finish(config, corpus, nnx.merge(graph, state).model, make, parameters)
     return report
 
 
@@ -249,101 +175,89 @@ def _save_encoder(config: EncoderConfig, model: MaskedModel, make: Any, name: st
     """The encoder's folder in that of the run, its weights in 16 bits, last; files of others stay in it."""
     import ml_dtypes
 
-    path = Path(config.output) / name
+    path, kind = Path(config.output) / name, KINDS[config.kind]
     temporary = path.with_name(f"{path.name}.{TEMPORARY}")
-    save_folder(temporary, config.model(), named_tensors(make, model.encoder), ml_dtypes.bfloat16)
+    tensors = {kind.stored(name): tensor for name, tensor in named_tensors(make, model.encoder).items()}
+    save_folder(temporary, kind.files(config), tensors, ml_dtypes.bfloat16)
     path.mkdir(exist_ok=True)
-    for file in FILES:
+    for file in (*kind.files(config), FILES[-1]):
         put(temporary / file, path / file)
     temporary.rmdir()
     return path
 
 
-def _finish(config: EncoderConfig, genome: Genome, model: MaskedModel, make: Any, parameters: int) -> dict[str, Any]:
+def _finish(config: EncoderConfig, corpus: Corpus, model: MaskedModel, make: Any, parameters: int) -> dict[str, Any]:
     """Write the encoder, and judge what was written: weights of 16 bits."""
     output = Path(config.output)
     trained = MaskedModel(load(_save_encoder(config, model, make, "encoder")), "float32")
-    sums = _held_out_sums(config, genome, nnx.jit(lambda *batch: trained.evaluate(*batch)))
-    report = {"parameters": parameters, "model": _figures(sums), "k-mers": _rival_figures(config, genome)}
+    sums = _held_out_sums(config, corpus, nnx.jit(lambda *batch: trained.evaluate(*batch)))
+    figures, rivals = _figures(sums, KINDS[config.kind]), _rival_figures(config, corpus)
+    report = {"parameters": parameters, "model": figures, "k-mers": rivals}
     with new_text(output / "held-out.json") as file:
         file.write(json.dumps(report, indent=1) + "\n")
     draw_training(read_log(output), output / "figures" / "training.png")
     return report
 
 
-def read_genome(config: EncoderConfig) -> Genome:
-    """Read and check the genome, and split its records into those for training and those for judging."""
-    records, digest = {}, hashlib.sha256()
-    for name, sequence in stream_chromosomes(config.data):
-        records[name] = base_codes(sequence, name)
-        digest.update(name.encode() + records[name].tobytes())
-    names = [*dict.fromkeys(name.strip() for name in config.holdout.split(",") if name.strip())]
-    if unknown := [name for name in names if name not in records]:
-        some = ", ".join(shown(name, 40) for name in [*records][:5])
-        raise InputError(f"holdout: {shown(unknown[0])} is not a record of {config.data}; it has {some}, …")
-    if not names or len(names) == len(records):
-        raise InputError(f"holdout: {config.holdout!r} leaves nothing to train on or to judge by; name some records")
-    inside = _inside(config, records, names) if config.regions else None
-    if short := [name for name, codes in records.items() if len(codes) < config.length]:
-        some = ", ".join(shown(name, 40) for name in short[:NAMED])
-        warn(f"{config.data}: left out {len(short):,} records shorter than {config.length} bases: {some}")
-    weights = dict(zip(records, repeat_weights([*records.values()]), strict=True))
-    numbers = np.array([LETTERS[letter] for letter in "ACGTN"], np.int32)
-    mask = VOCABULARY.index("<mask>")
-    rest = {name: codes for name, codes in records.items() if name not in names}
-    held = {name: records[name] for name in names}
-    note(f"{sum(map(len, rest.values())):,} bases to train on, {sum(map(len, held.values())):,} held out")
-    train, judge = (
-        Windows(part, counts, inside, config.length, numbers, mask) for part, counts in ((rest, weights), (held, None))
-    )
-    if not any(hidden.any() for _, hidden in judge.held_out(config.held_windows, config.batch, config.seed)):
-        raise InputError("holdout: no known base is hidden in the held-out windows; hold out more, or raise --length")
-    return Genome(train, judge, TwoSided([*rest.values()]), digest.hexdigest())
+def read_corpus(config: EncoderConfig) -> Corpus:
+    """Read and check what is trained on and what is held out.
 
-
-def _inside(config: EncoderConfig, records: Mapping[str, np.ndarray], held: Sequence[str]) -> dict[str, np.ndarray]:
-    lines = defaultdict[str, list[int]](list)
-    for region in (regions := read_bed(config.regions)):
-        lines[region.chromosome].append(region.line)
-    report_absent(config.regions, config.data, lines, [*records], warn)
-    if not set(lines) & set(held):
-        raise InputError(f"regions: none of {config.regions} lies on a held-out record; leave --regions out")
-    return inside_regions(regions, records)
+    Raises InputError for everything a user can put right.
+    """
+    corpus, letter = KINDS[config.kind].read(config), KINDS[config.kind].letter
+    batches = corpus.held.held_out(config.held_windows, config.batch, config.seed)
+    if not any(weights.any() for _, weights in batches):
+        raise InputError(f"holdout: no known {letter} is hidden in what is held out; hold out more, or raise --length")
+    return corpus
 
 
 def _evaluated(evaluation: Any, state: Any, mesh: Any, x: np.ndarray, weights: np.ndarray) -> Any:
     return evaluation(state, *distribute(mesh, (x, weights)))
 
 
-def _held_out_sums(config: EncoderConfig, genome: Genome, sums: Any) -> Any:
-    batches = genome.held.held_out(config.held_windows, config.batch, config.seed)
+def _held_out_sums(config: EncoderConfig, corpus: Corpus, sums: Any) -> Any:
+    batches = corpus.held.held_out(config.held_windows, config.batch, config.seed)
     parts = [np.asarray(sums(*batch), np.float64) for batch in batches]
     return sum(parts)
 
 
-def _figures(sums: Any) -> dict[str, Mapping[str, float]]:
-    """Nats, perplexity, accuracy and the number of bases, in all and on both sides of regions where there are some."""
+def _figures(sums: Any, kind: Kind) -> dict[str, Mapping[str, float]]:
+    """Scores and the number of letters, in all and on both sides of regions where there are some."""
 
     def one(nats, right, count):
-        nats = nats / count
-        return {"nats": nats, "perplexity": float(np.exp(nats)), "accuracy": right / count, "bases": int(count)}
+        return {**_scores(nats / count, right / count), f"{kind.letter}s": int(count)}
 
     parts = {"all": sums.sum(0), **{side: part for side, part in zip(SIDES, sums) if 0 < part[2] < sums[:, 2].sum()}}
     return {name: one(*map(float, part)) for name, part in parts.items()}
 
 
-def _rival_figures(config: EncoderConfig, genome: Genome) -> dict[str, dict[str, float]]:
-    """Nats of the two-sided models on the same bases; unlike the model's, none of their neighbours is hidden."""
-    back = np.full(len(VOCABULARY), UNKNOWN)
-    back[[LETTERS[letter] for letter in "ACGT"]] = range(4)
-    losses: dict[float, list[np.ndarray]] = {strength: [] for strength in STRENGTHS}
-    for x, weights in genome.held.held_out(config.held_windows, config.batch, config.seed):
-        for codes, weight in zip(back[x[:, 1]], weights):
-            for strength, parts in losses.items():
-                parts.append(genome.rivals.nats(codes, np.flatnonzero(weight), strength))
-    means = {strength: np.concatenate(parts, 1).mean(1) for strength, parts in losses.items()}
-    best = {k: min(STRENGTHS, key=lambda strength: means[strength][k]) for k in range(MARGIN + 1)}
-    return {str(k): {"nats": float(means[best[k]][k]), "smoothing": best[k]} for k in best}
+def _scores(nats: float, accuracy: float) -> dict[str, float]:
+    return {"nats": nats, "perplexity": float(np.exp(nats)), "accuracy": accuracy}
+
+
+def _rival_figures(config: EncoderConfig, corpus: Corpus) -> dict[str, dict[str, float]]:
+    """Scores of the two-sided models on the same letters; unlike the model's, none of their neighbours is hidden."""
+    kind = KINDS[config.kind]
+    codes = np.full(len(kind.tokens), len(kind.letters))
+    codes[[kind.tokens.index(letter) for letter in kind.letters]] = range(len(kind.letters))
+    rows = [
+        (codes[true], np.flatnonzero(weight))
+        for x, weights in corpus.held.held_out(config.held_windows, config.batch, config.seed)
+        for true, weight in zip(x[:, 1], weights)
+    ]
+    means = {}
+    for strength in STRENGTHS:
+        sums = np.zeros((2, len(corpus.rivals.counts)))  # nats and letters named right, of every k
+        for row, places in rows:
+            chances, true = corpus.rivals.chances(row, places, strength), row[places]
+            sums[0] -= np.log(chances[:, range(len(places)), true]).sum(1)
+            sums[1] += (chances.argmax(-1) == true).sum(1)
+        means[strength] = sums / sum(len(places) for _, places in rows)
+    best = [min(STRENGTHS, key=lambda strength: means[strength][0, k]) for k in range(len(corpus.rivals.counts))]
+    return {
+        str(k): {**_scores(*map(float, means[strength][:, k])), "smoothing": strength}
+        for k, strength in enumerate(best)
+    }
 
 
 def main(argv: Sequence[str], command: str = "covjax train encoder") -> int:
@@ -355,7 +269,8 @@ def main(argv: Sequence[str], command: str = "covjax train encoder") -> int:
             if report:
                 best = min(report["k-mers"], key=lambda k: report["k-mers"][k]["nats"])
                 print(
-                    f"held-out: {report['model']['all']['nats']:.4f} nats a hidden base; the best k-mer model, {best} "
+                    f"held-out: {report['model']['all']['nats']:.4f} nats a hidden {KINDS[config.kind].letter}; the "
+                    f"best k-mer model, {best} "
                     f"on each side, {report['k-mers'][best]['nats']:.4f}; encoder in {config.output}/encoder"
                 )
     return 0

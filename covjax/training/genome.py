@@ -1,42 +1,76 @@
 """Windows of a genome for a masked language model: which bases are shown, hidden and counted, all from one seed."""
 
+import hashlib
+import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8, Int32
+from jaxtyping import Bool, Float32, Int, Int8, Int32
 
-from covjax.data.genome import Region
-from covjax.data.letters import IUPAC
+from covjax.data.genome import Region, read_bed, report_absent, stream_chromosomes
+from covjax.data.letters import IUPAC, RESIDUES_ALONE, letter_codes
+from covjax.data.text import NAMED, warn
+from covjax.encoders.heads import MASKED_SHARE
+from covjax.encoders.ntv3 import VOCABULARY, NTv3
 from covjax.errors import InputError, shown
+from covjax.notes import note
+from covjax.training.kinds import Batch, Corpus, EncoderConfig, Kind
+from covjax.training.language import TwoSided
 
-HIDDEN = 0.15  # share of the bases that the model must name (Devlin et al. 2019)
 REACH = 15  # bases on each side of one that decide how often it stands in the genome
 MARGIN = 5  # bases at the ends of held-out windows that are never hidden: k-mer models need their neighbours
 LETTERS = "ACGT"
 UNKNOWN = 4  # N and IUPAC's codes of several bases: shown as N, never hidden
 AMBIGUOUS = "N" + IUPAC
+REMEDIES = {"U": "write T for it", **dict.fromkeys(RESIDUES_ALONE, "proteins need --kind esm")}
 
-Batch = tuple[Int32[np.ndarray, "b 3 t"], Float32[np.ndarray, "b t"]]
+
+def read_genome(config: EncoderConfig) -> Corpus:
+    """Read and check the genome, and split its records into those for training and those for judging."""
+    if config.length % 2**config.downsamples:
+        raise InputError(f"length: {config.length} is not a multiple of {2**config.downsamples} (2^downsamples)")
+    records, digest = {}, hashlib.sha256()
+    for name, sequence in stream_chromosomes(config.data):
+        records[name] = base_codes(sequence, name)
+        digest.update(name.encode() + records[name].tobytes())
+    names = [*dict.fromkeys(name.strip() for name in config.holdout.split(",") if name.strip())]
+    if unknown := [name for name in names if name not in records]:
+        some = ", ".join(shown(name, 40) for name in [*records][:5])
+        raise InputError(f"holdout: {shown(unknown[0])} is not a record of {config.data}; it has {some}, …")
+    if not names or len(names) == len(records):
+        raise InputError(f"holdout: {config.holdout!r} leaves nothing to train on or to judge by; name some records")
+    inside = _inside(config, records, names) if config.regions else None
+    if short := [name for name, codes in records.items() if len(codes) < config.length]:
+        some = ", ".join(shown(name, 40) for name in short[:NAMED])
+        warn(f"{config.data}: left out {len(short):,} records shorter than {config.length} bases: {some}")
+    weights = dict(zip(records, repeat_weights([*records.values()]), strict=True))
+    numbers = np.array([VOCABULARY.index(letter) for letter in LETTERS + "N"], np.int32)
+    mask = VOCABULARY.index("<mask>")
+    rest = {name: codes for name, codes in records.items() if name not in names}
+    held = {name: records[name] for name in names}
+    note(f"{sum(map(len, rest.values())):,} bases to train on, {sum(map(len, held.values())):,} held out")
+    train, judge = (
+        Windows(part, counts, inside, config.length, numbers, mask) for part, counts in ((rest, weights), (held, None))
+    )
+    strands = (strand for codes in rest.values() for strand in (codes, reverse_complement(codes)))
+    return Corpus(train, judge, TwoSided(strands, len(LETTERS), MARGIN), digest.hexdigest())
+
+
+def _inside(config: EncoderConfig, records: Mapping[str, np.ndarray], held: Sequence[str]) -> dict[str, np.ndarray]:
+    lines = defaultdict[str, list[int]](list)
+    for region in (regions := read_bed(config.regions)):
+        lines[region.chromosome].append(region.line)
+    report_absent(config.regions, config.data, lines, [*records], warn)
+    if not set(lines) & set(held):
+        raise InputError(f"regions: none of {config.regions} lies on a held-out record; leave --regions out")
+    return inside_regions(regions, records)
 
 
 def base_codes(sequence: str, name: str = "sequence") -> Int8[np.ndarray, "t"]:
-    """0 … 3 for A, C, G, T in either case, 4 for N and IUPAC's codes of several bases.
-
-    Raises InputError for another letter, with the record's `name` and the position, counted from 1.
-    """
-    table = np.full(256, UNKNOWN + 1, np.int8)
-    for letter in LETTERS + AMBIGUOUS:
-        table[[ord(letter), ord(letter.lower())]] = LETTERS.index(letter) if letter in LETTERS else UNKNOWN
-    codes = table[np.frombuffer(sequence.encode("ascii", "replace"), np.uint8)]
-    if (odd := codes > UNKNOWN).any():
-        at = int(odd.argmax())
-        remedy = "; write T for it" if sequence[at] in "uU" else ""
-        raise InputError(
-            f"record {shown(name, 40)}: {sequence[at]!r} at position {at + 1:,} is not a DNA letter; allowed: "
-            f"{LETTERS}{AMBIGUOUS}{remedy}"
-        )
-    return codes
+    """0 … 3 for A, C, G, T in either case, 4 for N and IUPAC's codes of several bases; see `letter_codes`."""
+    return letter_codes(sequence, LETTERS, AMBIGUOUS, name, "a DNA letter", REMEDIES)
 
 
 def reverse_complement(codes: Int[np.ndarray, "*b t"]) -> Int[np.ndarray, "*b t"]:
@@ -80,10 +114,7 @@ def _words(codes: Int8[np.ndarray, "t"], width: int) -> tuple[np.ndarray, Bool[n
 class Windows:
     """Windows of `length` bases of some records of a genome, in batches (x, weights).
 
-    x holds three rows for every window: the bases that are shown (`mask` where one is hidden, `unknown` where it is N),
-    those that stand there, both in the numbers of the encoder, and the class of every position, 1 in a region. Weights
-    are 0 where a base is shown, else what it counts for. What a batch holds depends on the seed and its number alone,
-    so a run goes on anywhere.
+    15 % of the bases are hidden; see `Examples`.
 
     Args:
         records: codes of every record (`base_codes`).
@@ -151,7 +182,7 @@ class Windows:
     ) -> Batch:
         at = places[:, None] + np.arange(self.length)
         codes = self._codes[at]
-        hidden = (rng.random(codes.shape) < HIDDEN) & (codes != UNKNOWN)
+        hidden = (rng.random(codes.shape) < MASKED_SHARE) & (codes != UNKNOWN)
         hidden[:, :margin] = hidden[:, self.length - margin :] = False
         weights = np.where(hidden, 1 if self._weights is None else self._weights[at], 0).astype(np.float32)
         inside = np.zeros_like(hidden) if self._inside is None else self._inside[at]
@@ -160,7 +191,7 @@ class Windows:
         hidden, weights, inside = (np.where(flip, part[:, ::-1], part) for part in (hidden, weights, inside))
         true = self._numbers[codes]
         shown = np.where(hidden, self._mask, true)
-        return np.stack([shown, true, inside.astype(np.int32)], 1).astype(np.int32), weights
+        return np.stack([shown, true, inside, np.ones_like(true)], 1).astype(np.int32), weights
 
 
 def inside_regions(
@@ -179,45 +210,15 @@ def inside_regions(
     return inside
 
 
-class TwoSided:
-    """p(base | k bases on each side), from counts on both strands, smoothed by the same model with one base fewer.
-
-    p_k = (count + strength · p_{k−1}) / (total + strength), p_0 the share of every base; smoothing as by a Dirichlet
-    prior (MacKay and Peto 1995). Contexts with an unknown base are not counted.
-    """
-
-    def __init__(self, records: Sequence[Int8[np.ndarray, "_"]], most: int = MARGIN):
-        self.counts = [np.zeros((16**k, 4)) for k in range(most + 1)]
-        for record in records:
-            for codes in (record, reverse_complement(record)):
-                for k, table in enumerate(self.counts):
-                    middle = np.arange(k, max(len(codes) - k, k))
-                    context, known = _context(codes, middle, k)
-                    flat = (context * 4 + np.minimum(codes[middle], 3))[known & (codes[middle] != UNKNOWN)]
-                    table += np.bincount(flat, minlength=table.size).reshape(table.shape)
-
-    def nats(
-        self, codes: Int[np.ndarray, "t"], places: Int[np.ndarray, "m"], strength: float
-    ) -> Float[np.ndarray, "orders m"]:
-        """−log p of the base at every place, for k = 0, 1, …; places have `most` known neighbours or are backed off."""
-        rows = np.arange(len(places))
-        total = self.counts[0].sum()
-        p = np.broadcast_to(self.counts[0] / total, (len(places), 4))
-        losses = [-np.log(p[rows, codes[places]])]
-        for k in range(1, len(self.counts)):
-            context, known = _context(codes, places, k)
-            counts = self.counts[k][np.where(known, context, 0)] * known[:, None]
-            p = (counts + strength * p) / (counts.sum(1, keepdims=True) + strength)
-            losses.append(-np.log(p[rows, codes[places]]))
-        return np.stack(losses)
+def _files(config: EncoderConfig) -> dict[str, str]:
+    options = {
+        **{"model_type": "ntv3", "alphabet_size": len(VOCABULARY), "pad_token_id": 1, "mask_token_id": 2},
+        **{"token_embed_dim": 16, "conv_init_embed_dim": config.width, "embed_dim": config.width},
+        **{"ffn_embed_dim": 2 * config.width, "num_layers": config.blocks, "num_downsamples": config.downsamples},
+        **{"attention_heads": config.heads, "key_size": config.width // config.heads},
+        **{"deconv_upsample_type": "conv_transpose", "use_skip_connection": True, "layer_norm_eps": 1e-5},
+    }
+    return {"config.json": json.dumps(options, indent=1) + "\n"}
 
 
-def _context(
-    codes: Int[np.ndarray, "t"], places: Int[np.ndarray, "m"], k: int
-) -> tuple[Int[np.ndarray, "m"], Bool[np.ndarray, "m"]]:
-    context, known = np.zeros(len(places), np.int64), np.ones(len(places), bool)
-    for offset in (*range(-k, 0), *range(1, k + 1)):
-        base = codes[places + offset].astype(np.int64)
-        known &= base != UNKNOWN
-        context = context * 4 + (base & 3)
-    return context, known
+DNA = Kind(NTv3, _files, str, read_genome, VOCABULARY, LETTERS, "base")
