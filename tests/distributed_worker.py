@@ -169,13 +169,15 @@ def comparison(output: str, table: str, options: str = "{}", seconds: str = "0")
 
 
 def wide_routes(path: str) -> None:
-    """Tables of a wide pool through landmarks, conjugate gradients and a sketch, which process 0 writes."""
+    """Tables of a wide pool through landmarks, conjugate gradients, a sketch and kernels, which process 0 writes."""
     from pathlib import Path
 
     from covjax.activations import ArrayTokens
     from covjax.embedding.conjugate import conjugate_table
     from covjax.embedding.landmarks import draw_landmarks, landmark_tables, sketch_tables
+    from covjax.embedding.plan import VectorGroup, VectorPlan
     from covjax.embedding.pools import fit_pools
+    from covjax.embedding.wide import TablePlan, kernel_tables
     from covjax.recipes import get_recipe
 
     random = np.random.default_rng(0)
@@ -187,11 +189,17 @@ def wide_routes(path: str) -> None:
     table = dict(landmark_tables(pools, tokens, fit, 0, drawn, 2**30)).get(name)
     solved = conjugate_table(name, pool, tokens, fit, 0, train, targets, (1e-4, 1.0), table, {}, 2**30)
     sketch = dict(sketch_tables(pools, tokens, fit, 0, 12, sample)).get(name)
+    made = {}
+    for place, blocks in (("memory", 1), ("disk", 4), ("again", 2)):
+        plan = TablePlan(None, VectorPlan((VectorGroup((name,), place, blocks),), {name: 21}, 0, 0, 0))
+        tables = dict(kernel_tables(pools, tokens, fit, 0, train, plan, Path(path).parent))
+        if name in tables:
+            made[place] = tables[name].values
     if jax.process_index() == 0:
         scores = solved.space(train).coordinates(solved.values)
         gram = scores @ scores.T  # directions may differ in sign
         kernels = {"sample": table.landmarks.kernel, "exact": sketch.landmarks.kernel}
-        np.savez(path, landmarks=table.values, cg=gram, sketch=sketch.values, **kernels)
+        np.savez(path, landmarks=table.values, cg=gram, sketch=sketch.values, **kernels, **made)
     print("made", solved is not None)
 
 

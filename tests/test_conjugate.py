@@ -310,7 +310,7 @@ def test_two_processes_make_the_tables_of_one(tmp_path):
         lines = launch(["wide_routes", str(tmp_path / f"{count}.npz")], processes=count)
         assert [line.split()[-1] for line in lines] == ["True", "False"][:count]
         made_of.append(np.load(tmp_path / f"{count}.npz"))
-    for name in ("landmarks", "cg", "sketch", "sample", "exact"):
+    for name in ("landmarks", "cg", "sketch", "sample", "exact", "memory", "disk", "again"):
         one, two = (each[name] for each in made_of)
         np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(one).max(), err_msg=name)
 

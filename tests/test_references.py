@@ -118,6 +118,6 @@ def test_few_tokens_are_enough(name):
 
 def test_references_are_registered_once_and_unknown_ones_named():
     with pytest.raises(InputError, match="reference 'kmeans' is already registered"):
-        reference("kmeans")(lambda training: {})
+        reference("kmeans", lambda features: {})(lambda training: {})
     with pytest.raises(InputError, match="reference: 'kmens' is unknown; there are frechet_mean, "):
         fit_reference("kmens", training(), {})

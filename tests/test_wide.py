@@ -125,7 +125,7 @@ def test_kernels_of_vectors_are_those_of_their_float64_inner_products(setting, t
     fit, pools = fit_pools(recipes, tokens, TRAIN, 0, tmp_path, {})
     assert not any(kernels.has_factor(pool) for pool in pools.values())
     sizes = widths(pools, D)
-    assert sizes == expected_widths(recipes, D)
+    assert sizes == expected_widths(tuple(recipes), D)
     assert min(sizes.values()) >= 2080
     together = VectorGroup(tuple(sizes), "memory", 1), VectorGroup(tuple(sizes), "disk", 3)
     plans = [TablePlan(None, VectorPlan((group,), sizes, 0, 0, 0)) for group in together]

@@ -195,7 +195,8 @@ def _width(pool: Callable[[Array, Array], Array], features: int) -> int:
     return jax.eval_shape(pool, token, weight).size
 
 
-def expected_widths(recipes: Sequence[Recipe], features: int) -> dict[str, int]:
+@functools.lru_cache(maxsize=16)
+def expected_widths(recipes: tuple[Recipe, ...], features: int) -> Mapping[str, int]:
     """How many numbers a sequence will get from each recipe on tokens, at most; nothing is fitted, no token is seen."""
     plain = unfitted_pools(recipes)
     out = widths(plain, features)

@@ -1,5 +1,6 @@
 """How much memory the machine has, and this process takes."""
 
+import ctypes
 import os
 import resource
 import sys
@@ -31,3 +32,10 @@ def process_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def trim() -> None:
+    """Give back to the system what the allocator keeps of freed memory, where it can be told to (glibc)."""
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if release is not None:
+        release(0)
