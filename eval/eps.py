@@ -20,7 +20,9 @@ from covjax.activations.tokens import standardiser
 from covjax.comparison.page import markdown_table
 from covjax.comparison.probing import TASKS, fit_row
 from covjax.data.splits import take_rows
-from covjax.embedding.pools import pool_groups, pool_tokens, unfitted_pools, widths
+from covjax.embedding.passes import pool_tokens
+from covjax.embedding.plan import pool_groups
+from covjax.embedding.pools import unfitted_pools, widths
 from covjax.embedding.tables import make_table
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error
