@@ -84,6 +84,16 @@ def test_difference_is_the_pool_of_aligned_tokens_near_the_change(rng, tmp_path,
     np.testing.assert_allclose(fitted.transform(tokens), expected, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize(("kind", "window"), [("difference", 3), ("difference", None), ("both", None)])
+def test_tokens_of_pairs_are_counted_before_the_encoder_runs(rng, monkeypatch, kind, window):
+    first = [sequence(rng, n) for n in (9, 24, 24, 17)]
+    tokens = PairTokens(UniRep(random_weights()), first, [variant(rng, each) for each in first], 1, kind, window)
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens._single, "walk", None)
+        median = tokens.median_tokens()
+    assert median == np.median([len(tokens.pair(row)) for row in range(4)])
+
+
 @pytest.mark.parametrize("name", POOLS)
 def test_both_is_sum_difference_and_product_of_the_pools_in_either_order(rng, tmp_path, name):
     first, second = ([sequence(rng, n) for n in lengths] for lengths in ((9, 24, 20, 5), (24, 7, 20, 11)))
