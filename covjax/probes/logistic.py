@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import numbers
 from typing import Generic
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from covjax.errors import InputError, shown
 from covjax.inputs import NumbersLike, TableLike, check_features, check_penalties, check_whole, host_array
@@ -27,6 +28,7 @@ WIDTHS = (16, 64, 256, 1024)
 ROWS = 64  # samples are filled up to a multiple, under importance 0: the folds of a table share a program
 CHEAP = 2**17  # numbers of coordinates that cost less, multiplied at every step, than a program for fewer columns
 _LARGE = 2**29  # bytes of coordinates from which on a compilation saved is worth less than the columns
+LEAST_VARIANCE = 1e-6  # of an output's labels, which its bias is divided by the root of
 LEAST = 1e-30  # penalty, and one over the largest: they and their inverses are float32
 
 
@@ -54,8 +56,9 @@ def fit_logistic_path(
 
     The loss is the cross entropy of the softmax if `exclusive`, otherwise the sum over outputs of the binary cross
     entropy. λ is relative to the mean squared norm of the centred features (see `RowSpace`). The path runs from the
-    strongest penalty to the weakest, and each solution is the start of the next. Each coordinate is divided by the
-    square root of its curvature bound, eigenvalue/4 + λ, so 20-60 iterations are enough at any condition number.
+    strongest penalty to the weakest, and each solution is the start of the next. Each coordinate of each output is
+    divided by the square root of its curvature at that start, so 5-90 iterations are enough at any condition number. It
+    ends where no gradient entry, over the root of the curvature bound eigenvalue/4 + λ, is above `tolerance`.
     `class_weights` multiplies the losses (see `losses.element_weights`).
 
     Targets are booleans or 0 and 1; (n,) is one label. NaN targets are refused. With `missing="ignore"` they are left
@@ -143,7 +146,7 @@ def path_of(found: tuple[np.ndarray, ...], rank: int, order: np.ndarray) -> Logi
     )
 
 
-def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tolerance, max_iterations):
+def solve_path(z, y, importance, start, bound, strengths, samples, kind, tolerance, max_iterations):
     """Weights, bias, largest gradient entry and iterations for every penalty, the strongest first.
 
     `samples` is their number; rows of z and importance 0 beyond it change nothing. Weights have an output in each row:
@@ -151,18 +154,29 @@ def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tol
     """
     solver = optax.lbfgs(memory_size=10)
 
-    def solve(solution, penalty):
-        precondition = jax.lax.rsqrt(curvature + penalty)[None]
+    def logits(weights, bias):
+        return jnp.dot(weights, z.T, precision=HIGHEST).T + bias[None]
+
+    def solve(before, penalty):
+        solution, stronger = before
+        shown = _probabilities(logits(*solution), kind == "multiclass")
+        variance = importance * shown * (1 - shown) / samples
+        curvature = _diagonal(variance, z)
+        # Exact where the loss is quadratic and its curvature diagonal: the weight is then c / (curvature + penalty).
+        guess = solution[0] * (curvature + stronger) / (curvature + penalty)
+        scale = jax.lax.rsqrt(curvature + penalty), jax.lax.rsqrt(jnp.maximum(variance.sum(0), LEAST_VARIANCE))
+        bounds = jax.lax.rsqrt(bound + penalty)[None], 1.0  # the stopping rule's, equal for all outputs
 
         def objective(v):
-            weights = v["weights"] * precondition
-            logits = jnp.dot(weights, z.T, precision=HIGHEST).T + v["bias"][None]
-            return sample_loss(kind, logits, y, importance).sum() / samples + 0.5 * penalty * (weights**2).sum()
+            weights, bias = (part * each for part, each in zip(v, scale))
+            loss = sample_loss(kind, logits(weights, bias), y, importance).sum() / samples
+            return loss + 0.5 * penalty * (weights**2).sum()
 
         value_and_grad = optax.value_and_grad_from_state(objective)
 
         def steepest(gradient):
-            return jnp.maximum(jnp.abs(gradient["weights"]).max(), jnp.abs(gradient["bias"]).max())
+            parts = zip(gradient, scale, bounds)
+            return functools.reduce(jnp.maximum, [jnp.abs(part / each * least).max() for part, each, least in parts])
 
         def step(carry):
             v, state, _, count = carry
@@ -171,14 +185,26 @@ def solve_path(z, y, importance, start, curvature, penalties, samples, kind, tol
             v = optax.apply_updates(v, updates)
             return v, state, steepest(optax.tree.get(state, "grad")), count + 1
 
-        v = {"weights": solution["weights"] / precondition, "bias": solution["bias"]}
+        v = guess / scale[0], solution[1] / scale[1]
         first = (v, solver.init(v), jnp.inf, 0)
         v, _, slope, count = jax.lax.while_loop(lambda c: (c[2] > tolerance) & (c[3] < max_iterations), step, first)
-        solution = {"weights": v["weights"] * precondition, "bias": v["bias"]}
-        return solution, (solution["weights"].T, solution["bias"], slope, count)
+        weights, bias = (part * each for part, each in zip(v, scale))
+        return ((weights, bias), penalty), (weights.T, bias, slope, count)
 
-    zero = {"weights": jnp.zeros((y.shape[1], z.shape[1])), "bias": start}
-    return jax.lax.scan(solve, zero, penalties)[1]
+    zero = jnp.zeros((y.shape[1], z.shape[1])), start
+    return jax.lax.scan(solve, (zero, strengths[0]), strengths)[1]
+
+
+def _diagonal(variance: Float[Array, "n k"], z: Float[Array, "n width"]) -> Float[Array, "k width"]:
+    """The loss's second derivative along every coordinate; squares of a sixteenth of the columns are held at a time."""
+    count = math.gcd(z.shape[1], 16)
+    size = z.shape[1] // count
+
+    def columns(first):
+        return jnp.dot(variance.T, jax.lax.dynamic_slice_in_dim(z, first, size, 1) ** 2)
+
+    parts = jax.lax.map(columns, jnp.arange(count) * size)
+    return parts.swapaxes(0, 1).reshape(-1, z.shape[1])
 
 
 _path = functools.partial(jax.jit, static_argnums=(7, 8, 9))(solve_path)
@@ -187,7 +213,11 @@ _path = functools.partial(jax.jit, static_argnums=(7, 8, 9))(solve_path)
 def probabilities(scores: TableLike, exclusive: bool) -> Float[np.ndarray, "m k"]:
     """Sigmoid or softmax of linear scores."""
     logits = jnp.asarray(host_array(scores, "scores"), jnp.float32)
-    return np.asarray(jax.nn.softmax(logits) if exclusive else jax.nn.sigmoid(logits), np.float64)
+    return np.asarray(_probabilities(logits, exclusive), np.float64)
+
+
+def _probabilities(logits: Float[Array, "m k"], exclusive: bool) -> Float[Array, "m k"]:
+    return jax.nn.softmax(logits) if exclusive else jax.nn.sigmoid(logits)
 
 
 def space_of_moments(moments: Moments, rank_tolerance: float | None = None) -> RowSpace:
