@@ -5,23 +5,22 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covjax.activations import read_activations
-from covjax.comparison.model import Model, cells
 from covjax.data.pairs import check_kind, read_pairs
 from covjax.data.sequences import check_readable, read_tidy, tidy
-from covjax.embedder import Embedder
 from covjax.errors import InputError, shown
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.compiled import store_compiled_programs
 from covjax.jobs.disk import TEMPORARY, new_text, put, refuse_address, text_cell, writing
-from covjax.jobs.folder import CHECKPOINT
 from covjax.notes import note, silence
 from covjax.options import NOTHING, check_options, option
+
+if TYPE_CHECKING:  # JAX takes seconds to import, and the help needs none of it
+    from covjax.comparison.model import Model
+    from covjax.embedder import Embedder
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".h5", ".csv")
 FORCE = "replace the files that are there"
@@ -100,6 +99,8 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
         state = path.with_name(f"{path.name}.fitted")
         if not config.fitted:
             _check_state(state, flags.force)
+        from covjax.jobs.compiled import store_compiled_programs
+
         with silence(flags.quiet):
             store_compiled_programs()
             ids, sequences = read_tidy(config.data, config.max_length)
@@ -120,14 +121,18 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
 
 def _check_state(state: Path, force: bool) -> None:
     """Refuse to write over a state unasked, and over anything else at all."""
+    from covjax.jobs.folder import CHECKPOINT
+
     is_state = (state / CHECKPOINT).is_file()
     if os.path.lexists(state) and not (force and is_state):
         remedy = ", or add --force to replace it" if is_state else ""
         raise InputError(f"to: {state}, where the fitted state goes, is there already; name another file{remedy}")
 
 
-def _embedder(config: EmbedConfig) -> Embedder:
+def _embedder(config: EmbedConfig) -> "Embedder":
     """That of `fitted` under the limits given here, or a new one; InputError where options contradict `fitted`."""
+    from covjax.embedder import Embedder
+
     limits = {"token_budget": config.token_budget, "max_memory_gib": config.max_memory_gib}
     more: dict[str, Any] = {**limits, "cache": config.cache or None}
     settings = {name: getattr(config, name) for name in ("recipe", "layer", "eps", "seed")}
@@ -154,6 +159,9 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
         if not (config.model and (config.data or config.activations)):
             absent = "data" if config.model else "model"
             raise InputError(f"{absent}: none is named; {command} runs/mine/model new.fasta")
+        from covjax.comparison.model import Model, cells
+        from covjax.jobs.compiled import store_compiled_programs
+
         with silence(flags.quiet):
             store_compiled_programs()
             model = Model.load(config.model, config.encoder or None)
@@ -173,7 +181,7 @@ def predict_main(argv: Sequence[str], command: str = "covjax predict") -> int:
     return 0
 
 
-def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
+def _scores(model: "Model", config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     if config.activations:
         raise InputError(f"activations: {config.model} has its own encoder; give sequences")
     ids, sequences = read_tidy(config.data, config.max_length)
@@ -181,7 +189,7 @@ def _scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.nd
     return ids, model.scores(sequences)
 
 
-def _pair_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
+def _pair_scores(model: "Model", config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     if config.activations:
         raise InputError(f"activations: {config.model} predicts for pairs of sequences; give a table of them")
     ids, *columns = read_pairs(config.data)
@@ -193,12 +201,14 @@ def _pair_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], 
     return ids, model.scores(list(zip(first, second)))
 
 
-def _activation_scores(model: Model, config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
+def _activation_scores(model: "Model", config: PredictConfig) -> tuple[tuple[str, ...], np.ndarray]:
     """Of all activations of the file, in its order; read as the comparison read its own."""
     if config.data or not config.activations:
         raise InputError(
             f"activations: {config.model} predicts from activations alone; {config.model} --activations NEW"
         )
+    from covjax.activations import read_activations
+
     given = read_activations(config.activations, **dict(model.reading or {}), max_gib=model.embedder.max_memory_gib)
     return given.ids, model.scores(given)
 

@@ -5,16 +5,15 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from covjax.dashboards.build import Dashboard, dashboard
-from covjax.dashboards.page import PART, dashboard_page
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.compiled import store_compiled_programs
-from covjax.jobs.folder import write_text
 from covjax.notes import progress, silence
 from covjax.options import at_least, check_options, option
+
+if TYPE_CHECKING:  # JAX takes seconds to import, and the help needs none of it
+    from covjax.dashboards.build import Dashboard
 
 PAGE, RECORDS, BATCHES = "dashboard.html", "latents.jsonl", "neuronpedia"
 DESCRIPTION = """Show what every latent of a sparse autoencoder is active on: one page, with JSON beside it.
@@ -59,6 +58,9 @@ def main(argv: Sequence[str], command: str = "covjax dashboard") -> int:
         path = Path(config.output) / PAGE
         if os.path.lexists(path) and not flags.force:
             raise InputError(f"output: {path} is there already; name another folder, or add --force to replace it")
+        from covjax.dashboards.build import dashboard
+        from covjax.jobs.compiled import store_compiled_programs
+
         with silence(flags.quiet):
             store_compiled_programs()
             options = dataclasses.asdict(config)
@@ -81,11 +83,14 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return out
 
 
-def write_dashboard(board: Dashboard, folder: str | Path) -> Path:
+def write_dashboard(board: "Dashboard", folder: str | Path) -> Path:
     """Write the page, a record a line, and the same in Neuronpedia's layout; return the page's path.
 
     Raises InputError for files that cannot be written.
     """
+    from covjax.dashboards.page import PART, dashboard_page
+    from covjax.jobs.folder import write_text
+
     folder = Path(folder)
 
     def records() -> Iterator[dict[str, Any]]:
@@ -106,7 +111,7 @@ def write_dashboard(board: Dashboard, folder: str | Path) -> Path:
     return folder / PAGE
 
 
-def neuronpedia(board: Dashboard, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def neuronpedia(board: "Dashboard", records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Records in the layout that SAEDashboard writes for Neuronpedia; figures without a key there are left out.
 
     A group of contexts is a bin: the highest have bin_min and bin_contains of -1, as there.
@@ -119,7 +124,7 @@ def neuronpedia(board: Dashboard, records: Sequence[dict[str, Any]]) -> dict[str
     }
 
 
-def _feature(board: Dashboard, record: dict[str, Any]) -> dict[str, Any]:
+def _feature(board: "Dashboard", record: dict[str, Any]) -> dict[str, Any]:
     histogram, logits = record["histogram"], record.get("logits", {"raised": [], "lowered": []})
     bins: list[tuple[Any, ...]] = [(-1, record["max"], -1, record["top"])]
     bins += [(each["low"], each["high"], 0.25, each["contexts"]) for each in reversed(record["quarters"])]

@@ -5,31 +5,22 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from covjax.comparison.model import Model, cells
 from covjax.comparison.results import read_results
 from covjax.data.sequences import check_readable, read_tidy
 from covjax.errors import InputError, shown
-from covjax.explanation.evidence import (
-    deletion_test,
-    direction_letters,
-    latent_contexts,
-    matches,
-    pattern_test,
-    token_texts,
-)
-from covjax.explanation.explain import Explanation, explain, model_blocks
-from covjax.explanation.report import DIRECTIONS, TERMS, Material, explanation_page, summary
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.compiled import store_compiled_programs
 from covjax.jobs.disk import TEMPORARY, cell_text, put, writing
-from covjax.jobs.folder import write_text
 from covjax.notes import silence
 from covjax.options import at_least, check_options, option
+
+if TYPE_CHECKING:  # JAX takes seconds to import, and the help needs none of it
+    from covjax.comparison.model import Model
+    from covjax.explanation.report import Material
 
 PAGE, ARRAYS = "explanation.html", "explanation.npz"
 DESCRIPTION = """Show what the score of a comparison's model is made of: one page, with a section for each label.
@@ -94,6 +85,12 @@ def main(argv: Sequence[str], command: str = "covjax explain") -> int:
         path = Path(config.output) / PAGE
         if os.path.lexists(path) and not flags.force:
             raise InputError(f"output: {path} is there already; name another folder, or add --force to replace it")
+        from covjax.comparison.model import Model
+        from covjax.explanation.evidence import matches
+        from covjax.explanation.report import explanation_page, summary
+        from covjax.jobs.compiled import store_compiled_programs
+        from covjax.jobs.folder import write_text
+
         matches(config.pattern, "")
         with silence(flags.quiet):
             store_compiled_programs()
@@ -106,8 +103,13 @@ def main(argv: Sequence[str], command: str = "covjax explain") -> int:
     return 0
 
 
-def make_material(config: ExplainConfig, model: Model) -> Material:
+def make_material(config: ExplainConfig, model: "Model") -> "Material":
     """Read the file, explain what is to be explained, and test it; InputError for what cannot be."""
+    from covjax.comparison.model import cells
+    from covjax.explanation import evidence
+    from covjax.explanation.explain import explain, model_blocks
+    from covjax.explanation.report import DIRECTIONS, TERMS, Material
+
     if model.reading is not None:
         raise InputError(f"model: {config.model} is of activations made elsewhere; use covjax.explain(model, arrays)")
     model_blocks(model, config.labels)  # refused before hours of work
@@ -133,13 +135,17 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
     _check_same(config, model, known, {ids[row]: each for row, each in zip(rows, predictions)})
     explained = explain(model, tokens, labels=labels, reference=train or tokens)
     fitted, encoder = model.embedder.fitted_, model.embedder.load_encoder()
-    texts = [token_texts(encoder, sequences[row], len(each)) for row, each in zip(rows, explained.tokens)]
+    texts = [evidence.token_texts(encoder, sequences[row], len(each)) for row, each in zip(rows, explained.tokens)]
     top = [explained.directions(label, DIRECTIONS) for label in range(len(labels))]
-    letters = iter(direction_letters(fitted, tokens, explained, [each for some in top for each in some], texts))
+    letters = iter(
+        evidence.direction_letters(fitted, tokens, explained, [each for some in top for each in some], texts)
+    )
     chosen = [sequences[row] for row in rows]
     draw = {"resamples": config.resamples, "seed": config.seed}
     patterns = [
-        pattern_test(config.pattern, chosen, explained, label, _holders(has, label, len(rows)), config.masked, **draw)
+        evidence.pattern_test(
+            config.pattern, chosen, explained, label, _holders(has, label, len(rows)), config.masked, **draw
+        )
         if config.pattern
         else None
         for label in range(len(labels))
@@ -163,10 +169,10 @@ def make_material(config: ExplainConfig, model: Model) -> Material:
         has=has,
         pattern=config.pattern,
         masked=config.masked,
-        deletions=deletion_test(fitted, tokens, explained, config.masked, **draw),
+        deletions=evidence.deletion_test(fitted, tokens, explained, config.masked, **draw),
         patterns=patterns,
         letters=[[next(letters) for _ in some] for some in top],
-        latents=latent_contexts(fitted, tokens, explained, latents) if latents else [],
+        latents=evidence.latent_contexts(fitted, tokens, explained, latents) if latents else [],
     )
 
 
@@ -183,7 +189,7 @@ def _known(config: ExplainConfig) -> dict[str, _Known]:
 
 
 def _check_same(
-    config: ExplainConfig, model: Model, known: Mapping[str, _Known], predictions: Mapping[str, str]
+    config: ExplainConfig, model: "Model", known: Mapping[str, _Known], predictions: Mapping[str, str]
 ) -> None:
     """Refuse a file whose ids are those of the comparison's table and whose sequences are others."""
     both = [name for name in predictions if name in known]
@@ -197,7 +203,7 @@ def _check_same(
 
 
 def _labels(
-    config: ExplainConfig, model: Model, truth: Sequence[str | None], notes: list[str]
+    config: ExplainConfig, model: "Model", truth: Sequence[str | None], notes: list[str]
 ) -> tuple[tuple[str, ...], Bool[np.ndarray, "n k"] | None]:
     """The labels to explain and which sequences have them, where that is known."""
     if model.task == "regression" or None in truth:
@@ -227,9 +233,9 @@ def _holders(has: np.ndarray | None, label: int, count: int) -> list[int]:
     return list(range(count)) if has is None else [int(row) for row in np.flatnonzero(has[:, label])]
 
 
-def _write_arrays(path: Path, material: Material) -> None:
+def _write_arrays(path: Path, material: "Material") -> None:
     """Scores and contributions of all tokens, one after the other (`lengths` parts them), as `.npz`."""
-    explained: Explanation = material.explanation
+    explained = material.explanation
     part = path.with_name(f".{path.name}.{TEMPORARY}")
     arrays = {name: getattr(explained, name) for name in ("bias", "scores", "constant", "residual")}
     arrays |= {"ids": np.array(material.ids, str), "labels": np.array(explained.labels, str)}

@@ -24,12 +24,10 @@ from covjax.comparison.results import read_results
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import Damaged, read_sealed
-from covjax.jobs.folder import claim, write_sealed
 from covjax.jobs.parser import CommandParser
 from covjax.notes import note, silence
 from covjax.tasks.configs import TASK_CONFIGS
 from covjax.tasks.records import RunRecord
-from covjax.tasks.report import write_suite
 
 COMMAND = "covjax compare"
 
@@ -88,6 +86,8 @@ def run_suite(
     unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) < len(names):
         raise InputError(f"suite: {','.join(names)!r} is not allowed; all, or distinct names of {', '.join(known)}")
+    from covjax.jobs.folder import claim  # with JAX, whose import takes seconds that the help need not wait for
+
     with claim(output, f"{COMMAND} --suite"):
         return _run_suite(names, output, overrides, force, command, configs)
 
@@ -95,6 +95,8 @@ def run_suite(
 def _run_suite(
     names: Sequence[str], output: Path, overrides: Sequence[str], force: bool, command: str, configs: Path | None
 ) -> int:
+    from covjax.tasks.report import write_suite
+
     tasks, runs = {}, []
     for place, name in enumerate(names):
         note(f"[{place + 1}/{len(names)}] {name} …")
@@ -159,6 +161,8 @@ def run_task(name: str, configs: Path | None, output: Path, overrides: Sequence[
         record["reused"] = True
         record["seconds"] = _earlier_seconds(folder / "run.json", after)
     else:
+        from covjax.jobs.folder import write_sealed
+
         write_sealed(folder / "run.json", {"seconds": record["seconds"], "results": after})
     return record
 
