@@ -1,6 +1,7 @@
 """What recipes fit on the training tokens; `covjax.embedding.passes` pools every sequence with it."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
