@@ -172,6 +172,20 @@ def tables(numbers: dict[str, Any], results: dict[str, Results]) -> list[str]:
     return [markdown_table([*head, *gain], rows), markdown_table(["measure", *gain], lines)]
 
 
+def _write_names(axes: plt.Axes, places: dict[str, tuple[float, float]]) -> None:
+    """Names beside the points, the highest first; one that would cross another stands below it, with a line."""
+    (left, right), (bottom, top) = np.log(axes.get_xlim()), axes.get_ylim()
+    written: list[tuple[float, float]] = []
+    for name, (x, y) in sorted(places.items(), key=lambda each: -each[1][1]):
+        near = [height for other, height in written if abs(np.log(x / other)) < 0.25 * (right - left)]
+        height = min([y, *(each - 0.03 * (top - bottom) for each in near)])
+        written.append((x, height))
+        beside = x * np.exp(0.02 * (right - left))
+        axes.annotate(
+            name, (x, y), (beside, height), fontsize=7, va="center", arrowprops={"arrowstyle": "-", "linewidth": 0.4}
+        )
+
+
 def draw(numbers: dict[str, Any], results: dict[str, Results], path: Path) -> None:
     """Gain against SOCM: a row of panels for each pool, a column for each kind of tokens, a colour for each encoder."""
     encoders = list(dict.fromkeys(map(_encoder, results.values())))
@@ -184,13 +198,18 @@ def draw(numbers: dict[str, Any], results: dict[str, Results], path: Path) -> No
                 score, socm = each.scores()[row], numbers[task][kind]["socm"]["value"]
                 axes.plot([socm, socm], score.difference_interval, color=colour[_encoder(each)], alpha=0.4)
                 axes.plot(socm, score.difference, "o", color=colour[_encoder(each)])
-                axes.annotate(task, (socm, score.difference), (4, 3), textcoords="offset points", fontsize=7)
             axes.axhline(0, color="#555555", linewidth=1)
             axes.set_title(f"{title}, {what}: ρ = {rho[kind, 'socm', row][0]:+.2f}", fontsize=10)
             axes.set_xscale("log")
             axes.margins(x=0.15)  # room for the names
     gains = [each.scores()[row].difference for each in results.values() for row in ROWS]
     panels[0, 0].set_ylim(min(gains) - 0.1, max(gains) + 0.1)  # the longest intervals end outside
+    for line, row in zip(panels, ROWS):
+        for axes, kind in zip(line, TOKENS):
+            places = {
+                task: (numbers[task][kind]["socm"]["value"], results[task].scores()[row].difference) for task in results
+            }
+            _write_names(axes, places)
     for axes in panels[:, 0]:
         axes.set_ylabel("test metric minus the mean's")
     for axes in panels[1]:
