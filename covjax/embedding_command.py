@@ -14,7 +14,7 @@ from covjax.data.sequences import check_readable, read_tidy, tidy
 from covjax.errors import InputError, shown
 from covjax.extras import need
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.disk import TEMPORARY, new_text, put, refuse_address, text_cell, writing
+from covjax.jobs.disk import TEMPORARY, new_text, put, refuse_address, refuse_existing, text_cell, writing
 from covjax.notes import note, silence
 from covjax.options import NOTHING, check_options, option
 
@@ -285,6 +285,5 @@ def writable(to: str, suffixes: Sequence[str], force: bool) -> Path:
     for each in (path, path.with_suffix(".ids.txt")) if suffix == ".npy" else (path,):
         if os.path.isdir(each):
             raise InputError(f"to: {each} is a folder; name a file")
-        if os.path.lexists(each) and not force:
-            raise InputError(f"to: {each} is there already; name another file, or add --force to replace it")
+        refuse_existing("to", each, force, "file")
     return path

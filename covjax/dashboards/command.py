@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
+from covjax.jobs.disk import refuse_existing
 from covjax.notes import progress, silence
 from covjax.options import at_least, check_options, option
 
@@ -56,8 +56,7 @@ def main(argv: Sequence[str], command: str = "covjax dashboard") -> int:
             absent = "store" if config.autoencoder else "autoencoder"
             raise InputError(f"{absent}: none is named; {command} runs/sae/autoencoder --store runs/extraction")
         path = Path(config.output) / PAGE
-        if os.path.lexists(path) and not flags.force:
-            raise InputError(f"output: {path} is there already; name another folder, or add --force to replace it")
+        refuse_existing("output", path, flags.force, "folder")
         from covjax.dashboards.build import dashboard
         from covjax.jobs.compiled import store_compiled_programs
 

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +13,7 @@ from covjax.comparison.results import read_results
 from covjax.data.sequences import check_readable, read_tidy
 from covjax.errors import InputError, shown
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.disk import TEMPORARY, cell_text, put, writing
+from covjax.jobs.disk import TEMPORARY, cell_text, put, refuse_existing, writing
 from covjax.notes import silence
 from covjax.options import at_least, check_options, option
 
@@ -83,8 +82,7 @@ def main(argv: Sequence[str], command: str = "covjax explain") -> int:
             absent = "data" if config.model else "model"
             raise InputError(f"{absent}: none is named; {command} runs/mine/model --data my.csv")
         path = Path(config.output) / PAGE
-        if os.path.lexists(path) and not flags.force:
-            raise InputError(f"output: {path} is there already; name another folder, or add --force to replace it")
+        refuse_existing("output", path, flags.force, "folder")
         from covjax.comparison.model import Model
         from covjax.explanation.evidence import matches
         from covjax.explanation.report import explanation_page, summary

@@ -38,6 +38,12 @@ def refuse_address(argument: str, path: str | Path) -> None:
         )
 
 
+def refuse_existing(argument: str, path: str | Path, force: bool, kind: str) -> None:
+    """InputError, naming `argument`, where something is at `path` and `force` does not allow to replace it."""
+    if os.path.lexists(path) and not force:
+        raise InputError(f"{argument}: {path} is there already; name another {kind}, or add --force to replace it")
+
+
 def full_disk(error: BaseException | None) -> str | None:
     """What the system said of a full disk, quota or file-size limit, where that is what an error comes from.
 
