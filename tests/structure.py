@@ -5,6 +5,8 @@ python -m tests.structure journey TABLE.csv   files that `covjax compare TABLE.c
 """
 
 import ast
+import builtins
+import dis
 import inspect
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from types import CodeType, FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 TREES = ("covjax", "eval", "train")
+IMPLICIT = ("__annotations__", "__file__", "__path__")  # names that Python sets in a module
 
 # A module may import from its own floor and from those before it. The longest name decides.
 FLOORS = (
@@ -149,6 +152,19 @@ def journey(argv: Sequence[str]) -> tuple[list[str], int]:
         source, first = inspect.getsourcelines(code)
         lines.update((code.co_filename, first + i) for i in range(len(source)))
     return entered, len(lines)
+
+
+def undefined(source: str) -> set[str]:
+    """Names that code reads and no line of its file sets; the linters cannot tell them from shapes in annotations."""
+    codes, read, known = [compile(source, "", "exec")], set(), {*dir(builtins), *IMPLICIT}
+    for code in codes:
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                read.add(step.argval)
+            elif step.opname in ("STORE_GLOBAL", "STORE_NAME"):
+                known.add(step.argval)
+    return read - known
 
 
 def stays(entered: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -346,6 +347,17 @@ def test_scikit_learns_own_checks():
 def test_bad_input_is_named_with_the_remedy(arrays, make, message):
     with pytest.raises(InputError, match=message):
         make(arrays)
+
+
+@pytest.mark.parametrize("recipe", ["pca_covariance_2", "whitened_mean"])
+def test_a_second_fit_of_equal_shapes_is_not_the_first(arrays, recipe):
+    """One compiled program serves both, and is given what was fitted."""
+    others = [(array * [6, 1, 5, 2, 4, 3] + array[:, ::-1]).astype(np.float32) for array in arrays]
+    first = Embedder(recipe=recipe).fit_transform(arrays)
+    second = Embedder(recipe=recipe).fit(others).transform(arrays)
+    jax.clear_caches()
+    np.testing.assert_array_equal(Embedder(recipe=recipe).fit(others).transform(arrays), second)
+    assert np.abs(second - first).max() > 0.1
 
 
 @pytest.mark.long

@@ -53,12 +53,20 @@ def test_there_are_no_more_files_than_ideas(files):
     assert 100 < len(files) <= MOST_FILES
 
 
+def test_every_name_is_defined(files):
+    assert {
+        name: names for name, file in files.items() if (names := structure.undefined(file.read_text("utf-8")))
+    } == {}
+
+
 def test_the_measures_see_what_they_are_for(files, graph):
     """A check that finds nothing in a good tree finds something in a bad one."""
     assert "covjax.tokens" in graph["covjax.moments"]
     assert structure.circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     bad = {"covjax.moments": {"covjax.comparison.compare"}, "covjax.comparison.compare": {"covjax.moments"}}
     assert structure.upward(bad) == ["covjax.moments → covjax.comparison.compare"]
+    bad_name = "import functools\ndef f(x):\n    return functools.reduce(nothing, [len(y) for y in x])"
+    assert structure.undefined(bad_name) == {"nothing"}
     with pytest.raises(KeyError, match="on no floor"):
         structure.floor("covjax.attic")
     at_once = structure.imports(files)

@@ -164,6 +164,24 @@ def test_nan_in_a_vector_is_named(setting, monkeypatch, tmp_path):
             list(wide.kernel_tables(pools, tokens, fit, 0, TRAIN, plan, tmp_path))
 
 
+@dataclasses.dataclass
+class Sum:
+    """A pooler with parameters of its own that is neither frozen nor a module."""
+
+    name: str = "sum"
+    permutation_invariant: bool = True
+
+    def __call__(self, x, weights=None):
+        return x.sum(0)
+
+
+def test_a_pooler_that_cannot_be_hashed_is_named(setting):
+    tokens, fit, pools, _ = setting
+    pool = dataclasses.replace(pools["covariance"], pooler=Sum())
+    with pytest.raises(InputError, match=r"recipe 'mine': its pooler cannot be hashed .*tuples for lists and arrays"):
+        pool_tokens({"mine": pool}, tokens, fit, 0)
+
+
 def test_few_sequences_are_pooled_at_a_time_where_arrays_on_the_way_are_large():
     """A kernel mean of 26,000 frequencies makes tokens x frequencies numbers from which it takes 52,000."""
     wide_mean = FittedPool(get_recipe("mean")[0], get_pooler("kernel_mean", frequencies=26_000, bandwidth=np.ones(())))

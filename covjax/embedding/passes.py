@@ -76,9 +76,20 @@ Structure = tuple[tuple[str, Recipe, Hashable, int], ...]
 
 
 def _divided(pools: Mapping[str, FittedPool]) -> tuple[Structure, dict[str, Any]]:
-    """What of the pools is compiled into a program, and their arrays by name, which it is given."""
+    """What of the pools is compiled into a program, and their arrays by name, which it is given.
+
+    Raises InputError for a pooler that is no module and cannot be hashed.
+    """
     parts = {name: nnx.split(each.pooler) for name, each in pools.items() if isinstance(each.pooler, nnx.Module)}
     compiled = {name: parts[name][0] if name in parts else each.pooler for name, each in pools.items()}
+    for name, each in compiled.items():
+        try:
+            hash(each)
+        except TypeError as error:
+            raise InputError(
+                f"recipe {name!r}: its pooler cannot be hashed ({error}); give it a hash and hashable options, such as "
+                "tuples for lists and arrays, or make it a Flax NNX module"
+            ) from None
     structure = ((name, each.recipe, cast(Hashable, compiled[name]), each.sketch) for name, each in pools.items())
     arrays = {name: (parts[name][1] if name in parts else None, each.projection) for name, each in pools.items()}
     return tuple(structure), arrays

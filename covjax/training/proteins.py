@@ -53,9 +53,12 @@ def read_proteins(config: EncoderConfig) -> Corpus:
     groups = np.unique(near_copies(sequences, "protein"), return_inverse=True)[1]
     sizes = np.bincount(groups)
     if len(sizes) < 2:
+        which = (
+            f"all {len(groups):,} proteins are near copies of each other" if len(groups) > 1 else "it has one protein"
+        )
         raise InputError(
-            f"holdout: {config.holdout}: all {len(sequences):,} proteins of {config.data} are near copies of each "
-            "other, so none is left to hold out; give proteins of several families"
+            f"holdout: {config.holdout}: {config.data}: {which}, so none is left to hold out; give proteins of several "
+            "families"
         )
     side = deal_groups(groups, np.ones((len(groups), 1), bool), (1 - share, share), config.seed)
     counts = [
