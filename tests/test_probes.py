@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from covjax import moments
@@ -69,6 +70,24 @@ def test_multilabel_logistic_equals_scikit_learn(rng, n, p):
             peer = LogisticRegression(C=1 / (n * penalty), tol=1e-8, max_iter=5000).fit(scaled(x), truth[:, j])
             np.testing.assert_allclose(ours[:, j], peer.predict_proba(scaled(x))[:, 1], atol=1e-3)
     assert max(path.gradient) <= 1e-4
+
+
+def test_a_very_rare_label_ends_at_its_optimum_too(rng):
+    x, y = rng.normal(size=(20_000, 6)).astype(np.float32), np.zeros((20_000, 1), bool)
+    y[7] = True
+    space, penalty = row_space(x), 1e-6
+    (probe,) = fit_logistic_path(space, space.coordinates(x), y, [penalty], exclusive=False).probes
+    z, sign = scaled(x), np.where(y[:, 0], 1, -1)
+
+    def loss(v):
+        margin = sign * (z @ v[:-1] + v[-1])
+        slope = -sign / (1 + np.exp(margin)) / len(z)
+        value = np.logaddexp(0, -margin).mean() + penalty * (v[:-1] ** 2).sum() / 2
+        return value, np.append(z.T @ slope + penalty * v[:-1], slope.sum())
+
+    best = minimize(loss, np.zeros(7), jac=True, options={"gtol": 1e-12, "maxiter": 10_000})
+    own = np.linalg.lstsq(np.c_[z, np.ones(len(z))], probe.scores(x)[:, 0].astype(np.float64))[0]
+    assert best.fun <= loss(own)[0] < 1.001 * best.fun
 
 
 def test_softmax_logistic_equals_scikit_learn(rng):

@@ -233,7 +233,7 @@ def _again(
 
     def pooled(name: str, number: int) -> Float[np.ndarray, "n side"]:
         side = -(-sizes[name] // group.blocks)
-        columns = slice(number * side, min((number + 1) * side, sizes[name]))
+        columns = slice(*np.minimum([number * side, (number + 1) * side], sizes[name]))  # the last ones may be empty
         out = np.empty((len(place), columns.stop - columns.start), np.float32)
         for rows, batch in vectors():
             out[place[rows]] = batch[name][:, columns]

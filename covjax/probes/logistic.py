@@ -29,6 +29,7 @@ ROWS = 64  # samples are filled up to a multiple, under importance 0: the folds 
 CHEAP = 2**17  # numbers of coordinates that cost less, multiplied at every step, than a program for fewer columns
 _LARGE = 2**29  # bytes of coordinates from which on a compilation saved is worth less than the columns
 LEAST_VARIANCE = 1e-6  # of an output's labels, which its bias is divided by the root of
+EARLIER = 8  # times the tolerance, a gradient entry over the root of its own curvature may be
 LEAST = 1e-30  # penalty, and one over the largest: they and their inverses are float32
 
 
@@ -58,7 +59,8 @@ def fit_logistic_path(
     entropy. λ is relative to the mean squared norm of the centred features (see `RowSpace`). The path runs from the
     strongest penalty to the weakest, and each solution is the start of the next. Each coordinate of each output is
     divided by the square root of its curvature at that start, so 5-90 iterations are enough at any condition number. It
-    ends where no gradient entry, over the root of the curvature bound eigenvalue/4 + λ, is above `tolerance`.
+    ends where no gradient entry, over the root of the curvature bound eigenvalue/4 + λ, is above `tolerance`, and none,
+    over the root of its curvature at the start, above 8 times that, which rare labels need.
     `class_weights` multiplies the losses (see `losses.element_weights`).
 
     Targets are booleans or 0 and 1; (n,) is one label. NaN targets are refused. With `missing="ignore"` they are left
@@ -175,8 +177,10 @@ def solve_path(z, y, importance, start, bound, strengths, samples, kind, toleran
         value_and_grad = optax.value_and_grad_from_state(objective)
 
         def steepest(gradient):
-            parts = zip(gradient, scale, bounds)
-            return functools.reduce(jnp.maximum, [jnp.abs(part / each * least).max() for part, each, least in parts])
+            # Of a very rare label the bound says little, its own curvature all: it may end at most so much earlier.
+            shares = [jnp.maximum(least / each, 1 / EARLIER) for each, least in zip(scale, bounds)]
+            largest = [jnp.abs(part * share).max() for part, share in zip(gradient, shares)]
+            return functools.reduce(jnp.maximum, largest)
 
         def step(carry):
             v, state, _, count = carry
