@@ -18,11 +18,14 @@ from covjax import autoencoders as ae
 from covjax.autoencoders import make_autoencoder
 from covjax.autoencoders.base import autoencoder_options
 from covjax.autoencoders.sparse.module import Sums
+from covjax.embedding import passes
+from covjax.embedding.pools import FittedPool
 from covjax.encoders import heads, load, tokenize
 from covjax.encoders.heads import LanguageModel
 from covjax.encoders.speaker import SpeakerLSTM
 from covjax.encoders.unirep import UniRep
-from covjax.pooling.base import pooler_options
+from covjax.pooling.base import get_pooler, pooler_options
+from covjax.recipes.base import CONTROL, Pooled
 from covjax.training.state import Step, TrainState, make_evaluation, make_optimiser
 from tests import test_ntv3, test_nucleotide_transformer, test_speaker, test_spliceai, test_unirep
 from tests.encoders.folders import write_bert
@@ -227,6 +230,7 @@ SHARDED = {
 # Those of the others; those of encoders come from `encoder_case`.
 COMPILED = {
     "activations.tokens._batch_statistics": [BATCH, WEIGHTS],
+    "embedding.passes._keys": [KEY, shape(B, dtype=jnp.int32)],
     "embedding.kernels._products": [shape(B, D, R, dtype=jnp.int16), shape(B, D, R, dtype=jnp.int16), shape(B, R)],
     "encoders.speaker._states": [*nnx.split(SpeakerLSTM(test_speaker.random_weights(np.random.default_rng(0)))), MEL],
     "explanation.contributions._function_of": [S, "sqrt", 1e-6],
@@ -255,3 +259,16 @@ COMPILED = {
     "encoders.custom._apply": [CUSTOM, shape(B, T, dtype=jnp.int32), shape(B, T, dtype=bool)],
     "encoders.embed._merge_batch": [MOMENTS, BATCH, WEIGHTS],
 }
+
+
+def pool_batch_case():
+    """The settings and the arguments of the program that pools a batch, with a shuffled pool and one of parameters."""
+    recipe = Pooled(name="covariance", title="", role=CONTROL, pooler="covariance", shuffled=True)
+    pools = {"covariance": FittedPool(recipe, get_pooler("covariance"))}
+    recipe = Pooled(name="projected", title="", role=CONTROL, pooler="projected_covariance")
+    basis = np.eye(D, R, dtype=np.float32)
+    pools["projected"] = FittedPool(recipe, get_pooler("projected_covariance", basis=basis))
+    structure, arrays = passes._divided(pools)
+    keys = shape(B, 2, dtype=jnp.uint32)
+    settings = {"structure": structure, "apply": FittedPool.__call__, "mesh": None}
+    return settings, [arrays, (shape(D), shape(D)), BATCH, WEIGHTS, keys, shape(B, 1)]

@@ -89,6 +89,8 @@ def test_encoders_and_compiled_functions(tmp_path, rng):
     mesh = jax.sharding.AbstractMesh((2,), ("tokens",), (jax.sharding.AxisType.Auto,))
     for name, arguments in examples.SHARDED.items():
         lower(functools.partial(missing.pop(name), mesh=mesh, axis="tokens"), arguments)
+    settings, arguments = examples.pool_batch_case()
+    lower(functools.partial(missing.pop("embedding.passes._pool_batch"), **settings), arguments)
     assert not missing
 
 

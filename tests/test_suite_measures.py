@@ -18,10 +18,10 @@ from eval.suite_task import find_tasks, open_task
 from tests.test_compare import write_table
 from tests.test_unirep import random_weights
 
-register_encoder("small-unirep", lambda dtype: UniRep(random_weights()))
+register_encoder("suite-unirep", lambda dtype: UniRep(random_weights()))
 NAMES = ("one", "two", "three")
-OPTIONS = {"encoder": "small-unirep", "rows": ("mean", "sqrt_covariance", "log_covariance"), "probes": ("ridge",)}
-OPTIONS |= {"ranks": (2,), "penalties": (1e-3, 1e-1, 1.0), "resamples": 100, "trained": (), "name": "toy, small-unirep"}
+OPTIONS = {"encoder": "suite-unirep", "rows": ("mean", "sqrt_covariance", "log_covariance"), "probes": ("ridge",)}
+OPTIONS |= {"ranks": (2,), "penalties": (1e-3, 1e-1, 1.0), "resamples": 100, "trained": (), "name": "toy, suite-unirep"}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_the_page_of_collapse_has_a_line_for_each_task_that_was_measured(suite, 
     assert numbers["one"] == first
     page = (tmp_path / "collapse.md").read_text()
     results = {name: open_task(suite / name).results for name in numbers}
-    lines = [line.split(" | ")[0][2:] for line in page.splitlines() if "small-unirep" in line]
+    lines = [line.split(" | ")[0][2:] for line in page.splitlines() if "suite-unirep" in line]
     assert lines == sorted(numbers, key=lambda name: numbers[name]["raw"]["socm"]["value"])
     assert f"{results['one'].scores()['log_covariance'].difference:+.3f}" in page
     assert "| SOCM, standardised tokens |" in page
