@@ -160,6 +160,7 @@ def test_bad_input_is_named(problem, change, message):
         cp_loss(x.astype(int), a, b)
 
 
+@pytest.mark.long
 def test_batches_of_other_arrays_mean_the_same(rng):
     x, w = rng.normal(size=(3, 5, 4)).astype(np.float32), (rng.random((3, 5)) < 0.8).astype(np.float32)
     modules = [make_autoencoder("tucker", 4, rank=2), make_autoencoder("cp", 4, rank=2, standardise=True)]

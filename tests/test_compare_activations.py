@@ -105,6 +105,7 @@ def test_activations_of_an_encoder_give_its_comparison(made, own):
     assert "activations of x.npz, 8 features" in (folder / "file" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_table_without_sequences_has_no_composition_and_says_what_it_cannot_group(run, capsys):
     folder, argv, given = run
     capsys.readouterr()

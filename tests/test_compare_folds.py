@@ -77,6 +77,7 @@ def r2(truth, scores):
     return 1 - ((truth - scores) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
 
 
+@pytest.mark.long
 def test_every_fold_is_kernel_ridge_with_its_penalty_chosen_inside(finished):
     path, *_, run = finished
     results = run.results

@@ -167,6 +167,7 @@ def test_the_model_has_the_layer_of_the_row_that_it_is_of_beside_a_mixture_too(m
         assert list(model.predict(sequences)) == [line["prediction"] for line in csv.DictReader(file)]
 
 
+@pytest.mark.long
 def test_a_run_that_lost_parts_ends_in_the_same_numbers(swept, tmp_path, capsys):
     folder, result, _ = swept
     shutil.copytree(folder / "all", tmp_path / "run")
@@ -240,6 +241,7 @@ def test_with_little_memory_the_encoder_runs_more_often_and_the_test_set_is_scor
         np.testing.assert_allclose(row.layer_validation, other.layer_validation, atol=1e-5)
 
 
+@pytest.mark.long
 def test_one_pass_at_a_time_is_in_memory_and_gives_each_layer_its_tokens(tmp_path):
     write_bert(tmp_path, np.random.default_rng(0))
     bert = load(tmp_path)
@@ -271,6 +273,7 @@ def test_the_special_token_is_a_row_where_it_has_seen_the_sequence(tmp_path):
     assert None not in rows["mean"].layer_validation
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folds", [0, 2])
 def test_covariates_have_no_layer(tmp_path, folds):
     lines = write_table(tmp_path / "t.csv").read_text().splitlines()

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from covjax.jobs import compiled
 
 PROGRAM = """
@@ -26,6 +28,7 @@ def run(cache: Path, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_a_second_process_reads_what_the_first_one_compiled(tmp_path):
     folder, bound, first = run(tmp_path)
     assert Path(folder) == tmp_path / "covjax" / "compiled" / compiled.machine_kind()
@@ -36,6 +39,7 @@ def test_a_second_process_reads_what_the_first_one_compiled(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in Path(folder).glob("*-cache")} == programs  # no second compilation
 
 
+@pytest.mark.long
 def test_what_the_user_set_stays(tmp_path):
     own = tmp_path / "own"
     folder, bound, _ = run(tmp_path / "cache", JAX_COMPILATION_CACHE_DIR=str(own))

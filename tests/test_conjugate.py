@@ -257,6 +257,7 @@ def test_a_row_that_an_earlier_run_did_not_solve_is_refused(tmp_path, monkeypatc
     assert again.results.dump() == first.results.dump()
 
 
+@pytest.mark.long
 def test_exact_tables_of_an_earlier_run_stay_and_it_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tables, "WIDE", 20)
     rows, options = ["mean", "log_covariance"], {"n": 150, "probes": ["ridge"]}
@@ -329,6 +330,7 @@ def test_layers_choose_as_with_exact_kernels(tmp_path, monkeypatch):
     np.testing.assert_allclose(row.layer_validation, wanted.layer_validation, atol=1e-4)
 
 
+@pytest.mark.long
 def test_activations_from_a_file_go_through_landmarks(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "WIDE", 10)
     given = test_compare_activations.encoded(test_compare_activations.write_table(tmp_path / "t.csv"))

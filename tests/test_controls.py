@@ -39,6 +39,7 @@ def test_bad_input_names_the_argument(rng):
         shuffle_features(np.ones((2, 2), np.float32), np.ones(3), jax.random.key(0))
 
 
+@pytest.mark.long
 def test_one_token_more_than_the_packed_sort_takes(rng):
     x = rng.normal(size=(2**16 + 1, 2)).astype(np.float32)
     x[:, 1] = x[:, 0]

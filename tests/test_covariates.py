@@ -85,6 +85,7 @@ def test_rows_of_covariates():
         CompareConfig(data="t.csv", covariates=("a", "a")).check()
 
 
+@pytest.mark.long
 def test_a_covariate_that_is_the_answer_wins_in_any_unit(tmp_path, rng):
     """The answer is a distance that no token knows, on a unit of its own beside noise of another."""
     count = 120

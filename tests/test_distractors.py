@@ -97,6 +97,7 @@ def test_other_numbers_are_those_of_a_run_without(run, table, arrays, tmp_path):
     assert (plain.folder / "predictions.csv").read_text() == (run.folder / "predictions.csv").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", range(len(SHARES)))
 def test_values_are_those_of_the_model_on_the_mixed_tokens(run, arrays, place):
     winner = run.best()

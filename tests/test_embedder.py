@@ -114,6 +114,7 @@ def test_a_cache_encodes_every_sequence_once(sequences, tmp_path):
     np.testing.assert_array_equal(embedder.fit(sequences).transform(sequences), plain)
 
 
+@pytest.mark.long
 def test_a_cache_serves_what_does_not_fit_in_memory(sequences, tmp_path):
     encoder = Counted(random_weights())
     plain = Embedder(encoder, "log_covariance").fit(sequences).transform(sequences)
@@ -215,6 +216,7 @@ def test_ragged_arrays_in_an_object_array_and_duplicates(arrays):
         assert np.isfinite(Embedder(recipe=name).fit([arrays[3]] * 4).transform(arrays)).all()
 
 
+@pytest.mark.long
 def test_the_special_token_of_one_sequence(tmp_path, rng):
     write_bert(tmp_path, rng)
     embedder = Embedder(str(tmp_path), "cls").fit(["MKV", "ACDE", "MKV"])

@@ -92,6 +92,7 @@ def test_effective_count(rng):
     assert effective_count(np.float32([[0.0], [1.0], [0.0], [1.0]])) == 4  # neighbours that differ add no tokens
 
 
+@pytest.mark.long
 def test_effective_count_of_a_first_order_process_is_that_of_theory(rng):
     """n (1 − φ)/(1 + φ) for r_k = φᵏ."""
     with jax.enable_x64(True):

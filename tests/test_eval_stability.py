@@ -132,6 +132,7 @@ def test_what_cannot_be_compared_is_said_before_training(tmp_path, change, messa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_the_command_takes_the_ready_configs(capsys):
     """As a command its module has another name than the one a config file imports."""
     arguments = [["--config", f"{ROOT}/configs/stability_{kind}.py", "--seeds", "0"] for kind in KINDS]

@@ -100,6 +100,7 @@ def refused(capsys, *argv):
     return error
 
 
+@pytest.mark.long
 def test_the_page_needs_no_network_and_says_what_there_is(run):
     page = (run / "out" / "explanation.html").read_text()
     assert not re.search(r"<script|<link|<img|@import|(?:src|href)=[\"']?(?!#)[\w./]", page)
@@ -152,6 +153,7 @@ def test_a_file_of_new_sequences_is_explained_whole(run, capsys, tmp_path):
     assert "<h2>plain</h2>" not in page
 
 
+@pytest.mark.long
 def test_latents_have_their_pairs_and_contexts_on_the_page(run, tmp_path, capsys):
     rows = read(run / "t.csv")
     embedder = Embedder("explain-unirep", "covariance").fit([row["sequence"] for row in rows[:10]])

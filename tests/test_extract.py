@@ -83,6 +83,7 @@ def _sequences(config):
     return Path(config.data).read_text().split()[1::2]
 
 
+@pytest.mark.long
 def test_features_and_tokens_are_those_of_each_sequence(config):
     folder = extract(config)
     first, tokens = TokenStore(folder, 0), TokenStore(folder, -1)
@@ -234,6 +235,7 @@ def test_an_unknown_letter_names_the_sequence(config, capsys):
     assert "bad: unknown letter 'X' at position 3" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_changed_files_and_a_full_disk_are_noticed(config, monkeypatch):
     real = os.replace
 

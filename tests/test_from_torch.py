@@ -50,6 +50,7 @@ def test_esm_is_the_same_as_our_port(tmp_path, variant):
         theirs.encode("MK1T")
 
 
+@pytest.mark.long
 def test_words_and_letters_of_bert_are_the_same_as_our_port(tmp_path):
     for name, vocabulary, sequences in (
         ("words", [*SPECIAL, *WORDS], TEXTS),

@@ -54,6 +54,7 @@ def assert_heads_logits(ours, peer):
         assert float(loss(x)) == pytest.approx(np.mean(each), rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", HEADS)
 def test_logits_of_every_layer_are_those_of_transformers(variant, tmp_path):
     kind, options = HEADS[variant]

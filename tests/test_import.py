@@ -21,6 +21,7 @@ print(*[m for m in {HEAVY} if m in sys.modules and m not in before])
 """
 
 
+@pytest.mark.long
 def test_import_is_light():
     output = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout.split()
     assert output == []

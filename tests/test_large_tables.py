@@ -51,6 +51,7 @@ def test_100_000_sequences_and_one_of_two_million_letters(tmp_path, letters, cop
     assert read + split <= 300  # 90 on two idle cores; a shared machine takes longer
 
 
+@pytest.mark.long
 def test_one_sequence_over_max_length_is_refused_at_once(tmp_path):
     """Before anything takes the number of sequences times the longest one's length, 15 GiB here."""
     write(tmp_path / "t.csv", "ACDEFGHIKLMNPQRSTVWY", 2000, 1, np.random.default_rng(0))

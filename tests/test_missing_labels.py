@@ -100,6 +100,7 @@ def test_logistic_fits_every_label_on_the_rows_it_has(rng, class_weights):
         np.testing.assert_allclose(path.probes[0].scores(x)[:, j], expected.decision_function(x), atol=2e-3)
 
 
+@pytest.mark.long
 def test_spread_and_streamed_fits_have_the_same_optimum(rng):
     x, _, missing = labels(rng)
     space = row_space(x)

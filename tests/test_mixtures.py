@@ -54,6 +54,7 @@ def run(folder, kind="co-occurrence", rows=CHAIN, n=360, **options):
     return result, given
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "link"), [("position", "position"), ("variance", "variance"), ("co-occurrence", "co-occurrence")]
 )

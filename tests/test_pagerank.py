@@ -32,6 +32,7 @@ def attention(rng):
     return a
 
 
+@pytest.mark.long
 def test_weights_are_the_stationary_distribution_without_the_special_tokens(attention):
     expected = np.where(POOLED, stationary(attention, SEEN), 0)
     dirty = np.where(SEEN[:, None] & SEEN[None], attention, np.nan)

@@ -177,6 +177,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["difference", "both"])
 def test_the_model_predicts_for_pairs_what_predictions_csv_says(tmp_path, rng, capsys, kind):
     first = [sequence(rng) for _ in range(90)]

@@ -17,6 +17,7 @@ def code(page: str) -> str:
     return "\n".join(block.text for block in every if (page, block.first) not in COMPILED)
 
 
+@pytest.mark.long
 @needs_weights
 def test_readme_examples_give_what_they_say():
     names: dict = {}

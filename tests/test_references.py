@@ -66,6 +66,7 @@ def test_a_sample_is_drawn_evenly(monkeypatch):
     assert (abs(counts - 120) < 40).all()
 
 
+@pytest.mark.long
 def test_references_against_numpy():
     tokens, one = standardised(), training()
     whole = np.concatenate(tokens)

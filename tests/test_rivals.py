@@ -107,6 +107,7 @@ def test_power_means_and_standardised_moments(rng):
     assert not get_pooler("standardised_moments")(np.full((7, D), 0.1, np.float32)).any()
 
 
+@pytest.mark.long
 def test_distances_of_quantiles_are_wasserstein_distances(rng):
     x, y = tokens(rng), tokens(rng) + 1
     directions = np.asarray(jax.random.normal(jax.random.key(3), (D, 6)), np.float64)
@@ -125,6 +126,7 @@ def test_distances_of_quantiles_are_wasserstein_distances(rng):
     close(distances, [scipy.stats.wasserstein_distance(a[:12], b, w) for a, b in slices])
 
 
+@pytest.mark.long
 def test_learned_slices_are_trained(rng):
     pool = get_pooler("sliced_wasserstein", slices=3, points=4, features=D)
     gradient = nnx.grad(lambda pool: jnp.sum(pool(tokens(rng)) ** 2))(pool)

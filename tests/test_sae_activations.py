@@ -118,6 +118,7 @@ def test_dense_codes_put_every_value_in_its_place():
     np.testing.assert_array_equal(z, [[2, 0, 0, 1], [0, 3, 0, 0]])
 
 
+@pytest.mark.long
 def test_auxk_equals_its_definition_and_touches_dead_latents_only(rng):
     x, encoder, decoder = rng.normal(size=(B, D)), rng.normal(size=(M, D)), rng.normal(size=(M, D))
     bias, residual, dead = rng.normal(size=M), rng.normal(size=(B, D)), rng.uniform(size=M) < 0.4

@@ -76,6 +76,7 @@ def test_gated_is_its_formula(rng, batch):
     np.testing.assert_array_equal(module.fired[...], (z > 0).any(0))
 
 
+@pytest.mark.long
 def test_the_gates_error_does_not_reach_the_decoder(rng):
     """The derivative along a random direction is that of the formula with the gates' decoder held."""
     with jax.enable_x64(True):

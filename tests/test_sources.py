@@ -290,6 +290,7 @@ def test_samples_of_every_split_are_the_same_each_time(tmp_path, rng):
     assert set(read_activations(tokens_path(first)).ids) == set(data.ids)
 
 
+@pytest.mark.long
 def test_a_comparison_makes_table_and_frames_of_a_source(tmp_path, rng, monkeypatch):
     monkeypatch.setenv("COVJAX_SHARED", str(spoken(tmp_path, rng)))
     config = dataclasses.replace(

@@ -69,6 +69,7 @@ def test_gradients(rng, case, condition):
         assert relative(ours[i], exact) <= max(1e-4, relative(reference[i], exact))
 
 
+@pytest.mark.long
 def test_forward_and_reverse_mode_agree(rng):
     a, step, weight = jnp.asarray(matrices(rng, 100)[0]), *rng.normal(size=(2, 40, 40)).astype(np.float32)
     function = lambda a: by_products(a, "log", 0.1, 0.0)
@@ -77,6 +78,7 @@ def test_forward_and_reverse_mode_agree(rng):
     np.testing.assert_allclose(jnp.vdot(tangent, weight), jnp.vdot(gradient, step), rtol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sqrt", "log"])
 def test_what_does_not_converge_goes_to_eigh_with_its_batch(kind):
     a = jnp.stack([3 * jnp.eye(40), jnp.diag(jnp.zeros(40).at[0].set(1.0))])

@@ -236,6 +236,7 @@ def splice_sites(shared_dir, rows):
 SLOW = pytest.param(400, 0.9, 0.92, marks=pytest.mark.slow)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "sites_found", "accuracy"), [(80, 0.8, 0.85), SLOW])
 def test_acceptor_and_donor_peak_at_the_labelled_base(shared_dir, size, sites_found, accuracy):
     model = load(str(shared_dir / "models" / "openspliceai" / f"model_{size}nt_rs10.pt"))

@@ -59,6 +59,7 @@ def test_every_name_is_defined(files):
     } == {}
 
 
+@pytest.mark.long
 def test_the_measures_see_what_they_are_for(files, graph):
     """A check that finds nothing in a good tree finds something in a bad one."""
     assert "covjax.tokens" in graph["covjax.moments"]

@@ -41,6 +41,7 @@ def run(finished, tmp_path):
     return Path(shutil.copytree(finished[0], tmp_path / "run"))
 
 
+@pytest.mark.long
 def test_a_run_writes_log_figures_checkpoints_and_the_autoencoder(finished):
     path, result = finished
     rows = read_log(path)

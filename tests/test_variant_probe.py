@@ -78,6 +78,7 @@ def test_bfloat16_file_and_activations_give_float32(rng, tensors, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.long
 def test_gradient_is_finite_without_any_difference(path):
     probe = load_variant_probe(path)
     x = jnp.ones((1, 2, 2, POSITIONS, FEATURES))

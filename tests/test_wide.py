@@ -222,6 +222,7 @@ def test_vectors_stay_in_memory_or_on_disk_or_are_pooled_again():
     plan_vectors(sizes, n, train, error.value.needed, used, 0)
 
 
+@pytest.mark.long
 def test_factors_are_of_the_pooled_matrix(rng):
     """FFᵀ and the pooled matrix differ by a multiple of I; more tokens than features, fewer, and masked ones."""
     for length in (5, 30):
