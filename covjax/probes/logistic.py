@@ -167,7 +167,7 @@ def solve_path(z, y, importance, start, bound, strengths, samples, kind, toleran
         # Exact where the loss is quadratic and its curvature diagonal: the weight is then c / (curvature + penalty).
         guess = solution[0] * (curvature + stronger) / (curvature + penalty)
         scale = jax.lax.rsqrt(curvature + penalty), jax.lax.rsqrt(jnp.maximum(variance.sum(0), LEAST_VARIANCE))
-        bounds = jax.lax.rsqrt(bound + penalty)[None], 1.0  # the stopping rule's, equal for all outputs
+        bounds = jax.lax.rsqrt(bound + penalty)[None], jnp.ones(())  # the stopping rule's, equal for all outputs
 
         def objective(v):
             weights, bias = (part * each for part, each in zip(v, scale))
