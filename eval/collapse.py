@@ -10,7 +10,6 @@ numbers stand in `collapse.json`, the table and the figure of the page in `colla
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from covjax.jobs.cli import exit_on_input_error
 from covjax.notes import note
 from covjax.standardise import standardise
 from eval.benchmark.common.runner import write_page
-from eval.suite_task import SuiteTask, find_tasks, open_task
+from eval.suite_task import SuiteTask, find_tasks, measure_tasks
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -233,16 +232,14 @@ def main(argv: list[str]) -> int:
     with exit_on_input_error(COMMAND):
         if options.sequences < 3:
             raise InputError(f"--sequences: {options.sequences}; at least 3 make pairs with others")
-        path = options.output / "collapse.json"
-        numbers = json.loads(path.read_text()) if path.is_file() else {}
         finished = find_tasks(options.suite)
         results = {folder.name: read_results(folder / "results.json") for folder in finished}
         data = {name: each.manifest["data"]["fingerprint"] for name, each in results.items()}
-        for folder in find_tasks(options.suite, options.tasks):
-            if options.tasks or numbers.get(folder.name, {}).get("data") != data[folder.name]:
-                numbers[folder.name] = measure(open_task(folder), options.sequences)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n")
+        numbers = measure_tasks(
+            *(options.suite, options.tasks, options.output / "collapse.json"),
+            lambda task: measure(task, options.sequences),
+            lambda name, entry: entry.get("data") == data[name],
+        )
         results = {name: each for name, each in results.items() if numbers.get(name, {}).get("data") == data[name]}
         body = tables(numbers, results)
         sources = (

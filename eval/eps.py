@@ -9,7 +9,6 @@ validation. The test set is not touched. The numbers stand in `eps.json`, the ta
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from covjax.jobs.cli import exit_on_input_error
 from covjax.notes import note
 from covjax.recipes.base import SECOND_ORDER, Pooled
 from eval.benchmark.common.runner import write_page
-from eval.suite_task import SuiteTask, find_tasks, open_task
+from eval.suite_task import SuiteTask, measure_tasks
 
 COMMAND = "python -m eval.eps"
 FIXED = ("0.0001", "0.001", "0.01", "0.03", "0.1", "1")
@@ -106,13 +105,7 @@ def main(argv: list[str]) -> int:
         if options.train < 2:
             raise InputError(f"--train: {options.train}; ridge needs at least 2 training sequences")
         path = options.output / "eps.json"
-        numbers = json.loads(path.read_text()) if path.is_file() else {}
-        for folder in find_tasks(options.suite, options.tasks):
-            if folder.name in numbers and not options.tasks:
-                continue
-            numbers[folder.name] = measure(open_task(folder), options.train)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n")
+        numbers = measure_tasks(options.suite, options.tasks, path, lambda task: measure(task, options.train))
         body = page(numbers)
         write_page(options.output / "eps.md", "ε of log(Σ + εI)", body)
         print(body[0])

@@ -1,8 +1,10 @@
 """A task of a finished suite, opened again: its results, its settings, its table and where its tokens come from."""
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.results import Results, read_results
@@ -63,3 +65,25 @@ def open_task(folder: Path) -> SuiteTask:
     if source.describe(data)["weights_digest"] != results.manifest["encoder"]["weights_digest"]:
         raise InputError(f"tasks: {folder.name}: the encoder is not that of its results; run the task again")
     return SuiteTask(folder.name, config, results, data, source)
+
+
+def measure_tasks(
+    suite: Path,
+    names: str,
+    path: Path,
+    measure: Callable[[SuiteTask], dict[str, Any]],
+    is_current: Callable[[str, dict[str, Any]], bool] = lambda name, entry: True,
+) -> dict[str, dict[str, Any]]:
+    """The entries of the JSON file `path` by task, after those were measured that are named, absent or not current.
+
+    The file is written after every task, so that a run that was stopped goes on. Raises InputError as `find_tasks` and
+    `open_task`.
+    """
+    entries = json.loads(path.read_text()) if path.is_file() else {}
+    for folder in find_tasks(suite, names):
+        name = folder.name
+        if names or name not in entries or not is_current(name, entries[name]):
+            entries[name] = measure(open_task(folder))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
+    return entries

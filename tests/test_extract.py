@@ -79,7 +79,7 @@ def finished(config, original):
     return config
 
 
-def _sequences(config):
+def input_sequences(config):
     return Path(config.data).read_text().split()[1::2]
 
 
@@ -89,7 +89,7 @@ def test_features_and_tokens_are_those_of_each_sequence(config):
     first, tokens = TokenStore(folder, 0), TokenStore(folder, -1)
     means, logs = load_features(folder, "0/mean"), load_features(folder, "-1/log_covariance:eps=0.5")
     assert len(tokens) == 25
-    for i, sequence in enumerate(_sequences(config)):
+    for i, sequence in enumerate(input_sequences(config)):
         x = np.asarray(TABLE)[["_ACGT".index(letter) for letter in sequence]]
         np.testing.assert_allclose(means[i], x.mean(0), rtol=1e-5, atol=1e-6)
         s, v = np.linalg.eigh(np.cov(2 * x[:, :3].T.astype(np.float64), bias=True) + 0.5 * np.eye(3))
@@ -129,9 +129,9 @@ def test_a_store_of_an_earlier_version_is_read_without_letters(original):
 def test_few_shapes_over_all_shards(config):
     seen = set()
     encoder = load("extraction-toy")
-    edges = extract_plan.bucket_edges(np.array([len(s) for s in _sequences(config)]), 4)
+    edges = extract_plan.bucket_edges(np.array([len(s) for s in input_sequences(config)]), 4)
     for start in range(0, 25, 7):
-        part = sorted(_sequences(config), key=len)[start : start + 7]
+        part = sorted(input_sequences(config), key=len)[start : start + 7]
         for _, _, mask in embed(encoder, part, (0,), 100, edges=edges):
             seen.add(mask.shape)
     assert len(seen) <= 4
@@ -160,7 +160,7 @@ def test_layers_from_the_end_on_the_command_line(config):
 
 def test_a_shard_that_was_lost_or_damaged_is_made_again(finished, capsys):
     first = {name: load_features(finished.output, name) for name in ("0/mean", "-1/log_covariance:eps=0.5")}
-    tokens = _read_all(finished.output)
+    tokens = read_all(finished.output)
     path = token_path(finished.output, 1)
     content = bytearray(path.read_bytes())
     content[100] ^= 1
@@ -174,7 +174,7 @@ def test_a_shard_that_was_lost_or_damaged_is_made_again(finished, capsys):
     assert f"note: {path}: changed or damaged; shard 1 is made again" in printed.err
     for name, values in first.items():
         np.testing.assert_array_equal(load_features(finished.output, name), values)
-    for x, y in zip(_read_all(finished.output), tokens, strict=True):
+    for x, y in zip(read_all(finished.output), tokens, strict=True):
         np.testing.assert_array_equal(x, y)
 
 
@@ -258,12 +258,12 @@ def test_changed_files_and_a_full_disk_are_noticed(config, monkeypatch):
         load_features(config.output, "0/max")
     path = token_path(config.output, 1)
     content = path.read_bytes()
-    expected = _read_all(config.output)
+    expected = read_all(config.output)
     messages = []
     for place in range(0, 4000, 160):  # the records, after which a file is filled up
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
-            for x, y in zip(_read_all(config.output), expected, strict=True):
+            for x, y in zip(read_all(config.output), expected, strict=True):
                 np.testing.assert_array_equal(x, y)
         except InputError as error:
             messages.append(str(error))
@@ -277,7 +277,7 @@ def test_changed_files_and_a_full_disk_are_noticed(config, monkeypatch):
         TokenStore(config.output, 0)
 
 
-def _read_all(folder):
+def read_all(folder):
     return TokenStore(folder, 0).__getitems__(range(25))
 
 
@@ -292,7 +292,7 @@ def test_token_files_of_another_run_or_in_another_order_are_refused(finished, tm
         with pytest.raises(InputError, match="00000.array_record: holds a record of another run or sequence than"):
             store[rows[0]]
     mine.write_bytes(original)
-    assert len(_read_all(finished.output)) == 25
+    assert len(read_all(finished.output)) == 25
 
 
 def test_a_store_of_another_format_is_refused(finished):

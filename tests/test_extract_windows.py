@@ -13,7 +13,7 @@ from covjax.extraction import plan as extract_plan
 from covjax.extraction import shard as extract_shard
 from covjax.extraction.extract import extract
 from covjax.jobs import checkpoint
-from tests.test_extract import _read_all, _sequences, settings_in
+from tests.test_extract import input_sequences, read_all, settings_in
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_long_sequences_in_windows_are_pooled_as_one(config):
     cut = extract(dataclasses.replace(config, output=config.output + "-cut", window=11, halo=2))
     for name in ("0/mean", "-1/max", "0/covariance"):
         np.testing.assert_allclose(load_features(cut, name), load_features(whole, name), rtol=1e-5, atol=1e-6)
-    assert all(map(np.array_equal, _read_all(cut), _read_all(whole)))
+    assert all(map(np.array_equal, read_all(cut), read_all(whole)))
 
 
 STREAMED = ("mean", "mean_std", "covariance", "log_covariance:eps=0.5", "sqrt_second_moment:ridge=0.1")
@@ -52,7 +52,7 @@ def test_windows_pass_by_where_moments_are_all_that_is_needed(config, monkeypatc
         settings = dataclasses.replace(config, output=f"{config.output}-{window}", window=window, halo=2)
         shards, cut = read(extract(settings))
         for rows in (shard["rows"] for shard in shards):  # all its sequences are cut, or none, …
-            lengths = [len(_sequences(config)[i]) for i in rows]
+            lengths = [len(input_sequences(config)[i]) for i in rows]
             assert {n > window for n in lengths} in ({True}, {False})
             assert len(rows) <= (7 if lengths[0] <= window or window == 11 else 2)  # … and no more than may be open
         for name, expected in whole.items():
@@ -69,7 +69,7 @@ def test_not_finite_windows_are_named_when_they_pass_by(config):
 @pytest.mark.parametrize("window", [0, 16])
 def test_only_lengths_of_windows_stay_in_memory(config, window):
     config = dataclasses.replace(config, window=window, halo=2)
-    encoder, sequences = load(config.encoder), _sequences(config)
+    encoder, sequences = load(config.encoder), input_sequences(config)
     cuts = extract_plan.Cuts(config, encoder, [f"s{i}" for i in range(25)], sequences)
     every = [windows(encoder, sequence, window or 1000, 2) for sequence in sequences]
     assert cuts.counts.tolist() == [len(each) for each in every]

@@ -239,6 +239,24 @@ def genome(tmp_path):
     return dataclasses.replace(SMALL, data=str(tmp_path / "g.fa"), holdout="chr2", output=str(tmp_path / "whole"))
 
 
+def train_and_kill(config, monkeypatch):
+    """A training that is killed in its fourth step, after the checkpoint of the second."""
+
+    class Killed(run.Step):
+        calls = 0
+
+        def __call__(self, *arguments):
+            Killed.calls += 1
+            if Killed.calls == 4:
+                raise KeyboardInterrupt
+            return super().__call__(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "Step", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.train_encoder(config)
+
+
 @pytest.mark.long
 def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
     genome = dataclasses.replace(genome, snapshots=(0, 2, 3, 6))
@@ -246,20 +264,7 @@ def test_a_killed_run_ends_as_a_whole_one(genome, tmp_path, monkeypatch):
     assert whole["model"]["all"]["bases"] == 18
     assert set(whole["k-mers"]) == {*"012345"}
     halves = dataclasses.replace(genome, output=str(tmp_path / "halves"))
-
-    class Killed(run.Step):
-        calls = 0
-
-        def __call__(self, *arguments):
-            Killed.calls += 1
-            if Killed.calls == 4:  # after the checkpoint of step 2
-                raise KeyboardInterrupt
-            return super().__call__(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "Step", Killed)
-        with pytest.raises(KeyboardInterrupt):
-            run.train_encoder(halves)
+    train_and_kill(halves, monkeypatch)
     assert run.train_encoder(halves) == whole
     for folder in ("encoder", "snapshots/0", "snapshots/2", "snapshots/3", "snapshots/6"):
         files = [load_file(tmp_path / name / folder / "model.safetensors") for name in ("whole", "halves")]

@@ -1,4 +1,4 @@
-"""`covjax train encoder --kind esm`: rows of proteins, what is held out, counts, the folder, resuming, bad input."""
+"""`covjax train encoder --kind esm`: rows of proteins, held-out groups, counts, the folder, resuming, bad input."""
 
 import collections
 import dataclasses
@@ -17,6 +17,7 @@ from covjax.errors import InputError
 from covjax.training import encoder as run
 from covjax.training.language import MaskedModel, TwoSided
 from covjax.training.proteins import REACH, Proteins
+from tests.test_train_encoder import train_and_kill
 
 MASK, CLS, PAD, EOS = (VOCABULARY.index(f"<{name}>") for name in ("mask", "cls", "pad", "eos"))
 SMALL = run.EncoderConfig(
@@ -206,20 +207,7 @@ def test_a_killed_run_ends_as_a_whole_one(proteins, tmp_path, monkeypatch):
         assert each["perplexity"] == pytest.approx(np.exp(each["nats"]))
         assert 0 <= each["accuracy"] <= 1
     halves = dataclasses.replace(proteins, output=str(tmp_path / "halves"))
-
-    class Killed(run.Step):
-        calls = 0
-
-        def __call__(self, *arguments):
-            Killed.calls += 1
-            if Killed.calls == 4:  # after the checkpoint of step 2
-                raise KeyboardInterrupt
-            return super().__call__(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "Step", Killed)
-        with pytest.raises(KeyboardInterrupt):
-            run.train_encoder(halves)
+    train_and_kill(halves, monkeypatch)
     assert run.train_encoder(halves) == whole
     files = [load_file(tmp_path / name / "encoder" / "model.safetensors") for name in ("whole", "halves")]
     assert files[0].keys() == files[1].keys()

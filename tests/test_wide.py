@@ -14,7 +14,7 @@ from covjax.activations import ArrayTokens
 from covjax.controls import shuffle_features
 from covjax.embedding import kernels, tables, wide
 from covjax.embedding.fitted import fit_recipe
-from covjax.embedding.passes import _few, pool_tokens
+from covjax.embedding.passes import batch_limit, pool_tokens
 from covjax.embedding.plan import GIB, WORK, TooLittleMemory, VectorGroup, VectorPlan, plan_kernels, plan_vectors
 from covjax.embedding.pools import FittedPool, expected_widths, fit_pools, widths
 from covjax.embedding.tables import centred_probe
@@ -185,13 +185,13 @@ def test_a_pooler_that_cannot_be_hashed_is_named(setting):
 def test_few_sequences_are_pooled_at_a_time_where_arrays_on_the_way_are_large():
     """A kernel mean of 26,000 frequencies makes tokens x frequencies numbers from which it takes 52,000."""
     wide_mean = FittedPool(get_recipe("mean")[0], get_pooler("kernel_mean", frequencies=26_000, bandwidth=np.ones(())))
-    counts = [_few({"kernel_mean": wide_mean}, D)(tokens) for tokens in (1, 30, 300)]
+    counts = [batch_limit({"kernel_mean": wide_mean}, D)(tokens) for tokens in (1, 30, 300)]
     assert counts[0] == WORK // (12 * 52_000)
     assert 4 * counts[1] * 30 * 26_000 <= WORK
     assert 4 * counts[2] * 300 * 26_000 <= WORK
     assert 2 * counts[2] > WORK // (4 * 300 * 26_000) // 2
     plain = FittedPool(get_recipe("covariance")[0], get_pooler("covariance"))
-    assert [_few({"covariance": plain}, D)(tokens) for tokens in (1, 30)] == [WORK // (12 * 2080)] * 2
+    assert [batch_limit({"covariance": plain}, D)(tokens) for tokens in (1, 30)] == [WORK // (12 * 2080)] * 2
 
 
 def test_vectors_stay_in_memory_or_on_disk_or_are_pooled_again():

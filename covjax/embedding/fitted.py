@@ -190,9 +190,8 @@ def _components(
     pools, fit, seed = fitted.pools, fitted.fit, fitted.seed
     if table is None and len(pools) == 1 and is_wide(fitted.width, len(train)):
         plan = plan_tables(pools, tokens, len(train), folder, memory_gib)
-        table = dict(kernel_tables(pools, tokens, fit, seed, train, plan, folder)).get(
-            next(iter(pools))
-        )  # of process 0 alone
+        made = dict(kernel_tables(pools, tokens, fit, seed, train, plan, folder))
+        table = next(iter(made.values()), None)  # of process 0 alone
     elif table is None:
         table = make_table(fitted.transform(tokens), train)
     space = None if table is None else table.space(train)

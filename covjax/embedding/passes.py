@@ -62,7 +62,7 @@ def each_batch(
         return _pool_batch(arrays, fit, *given, structure=structure, apply=apply, mesh=tokens.mesh)
 
     if most is None and any(pool.sketch for pool in pools.values()):
-        most = _few(pools, tokens.features)
+        most = batch_limit(pools, tokens.features)
     batches, devices = tokens.walk(stage), 1 if tokens.mesh is None else tokens.mesh.size
     if only is not None:
         batches = _chosen(batches, only, devices)
@@ -180,11 +180,11 @@ def each_vector(
     pools: Mapping[str, FittedPool], tokens: ArrayTokens, fit: Fit, seed: int, only: Rows | None = None
 ) -> Iterator[tuple[Rows, dict[str, np.ndarray]]]:
     """This process's row numbers and vectors by name, few at a time where these are wide; `only` as in `each_batch`."""
-    for rows, blocks in each_batch(pools, tokens, fit, seed, most=_few(pools, tokens.features), only=only):
+    for rows, blocks in each_batch(pools, tokens, fit, seed, most=batch_limit(pools, tokens.features), only=only):
         yield rows, {name: np.asarray(block)[: len(rows)] for name, block in blocks.items()}
 
 
-def _few(pools: Mapping[str, FittedPool], features: int) -> Callable[[int], int]:
+def batch_limit(pools: Mapping[str, FittedPool], features: int) -> Callable[[int], int]:
     """How many sequences' whole vectors are made at a time: by their numbers, and by the largest array on the way."""
     whole = sketched({name: pool for name, pool in pools.items() if pool.pooler is not None}, {})
     total = sum(widths(whole, features).values())

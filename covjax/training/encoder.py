@@ -64,7 +64,7 @@ from covjax.training.state import (
 
 KINDS = {"ntv3": DNA, "esm": PROTEINS}
 SIDES = ("outside", "inside")  # of regions
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # of the smoothing of k-mer models; the best on what is held out is shown
+STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # of the smoothing of k-mer models; the best on held-out letters is shown
 
 
 RUN = "covjax train encoder"
@@ -200,14 +200,16 @@ def _finish(config: EncoderConfig, corpus: Corpus, model: MaskedModel, make: Any
 
 
 def read_corpus(config: EncoderConfig) -> Corpus:
-    """Read and check what is trained on and what is held out.
+    """Read and check the training sequences and the held-out ones.
 
     Raises InputError for everything a user can put right.
     """
     corpus, letter = KINDS[config.kind].read(config), KINDS[config.kind].letter
     batches = corpus.held.held_out(config.held_windows, config.batch, config.seed)
     if not any(weights.any() for _, weights in batches):
-        raise InputError(f"holdout: no known {letter} is hidden in what is held out; hold out more, or raise --length")
+        raise InputError(
+            f"holdout: no known {letter} is hidden in the held-out sequences; hold out more, or raise --length"
+        )
     return corpus
 
 

@@ -57,7 +57,7 @@ class EncoderConfig:
     )
     held_windows: int = option(512, "held-out windows, or proteins, for the figures", NUMBERS, **at_least(1))
     save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
-    evaluate_every: int = option(500, "steps between evaluations on what is held out", NOTHING, **at_least(1))
+    evaluate_every: int = option(500, "steps between evaluations on held-out sequences", NOTHING, **at_least(1))
     log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
     snapshots: tuple[int, ...] = option(
         (),

@@ -1,4 +1,4 @@
-"""Rows of proteins for a masked language model: what is held out, cropped, shown and hidden, all from one seed."""
+"""Rows of proteins for a masked language model: held-out groups, crops and hidden residues, all from one seed."""
 
 import hashlib
 import json
