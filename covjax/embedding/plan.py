@@ -126,6 +126,10 @@ class VectorGroup(NamedTuple):
     place: str  # memory, disk, or again: nowhere, they are pooled again for every block
     blocks: int
 
+    def side(self, size: int) -> int:
+        """How many numbers of a vector of `size` are in a block; the last ones may have fewer, or none."""
+        return -(-size // self.blocks)
+
 
 @dataclasses.dataclass(frozen=True)
 class VectorPlan:

@@ -213,12 +213,12 @@ def _on_disk(
     stores = {name: Store(folder / name) for name in group.names}
     for rows, batch in vectors():
         for name, block in batch.items():
-            side = -(-sizes[name] // group.blocks)
+            side = group.side(sizes[name])
             padded = np.pad(block, ((0, 0), (0, side * group.blocks - block.shape[1])))
             stores[name].put(rows, padded.reshape(len(rows), group.blocks, side).swapaxes(0, 1))
 
     def read(name: str, number: int) -> Float[np.ndarray, "n side"]:
-        out = np.empty((len(place), -(-sizes[name] // group.blocks)), np.float32)
+        out = np.empty((len(place), group.side(sizes[name])), np.float32)
         for batch in stores[name].batches:
             out[place[batch.rows]] = stores[name].block(batch, number)
         return out
@@ -232,8 +232,8 @@ def _again(
     """A pass over the tokens for every block."""
 
     def pooled(name: str, number: int) -> Float[np.ndarray, "n side"]:
-        side = -(-sizes[name] // group.blocks)
-        columns = slice(*np.minimum([number * side, (number + 1) * side], sizes[name]))  # the last ones may be empty
+        side = group.side(sizes[name])
+        columns = slice(*np.minimum([number * side, (number + 1) * side], sizes[name]))
         out = np.empty((len(place), columns.stop - columns.start), np.float32)
         for rows, batch in vectors():
             out[place[rows]] = batch[name][:, columns]
