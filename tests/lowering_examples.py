@@ -139,20 +139,18 @@ HOST |= {
 }
 HOST |= {"CPAutoencoder", "TuckerAutoencoder"}  # in the registry
 
+
 # Values for the options of poolers and autoencoders, by the option's name: a new kind needs no line here unless it has
 # an option of a new name without a default.
-SMALL = {"features": D, "latents": 16, "k": 3, "rank": 3, "prefixes": (4, 16), "aux_k": 3, "size": 8, "heads": 2}
-SMALL |= {"kernel_size": 3, "basis": np.eye(D, 3, dtype=np.float32), "pairs": np.array([[0, 0], [1, 3]])}
-SMALL |= {"parts": ["mean", "sqrt_covariance"], "units": 4, "bandwidth": 2.0, "frequencies": 4}
-SMALL |= {"centres": np.ones((3, D)), "shares": np.ones(3), "means": np.ones((3, D)), "variances": np.ones((3, D))}
-SMALL |= {"whitening": np.eye(D, 3)}
-
-
 def small(options, **given):
     """Small values for those options, by name; prefixes of a rank end at the rank."""
-    if "whitening" in options:
-        given = {"center": np.ones(D)} | given  # elsewhere this option is a word
-    values = {name: value for name, value in (SMALL | given).items() if name in options}
+    d = given.get("features", D)
+    values = {"features": d, "latents": 16, "k": 3, "rank": 3, "prefixes": (4, 16), "aux_k": 3, "size": 8, "heads": 2}
+    values |= {"kernel_size": 3, "basis": np.eye(d, 3, dtype=np.float32), "pairs": np.array([[0, 0], [1, 3]])}
+    values |= {"parts": ["mean", "sqrt_covariance"], "units": 4, "bandwidth": 2.0, "frequencies": 4}
+    values |= {"centres": np.ones((3, d)), "shares": np.ones(3), "means": np.ones((3, d)), "variances": np.ones((3, d))}
+    values |= {"whitening": np.eye(d, 3)} | ({"center": np.ones(d)} if "whitening" in options else {})  # else a word
+    values = {name: value for name, value in (values | given).items() if name in options}
     return values | ({"prefixes": (1, 3)} if {"prefixes", "rank"} <= set(values) else {})
 
 

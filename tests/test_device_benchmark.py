@@ -44,13 +44,17 @@ def test_the_one_command_checks_everything_and_gives_no_figure(tmp_path):
 
 @pytest.mark.long
 def test_a_case_is_checked_timed_and_written(tmp_path):
-    assert run(tmp_path, "--only=projected moment", "--only=√, small") == 0
+    assert run(tmp_path, "--only=projected moment", "--only=√, small", "--profile") == 0
     facts = report(tmp_path)
     assert [row["case"] for row in facts["cases"]] == ["sqrt of 8 × 8", "projected moment"]
     for row in facts["cases"]:
         assert 0 < row["error"] < row["tolerance"]
         assert row["milliseconds"]["covjax"] > 0
         assert row["rounds"] == 5
+        *operations, others = row["profile"]["covjax"]
+        assert operations[0]["milliseconds"] > 0
+        assert operations[0]["calls"] > 0
+        assert others["operation"] == "others"
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """ESM against transformers' PyTorch classes, layer by layer: random small models of every variant, real weights."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from covjax import encoders
 from covjax.encoders import tokenize
+from covjax.encoders.vocabulary import esm_vocabulary
 from covjax.errors import InputError
 
 LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
@@ -130,6 +132,17 @@ def test_letters_outside_the_vocabulary_and_long_sequences_are_refused(tmp_path)
         ours.encode("M" * 37)
     with pytest.raises(InputError, match="no token"):
         ours.encode("")
+
+
+def test_letters_alone_need_no_tokenizer(tmp_path, rng):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
+    vocabulary = esm_vocabulary(tmp_path, len(VOCABULARY), None)
+    assert vocabulary.letters == set(LETTERS)
+    slow = dataclasses.replace(vocabulary, letters=frozenset())
+    for length in (1, 2, 50, 300):
+        sequence = "".join(rng.choice(list(LETTERS), length))
+        for each in (sequence, f"{sequence}<mask>{sequence}"):
+            np.testing.assert_array_equal(vocabulary.encode(each), slow.encode(each))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -95,6 +95,7 @@ def test_six_mers_single_letters_behind_and_around_n_and_cls_alone(tmp_path, rng
     words = ["<cls>", "ACGTAC", "G", "G", "N", "TTACCC", "A", "T", "G"]
     assert [VOCABULARY[i] for i in ours.encode(SEQUENCES[0])] == words
     assert tokenize(ours, SEQUENCES[:1])[2][0].tolist() == [False] + [True] * 8
+    assert not ours.vocabulary.letters  # its letters may be part of a 6-mer
     assert len(ours.encode("ACGTTG" * 41 + "ACGTT")) == 47  # the count the authors' tokenizer gives for 251 bases
     with pytest.raises(InputError, match="token 2, 'R', is not in the model's vocabulary"):
         ours.encode("ACGTACRAC")

@@ -8,7 +8,7 @@ from flax import nnx
 
 from covjax import InputError
 from covjax.autoencoders.sparse import TopK
-from covjax.autoencoders.sparse.codes import affine_at, auxk, decode_codes, dense_codes, preactivations
+from covjax.autoencoders.sparse.codes import affine_at, auxk, decode_codes, dense_codes, preactivations, top_k
 from covjax.autoencoders.sparse.kinds import batch_topk, jumprelu, kth_largest, step, topk
 from covjax.autoencoders.sparse.module import geometric_median, norm_scale
 
@@ -30,6 +30,17 @@ def test_topk_by_hand_and_against_sorting(rng):
     pre = rng.integers(-5, 6, size=(50, M)).astype(np.float32)  # with many ties
     for k in (1, 5, M):
         np.testing.assert_array_equal(topk(jnp.asarray(pre), k), by_sorting(pre, k))
+
+
+@pytest.mark.parametrize(("tokens", "latents", "k"), [(7, 5000, 3), (3, 65536, 32), (5, 4099, 1), (2, 100, 100)])
+def test_the_largest_of_many_latents_by_runs_are_those_of_lax(rng, tokens, latents, k):
+    pre = rng.normal(size=(tokens, latents)).astype(np.float32)
+    few = np.where(rng.random(pre.shape) < 5e-4, pre, -np.inf).astype(np.float32)  # as AuxK's, less than k of a token
+    broken = pre.copy()
+    broken[:, latents // 2] = np.nan
+    for each in (pre, np.round(pre), few, broken):
+        for result, expected in zip(jax.jit(top_k, static_argnums=1)(each, k), jax.lax.top_k(each, k)):
+            np.testing.assert_array_equal(result, expected)
 
 
 def test_topk_gradient_goes_to_the_kept_and_positive_alone():

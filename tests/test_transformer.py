@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtr
 
+from covjax.encoders import layers
 from covjax.encoders.layers import attended, attention, gelu, rotate
 
 
@@ -36,3 +37,16 @@ def test_attention_of_masked_and_numbered_rows(rng):
         found = jax.jit(attention)(*parts, attended(jnp.asarray(mask)))
         assert np.isfinite(found).all()
         np.testing.assert_allclose(np.asarray(found)[mask > 0], expected[mask > 0], atol=2e-5)
+
+
+def test_what_cudnn_is_given_is_the_same_attention(rng, monkeypatch):
+    on_any_device = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **o: on_any_device(*a, **o))
+    q, k, v = (jnp.asarray(part, jnp.float32) for part in rng.normal(size=(3, 2, 3, 6, 8)))
+    bias = jnp.asarray(rng.normal(size=(3, 6, 6)), jnp.float32)
+    for mask in (np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), np.array([[1, 1, 2, 2, 2, 0], [1] * 6], np.int32)):
+        seen = attended(jnp.asarray(mask))
+        for given in (None, bias):
+            result, expected = layers._mix_fused(q, k, v, seen, given), layers._mix(q, k, v, seen, given, None)
+            kept = np.broadcast_to((mask > 0)[:, None], result.shape[:3])
+            np.testing.assert_allclose(np.asarray(result)[kept], np.asarray(expected)[kept], atol=2e-5)

@@ -26,6 +26,7 @@ class Vocabulary:
     pad: str
     unknown: str | None  # the token that stands for an unknown word; None: the model has none, so it is refused
     max_tokens: int | None  # the learned positions, special tokens included; None: no limit
+    letters: frozenset[str] = frozenset()  # a sequence of these alone is split into them, and all have ids
 
     def encode(self, sequence: str, any_length: bool = False) -> Int[np.ndarray, "t"]:
         """Ids of the special tokens and of the sequence's own.
@@ -35,16 +36,10 @@ class Vocabulary:
         positions.
         """
         check_text(sequence)
-        tokens = self.split(sequence)
-        if not tokens:
-            raise InputError(f"the sequence {shown(sequence, 40)} has no token")
-        if all(token in self.special for token in tokens):
-            raise InputError(f"the sequence {shown(sequence, 40)} has special tokens alone; nothing is left to pool")
-        for number, token in enumerate(tokens, start=1):
-            if token == self.pad or (token not in self.ids and self.unknown is None):
-                hint = "; write it in upper case" if token.upper() in self.ids and token.upper() != token else ""
-                what = "is the padding token" if token == self.pad else "is not in the model's vocabulary"
-                raise InputError(f"token {number}, {token!r}, {what}{hint}")
+        tokens: Sequence[str] = sequence
+        if not sequence or not self.letters.issuperset(sequence):
+            tokens = self.split(sequence)
+            self._check(sequence, tokens)
         if (
             not any_length
             and self.max_tokens is not None
@@ -54,6 +49,17 @@ class Vocabulary:
             raise InputError(f"{len(tokens)} tokens, more than the {most} positions the model has learned")
         unknown = self.ids.get(self.unknown) if self.unknown is not None else None
         return np.array([self.ids.get(token, unknown) for token in (*self.first, *tokens, *self.last)], np.int32)
+
+    def _check(self, sequence: str, tokens: Sequence[str]) -> None:
+        if not tokens:
+            raise InputError(f"the sequence {shown(sequence, 40)} has no token")
+        if all(token in self.special for token in tokens):
+            raise InputError(f"the sequence {shown(sequence, 40)} has special tokens alone; nothing is left to pool")
+        for number, token in enumerate(tokens, start=1):
+            if token == self.pad or (token not in self.ids and self.unknown is None):
+                hint = "; write it in upper case" if token.upper() in self.ids and token.upper() != token else ""
+                what = "is the padding token" if token == self.pad else "is not in the model's vocabulary"
+                raise InputError(f"token {number}, {token!r}, {what}{hint}")
 
     def fill(
         self, rows: Sequence[Int[np.ndarray, "_"]], length: int
@@ -199,9 +205,13 @@ def esm_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabular
         raise InputError(f"{folder}: no token {shown(missing[0])[1:-1]} in the vocabulary")
     known = {token: number for token, number in ids.items() if token != tokenizer.unk_token}
     special = frozenset(token for token in (*named, "<bos>") if token in known)
-    return Vocabulary(
-        tokenizer.tokenize, known, (tokenizer.cls_token,), last, special, tokenizer.pad_token, None, max_tokens
-    )
+    first = (tokenizer.cls_token,)
+    # transformers' tokenizer takes 20 times as long for the same. Its longer tokens need a sign that is none of these.
+    letters = frozenset(token for token in known if len(token) == 1 and token not in special and not token.isspace())
+    longer = (set(tokenizer.get_vocab()) | set(tokenizer.added_tokens_encoder)) - {""}
+    if any(len(token) > 1 and letters.issuperset(token) for token in longer):
+        letters = frozenset()
+    return Vocabulary(tokenizer.tokenize, known, first, last, special, tokenizer.pad_token, None, max_tokens, letters)
 
 
 def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:
@@ -237,7 +247,8 @@ def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:
             raise InputError(f"{path.parent}: transformers' tokenizer of this folder lacks {missing or 'embeddings'}")
     if unknown is None:
         ids = {token: number for token, number in ids.items() if token != "[UNK]"}
-    return Vocabulary(split, ids, ("[CLS]",), ("[SEP]",), special, "[PAD]", unknown, max_tokens)
+    letters = frozenset(own - {"_"} if lengths == {1} else ())
+    return Vocabulary(split, ids, ("[CLS]",), ("[SEP]",), special, "[PAD]", unknown, max_tokens, letters)
 
 
 def subword_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabulary:

@@ -192,7 +192,9 @@ class AskedTensors(Tensors):
         return iter(self.shapes)
 
     def check(self, name: str, *shape: int) -> None:
-        """Every tensor is there, in the shape that is asked for."""
+        """Every tensor is there, in the shape that is asked for, but for a head where there is none."""
+        if "lm_head." in name and not self.heads:
+            raise InputError(f"{name}: heads were not asked for")
 
     def check_blocks(self, block: str, count: int) -> None:
         """Every block is there."""

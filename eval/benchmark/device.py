@@ -12,6 +12,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -44,15 +45,16 @@ class Planned(NamedTuple):
 
 
 PLAN = (
-    Planned("poolers", 30, models.poolers),
-    Planned("encoders", 40, models.encoders),
-    Planned("ESM-2, short rows", 100, partial(models.esm2, False)),
-    Planned("log, small", 25, partial(models.spectral, "log", 0)),
-    Planned("√, small", 20, partial(models.spectral, "sqrt", 0)),
-    Planned("projected moment", 15, core.projected),
-    Planned("whole moment", 15, core.whole),
+    Planned("poolers", 35, models.poolers),
+    Planned("encoders", 15, models.encoders),
+    Planned("ESM-2, short rows", 125, partial(models.esm2, False)),
+    Planned("log, small", 35, partial(models.spectral, "log", 0)),
+    Planned("√, small", 10, partial(models.spectral, "sqrt", 0)),
+    Planned("projected moment", 10, core.projected),
+    Planned("whole moment", 10, core.whole),
     Planned("TopK step, 1,536 features", 90, partial(core.sparse, 1536)),
-    Planned("packed moment", 20, core.packed),
+    Planned("packed moment", 10, core.packed),
+    Planned("train encoder", 55, models.masked_training),
     Planned("Tucker step", 20, core.tucker),
     Planned("whole moment, masked tokens", 15, core.masked_whole),
     Planned("log, large", 30, partial(models.spectral, "log", 1)),
@@ -206,6 +208,34 @@ def _peer(platform: str):
     return pytorch.Peer(where, compiles=False), pytorch, ""
 
 
+def where_time_goes(run: Callable[[], object], count: int = 8) -> list[dict[str, Any]]:
+    """The operations that take most of one run's time on the device, by JAX's profiler, and all others together."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(run())
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
+        devices = [plane for plane in planes if plane.name.startswith("/device:")] or planes
+        total: dict[str, list[Any]] = {}
+        for event in (event for plane in devices for line in plane.lines for event in line.events):
+            facts = {key: str(value) for key, value in event.stats if key in ("hlo_op", "tf_op", "name")}
+            if "hlo_op" in facts or devices != planes:
+                name = facts.get("hlo_op", event.name)
+                name = event.name if name.startswith("command_buffer") else name  # a CUDA graph of many operations
+                kernel = total.setdefault(name, [0.0, 0, event.name, facts.get("tf_op") or facts.get("name", "")])
+                kernel[0], kernel[1] = kernel[0] + event.duration_ns / 1e6, kernel[1] + 1
+    rows = sorted(total.items(), key=lambda item: -item[1][0])
+    result = [
+        {"operation": name, "milliseconds": took, "calls": calls, "kernel": kernel[:80], "source": source[-120:]}
+        for name, (took, calls, kernel, source) in rows[:count]
+    ]
+    rest = [values for _, values in rows[count:]]
+    return [
+        *result,
+        {"operation": "others", "milliseconds": sum(v[0] for v in rest), "calls": sum(v[1] for v in rest)},
+    ]
+
+
 def _peaks(torch: Any) -> str:
     """GiB at the most, of JAX since the start, of PyTorch since it was last asked."""
     ours = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -216,10 +246,11 @@ def _peaks(torch: Any) -> str:
     return " / ".join(shown)
 
 
-def run_case(planned: Planned, sizes: Sizes, seconds: float, peer: Any, torch: Any, smoke: bool) -> dict[str, Any]:
+def run_case(planned: Planned, options: argparse.Namespace, peer: Any, torch: Any, smoke: bool) -> dict[str, Any]:
     """Make, check and time one case."""
     if peer is not None:  # compiling takes PyTorch a minute: only where there is a target for it
         peer.compiles = not smoke and planned.name.startswith("TopK")
+    sizes = TINY if options.tiny else Sizes()
     case = planned.make(sizes, peer)
     yards, work = yardsticks(sizes.copy_mebibytes, sizes.matmul) if case.bound is not None else ({}, {})
     times: Times = {}
@@ -227,8 +258,11 @@ def run_case(planned: Planned, sizes: Sizes, seconds: float, peer: Any, torch: A
         functions = {name: Timed(run, jax.block_until_ready) for name, run in [*yards.items(), (OURS, case.run)]}
         functions |= {name: Timed(run, jax.block_until_ready) for name, run in case.forms.items()}
         functions |= {form: Timed(run, torch.wait) for form, run in case.peers.items()}
-        times = interleave_queued(functions, seconds, 0.05 if seconds else 0)
-    return figures(case, times, work, smoke) | {"peak": _peaks(torch)}
+        times = interleave_queued(functions, options.seconds, 0.05 if options.seconds else 0)
+    row = figures(case, times, work, smoke) | {"peak": _peaks(torch)}
+    if options.profile and case.run is not None:
+        row["profile"] = {name: where_time_goes(run) for name, run in {OURS: case.run, **case.forms}.items()}
+    return row
 
 
 def main(argv: list[str]) -> int:
@@ -236,8 +270,9 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory on the same device
     parser = argparse.ArgumentParser(prog="python -m eval.benchmark device", description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a CPU")
-    parser.add_argument("--seconds", type=float, default=4.0, help="timing budget of a case")
+    parser.add_argument("--seconds", type=float, default=2.0, help="timing budget of a case")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of the whole run")
+    parser.add_argument("--profile", action="store_true", help="for every case the operations that take most time")
     parser.add_argument("--only", action="append", default=[], help="a case of the plan; may stand several times")
     parser.add_argument("--output", type=Path, default=Path("runs/device"), help="folder of the report")
     options = parser.parse_args(argv)
@@ -271,7 +306,7 @@ def main(argv: list[str]) -> int:
             continue
         begin = report.elapsed()
         try:
-            row = run_case(planned, TINY if options.tiny else Sizes(), options.seconds, peer, torch, smoke)
+            row = run_case(planned, options, peer, torch, smoke)
         except Exception as error:  # out of memory, a missing package, a bug: the others still count
             traceback.print_exc()
             text = (str(error).strip().splitlines() or [""])[0][:200]

@@ -40,6 +40,8 @@ class Sizes:
     bases: int = 131_072
     matrices: tuple[tuple[int, int], ...] = ((64, 384), (8, 1280))  # how many, and their size
     encoder: tuple[int, ...] = (33, 1280, 20, 5120)  # ESM-2 650M: blocks, width, heads, width inside the MLP
+    trained: tuple[int, ...] = (30, 640, 20, 2560)  # ESM-2 150M
+    rows: int = 64  # of a training step
 
 
 TINY = Sizes(
@@ -47,6 +49,8 @@ TINY = Sizes(
     **{"copy_mebibytes": 1, "proteins": 6, "token_budget": 128, "short": 32, "long": 64, "bases": 256},
     matrices=((3, 8), (2, 12)),
     encoder=(2, 48, 2, 64),
+    trained=(1, 16, 2, 24),
+    rows=4,
 )
 
 

@@ -6,23 +6,25 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from covjax import get_pooler, psd_log, psd_sqrt
+from covjax import get_pooler, psd_log, psd_sqrt, spectral_products
 from covjax.autoencoders import make_autoencoder
 from covjax.encoders import embed, esm, ntv3, tokenize
 from covjax.encoders.weights import AskedTensors
 from covjax.pooling import pooler_names, pooler_options
 from covjax.spectral import by_eigh
+from covjax.training.language import MaskedModel, initial_weights
+from covjax.training.state import Step, TrainState, make_optimiser
 from eval.benchmark.common.device_cases import PEAK, Case, Sizes, relative_error, wide
 from eval.benchmark.encoders import proteins
 from eval.tpu_compile import NTV3_650M
 
-SEEDED = ("random_maclaurin", "random_projection", "tensor_sketch")  # they draw other numbers in float64
 VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 ESM2 = {
     **{"model_type": "esm", "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "token_dropout": True},
@@ -51,10 +53,11 @@ def poolers(sizes: Sizes, peer) -> Case:
             return {name: functions[name](x, w) for name in names}
 
     results = jax.device_get(jax.jit(functools.partial(pool, pooler_names()))(x, w))
+    seeded = [name for name in pooler_names() if "seed" in pooler_options(name)]  # in float64 they draw other numbers
     with _host():
-        exact = jax.device_get(jax.jit(functools.partial(pool, SEEDED))(x, w))
+        exact = jax.device_get(jax.jit(functools.partial(pool, seeded))(x, w))
         with jax.enable_x64(True):
-            others = [name for name in pooler_names() if name not in SEEDED]
+            others = [name for name in pooler_names() if name not in seeded]
             exact |= jax.device_get(jax.jit(functools.partial(pool, others))(x.astype(float), w.astype(float)))
     errors = {name: relative_error(results[name], wide(exact[name])) for name in pooler_names()}
     worst = max(errors, key=lambda name: errors[name])
@@ -120,16 +123,37 @@ def spectral(kind: str, number: int, sizes: Sizes, peer) -> Case:
     function = jax.jit(jax.vmap(one))
     s, v = np.linalg.eigh(wide(a[:2]))
     values = getattr(np, kind)(np.maximum(s, 0) + floor)
+    exact, note = np.einsum("nij,nj,nkj->nik", v, values, v), ""
+    forms = {"our eigh": functools.partial(jax.jit(jax.vmap(lambda a: by_eigh(a, kind, floor, 0.5))), a)}
+    if jax.default_backend() == "gpu":  # would products of three TF32 parts do?
+        with mock.patch.object(spectral_products, "HIGHEST", jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3):
+            forms["3 × TF32"] = functools.partial(jax.jit(jax.vmap(lambda a: one(a))).lower(a).compile(), a)
+        note = f"error of 3 × TF32: {relative_error(forms['3 × TF32']()[:2], exact):.0e}"
     return Case(
         f"{kind} of {d} × {d}",
         f"{count} matrices, float32",
         functools.partial(function, a),
-        error=relative_error(function(a)[:2], np.einsum("nij,nj,nkj->nik", v, values, v)),
+        error=relative_error(function(a)[:2], exact),
         tolerance=1e-4,
         items=(count, "matrices"),
-        forms={"our eigh": functools.partial(jax.jit(jax.vmap(lambda a: by_eigh(a, kind, floor, 0.5))), a)},
+        forms=forms,
         peers={} if peer is None else {"eager": peer.spectral(kind, a, floor)},
+        note=note,
     )
+
+
+@functools.lru_cache(1)
+def _esm2(shape: tuple[int, ...]) -> tuple[Any, dict[str, np.ndarray], dict[str, Any]]:
+    """An ESM-2, its weights and its config."""
+    config = _esm2_config(shape)
+    return *random_encoder(esm, "Esm", config), config
+
+
+def _esm2_config(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Of blocks, width, heads and width inside the MLP."""
+    blocks, width, heads, inner = shape
+    config = ESM2 | {"num_hidden_layers": blocks, "hidden_size": width}
+    return config | {"num_attention_heads": heads, "intermediate_size": inner}
 
 
 def random_encoder(module: Any, family: str, config: dict[str, Any]) -> tuple[Any, dict[str, np.ndarray]]:
@@ -158,10 +182,7 @@ def random_encoder(module: Any, family: str, config: dict[str, Any]) -> tuple[An
 
 def esm2(long: bool, sizes: Sizes, peer) -> Case:
     """ESM-2 650M's shape over ragged proteins, alone and with pooling behind it, against transformers with SDPA."""
-    blocks, width, heads, inner = sizes.encoder
-    config = ESM2 | {"num_hidden_layers": blocks, "hidden_size": width}
-    config |= {"num_attention_heads": heads, "intermediate_size": inner}
-    encoder, weights = random_encoder(esm, "Esm", config)
+    encoder, weights, config = _esm2(sizes.encoder)
     row = sizes.long if long else sizes.short
     sequences = [each[: row - 2] for each in proteins(sizes.proteins)]
     if long:  # each nearly fills a row: what is pooled has more tokens than features
@@ -192,7 +213,7 @@ def esm2(long: bool, sizes: Sizes, peer) -> Case:
         peers["SDPA, batches of 16"] = functools.partial(model.run, encoded, None)
     total = sum(map(len, encoded))
     return Case(
-        f"ESM-2 650M, t ≤ {row}" if blocks == 33 else f"ESM-2 small, t ≤ {row}",
+        f"ESM-2 650M, t ≤ {row}" if sizes.encoder[0] == 33 else f"ESM-2 small, t ≤ {row}",
         f"{len(sequences)} proteins, {total:,} tokens, rows of {row}, bfloat16",
         run,
         error=error,
@@ -202,6 +223,47 @@ def esm2(long: bool, sizes: Sizes, peer) -> Case:
         items=(total, "tokens"),
         forms=forms,
         peers=peers,
+    )
+
+
+def masked_training(sizes: Sizes, peer) -> Case:
+    """Steps of `covjax train encoder --kind esm` in bfloat16, ESM-2 150M's shape, full rows."""
+    blocks, width, *_ = sizes.trained
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(_esm2_config(sizes.trained)))
+        Path(folder, "vocab.txt").write_text("\n".join(VOCABULARY))
+        encoder = esm.Esm("Esm", Path(folder), np.float32, AskedTensors(initial_weights(0), np.float32))
+    model = MaskedModel(encoder, "bfloat16")
+    rng = np.random.default_rng(0)
+    true = rng.integers(4, 24, (sizes.rows, sizes.short))
+    asked = rng.random(true.shape) < 0.15
+    rows = np.stack([np.where(asked, 32, true), true, np.zeros_like(true), np.ones_like(true)], 1)
+    x, weights = jnp.asarray(rows, jnp.int32), jnp.asarray(asked, jnp.float32)
+    few = (x[:2, :, :64], weights[:2, :64])
+    loss = nnx.jit(lambda model, x, w: model.loss(x, w)[0])
+    nats = loss(model, *few)
+    with _host(), jax.default_matmul_precision("highest"):
+        host = nnx.clone(model)
+        host.dtype = jnp.dtype("float32")
+        nnx.update(host, jax.device_put(nnx.state(host), jax.local_devices(backend="cpu")[0]))
+        exact = wide(loss(host, *jax.device_get(few)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)) if leaf.ndim == 2)
+    graph, state = nnx.split(TrainState(model, make_optimiser(1000, 1e-4, 10, 0.9, clip=1.0, weight_decay=0.01)))
+    current, step = [state], Step(graph, None)
+
+    def run():
+        current[0], metrics = step(current[0], x, weights)
+        return metrics["loss"]
+
+    return Case(
+        "train encoder",
+        f"ESM-2 of {blocks} blocks, width {width}; {sizes.rows} × {sizes.short} tokens, bfloat16",
+        run,
+        error=relative_error(nats, exact),
+        tolerance=1e-2,
+        products=6 * true.size * parameters,
+        bound=PEAK,
+        items=(true.size, "tokens"),
     )
 
 

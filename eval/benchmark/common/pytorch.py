@@ -25,7 +25,7 @@ class TopKSAE(torch.nn.Module):
         super().__init__()
         self.decoder = torch.nn.Parameter(rows.clone())
         self.encoder = torch.nn.Parameter(rows.T.contiguous())
-        self.encoder_bias = torch.nn.Parameter(torch.zeros(len(rows)))
+        self.encoder_bias = torch.nn.Parameter(rows.new_zeros(len(rows)))
         self.decoder_bias = torch.nn.Parameter(bias.clone())
         self.k = k
 
