@@ -3,6 +3,7 @@
 The iterations by products alone stand in `covjax.spectral_products`; here is where they are taken.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -23,9 +24,9 @@ from covjax.spectral_products import (
 from covjax.tokens import HIGHEST, MatrixLike, safe_ratio, weighted_mean
 from covjax.vectorize import check_square
 
-# From this size on functions are taken by products where the program is not for a CPU: below it GPUs have an `eigh` of
-# whole batches. Not measured.
-SMALLEST = 33
+# From this size on functions are taken by products, but on a CPU never. An H100 has an `eigh` of whole batches, as fast
+# for log and 1.4 times as fast for √ at 384 × 384; at 1,280 × 1,280 products win (docs/benchmark-device.md).
+SMALLEST, SMALLEST_ON_CUDA = 33, 385
 TOLERANCE = 1e-3  # of the estimated relative error; a float32 `eigh` is about ten times worse where products have that
 
 
@@ -197,13 +198,19 @@ def _by_products_jvp(kind, ridge, power, primals, tangents):
 def psd_function(a: MatrixLike, kind: str, ridge: float, power: float) -> Float[Array, "d d"]:
     """f of the symmetric part of `a` with eigenvalues max(s, 0) + ridge; no checks (see the public names).
 
-    By `eigh` on a CPU, in float64, for small matrices and for powers beyond ±1, else by products.
+    By `eigh` on a CPU, in float64, for small matrices (up to 384 on CUDA) and for powers beyond ±1, else by products.
     """
     reference = partial(by_eigh, kind=kind, ridge=ridge, power=power)
     if a.shape[0] < SMALLEST or a.dtype != jnp.float32 or abs(power) > 1:
         return reference(a)
-    default = partial(by_products, kind=kind, ridge=ridge, power=power)
-    return jax.lax.platform_dependent(a, cpu=reference, default=default)
+    products = partial(by_products, kind=kind, ridge=ridge, power=power)
+    return _by_platform(reference, products, a)
+
+
+def _by_platform(reference: Callable[..., Array], products: Callable[..., Array], a: Array, *rest: Array) -> Array:
+    """`reference` or `products` of a matrix that is large enough for products somewhere, and what else they need."""
+    cuda = reference if a.shape[0] < SMALLEST_ON_CUDA else products
+    return jax.lax.platform_dependent(a, *rest, cpu=reference, cuda=cuda, default=products)
 
 
 def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"]:
@@ -261,7 +268,7 @@ def thin_spectral(
     gram = jnp.matmul(y, y.T, precision=HIGHEST)
     reference = partial(_thin_by_eigh, kind=kind, floor=floor)
     if kind == "log" and x.shape[0] >= SMALLEST and x.dtype == jnp.float32:
-        thin = jax.lax.platform_dependent(gram, y, cpu=reference, default=partial(_thin_log_by_products, floor=floor))
+        thin = _by_platform(reference, partial(_thin_log_by_products, floor=floor), gram, y)
     else:
         thin = reference(gram, y)
     at_zero = floor**0.5 if kind == "sqrt" else jnp.log(floor)
