@@ -1,7 +1,7 @@
 """Letters or text to token ids, each in the way of the model's authors."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,12 +206,15 @@ def esm_vocabulary(folder: Path, size: int, max_tokens: int | None) -> Vocabular
     known = {token: number for token, number in ids.items() if token != tokenizer.unk_token}
     special = frozenset(token for token in (*named, "<bos>") if token in known)
     first = (tokenizer.cls_token,)
-    # transformers' tokenizer takes 20 times as long for the same. Its longer tokens need a sign that is none of these.
-    letters = frozenset(token for token in known if len(token) == 1 and token not in special and not token.isspace())
-    longer = (set(tokenizer.get_vocab()) | set(tokenizer.added_tokens_encoder)) - {""}
-    if any(len(token) > 1 and letters.issuperset(token) for token in longer):
-        letters = frozenset()
+    letters = _esm_letters(tokenizer, set(known) - special) if (folder / "vocab.txt").is_file() else frozenset()
     return Vocabulary(tokenizer.tokenize, known, first, last, special, tokenizer.pad_token, None, max_tokens, letters)
+
+
+def _esm_letters(tokenizer: Any, own: Set[str]) -> frozenset[str]:
+    """`Vocabulary.letters` of an EsmTokenizer, which takes 20 times as long; none where they also make up k-mers."""
+    letters = frozenset(token for token in own if len(token) == 1 and not token.isspace())
+    longer = {token for token in (*tokenizer.get_vocab(), *tokenizer.added_tokens_encoder) if len(token) > 1}
+    return frozenset() if any(letters.issuperset(token) for token in longer) else letters
 
 
 def bert_vocabulary(path: Path, size: int, max_tokens: int) -> Vocabulary:

@@ -167,22 +167,24 @@ def _top_k(pre, k):
     latents / run + k · run numbers instead of at all latents, which are only read once, for the maxima.
     """
     latents = pre.shape[1]
-    run = min(
-        32, 1 << int(math.log2(latents / k) / 2)
-    )  # least for √(latents / k); XLA's maxima of 64 are slow on a CPU
+    # The least for √(latents / k); XLA's maxima of 64 numbers are slow on a CPU.
+    run = min(32, 1 << int(math.log2(latents / k) / 2))
     if latents < 16 * k * run:
         values, indices = jax.lax.top_k(pre, k)
         return values, indices
     padded = jnp.pad(pre, ((0, 0), (0, -latents % run)), constant_values=-jnp.inf)
     runs = padded.reshape(len(pre), -1, run)
-    # Whole numbers in the same order, and back: on a CPU, XLA's maximum of floating-point numbers may pass over NaN.
-    whole = jnp.dtype(f"int{8 * pre.dtype.itemsize}")
-    order = lambda bits: jnp.where(bits < 0, bits ^ jnp.iinfo(whole).max, bits)  # noqa: E731
-    maxima = order(jnp.max(order(jax.lax.bitcast_convert_type(runs, whole)), axis=2))
-    maxima = jax.lax.bitcast_convert_type(maxima, pre.dtype)
+    # Of whole numbers in the same order, since on a CPU XLA's maximum of floating-point numbers may pass over NaN.
+    bits = jax.lax.bitcast_convert_type(runs, f"int{8 * pre.dtype.itemsize}")
+    maxima = jax.lax.bitcast_convert_type(_in_order(jnp.max(_in_order(bits), axis=2)), pre.dtype)
     chosen = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=1)
     values, places = jax.lax.top_k(jnp.take_along_axis(runs, chosen[:, :, None], axis=1).reshape(len(pre), -1), k)
     return values, jnp.take_along_axis(chosen, places // run, axis=1) * run + places % run
+
+
+def _in_order(bits):
+    """The bits of floating-point numbers as whole numbers with their order, and back again."""
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
 def _take(pre, indices):
