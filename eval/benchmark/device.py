@@ -52,15 +52,17 @@ PLAN = (
     Planned("√, small", 10, partial(models.spectral, "sqrt", 0)),
     Planned("projected moment", 10, core.projected),
     Planned("whole moment", 10, core.whole),
-    Planned("TopK step, 1,536 features", 90, partial(core.sparse, 1536)),
+    Planned("TopK step, 1,536 features", 45, partial(core.sparse, 1536)),
+    Planned("largest latents", 5, core.largest_latents),
+    Planned("attention", 8, models.attention),
     Planned("packed moment", 10, core.packed),
     Planned("train encoder", 55, models.masked_training),
     Planned("Tucker step", 20, core.tucker),
     Planned("whole moment, masked tokens", 15, core.masked_whole),
-    Planned("log, large", 30, partial(models.spectral, "log", 1)),
+    Planned("log, large", 50, partial(models.spectral, "log", 1)),
     Planned("ESM-2, long rows", 70, partial(models.esm2, True)),
     Planned("NTv3", 60, models.ntv3_window),
-    Planned("TopK step, 1,280 features", 80, partial(core.sparse, 1280)),
+    Planned("TopK step, 1,280 features", 45, partial(core.sparse, 1280)),
 )
 
 # What a case's name begins with, the figure, what it should be on an H100 or H200: at least, or at most where negative.

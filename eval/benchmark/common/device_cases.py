@@ -13,6 +13,7 @@ from flax import nnx
 from covjax import pack_blocks, packed_projected_moment, projected_moment, second_moment
 from covjax.autoencoders import tucker_loss
 from covjax.autoencoders.sparse import TopK
+from covjax.autoencoders.sparse.codes import top_k
 from covjax.training.state import Step, TrainState
 
 CHECKED = 4096  # tokens of the comparison with float64, on the host
@@ -211,6 +212,20 @@ def _tucker_in_float64(left, x):
     c, p = left.T @ s @ left, left.T @ left
     value = np.sum((p @ c) * (c @ p)) - 2 * np.sum(c * c)
     return value, 2 * s @ left @ (2 * p @ c @ p - 4 * c) + 4 * left @ c @ p @ c
+
+
+def largest_latents(sizes: Sizes, peer) -> Case:
+    """The k largest latents of every token."""
+    pre = jax.random.normal(jax.random.key(0), (sizes.batch, sizes.latents))
+    values, _ = top_k(pre[:64], sizes.k)
+    return Case(
+        "largest latents",
+        f"{sizes.k} of {sizes.latents:,}, {sizes.batch:,} tokens",
+        functools.partial(jax.jit(top_k, static_argnums=1), pre, sizes.k),
+        error=relative_error(values, -np.sort(-wide(pre[:64]), axis=1)[:, : sizes.k]),
+        tolerance=1e-7,
+        forms={"jax.lax.top_k": functools.partial(jax.jit(jax.lax.top_k, static_argnums=1), pre, sizes.k)},
+    )
 
 
 def sparse(features: int, sizes: Sizes, peer) -> Case:

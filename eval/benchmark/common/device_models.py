@@ -15,7 +15,7 @@ from flax import nnx
 
 from covjax import get_pooler, psd_log, psd_sqrt, spectral_products
 from covjax.autoencoders import make_autoencoder
-from covjax.encoders import embed, esm, ntv3, tokenize
+from covjax.encoders import embed, esm, layers, ntv3, tokenize
 from covjax.encoders.weights import AskedTensors
 from covjax.pooling import pooler_names, pooler_options
 from covjax.spectral import by_eigh, by_products
@@ -111,6 +111,33 @@ def encoders(sizes: Sizes, peer) -> Case:
 def _host():
     """Computation on the host's processor."""
     return jax.default_device(jax.local_devices(backend="cpu")[0])
+
+
+def attention(sizes: Sizes, peer) -> Case:
+    """Attention of one batch of ESM-2 with padding, as the encoders take it and as they would without cuDNN."""
+    _, width, heads, _ = sizes.encoder
+    b, t = max(2, sizes.token_budget // sizes.short), sizes.short
+    q = jax.random.normal(jax.random.key(0), (b, t, heads, width // heads), jnp.bfloat16)
+    seen = jnp.arange(t)[None, None] < jnp.linspace(t / 4, t, b)[:, None, None]
+
+    def attend(q):
+        return layers.attention(q, q, q, seen)
+
+    few = wide(q[0])
+    scores = np.einsum("qhc,khc->hqk", few, few) / few.shape[-1] ** 0.5
+    shares = np.exp(scores - scores.max(-1, keepdims=True)) * np.asarray(seen[0])
+    exact = np.einsum("hqk,khc->qhc", shares / shares.sum(-1, keepdims=True), few).reshape(t, -1)
+    with mock.patch.object(layers, "_has_fused", return_value=False):
+        without = jax.jit(attend).lower(q).compile()
+    run = functools.partial(jax.jit(attend), q)
+    return Case(
+        "attention",
+        f"{b} × {t} tokens, {heads} heads of {width // heads}, bfloat16",
+        run,
+        error=relative_error(run()[0], exact),
+        tolerance=2e-2,
+        forms={"without cuDNN": functools.partial(without, q)},
+    )
 
 
 def spectral(kind: str, number: int, sizes: Sizes, peer) -> Case:
