@@ -38,7 +38,8 @@ def test_the_largest_of_many_latents_by_runs_are_those_of_lax(rng, tokens, laten
     few = np.where(rng.random(pre.shape) < 5e-4, pre, -np.inf).astype(np.float32)  # as AuxK's, less than k of a token
     broken = pre.copy()
     broken[:, latents // 2] = np.nan
-    for each in (pre, np.round(pre), few, broken):
+    lost = np.full_like(pre, -np.nan)
+    for each in (pre, np.round(pre), few, broken, lost, pre[:0]):
         for result, expected in zip(jax.jit(top_k, static_argnums=1)(each, k), jax.lax.top_k(each, k)):
             np.testing.assert_array_equal(result, expected)
 

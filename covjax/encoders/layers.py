@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,8 +107,8 @@ def attention(
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v))
     by_head, whole = (functools.partial(mix, cap=cap) for mix in (_mix_by_head, _mix))
-    fused = {"cuda": _mix_fused} if cap is None and _has_fused(q) else {}
-    mixed = jax.lax.platform_dependent(q, k, v, seen, bias, cpu=by_head, default=whole, **fused)
+    cuda = _mix_fused if bias is None and cap is None and _has_fused(q) else whole
+    mixed = jax.lax.platform_dependent(q, k, v, seen, bias, cpu=by_head, cuda=cuda, default=whole)
     return mixed.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
@@ -143,17 +144,50 @@ def _has_fused(q: Array) -> bool:
     """Whether cuDNN's attention takes these on this process's GPU: two bytes a number, small heads, even lengths."""
     device = jax.devices()[0]
     cuda = "cuda" in device.client.platform_version and float(device.compute_capability) >= 8  # A100 and later
-    _, _, t, c = q.shape
-    return cuda and q.dtype in (jnp.bfloat16, jnp.float16) and c % 8 == 0 and c <= 128 and t % 2 == 0
+    b, _, t, c = q.shape
+    return cuda and b > 0 and q.dtype in (jnp.bfloat16, jnp.float16) and c % 8 == 0 and c <= 128 and t % 2 == 0
 
 
-def _mix_fused(q: Array, k: Array, v: Array, seen: Array, bias: Array | None) -> Float[Array, "b h t c"]:
-    """As `_mix`, by cuDNN, which never writes the scores to memory."""
+def _mix_fused(q: Array, k: Array, v: Array, seen: Array, bias: None) -> Float[Array, "b h t c"]:
+    """As `_mix`, by cuDNN, which never writes the scores to memory; under `vmap` by `_mix`. Not for forward mode."""
+    return _fused(q, k, v, seen)
+
+
+def _cudnn(q: Array, k: Array, v: Array, seen: Array) -> Array:
     seen = jnp.broadcast_to(seen[:, None], (q.shape[0], 1, q.shape[2], q.shape[2]))
-    bias = None if bias is None else bias[None].astype(q.dtype)
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    mixed = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=seen, scale=1.0, implementation="cudnn")
-    return mixed.swapaxes(1, 2)
+    return jax.nn.dot_product_attention(q, k, v, mask=seen, scale=1.0, implementation="cudnn").swapaxes(1, 2)
+
+
+def _whole(q: Array, k: Array, v: Array, seen: Array) -> Array:
+    return _mix(q, k, v, seen, None, None)
+
+
+def _but_whole_in_a_batch(make: Callable[[Callable[..., Array]], Callable[..., Any]]) -> Callable[..., Any]:
+    """`make` of cuDNN's attention, and of `_whole` under `vmap`, which cuDNN's has for masks of every head alone."""
+    function = jax.custom_batching.custom_vmap(make(_cudnn))
+
+    @function.def_vmap
+    def _(axis_size, in_batched, *arrays):
+        result = jax.vmap(make(_whole), in_axes=tuple(0 if each else None for each in in_batched))(*arrays)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return function
+
+
+def _slopes(mix: Callable[..., Array]) -> Callable[..., Any]:
+    def slopes(q, k, v, seen, cotangent):
+        return jax.vjp(lambda q, k, v: mix(q, k, v, seen), q, k, v)[1](cotangent)
+
+    return slopes
+
+
+_forward, _backward = _but_whole_in_a_batch(lambda mix: mix), _but_whole_in_a_batch(_slopes)
+_fused = jax.custom_vjp(lambda q, k, v, seen: _forward(q, k, v, seen))
+_fused.defvjp(
+    lambda q, k, v, seen: (_forward(q, k, v, seen), (q, k, v, seen)),
+    lambda saved, cotangent: (*_backward(*saved, cotangent), None),
+)
 
 
 def _mix_by_head(

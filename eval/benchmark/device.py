@@ -219,7 +219,9 @@ def where_time_goes(run: Callable[[], object], count: int = 8) -> list[dict[str,
         planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
         devices = [plane for plane in planes if plane.name.startswith("/device:")] or planes
         total: dict[str, list[Any]] = {}
-        for event in (event for plane in devices for line in plane.lines for event in line.events):
+        lines = [line for plane in devices for line in plane.lines]
+        lines = [line for line in lines if line.name == "XLA Ops"] or lines  # a TPU's other lines repeat them
+        for event in (event for line in lines for event in line.events):
             facts = {key: str(value) for key, value in event.stats if key in ("hlo_op", "tf_op", "name")}
             if "hlo_op" in facts or devices != planes:
                 name = facts.get("hlo_op", event.name)

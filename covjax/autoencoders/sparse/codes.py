@@ -172,13 +172,15 @@ def _top_k(pre, k):
     if latents < 16 * k * run:
         values, indices = jax.lax.top_k(pre, k)
         return values, indices
-    padded = jnp.pad(pre, ((0, 0), (0, -latents % run)), constant_values=-jnp.inf)
-    runs = padded.reshape(len(pre), -1, run)
-    # Of whole numbers in the same order, since on a CPU XLA's maximum of floating-point numbers may pass over NaN.
-    bits = jax.lax.bitcast_convert_type(runs, f"int{8 * pre.dtype.itemsize}")
+    # Of whole numbers in the same order, since on a CPU XLA's maximum of floating-point numbers may pass over NaN. Bits
+    # that are all 1 come last in it.
+    bits = jax.lax.bitcast_convert_type(pre, f"int{8 * pre.dtype.itemsize}")
+    bits = jnp.pad(bits, ((0, 0), (0, -latents % run)), constant_values=-1).reshape(len(pre), -(-latents // run), run)
+    runs = jax.lax.bitcast_convert_type(bits, pre.dtype)
     maxima = jax.lax.bitcast_convert_type(_in_order(jnp.max(_in_order(bits), axis=2)), pre.dtype)
     chosen = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=1)
-    values, places = jax.lax.top_k(jnp.take_along_axis(runs, chosen[:, :, None], axis=1).reshape(len(pre), -1), k)
+    candidates = jnp.take_along_axis(runs, chosen[:, :, None], axis=1).reshape(len(pre), k * run)
+    values, places = jax.lax.top_k(candidates, k)
     return values, jnp.take_along_axis(chosen, places // run, axis=1) * run + places % run
 
 
