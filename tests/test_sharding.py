@@ -70,7 +70,7 @@ def test_moments_of_one_long_sequence_are_those_of_one_device(job, topology):
     x, w, basis = long_sequence()
     one = moments(x, w)
     for name in ("count", "mean", "scatter"):
-        assert _relative(spread[name], np.asarray(getattr(one, name))) < 1e-6
+        assert _relative(spread[name], np.asarray(getattr(one, name))) < 2e-6  # each is within 1e-6 of float64
     exact = np.asarray(x, np.float64)
     exact -= np.average(exact, axis=0, weights=w)
     assert (
