@@ -34,9 +34,8 @@ def no_look_at_the_host(monkeypatch):
 
     for name in ("default_backend", "devices", "device_count", "local_devices"):
         monkeypatch.setattr(jax, name, refuse)
-    monkeypatch.setattr(
-        layers, "_has_fused", lambda q: False
-    )  # cuDNN's attention is lowered on NVIDIA's machines alone
+    # cuDNN's attention is lowered on NVIDIA's machines alone.
+    monkeypatch.setattr(layers, "_has_fused", lambda q: False)
 
 
 def lower(function, arguments):

@@ -107,7 +107,8 @@ def attention(
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v))
     by_head, whole = (functools.partial(mix, cap=cap) for mix in (_mix_by_head, _mix))
-    cuda = _mix_fused if bias is None and cap is None and _has_fused(q) else whole
+    fused = bias is None and cap is None and _has_fused(q)
+    cuda = (lambda q, k, v, seen, _: _fused(q, k, v, seen)) if fused else whole
     mixed = jax.lax.platform_dependent(q, k, v, seen, bias, cpu=by_head, cuda=cuda, default=whole)
     return mixed.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
@@ -148,19 +149,13 @@ def _has_fused(q: Array) -> bool:
     return cuda and b > 0 and q.dtype in (jnp.bfloat16, jnp.float16) and c % 8 == 0 and c <= 128 and t % 2 == 0
 
 
-def _mix_fused(q: Array, k: Array, v: Array, seen: Array, bias: None) -> Float[Array, "b h t c"]:
-    """As `_mix`, by cuDNN, which never writes the scores to memory; under `vmap` by `_mix`. Not for forward mode."""
-    return _fused(q, k, v, seen)
-
-
 def _cudnn(q: Array, k: Array, v: Array, seen: Array) -> Array:
     seen = jnp.broadcast_to(seen[:, None], (q.shape[0], 1, q.shape[2], q.shape[2]))
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     return jax.nn.dot_product_attention(q, k, v, mask=seen, scale=1.0, implementation="cudnn").swapaxes(1, 2)
 
 
-def _whole(q: Array, k: Array, v: Array, seen: Array) -> Array:
-    return _mix(q, k, v, seen, None, None)
+_whole = functools.partial(_mix, bias=None, cap=None)
 
 
 def _but_whole_in_a_batch(make: Callable[[Callable[..., Array]], Callable[..., Any]]) -> Callable[..., Any]:
@@ -182,6 +177,7 @@ def _slopes(mix: Callable[..., Array]) -> Callable[..., Any]:
     return slopes
 
 
+# As `_mix`, by cuDNN, which never writes the scores to memory; under `vmap` by `_mix`. Not for forward mode.
 _forward, _backward = _but_whole_in_a_batch(lambda mix: mix), _but_whole_in_a_batch(_slopes)
 _fused = jax.custom_vjp(lambda q, k, v, seen: _forward(q, k, v, seen))
 _fused.defvjp(
