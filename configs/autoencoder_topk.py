@@ -6,7 +6,7 @@ python -m train.autoencoder --config configs/autoencoder_topk.py --data proteins
 import os
 from pathlib import Path
 
-from covjax.training.autoencoder import AutoencoderConfig
+from covjax.training.config import AutoencoderConfig
 
 
 def get_config() -> AutoencoderConfig:

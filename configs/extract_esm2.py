@@ -6,7 +6,7 @@ python -m train.extract --config configs/extract_esm2.py --data proteins.fasta
 import os
 from pathlib import Path
 
-from covjax.extraction.plan import ExtractConfig
+from covjax.extraction.config import ExtractConfig
 
 
 def get_config() -> ExtractConfig:

@@ -3,7 +3,7 @@
 python -m train.extract --config configs/extract_minilm.py --data texts.txt
 """
 
-from covjax.extraction.plan import ExtractConfig
+from covjax.extraction.config import ExtractConfig
 
 
 def get_config() -> ExtractConfig:

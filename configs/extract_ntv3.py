@@ -3,7 +3,7 @@
 python -m train.extract --config configs/extract_ntv3.py --data regions.bed --genome genome.fasta
 """
 
-from covjax.extraction.plan import ExtractConfig
+from covjax.extraction.config import ExtractConfig
 
 
 def get_config() -> ExtractConfig:

@@ -6,7 +6,7 @@ python -m train.extract --config configs/extract_spliceai.py --data regions.bed 
 import os
 from pathlib import Path
 
-from covjax.extraction.plan import ExtractConfig
+from covjax.extraction.config import ExtractConfig
 
 
 def get_config() -> ExtractConfig:

@@ -9,7 +9,7 @@
 import os
 from pathlib import Path
 
-from covjax.training.autoencoder import AutoencoderConfig
+from covjax.training.config import AutoencoderConfig
 from eval.stability import StabilityConfig
 
 DATA = Path(__file__).resolve().parent / "data"

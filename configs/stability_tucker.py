@@ -9,7 +9,7 @@ probe 0.477 to 0.480 (docs/stability.md).
 import os
 from pathlib import Path
 
-from covjax.training.autoencoder import AutoencoderConfig
+from covjax.training.config import AutoencoderConfig
 from eval.stability import StabilityConfig
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -13,9 +13,9 @@ COMMANDS = {
     "predict": ("covjax.embedding_command:predict_main", "apply the model of a comparison to new sequences"),
     "explain": ("covjax.explanation.command:main", "show on a page what a model's score comes from"),
     "dashboard": ("covjax.dashboards.command:main", "show on a page what an autoencoder's latents are active on"),
-    "extract": ("covjax.extraction.extract:main", "pool many sequences, resumable; can also keep tokens"),
-    "train": ("covjax.sweeps.command:main", "train an autoencoder on token activations, or a sweep of them"),
-    "train encoder": ("covjax.training.encoder:main", "train a small language model on a genome or on proteins"),
+    "extract": ("covjax.extraction.command:main", "pool many sequences, resumable; can also keep tokens"),
+    "train": ("covjax.autoencoder_command:main", "train an autoencoder on token activations, or a sweep of them"),
+    "train encoder": ("covjax.training.command:main", "train a small language model on a genome or on proteins"),
     "tasks": ("covjax.tasks.run:main", "list the built-in tasks, or compare pools on them"),
     "info": ("covjax.info:main", "list versions, devices, encoders, extras, and what is missing"),
 }

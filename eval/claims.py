@@ -24,8 +24,8 @@ from covjax.encoders.ntv3 import NTv3
 from covjax.encoders.weights import AskedTensors
 from covjax.recipes.mixtures import PARTS
 from covjax.tasks.configs import CONFIGS
+from covjax.training.config import EncoderConfig
 from covjax.training.genome import DNA
-from covjax.training.kinds import EncoderConfig
 from covjax.training.language import MaskedModel, initial_weights, write_texts
 
 ROOT = Path(__file__).resolve().parents[1]

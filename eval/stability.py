@@ -47,11 +47,11 @@ from covjax.options import FEATURES, NOTHING, NUMBERS, check_options, decided_by
 from covjax.pooling import get_pooler
 from covjax.probes import fit_ridge_path, row_space
 from covjax.training.autoencoder import (
-    AutoencoderConfig,
     read_activations,
     refuse_too_large,
     train_autoencoder,
 )
+from covjax.training.config import AutoencoderConfig
 
 
 @dataclasses.dataclass(frozen=True)

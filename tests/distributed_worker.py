@@ -16,7 +16,7 @@ from covjax import InputError
 from covjax.data.store import shard_path
 from covjax.encoders import from_function, register_encoder
 from covjax.extraction import extract
-from covjax.extraction.plan import ExtractConfig
+from covjax.extraction.config import ExtractConfig
 from covjax.jobs import checkpoint, distributed
 from covjax.jobs.cli import exit_on_input_error
 from covjax.probes import fit_ridge_moments

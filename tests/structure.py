@@ -35,7 +35,14 @@ FLOORS = (
     ("covjax.embedder",),
     ("covjax.comparison", "covjax.tasks.configs"),
     ("covjax.tasks", "covjax.explanation", "covjax.sweeps", "covjax.dashboards"),
-    ("covjax", "covjax.command", "covjax.embedding_command", "covjax.info", "covjax.__main__"),
+    (
+        "covjax",
+        "covjax.command",
+        "covjax.autoencoder_command",
+        "covjax.embedding_command",
+        "covjax.info",
+        "covjax.__main__",
+    ),
     ("eval", "train"),
 )
 

@@ -84,7 +84,7 @@ class Custom(nnx.Module):
         pass
 """
 CONFIG = """
-from covjax.training.autoencoder import AutoencoderConfig
+from covjax.training.config import AutoencoderConfig
 IMPORT
 def get_config():
     return AutoencoderConfig(store="nothing", kind="KIND")
@@ -93,7 +93,7 @@ def get_config():
 
 @pytest.mark.parametrize("place", ["beside the config", "in the config"])
 def test_a_kind_of_the_users_works_from_any_folder_and_its_file_is_named(tmp_path, monkeypatch, place):
-    from covjax.training.autoencoder import AutoencoderConfig
+    from covjax.training.config import AutoencoderConfig
 
     kind, module = place.replace(" ", "-"), "kind_of_a_user"
     beside = place == "beside the config"

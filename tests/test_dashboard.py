@@ -24,7 +24,8 @@ from covjax.dashboards.logits import class_names, logit_effects
 from covjax.data.store import TokenStore
 from covjax.encoders import from_function, register_encoder
 from covjax.encoders.unirep import LETTERS, UniRep
-from covjax.extraction.extract import ExtractConfig, extract
+from covjax.extraction.config import ExtractConfig
+from covjax.extraction.extract import extract
 from tests import browser
 from tests.test_unirep import random_weights
 

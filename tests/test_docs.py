@@ -13,22 +13,24 @@ import pytest
 import yaml
 
 import covjax
-from covjax.comparison import command
+from covjax import autoencoder_command
+from covjax.comparison import command as compare_command
 from covjax.comparison.config import CompareConfig
 from covjax.dashboards.command import DashboardConfig
 from covjax.embedding.pools import unfitted_pools, widths
 from covjax.embedding_command import EmbedConfig, PredictConfig
 from covjax.errors import InputError
 from covjax.explanation.command import ExplainConfig
-from covjax.extraction import extract
-from covjax.extraction.plan import ExtractConfig
+from covjax.extraction import command as extract_command
+from covjax.extraction.config import ExtractConfig
 from covjax.extras import EXTRAS
 from covjax.jobs.cli import parse
 from covjax.pooling import pooler_names
 from covjax.recipes import get_recipe
 from covjax.recipes.base import Pooled
 from covjax.tasks.configs import CONFIGS, TASK_CONFIGS
-from covjax.training import autoencoder, encoder
+from covjax.training import command as encoder_command
+from covjax.training.config import AutoencoderConfig, EncoderConfig
 from docs.notebooks import notebook
 from eval import recipe_page
 from tests.conftest import ROOT
@@ -79,7 +81,7 @@ COMPILED = {
     ),
     ("docs/python.md", "from covjax.data.store import TokenStore, load_features"): "an extraction; test_extract.py",
     ("docs/retrieval.md", "from covjax.comparison.results import read_results"): "a run of a minute",
-    ("docs/write-your-own-autoencoder.md", "from covjax.training.autoencoder import AutoencoderConfig"): (
+    ("docs/write-your-own-autoencoder.md", "from covjax.training.config import AutoencoderConfig"): (
         "a file and a store of the reader's; test_train_autoencoder.py"
     ),
 }
@@ -123,20 +125,20 @@ def test_a_block_that_does_not_run_names_what_there_is(block):
             for name in ast.unparse(node).split(".")[1:]:
                 value = getattr(value, name)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("covjax.compare", "AutoencoderConfig"):
-            kind = CompareConfig if "compare" in ast.unparse(node.func) else autoencoder.AutoencoderConfig
+            kind = CompareConfig if "compare" in ast.unparse(node.func) else AutoencoderConfig
             fields = {field.name for field in dataclasses.fields(kind)}
             assert {keyword.arg for keyword in node.keywords} <= fields | {"activations"}
 
 
 COMMANDS = {  # command: settings, main options, further arguments of `parse`
-    "compare": (CompareConfig, command.MAIN_OPTIONS, {"built_in": CONFIGS, "switches": {"all": ""}}),
+    "compare": (CompareConfig, compare_command.MAIN_OPTIONS, {"built_in": CONFIGS, "switches": {"all": ""}}),
     "embed": (EmbedConfig, ("data",), {}),
     "predict": (PredictConfig, ("model", "data"), {"files": ("model", "data")}),
     "explain": (ExplainConfig, ("model", "data"), {"files": ("model", "data")}),
     "dashboard": (DashboardConfig, ("autoencoder", "store"), {"files": ("autoencoder",)}),
-    "extract": (ExtractConfig, extract.MAIN_OPTIONS, {}),
-    "train": (autoencoder.AutoencoderConfig, autoencoder.MAIN_OPTIONS, {}),
-    "train encoder": (encoder.EncoderConfig, encoder.MAIN_OPTIONS, {}),
+    "extract": (ExtractConfig, extract_command.MAIN_OPTIONS, {}),
+    "train": (AutoencoderConfig, autoencoder_command.MAIN_OPTIONS, {}),
+    "train encoder": (EncoderConfig, encoder_command.MAIN_OPTIONS, {}),
 }
 OLD = {
     "eval.compare": "compare",

@@ -125,7 +125,9 @@ def test_a_cache_serves_what_does_not_fit_in_memory(sequences, tmp_path):
     assert Counted.sequences == 0
     without = Embedder(encoder, "log_covariance", max_memory_gib=0).fit(sequences).transform(sequences)
     np.testing.assert_allclose(without, plain, rtol=2e-5, atol=1e-5)
-    with pytest.raises(InputError, match="max_memory_gib: too little: 'tucker_covariance_2' needs all token activations in memory"):
+    with pytest.raises(
+        InputError, match="max_memory_gib: too little: 'tucker_covariance_2' needs all token activations in memory"
+    ):
         Embedder(encoder, "tucker_covariance_2", max_memory_gib=0).fit(sequences)
 
 

@@ -19,7 +19,9 @@ from covjax.encoders import embed, from_function, load, register_encoder
 from covjax.errors import InputError
 from covjax.extraction import extract as module
 from covjax.extraction import plan as extract_plan
-from covjax.extraction.extract import ExtractConfig, extract, main
+from covjax.extraction.command import main
+from covjax.extraction.config import ExtractConfig
+from covjax.extraction.extract import extract
 from covjax.jobs import checkpoint
 from covjax.jobs.cli import load_config
 from covjax.jobs.disk import read_sealed, sealed
@@ -355,7 +357,7 @@ def test_several_devices_give_the_same(config, tmp_path, keep):
 
 @pytest.mark.slow
 def test_a_config_file_sets_the_options(config, tmp_path):
-    text = "from covjax.extraction.plan import ExtractConfig\n\n\ndef get_config():\n    return "
+    text = "from covjax.extraction.config import ExtractConfig\n\n\ndef get_config():\n    return "
     (tmp_path / "c.py").write_text(text + f"ExtractConfig(output={str(tmp_path / 'a')!r}, poolers=('mean',))\n")
     Path(config.data).write_text(">one\nMKV\n>two\nMSTNPKPQ\n")
     command = [sys.executable, "-m", "train.extract", "--config", str(tmp_path / "c.py"), "--data", config.data]

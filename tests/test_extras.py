@@ -70,15 +70,16 @@ def _parquet(folder):
 
 
 def _tokens(folder):
+    from covjax.extraction.config import ExtractConfig
     from covjax.extraction.extract import extract
-    from covjax.extraction.plan import ExtractConfig
 
     (folder / "s.fasta").write_text(">a\nMKA\n")
     extract(ExtractConfig(data=str(folder / "s.fasta"), keep_tokens=True, output=str(folder / "out")))
 
 
 def _training(folder):
-    from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
+    from covjax.training.autoencoder import train_autoencoder
+    from covjax.training.config import AutoencoderConfig
 
     train_autoencoder(AutoencoderConfig(store=str(folder / "store")))
 

@@ -333,7 +333,8 @@ def test_a_store_is_read_by_its_ids(tmp_path):
     from covjax.encoders import register_encoder
     from covjax.encoders.base import LOADERS
     from covjax.encoders.unirep import UniRep
-    from covjax.extraction.extract import ExtractConfig, extract
+    from covjax.extraction.config import ExtractConfig
+    from covjax.extraction.extract import extract
     from tests.test_unirep import random_weights
 
     if "store-unirep" not in LOADERS:

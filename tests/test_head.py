@@ -15,7 +15,8 @@ from covjax.data.store import TokenStore
 from covjax.encoders.checks import HeadedEncoder, through_head
 from covjax.encoders.unirep import UniRep
 from covjax.errors import InputError
-from covjax.extraction.extract import ExtractConfig, extract
+from covjax.extraction.config import ExtractConfig
+from covjax.extraction.extract import extract
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.batches import split_rows
 from covjax.training.log import held_out_report

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import covjax
+from covjax.command import COMMANDS
 from tests.conftest import ROOT
 
 HEAVY = ("torch", "transformers", "matplotlib", "orbax", "sklearn", "scipy.stats", "pandas", "grain")
@@ -35,6 +36,25 @@ def test_public_names_are_documented():
 def test_importing_covjax_imports_no_jax():
     script = "import sys, covjax; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+HELP = """
+import sys
+from covjax.command import main
+try:
+    main([*sys.argv[1].split(), "--help"])
+except SystemExit as end:
+    assert not end.code
+print("\\n", "jax" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_imports_no_jax(name):
+    run = subprocess.run([sys.executable, "-c", HELP, name], check=True, capture_output=True, text=True)
+    text, imported = run.stdout.rstrip().rsplit(maxsplit=1)
+    assert "--" in text
+    assert imported == "False"
 
 
 def test_what_a_type_checker_reads_is_what_python_finds():

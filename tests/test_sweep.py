@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import covjax.command
+from covjax.autoencoder_command import read_labels
 from covjax.autoencoders import load_autoencoder
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.cli import parse_lists
 from covjax.jobs.folder import checkpoint_path, saved_steps
-from covjax.sweeps import command, members, train_sweep
+from covjax.sweeps import members, train_sweep
 from covjax.sweeps import sweep as sweep_module
-from covjax.sweeps.command import read_labels
 from covjax.sweeps.sweep import on_front
 from covjax.training import state
 from covjax.training.autoencoder import train_autoencoder
@@ -222,7 +222,7 @@ def test_labels_are_matched_by_id(tmp_path):
 
 def test_the_command_sweeps_and_refuses_labels_without_a_sweep(capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(command, "train_sweep", lambda config, **more: asked.append(config.sweep) or {"members": []})
+    monkeypatch.setattr(sweep_module, "train_sweep", lambda config, **more: asked.append(config.sweep) or {"members": []})
     arguments = ["--store", "x", "--kind", "topk", "--sweep", "k=2,4", "--sweep", "latents=16"]
     assert covjax.command.main(["train", "autoencoder", *arguments]) == 0
     assert asked == [{"k": (2, 4), "latents": (16,)}]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from covjax.activations.windows import join
+from covjax.autoencoder_command import main
 from covjax.autoencoders import (
     TuckerAutoencoder,
     evaluate_fvu,
@@ -23,7 +24,6 @@ from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.folder import checkpoint_path, saved_steps
 from covjax.notes import progress
-from covjax.sweeps.command import main
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.log import histograms, read_log
 from tests.toy_autoencoders import EXAMPLE, Unheld, activations, config

@@ -7,8 +7,8 @@ import pytest
 from covjax import InputError
 from covjax.activations.windows import EncodedActivations, HeldActivations, StoredActivations, hold, join, take
 from covjax.encoders import from_function, load, register_encoder
+from covjax.extraction.config import ExtractConfig
 from covjax.extraction.extract import extract
-from covjax.extraction.plan import ExtractConfig
 from covjax.training.batches import SequenceBatches, TokenBatches, iterate, shuffled, split_rows
 
 TABLE = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)

@@ -12,7 +12,8 @@ from flax import nnx
 
 from covjax.activations.windows import HeldActivations, join
 from covjax.autoencoders import TuckerAutoencoder, register_autoencoder
-from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
+from covjax.training.autoencoder import train_autoencoder
+from covjax.training.config import AutoencoderConfig
 from tests.doc_pages import ROOT
 
 PAGE = ROOT / "docs" / "write-your-own-autoencoder.md"

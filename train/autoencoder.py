@@ -2,7 +2,7 @@
 
 import sys
 
-from covjax.sweeps.command import main
+from covjax.autoencoder_command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], command="python -m train.autoencoder"))

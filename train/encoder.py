@@ -2,7 +2,7 @@
 
 import sys
 
-from covjax.training.encoder import main
+from covjax.training.command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], command="python -m train.encoder"))

@@ -28,7 +28,7 @@ class Activations(Protocol):
 
 
 class StoredActivations:
-    """Activations that `covjax.extraction.extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
+    """Activations that `covjax extract --keep-tokens true` wrote; raises InputError like `TokenStore`.
 
     Several layers stand side by side in every token, in their order. With `encoder` (any name or folder that `load`
     takes), a store made with other weights is refused. `sequences` is the file that was extracted, for a store of an

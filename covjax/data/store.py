@@ -1,4 +1,4 @@
-"""The shards that `covjax.extraction.extract` writes, read back with their digests checked.
+"""The shards that `covjax extract` writes, read back with their digests checked.
 
 A shard is one Orbax checkpoint: pooled features, the rows they belong to, and, where token activations are kept, the
 digest of their file and the tokens of every row. It is written last, so a shard is either whole or not there.
@@ -56,7 +56,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file; no extraction can be read there") from None
     except Damaged as error:
         other = "or written by another version of covjax"
-        raise InputError(f"{error}, {other}; the same command of covjax.extraction.extract makes it again") from None
+        raise InputError(f"{error}, {other}; the same command of covjax extract makes it again") from None
 
 
 def read_shard(folder: str | Path, shard: int, run: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -24,7 +24,8 @@ from covjax.probes.end_to_end import TokenBatch, fit_token_probes
 from covjax.probes.minibatch import Budget
 from covjax.recipes.base import BASES, SparsePooled, Trained
 from covjax.standardise import standardise
-from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
+from covjax.training.autoencoder import train_autoencoder
+from covjax.training.config import AutoencoderConfig
 
 _standardise = jax.jit(standardise)  # one program a shape, where eager operations are one each
 

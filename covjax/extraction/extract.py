@@ -1,21 +1,11 @@
-"""Pooled features, and token activations where asked, of many sequences; resumable at any point.
-
-    covjax extract proteins.fasta.gz --output runs/proteins
-    covjax extract proteins.fasta --poolers mean,log_covariance:eps=0.01
-
-Sequences are sorted by length and dealt into shards; every shard is written whole or not at all. The same command
-again reads every shard and makes those anew that are missing or damaged.
-Batches are split over all devices; with --distributed shards are dealt over processes, each with its own devices, and
-`output` is a folder that all see. With --window long sequences are cut, with --halo tokens of context on each side.
-Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
-"""
+"""An extraction: pooled features, and token activations where asked, of many sequences; resumable at any point."""
 
 import json
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +29,19 @@ from covjax.data.store import (
 from covjax.encoders import load
 from covjax.encoders.embed import batch_size, replicate
 from covjax.errors import InputError
-from covjax.extraction.plan import Cuts, ExtractConfig, Work, make_plan, pass_windows
+from covjax.extraction.config import ExtractConfig
+from covjax.extraction.plan import Cuts, Work, make_plan, pass_windows
 from covjax.extraction.shard import encode, pool_function, write_shard
 from covjax.extras import need
-from covjax.jobs.cli import exit_on_input_error, parse, parse_settings
-from covjax.jobs.distributed import gather, is_first, job, once, share, wait
+from covjax.jobs.cli import parse_settings
+from covjax.jobs.distributed import gather, is_first, once, share, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
-from covjax.notes import note, progress, silence
+from covjax.notes import note, progress
 from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.pooling import Pooler, get_pooler
 
 RUN = "covjax extract"
 OWNS = ("extraction.json", "shards/*/", "tokens/*.array_record")
-MAIN_OPTIONS = ("data", "encoder", "layers", "poolers", "output")
 
 
 def parse_pooler(text: str) -> Pooler:
@@ -238,16 +228,3 @@ def _estimate_seconds(work: Work, missing: list[int]) -> float:
                     passing.finish(-1)
             seconds += count * (time.perf_counter() - start) * timed
     return seconds
-
-
-def main(argv: Sequence[str], command: str = "covjax extract") -> int:
-    """The command under the name it was typed by; exit status 2 and one line for a user's error."""
-    with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", ExtractConfig, argv, MAIN_OPTIONS, distributed=True)
-        with silence(flags.quiet), job(command, flags.distributed):
-            extract(config, flags.force)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

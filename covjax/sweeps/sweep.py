@@ -26,13 +26,13 @@ from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.sweeps.measures import Measured, check_labels, measure
 from covjax.sweeps.page import write_page
 from covjax.training.autoencoder import (
-    AutoencoderConfig,
     Training,
     read_activations,
     state_shapes,
     training,
 )
 from covjax.training.batches import SharedStream, StreamReader, split_rows
+from covjax.training.config import AutoencoderConfig
 from covjax.training.state import share_memory, state_bytes
 
 RUN = "covjax train --sweep"

@@ -1,19 +1,6 @@
-"""Train an autoencoder on token activations: any registered kind, resumable at any point.
-
-    covjax train proteins.fasta --encoder unirep-64 --kind tucker
-    covjax train --store runs/extraction --kind topk --options latents=1024:k=16
-
-Activations come from a store of `covjax extract --keep-tokens true` or straight from an encoder over a sequence file.
-Examples are shuffled by index, tokens that do not fit into memory in blocks of sequences (--mix-tokens); batches are
-split over all devices, with --distributed over those of all processes, each of which reads its own part;
---model-parallel splits the latents of a sparse autoencoder over several devices. --sweep trains one for every
-combination of some settings in one pass. A run killed at any point goes on from its newest checkpoint and ends
-bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json` (density of the latents, loss
-recovered), `figures` and `autoencoder`, which `covjax.autoencoders.load` reads.
-"""
+"""Train an autoencoder on token activations: any registered kind, resumable at any point."""
 
 import contextlib
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Generator
@@ -35,9 +22,10 @@ from covjax.jobs.disk import new_text
 from covjax.jobs.distributed import is_first
 from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step_together
 from covjax.notes import note, progress
-from covjax.options import FEATURES, NOTHING, NUMBERS, at_least, check_options, decided_by, option
+from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.standardise import feature_statistics
 from covjax.training.batches import MixedTokenBatches, SequenceBatches, TokenBatches, iterate, split_rows
+from covjax.training.config import AutoencoderConfig
 from covjax.training.log import Log, NoLog, draw_density, draw_training, held_out_report, read_log
 from covjax.training.state import (
     Step,
@@ -55,111 +43,11 @@ from covjax.training.state import (
     summarise,
 )
 
-
-@dataclasses.dataclass(frozen=True)
-class AutoencoderConfig:
-    """Everything that decides what an autoencoder is trained on and how.
-
-    Store, data and encoder stand in the identity of the activations by their content, what memory does to the order of
-    tokens in the manifest's "order": as options they decide nothing, and a run may go on with other values of them.
-    """
-
-    output: str = option(
-        "runs/autoencoder", "folder of the checkpoints, logs, figures and the trained autoencoder", NOTHING
-    )
-    store: str = option("", "folder that covjax extract --keep-tokens true wrote; or give --data", NOTHING)
-    data: str = option("", "sequences to encode here: FASTA, CSV, TSV, text (each also .gz), Parquet", NOTHING)
-    encoder: str = option(
-        "", "name, folder or hub id; with --store the one it was extracted with, for the loss recovered", NOTHING
-    )
-    sequences: str = option("", "the file extracted, for the loss recovered of a store of an earlier version", NOTHING)
-    layer: int = option(-1, "layer of the encoder; with --store, a layer that it has")
-    layers: tuple[int, ...] = option(
-        (), "several layers side by side, in place of one: for a transcoder (read, written) or a crosscoder", NOTHING
-    )
-    kind: str = option("tucker", "registered autoencoder: tucker, cp, …")
-    options: dict[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"help": "options of the kind, such as rank=32:tied=true:prefixes=[8,32]"}
-    )
-    steps: int = option(2000, "optimiser steps", **at_least(1))
-    batch: int = option(16, "examples per step: sequences, or tokens for autoencoders of tokens", **at_least(1))
-    learning_rate: float = option(1e-3, "peak rate of Adam", allowed=lambda rate: rate > 0, rule="> 0")
-    warmup: int = option(100, "steps over which the rate rises from 0")
-    decay: float = option(
-        0.2,
-        "share of the steps at the end over which the rate falls to 0",
-        allowed=lambda share: 0 <= share <= 1,
-        rule="0 to 1",
-    )
-    clip: float | None = option(
-        None, "largest global norm of the gradient", allowed=lambda norm: norm is None or norm > 0, rule="> 0 or none"
-    )
-    seed: int = option(0, "seed of the order of the examples and of the initial parameters", **at_least(0))
-    split_seed: int = option(
-        0,
-        "seed of the held-out split and of the batches read before the first step",
-        **at_least(0),
-    )
-    held_out: float = option(
-        0.1, "share of the sequences kept for evaluation", allowed=lambda share: 0 < share < 1, rule="between 0 and 1"
-    )
-    init_batches: int = option(
-        8,
-        "training batches that the autoencoder may read before the first step",
-        **at_least(1),
-    )
-    dtype: str = option(
-        "float32",
-        "float32 or bfloat16: type of the activations in a batch",
-        allowed=lambda name: name in ("float32", "bfloat16"),
-        rule="float32 or bfloat16",
-    )
-    max_shapes: int = option(4, "most input shapes to compile, for batches of sequences", **at_least(1))
-    token_budget: int = option(8192, "tokens per encoder batch, with --data", **at_least(1))
-    max_memory_gib: float = option(4.0, "activations kept in memory; the rest is read when it is needed", NOTHING)
-    mix_tokens: int = option(
-        262144,
-        "tokens kept and mixed at a time if not all fit in memory",
-        NOTHING,
-        **at_least(1),
-    )
-    model_parallel: int = option(
-        1,
-        "devices over which the latents of a sparse autoencoder are split",
-        NOTHING,
-        **at_least(1),
-    )
-    save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
-    evaluate_every: int = option(500, "steps between evaluations on the held-out sequences", NOTHING, **at_least(1))
-    log_every: int = option(20, "steps between rows of the log", NOTHING, **at_least(1))
-    wandb: str = option("", "project of Weights & Biases; empty: not used", NOTHING)
-    sweep: dict[str, tuple[Any, ...]] = dataclasses.field(
-        default_factory=dict,
-        metadata={"help": "values to train at, each with each: k=16,32; may be repeated", "decides": NOTHING},
-    )
-    labels: str = option("", "with --sweep: a labelled table of the same ids, for probes of the latents", NOTHING)
-
-    def check(self) -> None:
-        """Raise InputError naming the first field whose value is not allowed."""
-        if bool(self.store) == bool(self.data):
-            raise InputError(
-                f"store: {shown(self.store)} is not allowed; expected either --store FOLDER or --data FILE"
-            )
-        if not (self.encoder or self.store):
-            raise InputError(f"encoder: {self.encoder!r} is not allowed; expected an encoder for --data")
-        if self.sequences and not (self.store and self.encoder):
-            raise InputError(f"sequences: {shown(self.sequences)} goes with --store and --encoder; give all three")
-        check_options(self)
-        if not 0 <= self.warmup <= self.steps:
-            raise InputError(f"warmup: {self.warmup} is not allowed; 0 to steps")
-
-
 RUN = "covjax train"
 OWNS = (
     *("checkpoints/*/", "log.jsonl", "tensorboard/events.out.tfevents.*", "held-out.json", "autoencoder/"),
     *("figures/training.png", "figures/density.png"),
 )
-MAIN_OPTIONS = ("data", "store", "encoder", "layer", "kind", "options", "steps", "output")
 PROGRESS = ("fvu", "l0", "dead", "loss")  # shown while training, where the autoencoder reports them
 
 

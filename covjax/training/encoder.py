@@ -1,25 +1,10 @@
-"""Train a small language model of a genome, or of proteins, alone: masked letters, the architecture of NTv3 or ESM-2.
-
-    covjax train encoder genome.fa.gz --holdout chr4,chr12 --output runs/lm
-    covjax compare windows.csv --encoder runs/lm/encoder
-    covjax train encoder p.fasta --kind esm --holdout 0.05 --output runs/plm
-
-15 % of the bases of a window are hidden, and the model names them from the rest, on both strands. A base counts less
-the more often it stands in the genome among the same neighbours. The records of --holdout are never trained on; their
-bases are what the model is judged by, beside models that count k bases on each side. With --kind esm the same is done
-with proteins: near copies are drawn as one and lie on one side, --holdout is the share that is held out.
-
-Batches are split over all devices. A run killed at any point goes on from its newest checkpoint and ends bit-identical.
-Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json`, `figures` and `encoder`, a folder in the Hugging Face
-layout.
-"""
+"""Train a small language model: the loop that genomes and proteins share, and its figures."""
 
 import contextlib
 import functools
 import json
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +16,14 @@ from covjax.autoencoders.saved import plain, to_arrays
 from covjax.encoders import load
 from covjax.encoders.weights import AskedTensors
 from covjax.errors import InputError
-from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import TEMPORARY, new_text, put
-from covjax.jobs.distributed import is_first, job
+from covjax.jobs.distributed import is_first
 from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step_together
-from covjax.notes import note, progress, silence
+from covjax.notes import note, progress
 from covjax.options import FEATURES, NUMBERS, decided_by
+from covjax.training.config import EncoderConfig
 from covjax.training.genome import DNA
-from covjax.training.kinds import Corpus, EncoderConfig, Kind
+from covjax.training.kinds import Corpus, Kind
 from covjax.training.language import (
     FILES,
     MaskedModel,
@@ -74,7 +59,6 @@ OWNS = (
     *(f"{folder}/{name}" for folder in ENCODERS for name in FILES),
     *(f"{folder}/" for folder in (*ENCODERS, "snapshots")),
 )
-MAIN_OPTIONS = ("data", "kind", "holdout", "output", "steps", "length", "width", "blocks")
 
 
 def train_encoder(config: EncoderConfig, force: bool = False) -> dict[str, Any]:
@@ -260,23 +244,3 @@ def _rival_figures(config: EncoderConfig, corpus: Corpus) -> dict[str, dict[str,
         str(k): {**_scores(*map(float, means[strength][:, k])), "smoothing": strength}
         for k, strength in enumerate(best)
     }
-
-
-def main(argv: Sequence[str], command: str = "covjax train encoder") -> int:
-    """The command under the name it was typed by; exit status 2 and one line for a user's error."""
-    with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", EncoderConfig, argv, MAIN_OPTIONS, distributed=True)
-        with silence(flags.quiet), job(command, flags.distributed):
-            report = train_encoder(config, force=flags.force)
-            if report:
-                best = min(report["k-mers"], key=lambda k: report["k-mers"][k]["nats"])
-                print(
-                    f"held-out: {report['model']['all']['nats']:.4f} nats a hidden {KINDS[config.kind].letter}; the "
-                    f"best k-mer model, {best} "
-                    f"on each side, {report['k-mers'][best]['nats']:.4f}; encoder in {config.output}/encoder"
-                )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

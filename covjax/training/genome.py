@@ -16,7 +16,8 @@ from covjax.encoders.heads import MASKED_SHARE
 from covjax.encoders.ntv3 import VOCABULARY, NTv3
 from covjax.errors import InputError, shown
 from covjax.notes import note
-from covjax.training.kinds import Batch, Corpus, EncoderConfig, Kind
+from covjax.training.config import EncoderConfig
+from covjax.training.kinds import Batch, Corpus, Kind
 from covjax.training.language import TwoSided
 
 REACH = 15  # bases on each side of one that decide how often it stands in the genome

@@ -17,7 +17,8 @@ from covjax.encoders.esm import VOCABULARY, Esm
 from covjax.encoders.heads import MASKED_SHARE
 from covjax.errors import InputError, shown
 from covjax.notes import note
-from covjax.training.kinds import Batch, Corpus, EncoderConfig, Kind
+from covjax.training.config import EncoderConfig
+from covjax.training.kinds import Batch, Corpus, Kind
 from covjax.training.language import TwoSided
 
 RARE = "XBUZO"  # unknown, ambiguous and rare residues: shown, never hidden

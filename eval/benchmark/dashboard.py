@@ -20,8 +20,8 @@ import numpy as np
 from covjax.autoencoders import save_autoencoder
 from covjax.autoencoders.sparse import TopK
 from covjax.encoders import from_function, register_encoder
+from covjax.extraction.config import ExtractConfig
 from covjax.extraction.extract import extract
-from covjax.extraction.plan import ExtractConfig
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 K = 32

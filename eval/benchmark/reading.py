@@ -15,10 +15,11 @@ import numpy as np
 
 from covjax.activations.windows import StoredActivations, hold
 from covjax.comparison.page import markdown_table
+from covjax.extraction.config import ExtractConfig
 from covjax.extraction.extract import extract
-from covjax.extraction.plan import ExtractConfig
-from covjax.training.autoencoder import AutoencoderConfig, train_autoencoder
+from covjax.training.autoencoder import train_autoencoder
 from covjax.training.batches import MixedTokenBatches, TokenBatches
+from covjax.training.config import AutoencoderConfig
 from eval.benchmark.common import runner
 from eval.benchmark.sae import read_proteins
 

@@ -1,4 +1,16 @@
-"""The command `covjax train`: one autoencoder, or with `--sweep` one for every combination of some settings."""
+"""Train an autoencoder on token activations: any registered kind, resumable at any point.
+
+    covjax train proteins.fasta --encoder unirep-64 --kind tucker
+    covjax train --store runs/extraction --kind topk --options latents=1024:k=16
+
+Activations come from a store of `covjax extract --keep-tokens true` or straight from an encoder over a sequence file.
+Examples are shuffled by index, tokens that do not fit into memory in blocks of sequences (--mix-tokens); batches are
+split over all devices, with --distributed over those of all processes, each of which reads its own part;
+--model-parallel splits the latents of a sparse autoencoder over several devices. --sweep trains one for every
+combination of some settings in one pass. A run killed at any point goes on from its newest checkpoint and ends
+bit-identical. Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json` (density of the latents, loss
+recovered), `figures` and `autoencoder`, which `covjax.autoencoders.load` reads.
+"""
 
 from collections.abc import Sequence
 
@@ -6,32 +18,35 @@ import numpy as np
 
 from covjax.data import read_table
 from covjax.data.sequences import read_sequences
-from covjax.data.store import read_run
 from covjax.errors import InputError, shown
 from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.jobs.distributed import job
 from covjax.notes import note, silence
-from covjax.sweeps.sweep import PAGE, train_sweep
-from covjax.training import autoencoder
-from covjax.training.autoencoder import MAIN_OPTIONS, AutoencoderConfig, train_autoencoder
+from covjax.training.config import AutoencoderConfig
+
+# JAX, which takes seconds to import, is imported by the functions below: not for the help and for wrong options.
+MAIN_OPTIONS = ("data", "store", "encoder", "layer", "kind", "options", "steps", "output")
 
 
 def main(argv: Sequence[str], command: str = "covjax train") -> int:
     """The command under the name it was typed by; exit status 2 and one line for a user's error."""
     with exit_on_input_error(command):
-        description = autoencoder.__doc__ or ""
-        config, flags = parse(command, description, AutoencoderConfig, argv, MAIN_OPTIONS, distributed=True)
-        with silence(flags.quiet), job(command, flags.distributed):
-            if config.labels and not config.sweep:
-                raise InputError(f"labels: {shown(config.labels)} is for the page of a sweep; add --sweep k=16,32")
-            if config.sweep:
-                _sweep(config, flags.force)
-            else:
-                _one(config, flags.force)
+        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, MAIN_OPTIONS, distributed=True)
+        with silence(flags.quiet):
+            from covjax.jobs.distributed import job
+
+            with job(command, flags.distributed):
+                if config.labels and not config.sweep:
+                    raise InputError(f"labels: {shown(config.labels)} is for the page of a sweep; add --sweep k=16,32")
+                if config.sweep:
+                    _sweep(config, flags.force)
+                else:
+                    _one(config, flags.force)
     return 0
 
 
 def _one(config: AutoencoderConfig, force: bool) -> None:
+    from covjax.training.autoencoder import train_autoencoder
+
     result = train_autoencoder(config, force=force)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in result.held_out.items())
     share = result.report.get("loss_recovered", {}).get("recovered_from_mean")
@@ -40,6 +55,8 @@ def _one(config: AutoencoderConfig, force: bool) -> None:
 
 
 def _sweep(config: AutoencoderConfig, force: bool) -> None:
+    from covjax.sweeps.sweep import PAGE, train_sweep
+
     labels, names = read_labels(config) if config.labels else (None, None)
     results = train_sweep(config, labels=labels, force=force, names=names)
     for row in results["members"]:
@@ -53,6 +70,8 @@ def read_labels(config: AutoencoderConfig) -> tuple[np.ndarray, tuple[str, ...]]
 
     Raises InputError for a table of numbers, and for sequences that it does not label.
     """
+    from covjax.data.store import read_run
+
     data = read_table(config.labels, needs_sequence=False, missing="drop")
     if data.task == "regression":
         raise InputError(f"labels: {config.labels} has numbers; probes of latents need classes or labels")
