@@ -179,7 +179,7 @@ TASK_CONFIGS: dict[str, Callable[[], CompareConfig]] = {
                                          covariates=CODON_COVARIATES),
     "yeast_genes_flanks": lambda: _openspliceai("yeast_genes_flanks", "yeast genes, promoter and terminator", 1000),
     "yeast_h4": lambda: _openspliceai("yeast_h4", "yeast histone H4", 500),
-    "yeast_occupancy": lambda: _openspliceai("yeast_occupancy", "yeast ChIP-exo, all proteins", 1000,
+    "yeast_occupancy": lambda: _openspliceai("yeast_occupancy", "yeast ChIP-exo, total occupancy", 1000,
                                              covariates=WINDOW_COVARIATES),
 }  # fmt: skip
 CONFIGS = {"quickstart": quickstart, "quickstart_dna": quickstart_dna, **TASK_CONFIGS}
