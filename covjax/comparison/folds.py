@@ -204,6 +204,7 @@ def _digests(tables: Tables, recipes: Sequence[Recipe], data: Dataset) -> tuple[
             columns = max(columns, table.values.shape[1])
             if table.is_constant(data.rows("train")):
                 constant.add(recipe.name)
+            del table  # before the next one is read
         made_of[recipe.name] = json_digest([repr(recipe), *content])
     return {recipe.name: made_of[recipe.name] for recipe in recipes}, constant, columns
 

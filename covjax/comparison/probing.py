@@ -170,7 +170,7 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         table = tables[label]
         settings[label] = _settings(config, manifest, names, table)
         columns[label], is_kernel[label], kinds[label] = table.values.shape[1], table.is_kernel, table.probe
-    del table
+        del table  # before the next one is read
 
     def load(label: str) -> dict[str, FittedProbe] | None:
         # The kinds of probe have leaves of different names.

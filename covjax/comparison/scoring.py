@@ -191,6 +191,7 @@ def summarise(
         size = table.num_features
         described_as = recipe.name, title, recipe.role, recipe.family, recipe.rank
         rows.append(RowResult(*described_as, by_probe, size, solver=table.solver))
+        del table  # before the next one is read
     compared = REFERENCE, names[0], task.primary, planned, groups["test"]
     differences = contrasts(rows, *compared)
     chain = contrasts(rows, *compared, chain_pairs(rows, REFERENCE, names[0]))
