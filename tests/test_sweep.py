@@ -222,7 +222,9 @@ def test_labels_are_matched_by_id(tmp_path):
 
 def test_the_command_sweeps_and_refuses_labels_without_a_sweep(capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(sweep_module, "train_sweep", lambda config, **more: asked.append(config.sweep) or {"members": []})
+    monkeypatch.setattr(
+        sweep_module, "train_sweep", lambda config, **more: asked.append(config.sweep) or {"members": []}
+    )
     arguments = ["--store", "x", "--kind", "topk", "--sweep", "k=2,4", "--sweep", "latents=16"]
     assert covjax.command.main(["train", "autoencoder", *arguments]) == 0
     assert asked == [{"k": (2, 4), "latents": (16,)}]

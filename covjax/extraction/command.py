@@ -10,7 +10,6 @@ Batches are split over all devices; with --distributed shards are dealt over pro
 Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `TokenStore(output, layer)`.
 """
 
-import sys
 from collections.abc import Sequence
 
 from covjax.extraction.config import ExtractConfig
@@ -32,7 +31,3 @@ def main(argv: Sequence[str], command: str = "covjax extract") -> int:
             with job(command, flags.distributed):
                 extract(config, flags.force)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

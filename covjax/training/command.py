@@ -14,7 +14,6 @@ Writes `checkpoints`, `log.jsonl`, `tensorboard`, `held-out.json`, `figures` and
 layout.
 """
 
-import sys
 from collections.abc import Sequence
 
 from covjax.jobs.cli import exit_on_input_error, parse
@@ -44,7 +43,3 @@ def main(argv: Sequence[str], command: str = "covjax train encoder") -> int:
                     f"{config.output}/encoder"
                 )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
