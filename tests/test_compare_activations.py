@@ -2,6 +2,8 @@
 
 import csv
 import re
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 
 import covjax
 from covjax import InputError
-from covjax.comparison import command
+from covjax.comparison import command, probing
 from covjax.comparison.config import CompareConfig, choose_recipes
 from covjax.comparison.model import Model
 from covjax.comparison.source import open_source
+from covjax.comparison.tablefiles import TableFiles
 from covjax.data import assign_splits, check_splits, read_table
 from covjax.embedding_command import predict_main
 from covjax.encoders import register_encoder, tokenize
@@ -233,3 +236,24 @@ def test_equal_activations_share_a_group(made):
     data, _ = opened(folder, given, "grouped.csv")
     assert (data.grouping, data.groups[3]) == ("", "g3")
     assert assign_splits(data).splits is not None
+
+
+def test_a_table_goes_before_the_next_one_is_read(made, tmp_path, monkeypatch):
+    """Two tables of a large comparison, and what reading one takes, are more than the limit of memory."""
+    folder, given = made
+    read, alive = list[weakref.ref](), list[int]()
+    find = TableFiles.find
+
+    def counted(self, name):
+        alive.append(sum(values() is not None for values in read))
+        if (table := find(self, name)) is not None:
+            read.append(weakref.ref(table.values))
+        return table
+
+    monkeypatch.setattr(TableFiles, "find", counted)
+    monkeypatch.setattr(TableFiles, "_keep", lambda *_: None)
+    monkeypatch.setattr(probing, "two_threads", lambda *_: ThreadPoolExecutor(1))
+    options = OPTIONS | {"rows": ["mean", "covariance", "mean_outer"], "output": tmp_path / "run"}
+    covjax.compare(folder / "t.csv", activations=given, **options)
+    assert len(read) >= 9  # of three rows: digests, probes, results
+    assert alive == [0] * len(alive)

@@ -10,45 +10,45 @@ from covjax.comparison.features import Tables
 from covjax.comparison.probing import TASKS, best_ridge_value
 from covjax.data import Dataset
 from covjax.embedding.conjugate import described, sample_directions, solved_residuals
-from covjax.embedding.tables import Table, landmark_space
+from covjax.embedding.tables import Landmarks, Table, landmark_space
 from covjax.probes import kernel_space, row_space
 
 _FEWEST = 10  # rows of a sample that says anything
 
 
-def landmark_warnings(config: CompareConfig, data: Dataset, tables: Tables) -> list[str]:
-    """One sentence on all rows of each solver but the exact kernel, with the error of each row; none where none was.
+def landmark_warnings(config: CompareConfig, data: Dataset, tables: Tables, labels: Sequence[str]) -> list[str]:
+    """One sentence on all rows of each solver but the exact kernel, with the error of each row; `labels` name these.
 
     Conjugate gradients are exact, so theirs has the residuals, too.
     """
     figures: dict[str, list[str]] = {}
-    examples: dict[str, Table] = {}
+    examples: dict[str, Landmarks] = {}
     train = data.rows("train")
-    for label, table in tables.items():
-        if table.solver:
-            exact, approximate = sample_scores(table, data, config.penalties)
-            text = f"{label} {exact:.3f} and {approximate:.3f}"
-            if table.directions is not None:
-                residuals = solved_residuals(table, train, data.targets[train].astype(float), config.penalties)
-                text += f" ({table.directions.steps} steps, {described(residuals, config.penalties)})"
-            figures.setdefault(table.solver, []).append(text)
-            examples[table.solver] = table
-    return [_sentence(examples[solver], data, each) for solver, each in figures.items()]
+    for label in labels:
+        table = tables[label]
+        assert table.landmarks is not None
+        exact, approximate = sample_scores(table, data, config.penalties)
+        text = f"{label} {exact:.3f} and {approximate:.3f}"
+        if table.directions is not None:
+            residuals = solved_residuals(table, train, data.targets[train].astype(float), config.penalties)
+            text += f" ({table.directions.steps} steps, {described(residuals, config.penalties)})"
+        figures.setdefault(table.solver, []).append(text)
+        examples[table.solver] = table.landmarks
+        del table  # before the next one is read
+    return [_sentence(solver, examples[solver], data, each) for solver, each in figures.items()]
 
 
-def _sentence(table: Table, data: Dataset, figures: Sequence[str]) -> str:
-    landmarks = table.landmarks
-    assert landmarks is not None
+def _sentence(solver: str, landmarks: Landmarks, data: Dataset, figures: Sequence[str]) -> str:
     texts: Mapping[str, str] = {
         "landmarks": f"{len(figures)} rows are compared through {len(landmarks.rows):,} of {len(data.rows('train')):,} "
         "training sequences (Nyström), not exactly",
         "sketch": f"{len(figures)} rows are compared through random sketches of their numbers, not exactly",
         "cg": f"{len(figures)} rows are compared by ridge that conjugate gradients solved on streamed features",
     }
-    text = texts[table.solver]
+    text = texts[solver]
     if min(len(landmarks.fitted), len(landmarks.scored)) < _FEWEST:
         cost = "; too few sequences are left to see what that costs"
-        return text + (f": {', '.join(figures)}" if table.solver == "cg" else cost)
+        return text + (f": {', '.join(figures)}" if solver == "cg" else cost)
     name = TASKS[data.task].metrics[TASKS[data.task].primary][0]
     return (
         f"{text}; {name} on {len(landmarks.scored):,} validation sequences of ridge on {len(landmarks.fitted):,} other "

@@ -1,7 +1,7 @@
 """The test set scored once: values, intervals, contrasts between rows, and how often it was looked at."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,7 @@ def summarise(
     terms = count_terms(data, label_names, rows_of) if has_terms else ()
     counts = resample_counts([data.groups[i] for i in test], config.resamples, config.seed)
     rows: list[RowResult] = []
+    constant, networks = set[str](), set[str]()  # rows with equal training vectors, and with a network as probe
     reference: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     planned: dict[str, np.ndarray] = {}  # draws of what the planned contrasts compare
     shown_rows = [recipe for recipe in recipes if row_name(recipe) == recipe.name]
@@ -191,6 +192,10 @@ def summarise(
         size = table.num_features
         described_as = recipe.name, title, recipe.role, recipe.family, recipe.rank
         rows.append(RowResult(*described_as, by_probe, size, solver=table.solver))
+        if table.is_constant(rows_of["train"]):
+            constant.add(recipe.name)
+        if table.probe == "mlp":
+            networks.add(recipe.name)
         del table  # before the next one is read
     compared = REFERENCE, names[0], task.primary, planned, groups["test"]
     differences = contrasts(rows, *compared)
@@ -204,7 +209,8 @@ def summarise(
         }
         called = [(label, label_names.get(label, label)) for label in data.target_names]
         outputs = measure_outputs(task.metrics[task.primary][1], truth, shown_scores, counts, called)
-    warnings = (*_warnings(rows, tables, data, groups["test"], looks), *landmark_warnings(config, data, tables))
+    solved = landmark_warnings(config, data, tables, [row.label for row in rows if row.solver])
+    warnings = (*_warnings(rows, constant, networks, data, groups["test"], looks), *solved)
     sizes: dict[str, float] = {split: len(data.rows(split)) for split in SPLITS}
     parts = {"sizes": sizes, "groups": groups, "terms": terms, "warnings": warnings, "outputs": outputs}
     return assemble(config, data, tokens, rows, differences, chain, looks, manifest, parts)
@@ -270,7 +276,14 @@ def macro_draws(draws: np.ndarray) -> np.ndarray:
     return macro(draws) if draws.ndim == 2 else draws
 
 
-def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: int, looks: int) -> list[str]:
+def _warnings(
+    rows: Sequence[RowResult],
+    constant: Collection[str],
+    networks: Collection[str],
+    data: Dataset,
+    groups: int,
+    looks: int,
+) -> list[str]:
     texts, unit = [*look_warnings(looks), *data.warnings], "pairs" if data.partners else "sequences"
     if RETRIEVAL in rows[0].probes:
         train = data.rows("train")
@@ -283,15 +296,14 @@ def _warnings(rows: Sequence[RowResult], tables: Tables, data: Dataset, groups: 
     if groups < FEW_GROUPS:
         texts.append(f"{groups} groups in the test set: bootstrap intervals over so few are too narrow")
     for row in rows:
-        if tables[row.label].is_constant(data.rows("train")):
+        if row.label in constant:
             texts.append(f"{row.label}: equal for all training {unit}; its probe predicts a constant")
     for row in rows:
         for name, fit in row.probes.items():
             if fit.at_edge:
                 texts.append(edge_warning(row.label, name, fit))
             if not fit.converged:
-                is_network = tables[row.label].probe == "mlp"
-                why = "was best at its last step" if is_network else "L-BFGS stopped before its tolerance"
+                why = "was best at its last step" if row.label in networks else "L-BFGS stopped before its tolerance"
                 texts.append(f"{row.label}, {name}: {why}")
     return texts
 
