@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from covjax.comparison import command
-from covjax.extraction import extract
+from covjax.extraction import command as extract_command
 from covjax.jobs.cli import exit_on_input_error
 from covjax.training.autoencoder import train_autoencoder
 from tests import test_extract  # registers the encoder "extraction-toy"
@@ -34,7 +34,7 @@ def run(kind: str, folder: Path, *options: str) -> None:
     if kind == "extract":
         given = ["--data", str(folder.parent / "x.fasta"), "--encoder", "extraction-toy", "--layers", "0,-1"]
         given += ["--poolers", "mean,covariance", "--keep-tokens", "true", "--shard-size", "9", "--token-budget", "100"]
-        extract.main([*given, "--output", str(folder), *options])
+        extract_command.main([*given, "--output", str(folder), *options])
     elif kind == "compare":
         given = ["--data", str(folder.parent / "t.csv"), *OPTIONS, "--trained", "", "--ranks", "2", "--rows", ROWS]
         command.main([*given, "--probes", "ridge", "--output", str(folder), *options])

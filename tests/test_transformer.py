@@ -45,20 +45,19 @@ def test_what_cudnn_is_given_is_the_same_attention(rng, monkeypatch):
     q, k, v = (jnp.asarray(part, jnp.float32) for part in rng.normal(size=(3, 2, 3, 6, 8)))
     for mask in (np.array([[1, 1, 1, 1, 0, 0], [1] * 6], bool), np.array([[1, 1, 2, 2, 2, 0], [1] * 6], np.int32)):
         seen = attended(jnp.asarray(mask))
-        result, expected = layers._mix_fused(q, k, v, seen, None), layers._mix(q, k, v, seen, None, None)
+        result, expected = layers._fused(q, k, v, seen), layers._whole(q, k, v, seen)
         kept = np.broadcast_to((mask > 0)[:, None], result.shape[:3])
         np.testing.assert_allclose(np.asarray(result)[kept], np.asarray(expected)[kept], atol=2e-5)
 
     def transformed(mix):
         """The gradient, and in a batch of two the values, the gradient of their sum and every gradient."""
-        total = lambda q, seen: jnp.sum(mix(q, k, v, seen, None) ** 2)
-        every = jax.vmap(mix, (0, None, None, 0, None))
+        total = lambda q, seen: jnp.sum(mix(q, k, v, seen) ** 2)
+        every = jax.vmap(mix, (0, None, None, 0))
         two = (jnp.stack([q, q + 1]), jnp.stack([seen, seen[::-1]]))
-        values = every(two[0], k, v, two[1], None)
-        gradient = jax.grad(lambda q: jnp.sum(every(q, k, v, two[1], None) ** 2))(two[0])
+        values = every(two[0], k, v, two[1])
+        gradient = jax.grad(lambda q: jnp.sum(every(q, k, v, two[1]) ** 2))(two[0])
         return jax.grad(total)(q, seen), values, gradient, jax.vmap(jax.grad(total))(*two)
 
     seen = attended(jnp.ones((2, 6), bool).at[0, 4:].set(False))
-    whole = lambda *arguments: layers._mix(*arguments, None)
-    for result, expected in zip(transformed(layers._mix_fused), transformed(whole), strict=True):
+    for result, expected in zip(transformed(layers._fused), transformed(layers._whole), strict=True):
         np.testing.assert_allclose(result, expected, atol=5e-5)
