@@ -239,7 +239,7 @@ def test_equal_activations_share_a_group(made):
 
 
 def test_a_table_goes_before_the_next_one_is_read(made, tmp_path, monkeypatch):
-    """Two tables of a large comparison, and what reading one takes, are more than the limit of memory."""
+    """Of one split and exact rows: two large tables, and what reading one takes, are more than the limit."""
     folder, given = made
     read, alive = list[weakref.ref](), list[int]()
     find = TableFiles.find

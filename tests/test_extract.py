@@ -308,7 +308,7 @@ def test_a_store_of_another_format_is_refused(finished):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(config, tmp_path):
-    script = "import sys; from tests import test_extract; sys.exit(test_extract.module.main(sys.argv[1:]))"
+    script = "import sys; from tests import test_extract; sys.exit(test_extract.main(sys.argv[1:]))"
     arguments = ["--data", config.data, "--encoder", "extraction-toy", "--layers=0,-1", "--keep-tokens", "true"]
     arguments += ["--shard-size", "3", "--token-budget", "100", "--poolers", "mean,covariance"]
 
@@ -337,7 +337,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(config, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["true", "false"])
 def test_several_devices_give_the_same(config, tmp_path, keep):
-    script = "import sys; from tests import test_extract; sys.exit(test_extract.module.main(sys.argv[1:]))"
+    script = "import sys; from tests import test_extract; sys.exit(test_extract.main(sys.argv[1:]))"
     arguments = ["--data", config.data, "--encoder", "extraction-toy", "--keep-tokens", keep, "--window", "30"]
     arguments += ["--halo", "3", "--token-budget", "100", "--poolers", "mean,log_covariance:eps=0.5"]
     outputs = {}

@@ -7,7 +7,7 @@ data, so genes with one are left out); targets log FPKM and log half-life in min
 copies groups across them, chromosomes 4, 12 and 16 the test set. Rivals: 4-mers, and the shares of the 61 codons.
 Needs COVJAX_SHARED, or --data with a table of the same columns.
 
-Not run at full size yet.
+Results: docs/results.md, "Occupancy and genes of yeast".
 """
 
 from covjax.tasks.configs import TASK_CONFIGS

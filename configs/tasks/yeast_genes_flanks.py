@@ -5,7 +5,7 @@
 The genes, targets, groups and test chromosomes of yeast_genes.py; the sequence is the 500 nt before the coding sequence
 joined to the 250 nt behind it. Rival: 4-mers. Needs COVJAX_SHARED, or --data with a table of the same columns.
 
-Not run at full size yet.
+Results: docs/results.md, "Occupancy and genes of yeast".
 """
 
 from covjax.tasks.configs import TASK_CONFIGS

@@ -5,7 +5,7 @@
 The windows, groups, test chromosomes and rivals of yeast_chipexo.py; the target is log(1 + ChIP-exo peaks of all 318
 proteins). Needs COVJAX_SHARED, or --data with a table of the same columns.
 
-Not run at full size yet.
+Results: docs/results.md, "Occupancy and genes of yeast".
 """
 
 from covjax.tasks.configs import TASK_CONFIGS

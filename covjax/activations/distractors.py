@@ -37,7 +37,7 @@ class DistractedTokens(ArrayTokens):
         shares: Sequence[float],
         seed: int = 0,
     ):
-        source.require_kept("distractors: appending tokens of other sequences")
+        source.require_kept("--distractors")
         if source.kind:
             raise InputError("distractors: they are not defined for pairs; leave --distractors out")
         if jax.process_count() > 1:

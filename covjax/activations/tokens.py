@@ -128,7 +128,7 @@ class ArrayTokens:
         if not self.fits:
             raise InputError(
                 f"max_memory_gib: too little: {why} needs all token activations in memory, about {self.gib:.2g} GiB; "
-                "raise it (a comparison gives half of it to them), or leave that out"
+                "raise it (a comparison gives half of it to them)"
             )
 
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

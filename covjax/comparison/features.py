@@ -202,6 +202,7 @@ def make_features(
                 if isinstance(recipe, Components):
                     table = principal_components(table, recipe.count, train)
                 tables.put(recipe.name, table)
+                del table  # before the parts of the next one are read
     wait()
     return tables
 

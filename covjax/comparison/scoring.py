@@ -209,7 +209,9 @@ def summarise(
         }
         called = [(label, label_names.get(label, label)) for label in data.target_names]
         outputs = measure_outputs(task.metrics[task.primary][1], truth, shown_scores, counts, called)
-    solved = landmark_warnings(config, data, tables, [row.label for row in rows if row.solver])
+    solvers = {row.label for row in rows if row.solver}
+    labels = [recipe.name for recipe in recipes if row_name(recipe) in solvers]
+    solved = landmark_warnings(config, data, tables, labels)
     warnings = (*_warnings(rows, constant, networks, data, groups["test"], looks), *solved)
     sizes: dict[str, float] = {split: len(data.rows(split)) for split in SPLITS}
     parts = {"sizes": sizes, "groups": groups, "terms": terms, "warnings": warnings, "outputs": outputs}
