@@ -19,29 +19,25 @@ import numpy as np
 from covjax.data import read_table
 from covjax.data.sequences import read_sequences
 from covjax.errors import InputError, shown
-from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.notes import note, silence
+from covjax.jobs.cli import run_job
+from covjax.notes import note
 from covjax.training.config import AutoencoderConfig
 
-# JAX, which takes seconds to import, is imported by the functions below: not for the help and for wrong options.
 MAIN_OPTIONS = ("data", "store", "encoder", "layer", "kind", "options", "steps", "output")
 
 
 def main(argv: Sequence[str], command: str = "covjax train") -> int:
     """The command under the name it was typed by; exit status 2 and one line for a user's error."""
-    with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", AutoencoderConfig, argv, MAIN_OPTIONS, distributed=True)
-        with silence(flags.quiet):
-            from covjax.jobs.distributed import job
+    return run_job(command, __doc__ or "", AutoencoderConfig, argv, MAIN_OPTIONS, _run)
 
-            with job(command, flags.distributed):
-                if config.labels and not config.sweep:
-                    raise InputError(f"labels: {shown(config.labels)} is for the page of a sweep; add --sweep k=16,32")
-                if config.sweep:
-                    _sweep(config, flags.force)
-                else:
-                    _one(config, flags.force)
-    return 0
+
+def _run(config: AutoencoderConfig, force: bool) -> None:
+    if config.labels and not config.sweep:
+        raise InputError(f"labels: {shown(config.labels)} is for the page of a sweep; add --sweep k=16,32")
+    if config.sweep:
+        _sweep(config, force)
+    else:
+        _one(config, force)
 
 
 def _one(config: AutoencoderConfig, force: bool) -> None:

@@ -28,6 +28,11 @@ def at_least(least: float) -> dict[str, Any]:
     return {"allowed": lambda value: value >= least, "rule": f">= {least}"}
 
 
+def one_of(*names: str) -> dict[str, Any]:
+    """The `allowed` and `rule` of a name: `option("a", "which", **one_of("a", "b"))`."""
+    return {"allowed": lambda value: value in names, "rule": " or ".join(names)}
+
+
 def check_options(config: Any) -> None:
     """Raise InputError naming the first field whose value is of another type than it says, or is not allowed."""
     hints = typing.get_type_hints(type(config))

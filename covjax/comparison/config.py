@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from covjax.data.pairs import KINDS
 from covjax.errors import InputError
 from covjax.jobs.memory import limit_gib
-from covjax.options import FEATURES, NOTHING, at_least, check_options, option
+from covjax.options import FEATURES, NOTHING, at_least, check_options, one_of, option
 from covjax.recipes import Recipe, RecipeSettings, all_recipes, parts_of
 from covjax.recipes.base import (
     COMPOSITION,
@@ -146,8 +146,7 @@ class CompareConfig(RecipeSettings):
         PROBES,
         "probes: linear probes fitted on labels; retrieval: the training sequences ranked by cosine for each query, "
         "without fitting on labels",
-        allowed=lambda protocol: protocol in PROTOCOLS,
-        rule=" or ".join(PROTOCOLS),
+        **one_of(*PROTOCOLS),
     )
     penalties: tuple[float, ...] = option(
         (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0),

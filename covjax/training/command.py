@@ -16,8 +16,7 @@ layout.
 
 from collections.abc import Sequence
 
-from covjax.jobs.cli import exit_on_input_error, parse
-from covjax.notes import silence
+from covjax.jobs.cli import run_job
 from covjax.training.config import EncoderConfig
 
 MAIN_OPTIONS = ("data", "kind", "holdout", "output", "steps", "length", "width", "blocks")
@@ -25,21 +24,17 @@ MAIN_OPTIONS = ("data", "kind", "holdout", "output", "steps", "length", "width",
 
 def main(argv: Sequence[str], command: str = "covjax train encoder") -> int:
     """The command under the name it was typed by; exit status 2 and one line for a user's error."""
-    with exit_on_input_error(command):
-        config, flags = parse(command, __doc__ or "", EncoderConfig, argv, MAIN_OPTIONS, distributed=True)
-        with silence(flags.quiet):
-            # JAX, which takes seconds to import, is not needed for the help and for wrong options.
-            from covjax.jobs.distributed import job
-            from covjax.training.encoder import KINDS, train_encoder
+    return run_job(command, __doc__ or "", EncoderConfig, argv, MAIN_OPTIONS, _run)
 
-            with job(command, flags.distributed):
-                report = train_encoder(config, force=flags.force)
-            if report:
-                rivals = report["k-mers"]
-                best = min(rivals, key=lambda k: rivals[k]["nats"])
-                print(
-                    f"held-out: {report['model']['all']['nats']:.4f} nats a hidden {KINDS[config.kind].letter}; the "
-                    f"best k-mer model, {best} on each side, {rivals[best]['nats']:.4f}; encoder in "
-                    f"{config.output}/encoder"
-                )
-    return 0
+
+def _run(config: EncoderConfig, force: bool) -> None:
+    from covjax.training.encoder import KINDS, train_encoder
+
+    report = train_encoder(config, force=force)
+    if report:
+        rivals = report["k-mers"]
+        best = min(rivals, key=lambda k: rivals[k]["nats"])
+        print(
+            f"held-out: {report['model']['all']['nats']:.4f} nats a hidden {KINDS[config.kind].letter}; the best k-mer "
+            f"model, {best} on each side, {rivals[best]['nats']:.4f}; encoder in {config.output}/encoder"
+        )

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from covjax.errors import InputError, shown
-from covjax.options import NOTHING, NUMBERS, at_least, check_options, option
+from covjax.options import NOTHING, NUMBERS, at_least, check_options, one_of, option
 
 NAMES = ("ntv3", "esm")  # of the kinds
 
@@ -64,8 +64,7 @@ class AutoencoderConfig:
     dtype: str = option(
         "float32",
         "float32 or bfloat16: type of the activations in a batch",
-        allowed=lambda name: name in ("float32", "bfloat16"),
-        rule="float32 or bfloat16",
+        **one_of("float32", "bfloat16"),
     )
     max_shapes: int = option(4, "most input shapes to compile, for batches of sequences", **at_least(1))
     token_budget: int = option(8192, "tokens per encoder batch, with --data", **at_least(1))
@@ -143,8 +142,7 @@ class EncoderConfig:
     dtype: str = option(
         "float32",
         "float32 or bfloat16: type of the computation; parameters are float32",
-        allowed=lambda name: name in ("float32", "bfloat16"),
-        rule="float32 or bfloat16",
+        **one_of("float32", "bfloat16"),
     )
     held_windows: int = option(512, "held-out windows, or proteins, for the figures", NUMBERS, **at_least(1))
     save_every: int = option(500, "steps between checkpoints", NOTHING, **at_least(1))
