@@ -246,6 +246,8 @@ COMPILED = {
     "autoencoders.solver._scaled": [WIDE_BATCH, WIDE, None, True],
     "autoencoders.solver._mean_moment": [WIDE_BATCH],
     "autoencoders.solver._part": [WIDE_BATCH, shape(D, R, dtype=jnp.float64)],
+    "autoencoders.solver._each_moment": [WIDE_BATCH],
+    "autoencoders.solver._part_of_moments": [shape(B, D, D, dtype=jnp.float64), shape(D, R, dtype=jnp.float64)],
     "autoencoders.solver._squared_norms": [WIDE_BATCH],
     "frechet._frechet": [shape(B, D, D), S, 1e-4, 9],
     "probes.logistic._path": [

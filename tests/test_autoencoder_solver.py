@@ -8,7 +8,7 @@ from flax import nnx
 
 from covjax import InputError, projected_moment
 from covjax.activations.windows import EncodedActivations, hold
-from covjax.autoencoders import cp_latents, cp_loss, tucker_loss
+from covjax.autoencoders import cp_latents, cp_loss, solver, tucker_loss
 from covjax.autoencoders.base import Autoencoder, Evaluated, Initialised, make_autoencoder
 from covjax.autoencoders.solver import evaluate_fvu, pca_basis, solve_tucker
 from covjax.encoders import load
@@ -43,11 +43,12 @@ def sine(a, b):
     return np.linalg.norm(b - a @ (a.T @ b), 2)
 
 
-@pytest.fixture
-def data(rng):
+@pytest.fixture(params=[T, 2 * D - 1])  # of the long sequences S is formed, of the short ones it is not
+def data(rng, request):
+    tokens = request.param
     scale = np.geomspace(3, 0.3, D)
-    x = (rng.normal(size=(N, T, D)) * rng.uniform(0.3, 2, (N, 1, D)) * scale + 0.5).astype(np.float32)
-    w = (rng.uniform(size=(N, T)) * (rng.uniform(size=(N, T)) < 0.8)).astype(np.float32)
+    x = (rng.normal(size=(N, tokens, D)) * rng.uniform(0.3, 2, (N, 1, D)) * scale + 0.5).astype(np.float32)
+    w = (rng.uniform(size=(N, tokens)) * (rng.uniform(size=(N, tokens)) < 0.8)).astype(np.float32)
     x = np.where(w[..., None] > 0, x, np.nan).astype(np.float32)
     return [(x[:5], w[:5]), (x[5:], w[5:])]
 
@@ -68,6 +69,20 @@ def test_solution_is_numpys_and_its_objective_never_falls(data, center):
     assert found.fvu <= min(fvu_of(moments, u) for u in (mean, reference)) + 1e-12
     assert evaluate_fvu(data, found.basis.astype(np.float32), center=center) == pytest.approx(found.fvu, rel=1e-4)
     np.testing.assert_allclose(found.basis.T @ found.basis, np.eye(R), atol=1e-12)
+
+
+def test_long_sequences_beside_short_ones_and_more_than_there_is_room_for(rng, monkeypatch):
+    """With S kept of all batches that are long enough, of one of them, and of none."""
+    batches = [(rng.normal(size=(4, t, D)).astype(np.float32), None) for t in (5, 30, 40)]
+    found = []
+    for room in (2**28, 4 * D * D * 8, 0):
+        monkeypatch.setattr("covjax.autoencoders.solver._ROOM", room)
+        kept = solver._kept_moments(batches, "sequence")
+        assert sum(each is not None for each in kept) == {2**28: 2, 0: 0}.get(room, 1)
+        found.append(solve_tucker(batches, R, center="sequence", starts=2, tolerance=1e-9))
+    for other in found[1:]:
+        np.testing.assert_allclose(other.fvu, found[0].fvu, rtol=1e-12)
+        assert sine(other.basis, found[0].basis) < 1e-7
 
 
 def test_a_start_that_was_stopped_says_so(data):

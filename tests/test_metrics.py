@@ -85,6 +85,15 @@ def test_resample_counts_equal_repeated_rows(rng, name):
 
 
 @pytest.mark.parametrize("metric", [metrics.auroc, metrics.average_precision])
+@pytest.mark.parametrize("times", [900, 60_000_000])  # sums above 2¹⁵, and above 2³¹
+def test_sums_of_any_size_are_exact(rng, metric, times):
+    """A resample in which every example occurs as many times as often has the same value."""
+    truth, scores = rng.random((41, 3)) < 0.4, np.round(rng.random((41, 3)), 1)
+    counts = metrics.resample_counts([str(i) for i in range(41)], 20, seed=1)
+    np.testing.assert_allclose(metric(truth, scores, counts * times), metric(truth, scores, counts), rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", [metrics.auroc, metrics.average_precision])
 def test_the_scores_given_are_left_as_they_are(labelled, metric):
     """Of one label, or of columns that lie in memory one after the other, a block is no copy by itself."""
     truth, scores = labelled

@@ -56,9 +56,9 @@ def solve_tucker(
     UUᵀ because S is PSD, and every step maximises its linearisation. Untied A ≠ B gain nothing: Σ⟨AᵀS_sB, AᵀS_sB⟩ is a
     PSD form in (AAᵀ, BBᵀ), so by Cauchy-Schwarz its maximum has A = B; alternating A and B gives the same iterates.
 
-    S_s U = Xᵀ(XU)/n: no S_s is formed, the largest arrays are K and the batch. Everything is float64, one pass over the
-    batches an iteration serves all starts. The first start is PCA of the mean S, the others are random; local optima
-    exist, so the best is kept.
+    S_s U = Xᵀ(XU)/n. S_s itself is kept in place of passes over its tokens where it is no larger than these, up to 256
+    MiB in all. Everything is float64, one pass over the batches an iteration serves all starts. The first start is PCA
+    of the mean S, the others are random; local optima exist, so the best is kept.
 
     Args:
         batches: (x (b, t, d), weights (b, t) or None), walked over many times; equal shapes compile once.
@@ -81,8 +81,9 @@ def solve_tucker(
     u = np.stack([pca_basis(batches, rank, center=center), *random])
     history: list[list[float]] = [[] for _ in range(starts)]
     active = np.arange(starts)
+    moments = _kept_moments(batches, center)
     for _ in range(max_iterations):
-        k, objective = _gram(batches, u[active], center)
+        k, objective = _gram(batches, moments, u[active], center)
         for place, value in zip(active, objective):
             history[place].append(float(value))
         new = np.linalg.eigh(k)[1][:, :, ::-1][:, :, :rank]
@@ -91,11 +92,14 @@ def solve_tucker(
         active = active[moved > tolerance]
         if not len(active):
             break
-    _, objective = _gram(batches, u, center)
+    _, objective = _gram(batches, moments, u, center)
     for values, value in zip(history, objective):
         values.append(float(value))
     best = int(np.argmax(objective))
-    norm = sum(float(_norms(*batch, center).sum()) for batch in batches)
+    norm = sum(
+        float(np.square(each).sum() if each is not None else _norms(*batch, center).sum())
+        for batch, each in zip(batches, moments)
+    )
     if not norm:
         raise InputError("batches: no sequence with a second moment above 0")
     return Solution(
@@ -206,22 +210,59 @@ def _mean_moment(z):
     return jnp.einsum("btd,bte->de", z, z, precision=HIGHEST)
 
 
+_ROOM = 2**28  # bytes of moments that are kept
+
+
+def _kept_moments(batches: Sequence[Batch], center: Center) -> list[Float[np.ndarray, "b d d"] | None]:
+    """Every S of the batches where float64 S are no larger than float32 tokens, as long as there is room for them."""
+    moments: list[np.ndarray | None] = []
+    room = _ROOM
+    for x, weights in batches:
+        size, tokens, features = x.shape
+        own = 8 * size * features**2
+        if tokens < 2 * features or own > room:
+            moments.append(None)
+            continue
+        room -= own
+        with jax.enable_x64(True):
+            moments.append(np.asarray(_each_moment(_scaled(*_wide(x, weights, center)))))
+    return moments
+
+
+@jax.jit
+def _each_moment(z):
+    return jnp.einsum("btd,bte->bde", z, z, precision=HIGHEST)
+
+
 @jax.jit
 def _part(z: Float[Array, "b t d"], u: Float[Array, "d r"]) -> tuple[Array, Array]:
     """Σ over the batch of S U Uᵀ S and of ‖UᵀSU‖²."""
-    y = jnp.einsum("btd,btr->dbr", z, jnp.matmul(z, u, precision=HIGHEST), precision=HIGHEST)
+    return _squares(jnp.einsum("btd,btr->dbr", z, jnp.matmul(z, u, precision=HIGHEST), precision=HIGHEST), u)
+
+
+@jax.jit
+def _part_of_moments(moments: Float[Array, "b d d"], u: Float[Array, "d r"]) -> tuple[Array, Array]:
+    """`_part` from every S."""
+    return _squares(jnp.einsum("bde,er->dbr", moments, u, precision=HIGHEST), u)
+
+
+def _squares(y: Float[Array, "d b r"], u: Float[Array, "d r"]) -> tuple[Array, Array]:
+    """`_part` from every S U."""
     c = jnp.einsum("dr,dbq->brq", u, y, precision=HIGHEST)
     y = y.reshape(y.shape[0], -1)
     return jnp.matmul(y, y.T, precision=HIGHEST), jnp.sum(c * c)
 
 
-def _gram(batches: Sequence[Batch], bases: np.ndarray, center: Center) -> tuple[np.ndarray, np.ndarray]:
-    """K and the objective for every basis, from one pass over the batches."""
+def _gram(
+    batches: Sequence[Batch], moments: Sequence[np.ndarray | None], bases: np.ndarray, center: Center
+) -> tuple[np.ndarray, np.ndarray]:
+    """K and the objective for every basis, from one pass over the batches, or their moments where they are there."""
     k, objective = np.zeros(()), np.zeros(())
     with jax.enable_x64(True):
-        for x, weights in batches:
-            z = _scaled(*_wide(x, weights, center))
-            parts = [_part(z, jnp.asarray(u)) for u in bases]
+        for (x, weights), moment in zip(batches, moments):
+            products = _part if moment is None else _part_of_moments
+            z = _scaled(*_wide(x, weights, center)) if moment is None else jnp.asarray(moment)
+            parts = [products(z, jnp.asarray(u)) for u in bases]
             k = k + np.stack([np.asarray(part[0]) for part in parts])
             objective = objective + np.stack([np.asarray(part[1]) for part in parts])
     return k, objective

@@ -72,9 +72,10 @@ class AttentionPool(nnx.Module):
             ends = jnp.stack([rank, jnp.sum(w > 0) - 1 - rank], axis=1).clip(0).astype(x.dtype)
             logits = logits + jnp.matmul(jnp.log1p(ends), self.position[...], precision=HIGHEST)
         alpha = attention_weights(logits, w)
-        values = jnp.matmul(x, self.values[...], precision=HIGHEST).reshape(x.shape[0], self.heads, -1)
-        alpha = alpha.reshape(x.shape[0], -1, self.heads)
-        return jnp.einsum("tqh,thk->qhk", alpha, values, precision=HIGHEST).reshape(-1)
+        # Σ α (xV) = (Σ α x) V: the values of one mean for each head, in place of those of every token.
+        means = jnp.matmul(alpha.T, x, precision=HIGHEST).reshape(-1, self.heads, x.shape[1])
+        values = self.values[...].reshape(x.shape[1], self.heads, -1)
+        return jnp.einsum("qhd,dhk->qhk", means, values, precision=HIGHEST).reshape(-1)
 
 
 class LightAttentionPool(nnx.Module):

@@ -74,7 +74,8 @@ class Cooccurrence(_LatentPool):
     def pool(self, z: Float[Array, "tokens latents"], w: Float[Array, "tokens"]) -> Float[Array, "k"]:
         """See the class."""
         left, right = self.pairs[...].T
-        product = jnp.sum(w[:, None] * z[:, left] * z[:, right], axis=0)
+        rows = z.T  # a latent's tokens side by side: a CPU copies rows, and gathers columns number by number
+        product = jnp.matmul(rows[left] * rows[right], w, precision=HIGHEST)
         return safe_ratio(product, jnp.sum(w)) * jnp.where(left == right, 1, 2**0.5)
 
 
