@@ -13,6 +13,7 @@ from covjax.probes import (
     ridge_path,
     row_space,
 )
+from covjax.probes.coordinates import sample_space
 
 PENALTIES = (1e-3, 1e-1, 1.0)
 
@@ -36,6 +37,7 @@ def test_coordinates_equal_those_of_the_features_up_to_sign(rng, n, p, dtype, to
     np.testing.assert_allclose(kernel.eigenvalues, features.eigenvalues, rtol=tolerance, atol=tolerance * 0.01)
     np.testing.assert_allclose(kernel.eigenvalues.sum(), 1)
     np.testing.assert_allclose(kernel.scale, features.scale, rtol=tolerance)
+    np.testing.assert_allclose(kernel.own, kernel.coordinates(product(x, x, dtype)), atol=tolerance * 5)
     for rows in (x, new):
         ours, theirs = kernel.coordinates(product(rows, x, dtype)), features.coordinates(rows)
         ours *= np.sign((kernel.coordinates(product(x, x, dtype)) * features.coordinates(x)).sum(0))
@@ -57,6 +59,21 @@ def test_ridge_from_the_kernel_equals_ridge_on_the_features(rng, n, p, dtype, to
         np.testing.assert_allclose(dual.scores(cross), expected, atol=tolerance * np.abs(expected).max())
         np.testing.assert_allclose(fitted.scores(kernel.coordinates(cross)), dual.scores(cross), rtol=1e-6, atol=1e-8)
         assert dual.alpha.shape == (n, 3)
+
+
+def test_a_space_of_samples_is_the_row_space_without_its_axes(rng):
+    x, new, y = problem(rng, 30, 90)
+    rows, samples = row_space(x), sample_space(x)
+    np.testing.assert_allclose(samples.samples.T @ samples.dual, rows.axes, atol=1e-12)
+    np.testing.assert_allclose(samples.own, samples.coordinates(x), atol=1e-9)
+    for others in (new, np.concatenate([new] * 6)):  # of more samples than features the axes are made
+        np.testing.assert_allclose(samples.coordinates(others), rows.coordinates(others), atol=1e-9)
+    expected, probe = (fit_ridge_path(space, space.coordinates(x), y, [1e-2])[0] for space in (rows, samples))
+    np.testing.assert_allclose(probe.scores(new), expected.scores(new), rtol=1e-9)
+    with pytest.raises(InputError, match="all 30 training samples are equal"):
+        sample_space(np.full((30, 90), 7.1, np.float32))
+    with pytest.raises(InputError, match="89"):
+        samples.coordinates(new[:, :-1])
 
 
 @pytest.mark.parametrize("exclusive", [False, True])

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
+from covjax.comparison import probing
+from covjax.comparison.config import CompareConfig
+from covjax.comparison.probing import TASKS, fit_at, fit_row
+from covjax.data import Dataset
 from covjax.embedding import tables
 from covjax.embedding.tables import Table, make_table, principal_components, side_by_side
+from covjax.errors import InputError
 from covjax.probes import fit_ridge_path
+from covjax.probes.ridge_blocks import factored_path
 
 TRAIN = np.arange(20)
 
@@ -34,6 +40,45 @@ def test_make_table(monkeypatch, rng, features):
     y = rng.normal(size=(20, 2))
     for ours, theirs in zip(scores(kernel, y), scores(plain, y)):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", ["factored", "small penalty", "many outputs", "indefinite", "constant"])
+def test_ridge_alone_on_a_kernel_is_ridge_on_its_features(monkeypatch, rng, features, case):
+    """By factorisations where that is less work and possible, else by the eigendecomposition, with the same scores."""
+    ids, splits = tuple(map(str, range(30))), np.array(["train"] * 20 + ["validation"] * 5 + ["test"] * 5)
+    y = rng.normal(size=(30, 200 if case == "many outputs" else 2))
+    data = Dataset("t", "regression", ids, (), y, tuple(map(str, range(y.shape[1]))), ids, splits, True)
+    config = CompareConfig(data="t.csv", penalties=(1e-9 if case == "small penalty" else 1e-4, 1e-2, 1.0))
+    kernel, calls, path = wide(monkeypatch, features), [], probing.factored_path
+
+    def factored(*given):
+        calls.append(given)
+        return None if case == "indefinite" else path(*given)
+
+    monkeypatch.setattr(probing, "factored_path", factored)
+    if case == "constant":
+        same = Table(np.ones((30, 20), np.float32), 50, is_kernel=True)
+        with pytest.raises(InputError, match="all 20 training samples are equal"):
+            fit_row(config, data, ("ridge",), same)
+        return
+    fit, expected = (fit_row(config, data, ("ridge",), table)["ridge"] for table in (kernel, Table(features, 50)))
+    assert len(calls) == (case in ("factored", "indefinite"))
+    assert (fit.penalty, fit.converged) == (expected.penalty, True)
+    np.testing.assert_allclose(fit.validation, expected.validation, atol=2e-4)
+    np.testing.assert_allclose(fit.scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(fit.probe.scores(kernel.values), fit.scores, atol=1e-9)
+    again = fit_at(TASKS["regression"], "ridge", kernel, data, fit.penalty)
+    np.testing.assert_allclose(again.scores, fit.scores, atol=1e-5)
+
+
+def test_a_factor_that_rounding_made_indefinite_is_none():
+    indefinite = np.diag([1.0, 1.0, 1.0, -1.0]).astype(np.float32)
+    assert factored_path(indefinite, np.eye(4)[:, :1], [1e-3]) is None
+    alpha = factored_path(indefinite, np.eye(4)[:, :1], [10.0])[0]
+    centring = np.eye(4) - 0.25
+    shifted = centring @ indefinite @ centring
+    expected = np.linalg.solve(shifted + 10 * np.trace(shifted) * np.eye(4), centring[:, :1])
+    np.testing.assert_allclose(alpha, expected, atol=1e-12)
 
 
 def test_more_features_than_rows_but_few_stay_features(features):

@@ -14,7 +14,7 @@ from covjax.activations import ArrayTokens
 from covjax.controls import shuffle_features
 from covjax.embedding import kernels, tables, wide
 from covjax.embedding.fitted import fit_recipe
-from covjax.embedding.passes import batch_limit, pool_tokens
+from covjax.embedding.passes import batch_limit, each_vector, pool_tokens
 from covjax.embedding.plan import GIB, WORK, TooLittleMemory, VectorGroup, VectorPlan, plan_kernels, plan_vectors
 from covjax.embedding.pools import FittedPool, expected_widths, fit_pools, widths
 from covjax.embedding.tables import centred_probe
@@ -255,6 +255,30 @@ def test_the_primal_probe_scores_as_the_dual_one(setting, monkeypatch, tmp_path,
         probe = fit_ridge_path(space, space.coordinates(table.values[TRAIN]), targets, [1e-2])[0]
         primal = centred_probe(probe, fitted.sums(tokens, TRAIN, probe.alpha))
         np.testing.assert_allclose(primal.scores(vectors), probe.scores(table.values), atol=1e-4, err_msg=name)
+
+
+def test_a_row_beside_another_is_fitted_from_their_tables(setting, monkeypatch, tmp_path):
+    """The tables that a comparison has made are not pooled again; the kernel of a wide one does not help."""
+    tokens, fit = setting[:2]
+    recipes = get_recipe("mean+log_covariance")
+    expected = fit_recipe(recipes, tokens, TRAIN, 0, tmp_path / "a", {})
+    vectors = pool_tokens(expected.pools, tokens, fit, 0)
+    made = {name: tables.Table(values, values.shape[1]) for name, values in vectors.items()}
+    kernel = tables.Table(np.zeros((N, len(TRAIN)), np.float32), 2080, is_kernel=True)
+    pooled, whole = [], each_vector
+
+    def each(pools, *rest, **more):
+        pooled.append(sorted(pools))
+        return whole(pools, *rest, **more)
+
+    monkeypatch.setattr("covjax.embedding.fitted.each_vector", each)
+    for given, missing in ((made, []), ({**made, "log_covariance": kernel}, [["log_covariance"]])):
+        pooled.clear()
+        fitted = fit_recipe(recipes, tokens, TRAIN, 0, tmp_path / "b", {}, tables=given)
+        assert pooled == missing
+        for name, (centre, scale) in expected.blocks.items():
+            np.testing.assert_allclose(fitted.blocks[name][0], centre, atol=1e-6)
+            np.testing.assert_allclose(fitted.blocks[name][1], scale, rtol=1e-6)
 
 
 def test_components_come_from_the_kernel(setting, monkeypatch, tmp_path):

@@ -97,6 +97,9 @@ class FoldTables(Mapping[str, Table]):
         table = self._tables[name]
         return dataclasses.replace(table, values=table.values[:, self.train]) if table.is_kernel else table
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.mixtures or name in self._tables
+
     def mix(self, recipe: Recipe) -> None:
         """Make the table of a mixture with its shares, or of a mixture's components."""
         self.mixtures[recipe.name] = mixture_table(recipe, self, self.train)

@@ -202,11 +202,11 @@ def fit_winner(
     made_under = {key: identity[key] for key in ("data", "encoder")}
     train = data.rows("train")
     memory = config.memory_gib
-    table = tables.get(recipe.part) if isinstance(recipe, Components) else None
-    rows = tables[name if table is None else parts_of(recipe)[0]].kernel_rows(train)
+    source = recipe.part if isinstance(recipe, Components) and recipe.part in tables else name
+    rows = tables[source].kernel_rows(train)
     sketches = {each.name: tables[each.name].values.shape[1] for each in [*parts, recipe] if _is_sketch(each, tables)}
     return fit_recipe(
-        [*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, table, rows, sketches
+        [*parts, recipe], tokens, train, config.seed, folder, made_under, data, seeds, memory, tables, rows, sketches
     )
 
 

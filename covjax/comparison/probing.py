@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from threadpoolctl import threadpool_info, threadpool_limits
+from jaxtyping import Float, Int
 
 from covjax import metrics
 from covjax.comparison.config import RETRIEVAL, CompareConfig
@@ -20,17 +19,20 @@ from covjax.data import Dataset
 from covjax.embedding.landmarks import probe_bytes
 from covjax.embedding.plan import GIB
 from covjax.embedding.tables import Table
+from covjax.encoders.embed import shared_threads
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.distributed import is_first, share, wait
 from covjax.notes import note, progress
 from covjax.probes import DualProbe, LinearProbe
-from covjax.probes.coordinates import Space, row_blocks
+from covjax.probes.coordinates import KernelSpace, SampleSpace, Space, row_blocks
 from covjax.probes.logistic import logistic_path, probabilities
 from covjax.probes.nonlinear import DECAYS, MULTIPLES, NetworkProbe, RadialProbe, empty_probe, fit_networks
 from covjax.probes.ridge import ridge_path
+from covjax.probes.ridge_blocks import factored_path
 
 _LARGE = 2**29  # bytes of float64 coordinates
+_LEAST_FACTORED = 1e-6  # penalty, below which the rounding of a float32 kernel may make it indefinite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +215,7 @@ def two_threads(config: CompareConfig, size: float) -> Iterator[ThreadPoolExecut
     NumPy's linear algebra would take several times as long, since they wait for each other.
     """
     count = 2 if 2 * size <= config.memory_gib * GIB / 2 else 1
-    libraries = [each for each in threadpool_info() if each["user_api"] == "blas"]
-    # Of what they have, not of the cores: OMP_NUM_THREADS or the cores of a container may be fewer.
-    shares = {each["prefix"]: max(each["num_threads"] // count, 1) for each in libraries}
-    with ThreadPoolExecutor(count) as threads, threadpool_limits(shares):
+    with ThreadPoolExecutor(count) as threads, shared_threads(count):
         yield threads
 
 
@@ -257,12 +256,15 @@ def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str,
     }
 
 
-def _coordinates(space: Any, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n r"]:
+def _coordinates(space: Any, table: Table, train: Int[np.ndarray, "n_train"]) -> Float[np.ndarray, "n r"]:
     """Of all sequences; many are float32, which is rounding of every coordinate by itself."""
-    shape = len(values), len(space.eigenvalues)
+    values, shape = table.values, (len(table.values), len(space.eigenvalues))
     out = np.empty(shape, np.float64 if 8 * shape[0] * shape[1] <= _LARGE else np.float32)
-    for part in row_blocks(*values.shape):
-        out[part] = space.coordinates(values[part])
+    rows = np.arange(len(values))
+    if isinstance(space, SampleSpace) or (isinstance(space, KernelSpace) and table.landmarks is None):
+        out[train], rows = space.own, np.setdiff1d(rows, train)
+    for part in row_blocks(len(rows), values.shape[1]):
+        out[rows[part]] = space.coordinates(values[rows[part]])
     return out
 
 
@@ -294,8 +296,12 @@ def fit_row(config: CompareConfig, data: Dataset, names: tuple[str, ...], table:
     if table.probe == "mlp":
         return {name: _fit_network(config, data, table, name, partial(value, name)) for name in names}
     fitted: dict[str, FittedProbe] = {}
+    if names == ("ridge",) and (path := _kernel_ridge(table, train, targets, config.penalties)):
+        values = [value("ridge", probe.scores(table.values[validation])) for probe in path]
+        best = best_penalty(values, config.penalties)
+        return {"ridge": FittedProbe(path[best], path[best].scores(table.values), config.penalties[best], values, True)}
     for space in table.spaces(train):
-        coordinates = _coordinates(space, table.values)
+        coordinates = _coordinates(space, table, train)
         for name in names:
             known = coordinates[train]
             probes, converged = probe_path(name, space, known, targets, config.penalties, task.exclusive)
@@ -313,11 +319,30 @@ def fit_row(config: CompareConfig, data: Dataset, names: tuple[str, ...], table:
     return fitted
 
 
+def _kernel_ridge(
+    table: Table, train: Int[np.ndarray, "n_train"], targets: np.ndarray, penalties: Sequence[float]
+) -> list[DualProbe]:
+    """Ridge alone on an exact kernel, by a factorisation for each penalty where that is less work than one space.
+
+    Empty where it is not, on features and landmarks, and for penalties that such a factor cannot bear.
+    """
+    n, outputs = len(train), targets.shape[1]
+    is_exact = table.is_kernel and table.landmarks is None and not table.probe
+    is_cheap = len(penalties) * (n + 6 * outputs) <= 20 * n
+    is_safe = min(penalties) >= _LEAST_FACTORED and bool(np.isfinite(targets).all())
+    if not (is_exact and is_cheap and is_safe) or table.is_constant(train):
+        return []
+    kernel = table.values[train]
+    alphas = factored_path(kernel, targets, penalties) or []
+    centre, mean = kernel.mean(0, dtype=np.float64), targets.mean(0)
+    return [DualProbe(alpha, mean - centre @ alpha) for alpha in alphas]
+
+
 def fit_at(task: Task, name: str, table: Table, data: Dataset, penalty: float) -> FittedProbe:
     """The linear probe at one penalty, fitted on the training rows; validation has no say."""
     train = data.rows("train")
     space: Any = table.space(train)
-    coordinates = _coordinates(space, table.values)
+    coordinates = _coordinates(space, table, train)
     known, targets = coordinates[train], data.targets[train]
     probes, converged = probe_path(name, space, known, targets, [penalty], task.exclusive)
     return FittedProbe(space.probe(probes[0]), probes[0].scores(coordinates), penalty, [], converged[0])

@@ -103,6 +103,9 @@ class TableFiles(Mapping[str, Table]):
         if table.values.nbytes + sum(each.values.nbytes for each in self._kept.values()) <= self._room:
             self._kept[name] = table
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __getitem__(self, name: str) -> Table:
         if name not in self._names:
             raise KeyError(name)

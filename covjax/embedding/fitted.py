@@ -13,12 +13,13 @@ from covjax.activations.tokens import Fit
 from covjax.data import Dataset
 from covjax.embedding.passes import each_vector, pool_tokens
 from covjax.embedding.pools import FittedPool, fit_pools, restored, sketched, widths
-from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, first_components, make_table
+from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, component_probe, make_table
 from covjax.embedding.wide import is_wide, kernel_tables, plan_tables
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
-from covjax.jobs.distributed import agree
-from covjax.probes import DualProbe, LinearProbe, RowSpace
+from covjax.jobs.distributed import agree, share
+from covjax.probes import DualProbe, LinearProbe
+from covjax.probes.coordinates import row_blocks
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import (
     Components,
@@ -85,9 +86,8 @@ class FittedRecipe:
 
         In a job of several processes all call this together.
         """
-        batches = each_vector(self.pools, tokens, self.fit, self.seed)
         sums = TrainingSums(train, alpha, self.width)
-        for rows, vectors in batches:
+        for rows, vectors in each_vector(self.pools, tokens, self.fit, self.seed):
             sums.add(rows, self._combine(vectors))
         return sums.total()
 
@@ -131,16 +131,16 @@ def fit_recipe(
     data: Dataset | None = None,
     seeds: Sequence[Recipe] = (),
     memory_gib: float | None = None,
-    table: Table | None = None,
+    tables: Mapping[str, Table] | None = None,
     kernel_rows: np.ndarray | None = None,
     sketches: Mapping[str, int] | None = None,
 ) -> FittedRecipe:
     """Fit the last of `recipes`, the others being its parts, on the training rows; arguments as `fit_pools`.
 
     `seeds` are a trained recipe's other seeds, which share one training and are then left out. `memory_gib` is the
-    memory that the process may take, by default a share of the machine's. `table` is that of the part whose components
-    are taken, where it is made already. `kernel_rows` are those that its kernel, or a part's, is
-    with, by default the training rows. `sketches` are the sizes of the parts that are sketched.
+    memory that the process may take, by default a share of the machine's. `tables` are those of the parts that are made
+    already, by the same pools of the same rows, in every process. `kernel_rows` are those that a part's kernel is with,
+    by default the training rows. `sketches` are the sizes of the parts that are sketched.
 
     Raises InputError for a recipe that sees no tokens, for a mixture without shares, and as `fit_pools`.
     """
@@ -160,18 +160,28 @@ def fit_recipe(
     if beside is not None:
         sizes, rows = widths(pools, tokens.features), train if kernel_rows is None else kernel_rows
         sums = {name: TrainingSums(rows, np.zeros((len(rows), 0)), sizes[name]) for name in parts_of(beside)}
-        for numbers, vectors in each_vector(pools, tokens, fit, seed):
-            for name, running in sums.items():
-                running.add(numbers, vectors[name])
+        rest = {name: pools[name] for name in sums}
+        for name in sums:
+            table = None if tables is None else tables.get(name)
+            if table is not None and not table.is_kernel:
+                del rest[name]
+                own = rows[share(len(rows))]
+                for part in row_blocks(len(own), sizes[name]):
+                    sums[name].add(own[part], table.values[own[part]])
+            del table  # before the next one is read
+        for numbers, vectors in each_vector(rest, tokens, fit, seed) if rest else ():
+            for name in rest:
+                sums[name].add(numbers, vectors[name])
         blocks = {name: block_of(running.total()) for name, running in sums.items()}
     if isinstance(beside, Weighted):
-        share = dict(zip(beside.parts, beside.shares, strict=True))
+        shares = dict(zip(beside.parts, beside.shares, strict=True))
         blocks = {
-            name: (centre, np.asarray(scale / np.sqrt(share[name] / beside.steps)))
+            name: (centre, np.asarray(scale / np.sqrt(shares[name] / beside.steps)))
             for name, (centre, scale) in blocks.items()
         }
     fitted = FittedRecipe(tuple(recipes), tokens.features, seed, fit, pools, blocks, None)
     if isinstance(recipe, Components):
+        table = None if tables is None else tables.get(recipe.part)
         probe = _components(fitted, tokens, train, recipe.count, folder, memory_gib, table)
         fitted = dataclasses.replace(fitted, components=(probe.weights, probe.bias))
     return fitted
@@ -195,15 +205,15 @@ def _components(
     elif table is None:
         table = make_table(fitted.transform(tokens), train)
     space = None if table is None else table.space(train)
-    first = first_components(space, count) if space is not None else np.empty(0, int)
-    if isinstance(space, RowSpace):
-        weights = space.axes[:, first] / space.scale
-        return LinearProbe(weights, -space.mean @ weights)
-    size = int(agree(np.int64(len(first))))
+    # A kernel is process 0's alone, whose weights of its rows all then sum the vectors with.
+    first = None if space is None else component_probe(space, count)
+    if isinstance(first, LinearProbe):
+        return first
+    size = int(agree(np.int64(0 if first is None else len(first.bias))))
     rows = train if table is None else table.kernel_rows(train)
     dual, offset = np.zeros((len(rows), size)), np.zeros(size)
-    if space is not None and table is not None:
-        dual, offset = table.row_weights(space.dual[:, first]), space.offset[first]
+    if first is not None and table is not None:
+        dual, offset = table.row_weights(first.alpha), first.bias
     probe = DualProbe(*agree((dual, offset)))
     return centred_probe(probe, fitted.sums(tokens, rows, probe.alpha))
 

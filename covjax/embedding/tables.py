@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from covjax.jobs.distributed import gather
 from covjax.probes import DualProbe, KernelSpace, LinearProbe, RowSpace, kernel_space, row_space
-from covjax.probes.coordinates import row_blocks
+from covjax.probes.coordinates import SampleSpace, row_blocks, sample_space
 from covjax.probes.nonlinear import MULTIPLES, radial_space
 
 
@@ -82,7 +82,7 @@ class Table:
             return [self.space(train)]
         return [radial_space(self.values[train], multiple) for multiple in MULTIPLES]
 
-    def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | KernelSpace:
+    def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | SampleSpace | KernelSpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""
         if self.directions is not None:
             return direction_space(self.values[train], self.directions)
@@ -93,7 +93,8 @@ class Table:
         if self.is_constant(train):
             p = self.values.shape[1]
             return RowSpace(self.values[train[0]].astype(np.float64), np.ones(()), np.empty((p, 0)), np.empty(0))
-        return row_space(self.values[train])
+        fit = sample_space if self.values.shape[1] > len(train) else row_space
+        return fit(self.values[train])
 
     def is_constant(self, train: Int[np.ndarray, "n_train"]) -> bool:
         """Whether all training rows are equal."""
@@ -251,17 +252,17 @@ def scaled(
 
 def principal_components(table: Table, count: int, train: Int[np.ndarray, "n_train"]) -> Table:
     """The first `count` principal components of the training rows' features: a linear map to a short vector."""
-    space = table.space(train)
-    first = first_components(space, count)
-    values = np.empty((len(table.values), len(first)), np.float32)
+    probe = component_probe(table.space(train), count)
+    values = np.empty((len(table.values), len(probe.bias)), np.float32)
     for part in row_blocks(*table.values.shape):
-        values[part] = space.coordinates(table.values[part])[:, first]
+        values[part] = probe.scores(table.values[part])
     return Table(values, values.shape[1])
 
 
-def first_components(space: RowSpace | KernelSpace, count: int) -> Int[np.ndarray, "count"]:
-    """The places of the largest eigenvalues, at most `count` of them, the largest first."""
-    return np.argsort(-space.eigenvalues)[:count]
+def component_probe(space: RowSpace | SampleSpace | KernelSpace, count: int) -> LinearProbe | DualProbe:
+    """The linear map to the coordinates with the largest eigenvalues, at most `count` of them, the largest first."""
+    first = np.argsort(-space.eigenvalues)[:count]
+    return space.probe(LinearProbe(np.eye(len(space.eigenvalues))[:, first], np.zeros(len(first))))
 
 
 class Sums(NamedTuple):

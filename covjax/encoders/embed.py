@@ -1,10 +1,13 @@
 """Embed sequences in batches of similar length, whole or in overlapping windows."""
 
 import bisect
+import contextlib
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -13,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
+from threadpoolctl import ThreadpoolController
 
 from covjax.encoders.base import Encoder, pad_rows
 from covjax.errors import InputError
@@ -290,6 +294,52 @@ def add_windows(state: Moments, x: Float[Array, "b t d"], weights: Float[Array, 
 
 
 _merge_batch = jax.jit(add_windows)
+
+
+class _Shares:
+    """How many jobs share each linear algebra library in this process, and how many threads it has for itself."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: list[tuple[int, bool]] = []
+        self._whole: dict[str, int] = {}  # threads of a library, by its file, while nobody shares it
+
+    def change(self, step: Callable[[list[tuple[int, bool]]], None]) -> None:
+        """Let jobs begin or end, in any order, and give every library the threads of the most jobs that share it."""
+        with self._lock:
+            if not self._jobs:
+                self._whole.clear()
+            step(self._jobs)
+            for each in ThreadpoolController().select(user_api="blas").lib_controllers:
+                whole = self._whole.setdefault(each.filepath, each.num_threads or 1)
+                most = max((jobs for jobs, numpy in self._jobs if numpy or not _is_numpys(each.filepath)), default=1)
+                # Of what it has, not of the cores: OMP_NUM_THREADS or the cores of a container may be fewer.
+                each.set_num_threads(max(whole // most, 1))
+
+
+_shares = _Shares()
+
+
+def _is_numpys(file: str) -> bool:
+    """Whether a library came with NumPy: in `numpy.libs`, or in a folder of the package."""
+    folder = Path(file).parent
+    return folder.name == "numpy.libs" or folder.parent.name == "numpy"
+
+
+@contextlib.contextmanager
+def shared_threads(jobs: int, numpy: bool = True) -> Iterator[None]:
+    """Linear algebra with an even share of its threads for each of the `jobs` that run at the same time.
+
+    OpenBLAS's threads wait for each other by spinning: with all of them in each of two jobs, both together take longer
+    than one after the other. On a CPU XLA takes its eigendecompositions from SciPy's library. Without `numpy` that of
+    NumPy keeps its threads, unless both are one. Contexts may begin and end in any order, in any thread.
+    """
+    entry = jobs, numpy
+    _shares.change(lambda every: every.append(entry))
+    try:
+        yield
+    finally:
+        _shares.change(lambda every: every.remove(entry))
 
 
 Item = TypeVar("Item")

@@ -10,6 +10,7 @@ theorem): whole second moments enter through `covjax.gram`, without d² features
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -107,6 +108,43 @@ class RowSpace:
         return LinearProbe(raw, np.asarray(fitted.bias, np.float64) - self.mean @ raw)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SampleSpace:
+    """The `RowSpace` of more features than samples, its axes kept as sums over these: axes = samplesᵀ @ dual.
+
+    Coordinates of the training samples are those of the eigenvectors, without a product. Those of at most p others are
+    found without the axes, by m · n · (p + r) products in place of (n + m) · p · r.
+    """
+
+    __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
+
+    mean: Float[np.ndarray, "p"]
+    scale: Float[np.ndarray, ""]
+    samples: Float[np.ndarray, "n p"]  # centred and scaled
+    dual: Float[np.ndarray, "n r"]
+    eigenvalues: Float[np.ndarray, "r"]
+
+    @property
+    def own(self) -> Float[np.ndarray, "n r"]:
+        """Coordinates of the training samples, float64."""
+        return self.dual * (len(self.dual) * self.eigenvalues)
+
+    def coordinates(self, features: TableLike) -> Float[np.ndarray, "m r"]:
+        """Features in the rotated coordinates, float64.
+
+        Raises InputError for another number of features, NaN and inf.
+        """
+        x = check_features(features, columns=len(self.mean))
+        turns = (self.samples.T, self.dual) if len(x) <= x.shape[1] else (self.samples.T @ self.dual,)
+        return _by_rows(lambda rows: reduce(np.matmul, turns, (rows - self.mean) / self.scale), x, self.dual.shape[1])
+
+    def probe(self, fitted: LinearProbe) -> LinearProbe:
+        """The probe on raw features whose scores are those of `fitted` on their coordinates."""
+        raw = self.samples.T @ (self.dual @ (np.asarray(fitted.weights, np.float64) / self.scale))
+        return LinearProbe(raw, np.asarray(fitted.bias, np.float64) - self.mean @ raw)
+
+
 def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] = None) -> RowSpace:
     """Fit the coordinates in float64; directions below `rank_tolerance` of the largest eigenvalue are left out.
 
@@ -115,28 +153,42 @@ def row_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] 
     """
     table = check_features(features)
     n, p = table.shape
+    if p > n:
+        space = sample_space(table, rank_tolerance)
+        return RowSpace(space.mean, space.scale, space.samples.T @ space.dual, space.eigenvalues)
     tolerance = _tolerance(rank_tolerance, rounding(n, p))
-    parts = list(row_blocks(n, p))
+    mean, scale = _centre_and_scale(table)
+    scatter = np.zeros((p, p))
+    for part in row_blocks(n, p):
+        x = (table[part].astype(np.float64) - mean) / scale
+        scatter += x.T @ x
+    values, vectors = np.linalg.eigh(scatter / n)
+    keep = values > tolerance * values[-1]
+    return RowSpace(mean, scale, vectors[:, keep], values[keep])
+
+
+def sample_space(features: TableLike, rank_tolerance: Annotated[Any, float | None] = None) -> SampleSpace:
+    """`row_space` of fewer samples than features, by one eigendecomposition of n × n; arguments and errors as there."""
+    table = check_features(features)
+    n, p = table.shape
+    tolerance = _tolerance(rank_tolerance, rounding(n, p))
+    mean, scale = _centre_and_scale(table)
+    x = (table.astype(np.float64) - mean) / scale
+    values, vectors = np.linalg.eigh(x @ x.T / n)
+    keep = values > tolerance * values[-1]
+    return SampleSpace(mean, scale, x, vectors[:, keep] / np.sqrt(n * values[keep]), values[keep])
+
+
+def _centre_and_scale(table: np.ndarray) -> tuple[Float[np.ndarray, "p"], Float[np.ndarray, ""]]:
+    """Mean, and the root of the mean squared norm of the centred rows; InputError where these are all equal."""
+    n, parts = len(table), list(row_blocks(*table.shape))
     mean = _mean(table, parts)
     # Squares of what is divided by it neither overflow nor vanish.
     size = max(float(np.abs(table[part].astype(np.float64) - mean).max()) for part in parts) or 1.0
     scale = size * np.sqrt(sum((((table[part].astype(np.float64) - mean) / size) ** 2).sum() for part in parts) / n)
     if not scale > 0:
         raise InputError(f"features: all {n} training samples are equal; nothing to fit")
-    if p <= n:
-        scatter = np.zeros((p, p))
-        for part in parts:
-            x = (table[part].astype(np.float64) - mean) / scale
-            scatter += x.T @ x
-        values, vectors = np.linalg.eigh(scatter / n)
-        keep = values > tolerance * values[-1]
-        axes = vectors[:, keep]
-    else:
-        x = (table.astype(np.float64) - mean) / scale
-        values, vectors = np.linalg.eigh(x @ x.T / n)
-        keep = values > tolerance * values[-1]
-        axes = x.T @ (vectors[:, keep] / np.sqrt(n * values[keep]))
-    return RowSpace(mean, np.asarray(scale), axes, values[keep])
+    return mean, np.asarray(scale)
 
 
 def _mean(table: np.ndarray, parts: list[slice]) -> Float[np.ndarray, "p"]:
@@ -204,6 +256,11 @@ class KernelSpace:
     offset: Float[np.ndarray, "r"]
     scale: Float[np.ndarray, ""]
     eigenvalues: Float[np.ndarray, "r"]
+
+    @property
+    def own(self) -> Float[np.ndarray, "n r"]:
+        """Coordinates, float64, of the samples whose kernel `kernel_space` was given, without a product."""
+        return self.dual * (len(self.dual) * self.scale**2 * self.eigenvalues)
 
     def coordinates(self, cross: TableLike) -> Float[np.ndarray, "m r"]:
         """Coordinates, float64, of m samples from their kernel values against the n training samples.

@@ -159,6 +159,26 @@ def cholesky_path(
     return [_solve(kernel, mean, y, penalty, square) for penalty in penalties]
 
 
+def factored_path(
+    kernel: Float[np.ndarray, "n n"], targets: Float[np.ndarray, "n k"], penalties: Sequence[float]
+) -> list[Float[np.ndarray, "n k"]] | None:
+    """The α of `cholesky_path` by a float64 Cholesky factor for every λ; None where rounding makes one indefinite.
+
+    P penalties take P · n² · (n + 6k) / 3 products, where one eigendecomposition takes about 7 n³: with few outputs and
+    a short path it is faster. Raises InputError for a kernel of samples that do not vary.
+    """
+    mean = kernel.mean(0, dtype=np.float64)
+    square = mean_square(kernel)
+    y = np.asarray(targets, np.float64) - np.mean(targets, axis=0, dtype=np.float64)
+    alphas = []
+    for penalty in penalties:
+        factor = _factor(kernel, mean, len(y) * penalty * square, np.float64)
+        if factor is None:
+            return None
+        alphas.append(linalg.cho_solve(factor, y, check_finite=False))
+    return alphas
+
+
 def primal_weights(
     features: FeatureBlock,
     alphas: Sequence[Float[np.ndarray, "n k"]],
