@@ -103,6 +103,24 @@ def test_a_second_run_reuses_all_and_changes_nothing(finished, capsys):
     assert "results: complete" in out
 
 
+def test_the_page_is_made_again_where_it_is_not_of_these_results(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    page, figure = tmp_path / "run" / "report.html", tmp_path / "run" / "figures" / "chain.png"
+    run(tmp_path)  # the results name their folder
+    text, time = page.read_text(), page.stat().st_mtime_ns
+    run(tmp_path)
+    assert page.stat().st_mtime_ns == time
+    figure.unlink()
+    run(tmp_path)
+    assert page.stat().st_mtime_ns > time
+    assert figure.is_file()
+    for damaged in (text[:-100], text[: text.rindex("<!--")], ""):
+        page.write_text(damaged)
+        run(tmp_path)
+        assert page.read_text() == text
+
+
 @pytest.mark.slow
 def test_a_run_that_lost_parts_ends_in_the_same_numbers(finished, tmp_path, capsys):
     folder, results = finished
@@ -289,11 +307,12 @@ def test_results_stand_before_figures_are_drawn(finished, tmp_path, monkeypatch)
     folder, results = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    (tmp_path / "run" / "report.html").unlink()
 
     def fail(*_):
         raise ArithmeticError
 
-    monkeypatch.setattr(compare, "draw_figures", fail)
+    monkeypatch.setattr("covjax.comparison.figures.draw_figures", fail)
     with pytest.raises(ArithmeticError):
         run(tmp_path)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == results["rows"]

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import pytest
 
-from covjax.comparison import compare, figures
+from covjax.comparison import figures, report
 from covjax.comparison.figures import save_figure
 from covjax.comparison.page import escape
 from covjax.notes import figure_text, visible
@@ -68,7 +68,7 @@ def test_pages_and_figures_of_a_comparison_with_such_labels(tmp_path):
         per_term = {"mcc": [0.5] * len(names)}
         results = changed(results, "rows", place, "probes", "ridge", "per_term", value=per_term)
     svgs = figures.draw_figures(results, tmp_path / "figures")
-    compare.write_report(results, svgs, tmp_path / "report.html")
+    report.write_report(results, svgs, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)

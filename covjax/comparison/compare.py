@@ -18,17 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from covjax.comparison.config import RETRIEVAL, CompareConfig, choose_recipes, small_note
-from covjax.comparison.datacard import data_card
+from covjax.comparison.datacard import DataCard, data_card
 from covjax.comparison.distractors import add_distracted_rows, add_distracted_tokens, measure_distracted
-from covjax.comparison.figures import draw_figures
 from covjax.comparison.fold_model import keep_fold_winner, write_fold_predictions
 from covjax.comparison.fold_scores import summarise_folds
 from covjax.comparison.fold_text import folds_note, folds_plan, tested_text
 from covjax.comparison.folds import fit_folds, fold_data
 from covjax.comparison.layers import Choice, choose_layers, split_layers, tokens_by_layer
 from covjax.comparison.model import keep_winner, write_predictions
+from covjax.comparison.page import is_current
 from covjax.comparison.probing import probe_names
-from covjax.comparison.report import write_report
 from covjax.comparison.results import Results, read_results
 from covjax.comparison.scoring import LOOKS, record_look, summarise
 from covjax.comparison.source import Source, open_source
@@ -38,7 +37,8 @@ from covjax.data.dataset import label_name_notes, read_label_names
 from covjax.data.pairs import seen_note
 from covjax.data.targets import target_names_path
 from covjax.errors import InputError
-from covjax.extras import need
+from covjax.extras import absent, need
+from covjax.jobs.disk import json_digest
 from covjax.jobs.distributed import check_folder, is_first, same, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, visible
@@ -69,7 +69,7 @@ def compare(
     comparison.
     """
     config.check()
-    if config.sae_latents:
+    if config.sae_latents and absent(["grain"]):
         need("grain", "train", "sae_latents: training a sparse autoencoder")  # said before hours of work
     same("options", repr((config, force)))
     with claim(config.output, RUN, OWNS) as folder:
@@ -166,9 +166,8 @@ def _compare(
         if is_first() and config.protocol != RETRIEVAL:
             write_predictions(output / "predictions.csv", data, choice.probes, results)
     if is_first():
-        card = None if folds else data_card(data, results, choice.probes)
-        svgs = draw_figures(results, output / "figures", card)
-        write_report(results, svgs, output / "report.html", card)
+        if not is_current(output / "report.html", json_digest(results.dump())):
+            _write_page(results, None if folds else data_card(data, results, choice.probes), output)
         seconds = time.monotonic() - start
         note(f"report: {output / 'report.html'}   model: {output / 'model'}   ({seconds:.0f} s)")
         _answer(results, every)
@@ -195,6 +194,13 @@ def _score(
     results = choice.enter(summary(manifest | {"command": command}, looks))
     write_sealed(output / "results.json", results.dump())  # before figures and pages, which take longer and may fail
     return results
+
+
+def _write_page(results: Results, card: DataCard | None, output: Path) -> None:
+    from covjax.comparison.figures import draw_figures  # Matplotlib takes a second, and may have nothing to draw
+    from covjax.comparison.report import write_report
+
+    write_report(results, draw_figures(results, output / "figures", card), output / "report.html", card)
 
 
 def _answer(results: Results, every: bool) -> None:

@@ -4,7 +4,8 @@ import dataclasses
 import html
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from covjax.comparison.results import Interval, side
 from covjax.notes import visible
@@ -195,6 +196,25 @@ def page(title: str, parts: Sequence[str], style: str = "") -> str:
         f"<title>{escape(title)} – covjax</title><style>{STYLE}{style}</style></head><body>"
     )
     return "\n".join([head, *parts]) + "</body></html>"
+
+
+_STAMP = re.compile(r"<!-- ([0-9a-f]{64})((?: \w+)*) -->\Z")
+
+
+def stamp(digest: str, figures: Iterable[str]) -> str:
+    """The last line of a page: of which results it is, and the names of its figures, which lie beside it."""
+    return f"\n<!-- {' '.join([digest, *figures])} -->"
+
+
+def is_current(path: Path, digest: str) -> bool:
+    """Whether the page there is of the results with this digest, and all its figures are in `figures` beside it."""
+    try:
+        found = _STAMP.search(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return False
+    if found is None or found[1] != digest:
+        return False
+    return all((path.parent / "figures" / f"{name}.png").is_file() for name in found[2].split())
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
