@@ -57,6 +57,13 @@ def test_the_help_of_a_command_imports_no_jax(name):
     assert imported == "False"
 
 
+def test_a_comparison_imports_what_draws_and_trains_where_it_does():
+    """A second run does neither, and waits for no Matplotlib and no Grain."""
+    script = "import sys, covjax.comparison.compare; print(*{'matplotlib', 'grain', 'transformers'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
 def test_what_a_type_checker_reads_is_what_python_finds():
     tree = ast.parse((ROOT / "covjax" / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
