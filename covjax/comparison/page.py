@@ -209,12 +209,12 @@ def stamp(digest: str, figures: Iterable[str]) -> str:
 def is_current(path: Path, digest: str) -> bool:
     """Whether the page there is of the results with this digest, and all its figures are in `figures` beside it."""
     try:
-        found = _STAMP.search(path.read_text(encoding="utf-8"))
+        last = _STAMP.search(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return False
-    if found is None or found[1] != digest:
+    if last is None or last[1] != digest:
         return False
-    return all((path.parent / "figures" / f"{name}.png").is_file() for name in found[2].split())
+    return all((path.parent / "figures" / f"{name}.png").is_file() for name in last[2].split())
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

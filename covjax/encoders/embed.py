@@ -296,28 +296,18 @@ def add_windows(state: Moments, x: Float[Array, "b t d"], weights: Float[Array, 
 _merge_batch = jax.jit(add_windows)
 
 
-class _Shares:
-    """How many jobs share each linear algebra library in this process, and how many threads it has for itself."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._jobs: list[tuple[int, bool]] = []
-        self._whole: dict[str, int] = {}  # threads of a library, by its file, while nobody shares it
-
-    def change(self, step: Callable[[list[tuple[int, bool]]], None]) -> None:
-        """Let jobs begin or end, in any order, and give every library the threads of the most jobs that share it."""
-        with self._lock:
-            if not self._jobs:
-                self._whole.clear()
-            step(self._jobs)
-            for each in ThreadpoolController().select(user_api="blas").lib_controllers:
-                whole = self._whole.setdefault(each.filepath, each.num_threads or 1)
-                most = max((jobs for jobs, numpy in self._jobs if numpy or not _is_numpys(each.filepath)), default=1)
-                # Of what it has, not of the cores: OMP_NUM_THREADS or the cores of a container may be fewer.
-                each.set_num_threads(max(whole // most, 1))
+_SHARING = threading.Lock()
+_JOBS: list[tuple[int, bool]] = []  # of every `shared_threads` that has begun, its arguments
+_WHOLE: dict[str, int] = {}  # threads of a library, by its file, while nobody shares it
 
 
-_shares = _Shares()
+def _share_out() -> None:
+    """Give every library the threads that it has for each of the most jobs that share it."""
+    for each in ThreadpoolController().select(user_api="blas").lib_controllers:
+        # Of what it has, not of the cores: OMP_NUM_THREADS or the cores of a container may be fewer.
+        whole = _WHOLE.setdefault(each.filepath, each.num_threads or 1)
+        most = max((jobs for jobs, numpy in _JOBS if numpy or not _is_numpys(each.filepath)), default=1)
+        each.set_num_threads(max(whole // most, 1))
 
 
 def _is_numpys(file: str) -> bool:
@@ -335,11 +325,17 @@ def shared_threads(jobs: int, numpy: bool = True) -> Iterator[None]:
     NumPy keeps its threads, unless both are one. Contexts may begin and end in any order, in any thread.
     """
     entry = jobs, numpy
-    _shares.change(lambda every: every.append(entry))
+    with _SHARING:
+        if not _JOBS:
+            _WHOLE.clear()
+        _JOBS.append(entry)
+        _share_out()
     try:
         yield
     finally:
-        _shares.change(lambda every: every.remove(entry))
+        with _SHARING:
+            _JOBS.remove(entry)
+            _share_out()
 
 
 Item = TypeVar("Item")
