@@ -37,7 +37,7 @@ def test_coordinates_equal_those_of_the_features_up_to_sign(rng, n, p, dtype, to
     np.testing.assert_allclose(kernel.eigenvalues, features.eigenvalues, rtol=tolerance, atol=tolerance * 0.01)
     np.testing.assert_allclose(kernel.eigenvalues.sum(), 1)
     np.testing.assert_allclose(kernel.scale, features.scale, rtol=tolerance)
-    np.testing.assert_allclose(kernel.own, kernel.coordinates(product(x, x, dtype)), atol=tolerance * 5)
+    np.testing.assert_allclose(kernel.sample_coordinates, kernel.coordinates(product(x, x, dtype)), atol=tolerance * 5)
     for rows in (x, new):
         ours, theirs = kernel.coordinates(product(rows, x, dtype)), features.coordinates(rows)
         ours *= np.sign((kernel.coordinates(product(x, x, dtype)) * features.coordinates(x)).sum(0))
@@ -65,7 +65,7 @@ def test_a_space_of_samples_is_the_row_space_without_its_axes(rng):
     x, new, y = problem(rng, 30, 90)
     rows, samples = row_space(x), sample_space(x)
     np.testing.assert_allclose(samples.samples.T @ samples.dual, rows.axes, atol=1e-12)
-    np.testing.assert_allclose(samples.own, samples.coordinates(x), atol=1e-9)
+    np.testing.assert_allclose(samples.sample_coordinates, samples.coordinates(x), atol=1e-9)
     for others in (new, np.concatenate([new] * 6)):  # of more samples than features the axes are made
         np.testing.assert_allclose(samples.coordinates(others), rows.coordinates(others), atol=1e-9)
     expected, probe = (fit_ridge_path(space, space.coordinates(x), y, [1e-2])[0] for space in (rows, samples))

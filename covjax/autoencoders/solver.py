@@ -219,11 +219,11 @@ def _kept_moments(batches: Sequence[Batch], center: Center) -> list[Float[np.nda
     room = _ROOM
     for x, weights in batches:
         size, tokens, features = x.shape
-        own = 8 * size * features**2
-        if tokens < 2 * features or own > room:
+        memory = 8 * size * features**2
+        if tokens < 2 * features or memory > room:
             moments.append(None)
             continue
-        room -= own
+        room -= memory
         with jax.enable_x64(True):
             moments.append(np.asarray(_each_moment(_scaled(*_wide(x, weights, center)))))
     return moments

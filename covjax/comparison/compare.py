@@ -37,8 +37,7 @@ from covjax.data.dataset import label_name_notes, read_label_names
 from covjax.data.pairs import seen_note
 from covjax.data.targets import target_names_path
 from covjax.errors import InputError
-from covjax.extras import absent, need
-from covjax.jobs.disk import json_digest
+from covjax.extras import need
 from covjax.jobs.distributed import check_folder, is_first, same, wait
 from covjax.jobs.folder import RunFolder, claim, write_sealed
 from covjax.notes import note, visible
@@ -69,7 +68,7 @@ def compare(
     comparison.
     """
     config.check()
-    if config.sae_latents and absent(["grain"]):
+    if config.sae_latents and not (Path(config.output) / "results.json").is_file():
         need("grain", "train", "sae_latents: training a sparse autoencoder")  # said before hours of work
     same("options", repr((config, force)))
     with claim(config.output, RUN, OWNS) as folder:
@@ -166,7 +165,7 @@ def _compare(
         if is_first() and config.protocol != RETRIEVAL:
             write_predictions(output / "predictions.csv", data, choice.probes, results)
     if is_first():
-        if not is_current(output / "report.html", json_digest(results.dump())):
+        if not is_current(output / "report.html", results):
             _write_page(results, None if folds else data_card(data, results, choice.probes), output)
         seconds = time.monotonic() - start
         note(f"report: {output / 'report.html'}   model: {output / 'model'}   ({seconds:.0f} s)")

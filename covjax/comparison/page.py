@@ -1,13 +1,16 @@
 """What all pages are made of: escaped text, numbers, intervals, tables and figures, in HTML and Markdown."""
 
 import dataclasses
+import hashlib
 import html
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from covjax.comparison.results import Interval, side
+from covjax.comparison.results import Interval, Results, side
+from covjax.jobs.disk import json_digest
 from covjax.notes import visible
 
 STYLE = """
@@ -198,23 +201,33 @@ def page(title: str, parts: Sequence[str], style: str = "") -> str:
     return "\n".join([head, *parts]) + "</body></html>"
 
 
-_STAMP = re.compile(r"<!-- ([0-9a-f]{64})((?: \w+)*) -->\Z")
+_STAMP = re.compile(r"<!-- ([0-9a-f]{64})((?: \w+)*) -->")
 
 
-def stamp(digest: str, figures: Iterable[str]) -> str:
-    """The last line of a page: of which results it is, and the names of its figures, which lie beside it."""
-    return f"\n<!-- {' '.join([digest, *figures])} -->"
+def stamped(text: str, results: Results, path: Path, figures: Iterable[str]) -> str:
+    """A page with a last line that names its figures, those in `figures` beside `path`, and seals all it is made of.
+
+    These are the results, its text, its figures, the folder that its paths are relative to, and what draws it.
+    """
+    names = list(figures)
+    return f"{text}\n<!-- {' '.join([_seal(text, results, path, names), *names])} -->"
 
 
-def is_current(path: Path, digest: str) -> bool:
-    """Whether the page there is of the results with this digest, and all its figures are in `figures` beside it."""
+def is_current(path: Path, results: Results) -> bool:
+    """Whether the page there is what would be written of these results now, with all its figures."""
     try:
-        last = _STAMP.search(path.read_text(encoding="utf-8"))
+        text, _, line = path.read_bytes().decode().rpartition("\n")
     except (OSError, UnicodeDecodeError):
         return False
-    if last is None or last[1] != digest:
-        return False
-    return all((path.parent / "figures" / f"{name}.png").is_file() for name in last[2].split())
+    stamp = _STAMP.fullmatch(line)
+    return stamp is not None and stamp[1] == _seal(text, results, path, stamp[2].split())
+
+
+def _seal(text: str, results: Results, path: Path, figures: Sequence[str]) -> str:
+    files = [path.parent / "figures" / f"{name}.png" for name in figures]
+    files += sorted(Path(__file__).parent.glob("*.py"))
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files]
+    return json_digest([text, results.dump(), digests, os.getcwd(), version("matplotlib")])
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

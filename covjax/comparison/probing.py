@@ -262,7 +262,7 @@ def _coordinates(space: Any, table: Table, train: Int[np.ndarray, "n_train"]) ->
     out = np.empty(shape, np.float64 if 8 * shape[0] * shape[1] <= _LARGE else np.float32)
     rows = np.arange(len(values))
     if isinstance(space, SampleSpace) or (isinstance(space, KernelSpace) and table.landmarks is None):
-        out[train], rows = space.own, np.setdiff1d(rows, train)
+        out[train], rows = space.sample_coordinates, np.setdiff1d(rows, train)
     for part in row_blocks(len(rows), values.shape[1]):
         out[rows[part]] = space.coordinates(values[rows[part]])
     return out
@@ -322,9 +322,9 @@ def fit_row(config: CompareConfig, data: Dataset, names: tuple[str, ...], table:
 def _kernel_ridge(
     table: Table, train: Int[np.ndarray, "n_train"], targets: np.ndarray, penalties: Sequence[float]
 ) -> list[DualProbe]:
-    """Ridge alone on an exact kernel, by a factorisation for each penalty where that is less work than one space.
+    """Ridge alone on an exact kernel, by a factorisation for each penalty where an eigendecomposition is more work.
 
-    Empty where it is not, on features and landmarks, and for penalties that such a factor cannot bear.
+    Empty where it is less, on features and landmarks, and for penalties that such a factor cannot bear.
     """
     n, outputs = len(train), targets.shape[1]
     is_exact = table.is_kernel and table.landmarks is None and not table.probe

@@ -25,7 +25,7 @@ from covjax.comparison.page import (
     section,
     signed,
     soft,
-    stamp,
+    stamped,
     table,
 )
 from covjax.comparison.results import Interval, ProbeResult, Results, RowResult, side
@@ -41,7 +41,6 @@ from covjax.comparison.sections import (
     term_name,
 )
 from covjax.comparison.verdict import main_rows, verdict
-from covjax.jobs.disk import json_digest
 from covjax.jobs.folder import write_text
 from covjax.recipes.base import CONTROL, TRAINED
 from covjax.recipes.standard import LIGHT_WIDTH
@@ -97,7 +96,7 @@ def write_report(results: Results, figures: Mapping[str, str], path: Path, card:
     parts.append(section("Words", definitions("".join(parts))))
     manifest = "\n".join(escape(f"{key}: {relative(str(value))}") for key, value in _flat(results.manifest))
     parts.append(section("Manifest", fold("What made these numbers", f"<pre>{manifest}</pre>")))
-    write_text(path, page(name, parts) + stamp(json_digest(results.dump()), figures))
+    write_text(path, stamped(page(name, parts), results, path, figures))
 
 
 def _figure(results: Results, figures: Mapping[str, str], name: str, caption: str = "") -> Html:

@@ -165,9 +165,9 @@ def fit_recipe(
             table = None if tables is None else tables.get(name)
             if table is not None and not table.is_kernel:
                 del rest[name]
-                own = rows[share(len(rows))]
-                for part in row_blocks(len(own), sizes[name]):
-                    sums[name].add(own[part], table.values[own[part]])
+                numbers = rows[share(len(rows))]
+                for part in row_blocks(len(numbers), sizes[name]):
+                    sums[name].add(numbers[part], table.values[numbers[part]])
             del table  # before the next one is read
         for numbers, vectors in each_vector(rest, tokens, fit, seed) if rest else ():
             for name in rest:

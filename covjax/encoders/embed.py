@@ -329,8 +329,9 @@ def shared_threads(jobs: int, numpy: bool = True) -> Iterator[None]:
         if not _JOBS:
             _WHOLE.clear()
         _JOBS.append(entry)
-        _share_out()
     try:
+        with _SHARING:
+            _share_out()
         yield
     finally:
         with _SHARING:

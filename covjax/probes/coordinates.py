@@ -2,7 +2,8 @@
 
 The optimum of a linear probe with an L2 penalty lies in the span of the centred training samples (representer
 theorem), so p features and n samples need only min(n, p) orthogonal coordinates. One eigendecomposition, of the
-p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them for every penalty and probe.
+p x p (primal) or the n x n (dual) Gram matrix, whichever is smaller, gives them for every penalty and probe. Ridge
+alone, with few outputs and penalties, takes less work without them: see `covjax.probes.ridge_blocks`.
 
 With features F the kernel is F Fᵀ, and everything a linear probe with an L2 penalty needs is in it (representer
 theorem): whole second moments enter through `covjax.gram`, without d² features per sequence.
@@ -63,7 +64,7 @@ class LinearProbe:
 class Space(Protocol[Probe]):
     """Centred, scaled, orthogonal coordinates Z of the training samples: ZᵀZ/n = diag(eigenvalues), trace 1.
 
-    `RowSpace` computes them from features, `KernelSpace` from kernel values.
+    `RowSpace` and `SampleSpace` compute them from features, `KernelSpace` from kernel values.
     """
 
     @property
@@ -126,7 +127,7 @@ class SampleSpace:
     eigenvalues: Float[np.ndarray, "r"]
 
     @property
-    def own(self) -> Float[np.ndarray, "n r"]:
+    def sample_coordinates(self) -> Float[np.ndarray, "n r"]:
         """Coordinates of the training samples, float64."""
         return self.dual * (len(self.dual) * self.eigenvalues)
 
@@ -258,7 +259,7 @@ class KernelSpace:
     eigenvalues: Float[np.ndarray, "r"]
 
     @property
-    def own(self) -> Float[np.ndarray, "n r"]:
+    def sample_coordinates(self) -> Float[np.ndarray, "n r"]:
         """Coordinates, float64, of the samples whose kernel `kernel_space` was given, without a product."""
         return self.dual * (len(self.dual) * self.scale**2 * self.eigenvalues)
 
