@@ -13,13 +13,13 @@ from covjax.activations.tokens import Fit
 from covjax.data import Dataset
 from covjax.embedding.passes import each_vector, pool_tokens
 from covjax.embedding.pools import FittedPool, fit_pools, restored, sketched, widths
-from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, component_probe, make_table
+from covjax.embedding.tables import Sums, Table, TrainingSums, block_of, centred_probe, first_components, make_table
 from covjax.embedding.wide import is_wide, kernel_tables, plan_tables
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
 from covjax.jobs.distributed import agree, share
-from covjax.probes import DualProbe, LinearProbe
-from covjax.probes.coordinates import row_blocks
+from covjax.probes import DualProbe, LinearProbe, RowSpace
+from covjax.probes.coordinates import SampleSpace, row_blocks
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import (
     Components,
@@ -204,16 +204,16 @@ def _components(
         table = next(iter(made.values()), None)  # of process 0 alone
     elif table is None:
         table = make_table(fitted.transform(tokens), train)
-    space = None if table is None else table.space(train)
+    space = None if table is None else first_components(table.space(train), count)
+    size = 0 if space is None else len(space.eigenvalues)
+    if isinstance(space, RowSpace | SampleSpace):
+        return space.probe(LinearProbe(np.eye(size), np.zeros(size)))
     # A kernel is process 0's alone, whose weights of its rows all then sum the vectors with.
-    first = None if space is None else component_probe(space, count)
-    if isinstance(first, LinearProbe):
-        return first
-    size = int(agree(np.int64(0 if first is None else len(first.bias))))
+    size = int(agree(np.int64(size)))
     rows = train if table is None else table.kernel_rows(train)
     dual, offset = np.zeros((len(rows), size)), np.zeros(size)
-    if first is not None and table is not None:
-        dual, offset = table.row_weights(first.alpha), first.bias
+    if space is not None and table is not None:
+        dual, offset = table.row_weights(space.dual), space.offset
     probe = DualProbe(*agree((dual, offset)))
     return centred_probe(probe, fitted.sums(tokens, rows, probe.alpha))
 

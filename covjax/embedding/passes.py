@@ -17,7 +17,7 @@ from covjax.activations.tokens import Fit
 from covjax.controls import shuffle_features
 from covjax.embedding.plan import WORK
 from covjax.embedding.pools import FittedPool, sketched, widths
-from covjax.encoders.embed import overlap, shared_threads
+from covjax.encoders.embed import overlap, runs_two, shared_threads
 from covjax.errors import InputError
 from covjax.jobs.distributed import exchange
 from covjax.pooling import Pooler
@@ -68,7 +68,7 @@ def each_batch(
         batches = _chosen(batches, only, devices)
     if most is not None:
         batches = _parts(batches, most, devices)
-    at_once = devices if tokens.mesh is not None or jax.default_backend() != "cpu" else 2  # as in `overlap`
+    at_once = 2 if runs_two(tokens.mesh) else devices
     with shared_threads(at_once, numpy=False):  # NumPy keeps its own: the caller multiplies one batch beside the next
         for batch, blocks in overlap(run, batches, lambda batch: batch.tokens.shape, tokens.mesh):
             yield batch.rows, blocks

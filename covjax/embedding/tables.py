@@ -46,6 +46,7 @@ class Directions:
     beside: tuple[str, ...] = ()
 
 
+AnySpace = RowSpace | SampleSpace | KernelSpace
 WIDE = 4096  # more features than this are kept as a kernel: at d = 320, 51,360 numbers a sequence become n_train
 _LARGE = 2**30  # bytes of sums above which they are float32
 _COLUMNS = 2**16  # of the vectors, widened at a time
@@ -82,7 +83,7 @@ class Table:
             return [self.space(train)]
         return [radial_space(self.values[train], multiple) for multiple in MULTIPLES]
 
-    def space(self, train: Int[np.ndarray, "n_train"]) -> RowSpace | SampleSpace | KernelSpace:
+    def space(self, train: Int[np.ndarray, "n_train"]) -> AnySpace:
         """Coordinates fitted on the training rows: none where these are all equal, such as the first residue M."""
         if self.directions is not None:
             return direction_space(self.values[train], self.directions)
@@ -252,17 +253,18 @@ def scaled(
 
 def principal_components(table: Table, count: int, train: Int[np.ndarray, "n_train"]) -> Table:
     """The first `count` principal components of the training rows' features: a linear map to a short vector."""
-    probe = component_probe(table.space(train), count)
-    values = np.empty((len(table.values), len(probe.bias)), np.float32)
+    space = first_components(table.space(train), count)
+    values = np.empty((len(table.values), len(space.eigenvalues)), np.float32)
     for part in row_blocks(*table.values.shape):
-        values[part] = probe.scores(table.values[part])
+        values[part] = space.coordinates(table.values[part])
     return Table(values, values.shape[1])
 
 
-def component_probe(space: RowSpace | SampleSpace | KernelSpace, count: int) -> LinearProbe | DualProbe:
-    """The linear map to the coordinates with the largest eigenvalues, at most `count` of them, the largest first."""
+def first_components(space: AnySpace, count: int) -> AnySpace:
+    """The space of the coordinates with the largest eigenvalues, at most `count` of them, the largest first."""
     first = np.argsort(-space.eigenvalues)[:count]
-    return space.probe(LinearProbe(np.eye(len(space.eigenvalues))[:, first], np.zeros(len(first))))
+    names = {"axes", "dual", "offset", "eigenvalues"}  # arrays whose last axis is that of the coordinates
+    return dataclasses.replace(space, **{name: getattr(space, name)[..., first] for name in names & vars(space).keys()})
 
 
 class Sums(NamedTuple):

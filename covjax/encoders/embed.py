@@ -343,6 +343,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def runs_two(mesh: Mesh | None) -> bool:
+    """Whether `overlap` runs two inputs at once."""
+    return mesh is None and jax.default_backend() == "cpu"
+
+
 def overlap(
     run: Callable[[Item], Result],
     inputs: Iterable[Item],
@@ -355,7 +360,7 @@ def overlap(
     `run` spreads its input over the devices of a `mesh`. The first input of each `shape` is finished before another
     begins; otherwise both threads would compile it.
     """
-    if mesh is not None or jax.default_backend() != "cpu":
+    if not runs_two(mesh):
         for each in inputs:
             yield each, run(each)
         return
