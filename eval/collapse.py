@@ -61,7 +61,7 @@ def draw_pairs(sequences: int) -> Pairs:
 def _clouds(x: Float[Array, "b t d"], w: Float[Array, "b t"], fit: Fit | None) -> Cloud:
     def cloud(pair):
         x, w = pair
-        return token_cloud(x if fit is None else standardise(x, w, *fit), w)
+        return token_cloud(x.astype(jnp.float32) if fit is None else standardise(x, w, *fit), w)
 
     return jax.lax.map(cloud, (x, w))
 

@@ -16,6 +16,7 @@ from covjax import Embedder, InputError
 from covjax.activations import ArrayTokens, GivenTokens, read_activations
 from covjax.activations.files import given_arrays, open_arrays
 from covjax.activations.given import GivenActivations
+from covjax.activations.tokens import standardiser
 from tests.torch_files import write_torch
 
 IDS = ["P2", "P10", "sp/P3", "Ä 4"]
@@ -135,7 +136,7 @@ def test_every_format_gives_the_arrays_under_their_ids_in_the_type_of_the_file(t
         assert read.lengths.tolist() == [len(given[name]) for name in read.ids]
 
 
-def test_a_batch_is_float32_and_the_digest_is_that_of_ids_and_numbers(tmp_path):
+def test_a_batch_has_the_type_of_the_file_and_the_digest_is_that_of_ids_and_numbers(tmp_path):
     given = arrays()
     one, two = read_activations(npz(tmp_path / "a", given)), read_activations(folder_npy(tmp_path / "b", given))
     rows = [one.ids.index(name) for name in IDS], [two.ids.index(name) for name in IDS]
@@ -148,9 +149,21 @@ def test_a_batch_is_float32_and_the_digest_is_that_of_ids_and_numbers(tmp_path):
     tokens = GivenTokens(one, rows[0], 32)
     expected = ArrayTokens([given[name] for name in IDS], 32)
     for batch, other in zip(tokens.walk("a"), expected.walk("b"), strict=True):
-        assert batch.tokens.dtype == np.float32
+        assert (batch.tokens.dtype, other.tokens.dtype) == (np.float16, np.float32)
         np.testing.assert_array_equal(batch.tokens, other.tokens)
         np.testing.assert_array_equal(batch.weights, other.weights)
+    for half, whole in zip(standardiser(tokens, np.arange(3)), standardiser(expected, np.arange(3))):
+        np.testing.assert_array_equal(half, whole)
+
+
+@pytest.mark.parametrize("other", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+def test_batches_are_of_16_bits_only_where_all_tokens_are_of_one_type(other):
+    given = arrays(np.float16)
+    first = IDS[0]
+    tokens = GivenTokens(GivenActivations(given_arrays({**given, first: given[first].astype(other)})))
+    row = tokens.given.ids.index(first)
+    assert tokens.sample(np.arange(4), 20)[0].dtype == (np.float16 if other == np.float16 else np.float32)
+    assert tokens.sample(np.array([row, row]), 20)[0].dtype == (other if np.dtype(other).itemsize == 2 else np.float32)
 
 
 @pytest.mark.long

@@ -127,7 +127,7 @@ def read_activations(
 
 
 class GivenTokens(ArrayTokens):
-    """Some rows of given activations in batches; in float32 within a batch alone."""
+    """Some rows of given activations in batches, in the type in which they are stored."""
 
     def __init__(
         self,

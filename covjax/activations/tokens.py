@@ -25,7 +25,7 @@ class Batch:
     """Sequences of about one length; arrays may have more rows than there are row numbers, under weights of 0."""
 
     rows: Int[np.ndarray, "r"]
-    tokens: Float[np.ndarray, "b t d"]
+    tokens: Float[np.ndarray, "b t d"]  # float32, or 16 bits where they are kept so
     weights: Float[np.ndarray, "b t"]  # 1 on the sequence's own tokens, 0 on special ones and padding
     special: Float[np.ndarray, "b d"] | None  # the special token before the sequence, where the model has one
 
@@ -87,14 +87,20 @@ class ArrayTokens:
             self._kept[row] = part
 
     def kept(self, rows: Int[np.ndarray, "n"]) -> list[Float[np.ndarray, "_ features"]]:
-        """Tokens of chosen sequences; they must be in memory."""
-        return [np.asarray(self._kept[row], np.float32) for row in rows]
+        """Tokens of chosen sequences, in the type in which they are in memory, where they must be."""
+        return [self._kept[row] for row in rows]
 
     def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (b, length, features) and weights (b, length) of chosen sequences; they must be in memory."""
+        """Tokens (b, length, features) and weights (b, length) of chosen sequences; they must be in memory.
+
+        Tokens of 16 bits stay so if all of them are of one type (the device makes float32 of them sooner than NumPy);
+        others are in float32.
+        """
         chosen = self.kept(rows)
         weights = (np.arange(length) < np.array([len(x) for x in chosen])[:, None]).astype(np.float32)
-        tokens = np.zeros((len(chosen), length, self.features), np.float32)
+        types = {x.dtype for x in chosen}
+        half = len(types) == 1 and min(types).itemsize == 2
+        tokens = np.zeros((len(chosen), length, self.features), min(types) if half else np.float32)
         for place, x in zip(tokens, chosen):
             place[: len(x)] = x
         return tokens, weights
@@ -176,7 +182,7 @@ Fit = tuple[np.ndarray, np.ndarray]  # mean and deviation of every feature over 
 def _batch_statistics(x: Float[Array, "b t d"], w: Float[Array, "b t"]) -> Float[Array, "3 d"]:
     """Count, mean and squares about it of every feature over the tokens of a batch."""
     w = w.reshape(-1)
-    x = jnp.where(w[:, None] > 0, x.reshape(len(w), -1), 0)
+    x = jnp.where(w[:, None] > 0, x.reshape(len(w), -1).astype(jnp.float32), 0)
     mean = weighted_mean(x, w)
     return jnp.stack([jnp.full(len(mean), jnp.sum(w)), mean, jnp.sum(w[:, None] * (x - mean[None]) ** 2, axis=0)])
 

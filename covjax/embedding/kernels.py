@@ -161,10 +161,11 @@ def _put(store: Store, plan: KernelPlan, name: str, rows: Int[np.ndarray, "b"], 
     if len(bad := np.flatnonzero(~np.isfinite(scale).all(1))):
         raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")
     numbers = np.asarray(factor.numbers)
-    array = np.zeros((plan.blocks, count, plan.side, columns), numbers.dtype)
-    for block in range(plan.blocks):
+    array = np.empty((plan.blocks, count, plan.side, columns), numbers.dtype)
+    for block, place in enumerate(array):
         part = numbers[:count, block * plan.side : (block + 1) * plan.side, -columns:]
-        array[block, :, : part.shape[1]] = part
+        place[:, : part.shape[1]] = part
+        place[:, part.shape[1] :] = 0
     store.put(rows, array, scale)
 
 

@@ -15,7 +15,7 @@ GIB = 2**30
 SMALLEST = 64  # features of a block: smaller ones would make matrix products slow
 WORK = 2**28  # bytes of one batch of factors in the making; two are at a time
 RUNTIME = 0.75 * GIB  # of Python, JAX and programs
-SPARE = 1.25  # peak of the process over what is planned: allocators keep what was freed; measured 1.22
+SPARE = 1.25  # what the process takes more over what is planned: allocators keep what was freed; measured 1.22
 _STEPS, _DIRECTIONS = 20, 16  # of conjugate gradients, as they usually are
 _EIGH = 40  # the time of a c × c eigendecomposition, in products of c³, where the choice must not depend on the moment
 _LARGEST_EIGH = 512  # columns of one that is timed
@@ -86,17 +86,17 @@ def plan_kernels(
         columns: of the factor of every sequence, the smaller of tokens and features.
         features: of a token.
         train: training sequences.
-        memory: bytes that the process may take, `used` of which it takes already; a fifth stays free for what
-            allocators keep, if the smallest block fits beside it.
+        memory: bytes that the process may take, `used` of which it takes already; a fifth of the rest stays free for
+            what allocators keep, if the smallest block fits beside it.
         disk: bytes that may be written.
         kernels: how many are in memory at the end; by default those of `names`.
 
     Raises TooLittleMemory where not even one block fits, with the memory that would do.
     """
     n, d = len(columns), features
-    fixed = _fixed(n, train, used, len(names) if kernels is None else kernels)
+    fixed = _fixed(n, train, len(names) if kernels is None else kernels)
     smallest = 8.0 * n * min(d, SMALLEST) ** 2
-    room = _room(memory, fixed, smallest, f"{n:,} sequences of {d:,} features")
+    room = _room(memory, used, fixed, smallest, f"{n:,} sequences of {d:,} features")
     factor = 2 * d * float(np.minimum(columns + 32, d + 1).sum())  # columns come in steps of 64
     blocks = next(count for count in range(1, d + 1) if _block(n, d, count) <= room / 2 or d / count <= SMALLEST)
     beside = int((room - _block(n, d, blocks)) // factor)
@@ -104,7 +104,7 @@ def plan_kernels(
     if on_disk:
         beside = int(disk // factor)
     if beside < 1:
-        needed = SPARE * (fixed + factor + max(factor, smallest))
+        needed = used + SPARE * (fixed + factor + max(factor, smallest))
         raise TooLittleMemory(
             f"max_memory_gib: {memory / GIB:.2g}, and {disk / GIB:.2g} GiB of disk, are too little for the factors of "
             f"{n:,} sequences of {d:,} features; {_tenths(needed)} GiB of memory, or {_tenths(factor)} of disk, are "
@@ -113,7 +113,7 @@ def plan_kernels(
         )
     groups = tuple(tuple(names[i : i + beside]) for i in range(0, len(names), beside))
     store = factor * max(map(len, groups))
-    peak = SPARE * (fixed + _block(n, d, blocks) + (0 if on_disk else store))
+    peak = used + SPARE * (fixed + _block(n, d, blocks) + (0 if on_disk else store))
     products = len(names) * (_features(columns, d) + _inner_products(n, d, train))
     cubes = len(names) * float((columns**3.0).sum())
     return KernelPlan(groups, d, blocks, on_disk, store, peak, products, cubes, max(1, int(np.median(columns))))
@@ -173,10 +173,10 @@ def plan_vectors(
 
     Raises TooLittleMemory where not even one block fits, with the memory that would do.
     """
-    fixed = _fixed(sequences, train, used, len(sizes) if kernels is None else kernels)
+    fixed = _fixed(sequences, train, len(sizes) if kernels is None else kernels)
     number = 4.0 * sequences + 16  # bytes of one number of every sequence, and of its mean
     smallest = number * min(max(sizes.values()), SMALLEST**2)
-    room = _room(memory, fixed, smallest, f"{sequences:,} sequences of {max(sizes.values()):,} numbers")
+    room = _room(memory, used, fixed, smallest, f"{sequences:,} sequences of {max(sizes.values()):,} numbers")
     limits = {"memory": room, "disk": disk, "again": math.inf}
     place = {name: next(p for p in limits if number * size <= limits[p]) for name, size in sizes.items()}
     groups = [
@@ -193,7 +193,7 @@ def plan_vectors(
     blocks = [number * max(sizes[name] for name in group.names) / group.blocks for group in groups]
     peak = max(total if group.place == "memory" else block for total, block, group in zip(totals, blocks, groups))
     products = sum(2.0 * size * train * (sequences - train / 2) for size in sizes.values())
-    return VectorPlan(tuple(groups), dict(sizes), store, SPARE * (fixed + peak), products)
+    return VectorPlan(tuple(groups), dict(sizes), store, used + SPARE * (fixed + peak), products)
 
 
 def pool_groups(sizes: Mapping[str, int], n: int, max_gib: float) -> Iterator[list[str]]:
@@ -211,18 +211,18 @@ def pool_groups(sizes: Mapping[str, int], n: int, max_gib: float) -> Iterator[li
         yield group
 
 
-def _fixed(sequences: int, train: int, used: float, kernels: int) -> float:
-    """Bytes of what is there, so many kernels with two in the making, and two batches."""
-    return used + 4.0 * sequences * train * (kernels + 2) + 2 * WORK
+def _fixed(sequences: int, train: int, kernels: int) -> float:
+    """Bytes of so many kernels with two in the making, and two batches."""
+    return 4.0 * sequences * train * (kernels + 2) + 2 * WORK
 
 
-def _room(memory: float, fixed: float, smallest: float, what: str) -> float:
-    """Bytes beside what is `fixed`: a fifth stays free for allocators if the smallest block fits so."""
-    room = memory / SPARE - fixed
+def _room(memory: float, used: float, fixed: float, smallest: float, what: str) -> float:
+    """Bytes beside what is `used` and `fixed`: a fifth stays free for allocators if the smallest block fits so."""
+    room = (memory - used) / SPARE - fixed
     if room < smallest:  # rather all of the limit than an error; `peak` says what that may come to
-        room = memory - fixed
+        room = memory - used - fixed
     if room < smallest:
-        needed = SPARE * (fixed + smallest)
+        needed = used + SPARE * (fixed + smallest)
         raise TooLittleMemory(
             f"max_memory_gib: {memory / GIB:.2g} is too little for kernels of {what}; {_tenths(needed)} is needed",
             needed,

@@ -41,36 +41,31 @@ class TrainingTokens:
     def total(self, function: Callable[[Array, Array], Any], stage: str) -> Any:
         """Σ over the training sequences of a tree of arrays `function(x, w)`, in float64 between batches."""
 
+        @jax.jit
         def summed(x, w):
             there = jnp.any(w > 0, 1)
 
             def add(leaf):
                 return jnp.where(there.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0).sum(0)
 
-            return jax.tree.map(add, jax.vmap(function)(x, w))
+            return jax.tree.map(add, jax.vmap(function)(standardise(x, w, *self.fit), w))
 
-        return self._total(summed, _result(function, self.tokens.features), stage)
+        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), _result(function, self.tokens.features))
+        for batch in self.tokens.walk(stage):
+            part = summed(batch.tokens, train_weights(batch, self.train))
+            total = jax.tree.map(lambda a, b: a + np.asarray(b, np.float64), total, part)
+        return jax.tree.map(lambda leaf: gather(leaf[None]).sum(0), total)
 
     @cached_property
     def mean_covariance(self) -> Float[np.ndarray, "d d"]:
-        """The mean of the training sequences' covariances."""
-
-        def summed(x, w):  # in one product: no matrix of d² numbers a sequence
-            y = jax.vmap(lambda x, w: centred_tokens(x, w, "covariance"))(x, w)
-            y = y.reshape(-1, y.shape[-1])
-            return jnp.matmul(y.T, y, precision=HIGHEST)
-
-        square = jax.ShapeDtypeStruct((self.tokens.features, self.tokens.features), jnp.float32)
-        return self._total(summed, square, "mean covariance") / len(self.train)
-
-    def _total(self, function: Callable[[Array, Array], Any], result: Any, stage: str) -> Any:
-        """Σ over batches of `function(x, w)`, whose arrays are of the shapes of `result`."""
-        apply = jax.jit(lambda x, w: function(standardise(x, w, *self.fit), w))
-        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), result)
-        for batch in self.tokens.walk(stage):
-            part = apply(batch.tokens, train_weights(batch, self.train))
-            total = jax.tree.map(lambda a, b: a + np.asarray(b, np.float64), total, part)
-        return jax.tree.map(lambda leaf: gather(leaf[None]).sum(0), total)
+        """The mean of the training sequences' covariances, of which no d² numbers a sequence are made."""
+        centred = jax.jit(jax.vmap(lambda x, w: centred_tokens(standardise(x, w, *self.fit), w, "covariance")))
+        product = _half if jax.default_backend() == "cpu" else _whole
+        total = np.zeros((self.tokens.features, self.tokens.features))
+        for batch in self.tokens.walk("mean covariance"):
+            weights = train_weights(batch, self.train)
+            total += np.asarray(product(centred(batch.tokens, weights), weights))
+        return gather(total[None]).sum(0) / len(self.train)
 
     @cached_property
     def sample(self) -> Float[np.ndarray, "n d"]:
@@ -80,7 +75,8 @@ class TrainingTokens:
             weights = train_weights(batch, self.train) > 0
             counts = weights.sum(1)
             own = [np.random.default_rng([self.seed, row]).random(counts[i]) for i, row in enumerate(batch.rows)]
-            keys, chosen = np.concatenate([keys, *own]), np.concatenate([chosen, batch.tokens[weights]])
+            keys = np.concatenate([keys, *own])
+            chosen = np.concatenate([chosen, batch.tokens[weights].astype(np.float32)])
             keys, chosen = _smallest(keys, chosen)
         keys, chosen = _smallest(gather(keys), gather(chosen))
         return (chosen - self.fit[0]) / self.fit[1]
@@ -98,6 +94,18 @@ class TrainingTokens:
                 values.append(np.asarray(apply(batch.tokens, batch.weights))[: len(wanted)][wanted])
         order = np.argsort(gather(np.concatenate(numbers)))
         return gather(np.concatenate(values))[order]
+
+
+def _half(y: Float[Array, "b t d"], weights: Float[np.ndarray, "b t"]) -> Float[np.ndarray, "d d"]:
+    """Σ yyᵀ over the tokens of weight above 0, by NumPy, which computes one half of a symmetric product."""
+    rows = np.asarray(y)[weights > 0]
+    return rows.T @ rows
+
+
+@jax.jit
+def _whole(y: Float[Array, "b t d"], _: Float[Array, "b t"]) -> Float[Array, "d d"]:
+    rows = y.reshape(-1, y.shape[-1])
+    return jnp.matmul(rows.T, rows, precision=HIGHEST)
 
 
 def _result(function: Callable, features: int) -> Any:

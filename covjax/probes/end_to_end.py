@@ -134,8 +134,7 @@ def fit_token_probes(
     if any(nnx.split(pool, nnx.Param, ...)[0] != graph for pool in pools):
         raise InputError(f"pools: {len(pools)} pools must be of one kind with equal options")
     parameters = [nnx.split(pool, nnx.Param, ...)[1] for pool in pools]
-    found = [_statistics(graph, each, constant, walk, train) for each in parameters]
-    first_batch = found[0][2]
+    statistics, first_batch = _statistics(graph, parameters, constant, walk, train)
     grid = [(i, decay) for i in range(len(pools)) for decay in decays.tolist()]
 
     def readout(tree: Any, x: Array, w: Array) -> Float[Array, "b k"]:
@@ -171,9 +170,9 @@ def fit_token_probes(
     starts = [
         {
             "pool": parameters[i],
-            "center": jnp.asarray(found[i][0], jnp.float32),
-            "scale": jnp.asarray(found[i][1], jnp.float32),
-            "weights": jnp.zeros((len(found[i][0]), y.shape[1])),
+            "center": jnp.asarray(statistics[i][0], jnp.float32),
+            "scale": jnp.asarray(statistics[i][1], jnp.float32),
+            "weights": jnp.zeros((len(statistics[i][0]), y.shape[1])),
             "bias": bias,
         }
         for i, _ in grid
@@ -229,29 +228,36 @@ def _rows(name: str, rows: VectorLike, targets: np.ndarray) -> np.ndarray:
     return found
 
 
-def _statistics(graph, parameters, constant, walk: Walk, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Mean and deviation of the pooled features over the training rows, and the digest of the walk's first batch."""
+def _statistics(
+    graph: Any, parameters: Sequence[Any], constant: Sequence[Any], walk: Walk, train: np.ndarray
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], Any]:
+    """Mean and deviation of every pool's features over the training rows, and the digest of the walk's first batch."""
     pool = jax.jit(lambda tree, x, w: jax.vmap(nnx.merge(graph, tree, *constant))(x, w))
-    seen, pooled, digest = [], [], None
+    seen, digest = [], None
+    pooled: list[list[np.ndarray]] = [[] for _ in parameters]
     for index, tokens, weights in walk(train):
         digest = digest or leaf_digests({"rows": index, "tokens": tokens, "weights": weights})
         keep = np.isin(index, train)
         if keep.any():
             seen.append(np.asarray(index)[keep])
-            pooled.append(np.asarray(pool(parameters, tokens, weights))[: len(index)][keep])
+            for tree, own in zip(parameters, pooled):
+                own.append(np.asarray(pool(tree, tokens, weights))[: len(index)][keep])
     rows = np.concatenate(seen) if seen else np.empty(0, int)
     if not np.array_equal(np.sort(rows), train):
         missing = np.setdiff1d(train, rows)
         problem = f"{len(missing)} never came, first {missing[0]}" if len(missing) else "some came more than once"
         raise InputError(f"walk: of {len(train)} training rows {problem}")
-    features = np.concatenate(pooled)[np.argsort(rows)]
-    if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
-        raise InputError(
-            f"walk: NaN or inf in the pooled tokens of {len(bad)} training rows, first row {train[bad[0]]}"
-        )
-    mean = exact_mean(features.astype(np.float64))
-    std = np.sqrt(np.mean((features - mean) ** 2, axis=0))
-    return mean, live_deviation(std), digest
+    statistics = []
+    for own in pooled:
+        features = np.concatenate(own)[np.argsort(rows)]
+        if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
+            raise InputError(
+                f"walk: NaN or inf in the pooled tokens of {len(bad)} training rows, first row {train[bad[0]]}"
+            )
+        mean = exact_mean(features.astype(np.float64))
+        std = np.sqrt(np.mean((features - mean) ** 2, axis=0))
+        statistics.append((mean, live_deviation(std)))
+    return statistics, digest
 
 
 def _selected(batches: Iterable[TokenBatch], train: np.ndarray, truth: np.ndarray, weights: np.ndarray):
