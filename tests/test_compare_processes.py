@@ -45,9 +45,9 @@ def read(output):
     return json.loads((output / "results.json").read_text())
 
 
-def alone(output, table):
+def alone(output, table, given=OPTIONS):
     """The comparison by this process."""
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in OPTIONS.items()}
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     compare.compare(CompareConfig(data=str(table), output=str(output), encoder="tiny", **options))
 
 
@@ -104,6 +104,34 @@ def test_one_process_goes_on_with_what_two_left(runs, tmp_path, capsys):
     after = {row["label"]: row["probes"] for row in read(output)["rows"]}
     assert before["composition"] == after["composition"]
     assert before["mean"]["ridge"]["validation"] == pytest.approx(after["mean"]["ridge"]["validation"], abs=1e-6)
+
+
+@pytest.mark.long
+def test_two_processes_share_the_folds_and_give_the_numbers_of_one(tmp_path):
+    table = write_table(tmp_path / "t.csv", np.random.default_rng(0), label=lambda text: f"{text.count('A') / 9:.4f}")
+    table.write_text("".join(line.rpartition(",")[0] + "\n" for line in table.read_text().splitlines()))  # no split
+    options = OPTIONS | {"rows": ["mean", "sqrt_covariance", "composition"], "trained": [], "probes": ["ridge"]}
+    options |= {"folds": 3, "repeats": 1}
+    alone(tmp_path / "one", table, options)
+    arguments = ["comparison", str(tmp_path / "two"), str(table), json.dumps(options)]
+    launch(arguments, processes=2)
+    one, two = read(tmp_path / "one"), read(tmp_path / "two")
+    for name in options["rows"]:
+        values = [run["folds"]["values"][name]["ridge"]["r2"] for run in (one, two)]
+        assert len(values[0]) == 3
+        np.testing.assert_allclose(*values, atol=1e-3, err_msg=name)
+    assert one["contrasts"].keys() == two["contrasts"].keys()
+    assert one["contrasts"]
+    for name, contrast in one["contrasts"].items():
+        assert contrast["choices"] == two["contrasts"][name]["choices"]
+        assert len(contrast["choices"]) == 3
+    # Two processes again, of whose folds one has gone: each process sees that it has nothing, or one, to do.
+    gone = tmp_path / "two" / "folds" / "3" / "repeat-1-fold-2.json"
+    before = gone.read_bytes()
+    gone.unlink()
+    lines = launch(arguments, processes=2)
+    assert "folds: 2 of 3 complete and reused, 1 to fit" in lines[0]
+    assert gone.read_bytes() == before
 
 
 @pytest.mark.slow

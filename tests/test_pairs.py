@@ -256,6 +256,21 @@ def test_folds_by_the_files_groups_keep_swapped_copies_together(tmp_path, rng):
         assert fold.splits[:30].tolist() == fold.splits[30:].tolist()
 
 
+@pytest.mark.long
+def test_folds_test_every_pair_once_a_repeat_swapped_copies_in_one_fold(tmp_path, rng):
+    first, second = ([sequence(rng, length) for _ in range(60)] for length in (24, 9))
+    rows = [(a, b, f"{(a.count('A') + b.count('A')) + rng.normal() / 9:.3f}") for a, b in zip(first, second)]
+    rows += [(b, a, label) for a, b, label in rows[:20]]
+    results = run(tmp_path, rows, "--pair", "both", "--folds", "3", "--repeats", "1")
+    lines = sorted(read(tmp_path / "run" / "predictions.csv"), key=lambda line: int(line["id"].removeprefix("row")))
+    assert [line["id"] for line in lines] == [f"row{i + 2}" for i in range(80)]
+    assert [line["fold"] for line in lines[:20]] == [line["fold"] for line in lines[60:]]
+    for place, value in enumerate(results["folds"]["values"]["mean"]["ridge"]["r2"]):
+        tested = [line for line in lines if int(line["fold"]) == place + 1]
+        truth, mean = np.array([[float(line["truth"]), float(line["prediction_of_mean"])] for line in tested]).T
+        assert value == pytest.approx(1 - ((truth - mean) ** 2).sum() / ((truth - truth.mean()) ** 2).sum(), abs=1e-5)
+
+
 def test_both_columns_are_text_or_none_is(tmp_path):
     rows = [("Hello", "hello world there", "1"), ("Yes", "no and no", "0")]
     data = read_table(write(tmp_path / "t.csv", rows))
