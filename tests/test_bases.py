@@ -1,12 +1,18 @@
-"""Bases of the truncation against a dense float64 computation, on made-up tokens."""
+"""Bases of the truncation against a dense float64 computation, and pools that are trained, on made-up tokens."""
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from covjax.activations import EncodedTokens
+from covjax.activations import ArrayTokens, EncodedTokens
 from covjax.activations.tokens import standardiser
-from covjax.embedding.learned import make_bases
+from covjax.data import Dataset
+from covjax.embedding import learned
+from covjax.embedding.learned import make_bases, train_pools
 from covjax.embedding.references import TrainingTokens
+from covjax.recipes import all_recipes
+from covjax.recipes.base import RecipeSettings, Trained
 from tests.test_tokens import bert, data  # noqa: F401  (fixtures)
 
 
@@ -51,3 +57,26 @@ def test_each_basis_is_the_same_whatever_else_is_wanted(tokens):
     alone = make_bases(training, [("random", 2)], token_budget=64)
     beside = make_bases(training, [("random", 2), ("random", 3), ("pca", 2)], token_budget=64)
     np.testing.assert_array_equal(alone["random", 2], beside["random", 2])
+
+
+@pytest.mark.long
+def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(rng, tmp_path, monkeypatch):
+    arrays = [rng.normal(size=(length, 4)).astype(np.float32) for length in rng.integers(3, 9, 24)]
+    tokens, names = ArrayTokens(arrays), tuple(map(str, range(24)))
+    targets = np.array([[x.max()] for x in arrays])
+    split = np.array(["train"] * 16 + ["validation"] * 4 + ["test"] * 4)
+    dataset = Dataset("t", "regression", names, names, targets, ("y",), names, split, False)
+    settings = RecipeSettings(trained=("attention",), steps=8, seeds=(0, 1, 2))
+    recipes = [recipe for recipe in all_recipes(settings) if isinstance(recipe, Trained)]
+    rest = dataset, tokens, recipes, standardiser(tokens, dataset.rows("train")), None, 0
+    together = train_pools(*rest, tmp_path / "together")
+    monkeypatch.setattr(learned, "TOGETHER", 1)
+    after = train_pools(*rest, tmp_path / "after")
+    assert len(together) == len(after) == 3
+    for one, other in zip(together, after):
+        for a, b in zip(*(jax.tree.leaves(nnx.state(pool)) for pool in (one, other)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert len({np.asarray(pool.values[...]).tobytes() for pool in after}) == 3
+    rate = f"rate-{dict(recipes[0].training)['learning_rates'][0]:g}"
+    assert [path.name for path in (tmp_path / "together").iterdir()] == [rate]
+    assert sorted(path.name for path in (tmp_path / "after").iterdir()) == [f"{rate}-seeds-{i}" for i in range(3)]

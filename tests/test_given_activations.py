@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from covjax import Embedder, InputError
 from covjax.activations import ArrayTokens, GivenTokens, read_activations
+from covjax.activations.distractors import DistractedTokens
 from covjax.activations.files import given_arrays, open_arrays
 from covjax.activations.given import GivenActivations
 from covjax.activations.tokens import standardiser
@@ -156,14 +157,22 @@ def test_a_batch_has_the_type_of_the_file_and_the_digest_is_that_of_ids_and_numb
         np.testing.assert_array_equal(half, whole)
 
 
-@pytest.mark.parametrize("other", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("other", ["float16", ">f2", "float32", "float64", ml_dtypes.bfloat16])
 def test_batches_are_of_16_bits_only_where_all_tokens_are_of_one_type(other):
+    other = np.dtype(other)
     given = arrays(np.float16)
     first = IDS[0]
     tokens = GivenTokens(GivenActivations(given_arrays({**given, first: given[first].astype(other)})))
     row = tokens.given.ids.index(first)
-    assert tokens.sample(np.arange(4), 20)[0].dtype == (np.float16 if other == np.float16 else np.float32)
-    assert tokens.sample(np.array([row, row]), 20)[0].dtype == (other if np.dtype(other).itemsize == 2 else np.float32)
+    assert tokens.sample(np.arange(4), 20)[0].dtype == (np.float16 if other == "float16" else np.float32)
+    native = other.itemsize == 2 and other.isnative
+    assert tokens.sample(np.array([row, row]), 20)[0].dtype == (other if native else np.float32)
+    plain = ArrayTokens([x.astype(np.float32) for x in tokens.given.read(range(4))])
+    mixed, expected = (
+        DistractedTokens(each, np.arange(4), "abcd", (0.5,)).kept(np.arange(8)) for each in (tokens, plain)
+    )
+    for x, y in zip(mixed, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.long

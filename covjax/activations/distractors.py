@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from covjax.activations.tokens import ArrayTokens, Batch, with_progress
+from covjax.activations.tokens import ArrayTokens, Batch, alike, with_progress
 from covjax.errors import InputError
 
 
@@ -65,7 +65,7 @@ class DistractedTokens(ArrayTokens):
 
     def kept(self, rows: Int[np.ndarray, "n"]) -> list[Float[np.ndarray, "_ features"]]:
         """See `ArrayTokens.kept`."""
-        return [self._one(row) for row in rows]
+        return alike([self._one(row) for row in rows])
 
     def mixed(self, rows: Int[np.ndarray, "n"], token_budget: int) -> Iterator[Batch]:
         """See `ArrayTokens.mixed`, of the source's rows alone."""
@@ -91,7 +91,7 @@ class DistractedTokens(ArrayTokens):
                 break
             parts.append(self.source.kept(np.array([other]))[0][:missing])
             missing -= len(parts[-1])
-        return np.concatenate(parts)
+        return np.concatenate(alike(parts))
 
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         places = rows - len(self.source)

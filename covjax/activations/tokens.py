@@ -87,20 +87,14 @@ class ArrayTokens:
             self._kept[row] = part
 
     def kept(self, rows: Int[np.ndarray, "n"]) -> list[Float[np.ndarray, "_ features"]]:
-        """Tokens of chosen sequences, in the type in which they are in memory, where they must be."""
-        return [self._kept[row] for row in rows]
+        """Tokens of chosen sequences, in the type that `alike` gives them; they must be in memory."""
+        return alike([self._kept[row] for row in rows])
 
     def sample(self, rows: Int[np.ndarray, "b"], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (b, length, features) and weights (b, length) of chosen sequences; they must be in memory.
-
-        Tokens of 16 bits stay so if all of them are of one type (the device makes float32 of them sooner than NumPy);
-        others are in float32.
-        """
+        """Tokens (b, length, features) and weights (b, length) of chosen sequences; they must be in memory."""
         chosen = self.kept(rows)
         weights = (np.arange(length) < np.array([len(x) for x in chosen])[:, None]).astype(np.float32)
-        types = {x.dtype for x in chosen}
-        half = len(types) == 1 and min(types).itemsize == 2
-        tokens = np.zeros((len(chosen), length, self.features), min(types) if half else np.float32)
+        tokens = np.zeros((len(chosen), length, self.features), chosen[0].dtype)
         for place, x in zip(tokens, chosen):
             place[: len(x)] = x
         return tokens, weights
@@ -155,6 +149,13 @@ class ArrayTokens:
                 tokens, weights = self.sample(full, edge)
                 weights[len(own) :] = 0
                 yield Batch(own, tokens, weights, self._special[full] if self.has_special else None)
+
+
+def alike(arrays: list[Float[np.ndarray, "_ d"]]) -> list[Float[np.ndarray, "_ d"]]:
+    """Arrays of one type: as they are if all have the same 16-bit type, which a device makes float32, else float32."""
+    types = {x.dtype for x in arrays}
+    half = len(types) == 1 and all(each.itemsize == 2 and each.isnative for each in types)
+    return arrays if half else [np.asarray(x, np.float32) for x in arrays]
 
 
 def _check(number: int, array: np.ndarray, features: int) -> None:

@@ -87,7 +87,7 @@ class FittedRecipe:
         In a job of several processes all call this together.
         """
         sums = TrainingSums(train, alpha, self.width)
-        for rows, vectors in each_vector(self.pools, tokens, self.fit, self.seed):
+        for rows, vectors in each_vector(self.pools, tokens, self.fit, self.seed, only=train):
             sums.add(rows, self._combine(vectors))
         return sums.total()
 
@@ -169,7 +169,7 @@ def fit_recipe(
                 for part in row_blocks(len(numbers), sizes[name]):
                     sums[name].add(numbers[part], table.values[numbers[part]])
             del table  # before the next one is read
-        for numbers, vectors in each_vector(rest, tokens, fit, seed) if rest else ():
+        for numbers, vectors in each_vector(rest, tokens, fit, seed, only=rows) if rest else ():
             for name in rest:
                 sums[name].add(numbers, vectors[name])
         blocks = {name: block_of(running.total()) for name, running in sums.items()}

@@ -18,6 +18,7 @@ from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs
 from covjax.data import Dataset
 from covjax.embedding.references import TrainingTokens
 from covjax.jobs.distributed import agree, is_first, wait
+from covjax.jobs.memory import trim
 from covjax.notes import note
 from covjax.pooling import Pooler, get_pooler
 from covjax.probes.end_to_end import TokenBatch, fit_token_probes
@@ -27,6 +28,7 @@ from covjax.standardise import standardise
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.config import AutoencoderConfig
 
+TOGETHER = 2**28  # bytes of the parameters that are trained at a time; training takes about ten times as many
 _standardise = jax.jit(standardise)  # one program a shape, where eager operations are one each
 
 
@@ -83,8 +85,9 @@ def train_pools(
     """The trained pools of recipes that differ in their seed only.
 
     Pool and linear readout are trained with AdamW, the same number of steps of the same batches for every pool; the
-    validation loss chooses step, learning rate and weight decay, of which the grid is the same too. A killed fit goes
-    on from its checkpoint in `folder`. In a job of several processes, which call this together, process 0 trains.
+    validation loss chooses step, learning rate and weight decay, of which the grid is the same too. Seeds are trained
+    beside each other, of wide tokens one after the other. A killed fit goes on from its checkpoint in `folder`. In a
+    job of several processes, which call this together, process 0 trains.
     """
     first, training = recipes[0], dict(recipes[0].training)
     train, validation = data.rows("train"), data.rows("validation")
@@ -98,14 +101,17 @@ def train_pools(
 
     decays = training["weight_decays"]
     looks = max(1, steps // 8)
+    size = len(decays) * sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(pools[0], nnx.Param)))
+    together = min(len(pools), max(1, TOGETHER // size))
     fits = []
     for rate in training["learning_rates"] if is_first() else ():
         note(f"train: {first.name}, {len(recipes)} seed(s), {steps} steps at rate {rate:g}")
         budget = Budget(steps, rate, evaluate_every=looks, patience=8, shuffle=8, seed=seed)
-        where = folder / f"rate-{rate:g}"
-        fits.append(
-            fit_token_probes(
-                pools,
+        probes = []
+        for start in range(0, len(pools), together):
+            part = "" if together == len(pools) else f"-seeds-{start}"
+            probes += fit_token_probes(
+                pools[start : start + together],
                 walk,
                 data.targets,
                 train,
@@ -113,11 +119,12 @@ def train_pools(
                 data.task,
                 decays,
                 budget,
-                checkpoint=where,
+                checkpoint=folder / f"rate-{rate:g}{part}",
             )
-        )
+            trim()
+        fits.append(probes)
     if is_first():
-        pools = [max(probes, key=lambda probe: probe.validation.max()).pool for probes in zip(*fits)]
+        pools = [max(rates, key=lambda probe: probe.validation.max()).pool for rates in zip(*fits)]
     wait()  # as long as the training takes
     for pool in pools:
         agree_module(pool)

@@ -70,7 +70,7 @@ def each_batch(
         batches = _parts(batches, most, devices)
     at_once = 2 if runs_two(tokens.mesh) else devices
     with shared_threads(at_once, numpy=False):  # NumPy keeps its own: the caller multiplies one batch beside the next
-        for batch, blocks in overlap(run, batches, lambda batch: batch.tokens.shape, tokens.mesh):
+        for batch, blocks in overlap(run, batches, lambda batch: (batch.tokens.shape, batch.tokens.dtype), tokens.mesh):
             yield batch.rows, blocks
 
 
@@ -228,6 +228,5 @@ def pool_tokens(
     for table in out.values():
         exchange(table, tokens.own)
     for name, table in out.items():
-        if len(bad := np.flatnonzero(~np.isfinite(table).all(1))):
-            raise InputError(f"recipe {name!r}: NaN or inf in {len(bad)} rows, first row {bad[0]} (counted from 0)")
+        check_finite(name, np.arange(n), table)
     return out

@@ -15,7 +15,7 @@ GIB = 2**30
 SMALLEST = 64  # features of a block: smaller ones would make matrix products slow
 WORK = 2**28  # bytes of one batch of factors in the making; two are at a time
 RUNTIME = 0.75 * GIB  # of Python, JAX and programs
-SPARE = 1.25  # what the process takes more over what is planned: allocators keep what was freed; measured 1.22
+SPARE = 1.25  # room for every byte that is planned beside what is used: allocators keep what was freed
 _STEPS, _DIRECTIONS = 20, 16  # of conjugate gradients, as they usually are
 _EIGH = 40  # the time of a c × c eigendecomposition, in products of c³, where the choice must not depend on the moment
 _LARGEST_EIGH = 512  # columns of one that is timed
@@ -217,7 +217,7 @@ def _fixed(sequences: int, train: int, kernels: int) -> float:
 
 
 def _room(memory: float, used: float, fixed: float, smallest: float, what: str) -> float:
-    """Bytes beside what is `used` and `fixed`: a fifth stays free for allocators if the smallest block fits so."""
+    """Bytes beside what is `used` and `fixed`; a fifth of the rest is left to allocators if the smallest block fits."""
     room = (memory - used) / SPARE - fixed
     if room < smallest:  # rather all of the limit than an error; `peak` says what that may come to
         room = memory - used - fixed

@@ -60,7 +60,7 @@ class TrainingTokens:
     def mean_covariance(self) -> Float[np.ndarray, "d d"]:
         """The mean of the training sequences' covariances, of which no d² numbers a sequence are made."""
         centred = jax.jit(jax.vmap(lambda x, w: centred_tokens(standardise(x, w, *self.fit), w, "covariance")))
-        product = _half if jax.default_backend() == "cpu" else _whole
+        product: Callable[..., Array | np.ndarray] = _half if jax.default_backend() == "cpu" else jax.jit(_whole)
         total = np.zeros((self.tokens.features, self.tokens.features))
         for batch in self.tokens.walk("mean covariance"):
             weights = train_weights(batch, self.train)
@@ -102,7 +102,6 @@ def _half(y: Float[Array, "b t d"], weights: Float[np.ndarray, "b t"]) -> Float[
     return rows.T @ rows
 
 
-@jax.jit
 def _whole(y: Float[Array, "b t d"], _: Float[Array, "b t"]) -> Float[Array, "d d"]:
     rows = y.reshape(-1, y.shape[-1])
     return jnp.matmul(rows.T, rows, precision=HIGHEST)

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -351,7 +351,7 @@ def runs_two(mesh: Mesh | None) -> bool:
 def overlap(
     run: Callable[[Item], Result],
     inputs: Iterable[Item],
-    shape: Callable[[Item], tuple[int, ...]],
+    shape: Callable[[Item], Hashable],
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[Item, Result]]:
     """Every input with its result, in order; on a CPU two run at once, each in its own thread.

@@ -248,8 +248,8 @@ def _statistics(
         problem = f"{len(missing)} never came, first {missing[0]}" if len(missing) else "some came more than once"
         raise InputError(f"walk: of {len(train)} training rows {problem}")
     statistics = []
-    for own in pooled:
-        features = np.concatenate(own)[np.argsort(rows)]
+    while pooled:  # the features of a pool go before those of the next are whole
+        features = np.concatenate(pooled.pop(0))[np.argsort(rows)]
         if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
             raise InputError(
                 f"walk: NaN or inf in the pooled tokens of {len(bad)} training rows, first row {train[bad[0]]}"
