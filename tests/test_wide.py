@@ -12,7 +12,7 @@ import pytest
 
 from covjax.activations import ArrayTokens
 from covjax.controls import shuffle_features
-from covjax.embedding import kernels, tables, wide
+from covjax.embedding import kernels, passes, tables, wide
 from covjax.embedding.fitted import fit_recipe
 from covjax.embedding.passes import batch_limit, each_vector, pool_tokens
 from covjax.embedding.plan import GIB, WORK, TooLittleMemory, VectorGroup, VectorPlan, plan_kernels, plan_vectors
@@ -192,6 +192,26 @@ def test_few_sequences_are_pooled_at_a_time_where_arrays_on_the_way_are_large():
     assert 2 * counts[2] > WORK // (4 * 300 * 26_000) // 2
     plain = FittedPool(get_recipe("covariance")[0], get_pooler("covariance"))
     assert [batch_limit({"covariance": plain}, D)(tokens) for tokens in (1, 30)] == [WORK // (12 * 2080)] * 2
+
+
+@pytest.mark.parametrize("only", [TRAIN, np.array([3]), np.arange(N)], ids=["half", "one", "all"])
+def test_wanted_rows_come_once_each_in_batches_that_are_full_but_for_the_last_of_a_shape(setting, only):
+    tokens, fit, pools, _ = setting
+    chosen = {"shuffled_covariance": pools["shuffled_covariance"]}
+    batches = list(passes._chosen(tokens.walk("a"), only, 1))
+    assert sorted(np.concatenate([batch.rows for batch in batches])) == only.tolist()
+    sizes = {batch.tokens.shape[1]: len(batch.tokens) for batch in tokens.walk("b")}
+    partial = [batch.tokens.shape[1] for batch in batches if len(batch.rows) < sizes[batch.tokens.shape[1]]]
+    assert len(partial) == len(set(partial))
+    for batch in batches:
+        assert not batch.weights[len(batch.rows) :].any()
+        for place, row in enumerate(batch.rows):
+            np.testing.assert_array_equal(
+                batch.tokens[place][batch.weights[place] > 0], tokens.kept(np.array([row]))[0]
+            )
+    whole = pool_tokens(chosen, tokens, fit, 0)["shuffled_covariance"]
+    for rows, vectors in each_vector(chosen, tokens, fit, 0, only=only):
+        np.testing.assert_allclose(vectors["shuffled_covariance"], whole[rows], atol=1e-6)
 
 
 def test_vectors_stay_in_memory_or_on_disk_or_are_pooled_again():

@@ -1,5 +1,6 @@
 """The pass over all tokens that pools every sequence with fitted pools."""
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, cast
@@ -161,12 +162,28 @@ def _parts(batches: Iterator[Batch], most: Callable[[int], int], devices: int) -
 
 
 def _chosen(batches: Iterator[Batch], only: Rows, devices: int) -> Iterator[Batch]:
-    """The wanted rows of every batch, in few shapes, which divide over the devices."""
-    for batch in batches:
-        places = np.flatnonzero(np.isin(batch.rows, only))
-        if len(places):
-            size = devices << (-(-len(places) // devices) - 1).bit_length()
-            yield _places(batch, places, min(size, len(batch.tokens)))
+    """The wanted rows alone, of each shape in batches as full as the given ones and in a last, smaller one."""
+    for (shape, _), group in itertools.groupby(batches, lambda batch: (batch.tokens.shape, batch.tokens.dtype)):
+        rest: Batch | None = None
+        for batch in group:
+            places = np.flatnonzero(np.isin(batch.rows, only))
+            own = _places(batch, places, len(places))
+            rest = own if rest is None else _appended(rest, own)
+            if len(rest.rows) >= shape[0]:
+                yield _places(rest, np.arange(shape[0]), shape[0])
+                rest = _places(rest, np.arange(shape[0], len(rest.rows)), len(rest.rows) - shape[0])
+        if rest is not None and (left := len(rest.rows)):
+            size = devices << (-(-left // devices) - 1).bit_length()
+            yield _places(rest, np.arange(left), min(size, shape[0]))
+
+
+def _appended(first: Batch, second: Batch) -> Batch:
+    """The sequences of two batches that have nothing else."""
+    rows, tokens = np.concatenate([first.rows, second.rows]), np.concatenate([first.tokens, second.tokens])
+    special = None
+    if first.special is not None and second.special is not None:
+        special = np.concatenate([first.special, second.special])
+    return Batch(rows, tokens, np.concatenate([first.weights, second.weights]), special)
 
 
 def _places(batch: Batch, places: Rows, size: int) -> Batch:

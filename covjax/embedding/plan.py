@@ -79,7 +79,7 @@ def plan_kernels(
     disk: float,
     kernels: int | None = None,
 ) -> KernelPlan:
-    """The plan with the fewest passes over the tokens, and then the largest blocks, that keeps within `memory` bytes.
+    """A plan within `memory` bytes: factors in memory if one recipe's fit there, else on disk; then the fewest passes.
 
     Args:
         names: recipes, those that share eigenvectors side by side.
