@@ -70,13 +70,15 @@ def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(r
     recipes = [recipe for recipe in all_recipes(settings) if isinstance(recipe, Trained)]
     rest = dataset, tokens, recipes, standardiser(tokens, dataset.rows("train")), None, 0
     together = train_pools(*rest, tmp_path / "together")
-    monkeypatch.setattr(learned, "TOGETHER", 1)
-    after = train_pools(*rest, tmp_path / "after")
-    assert len(together) == len(after) == 3
-    for one, other in zip(together, after):
-        for a, b in zip(*(jax.tree.leaves(nnx.state(pool)) for pool in (one, other)), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
-    assert len({np.asarray(pool.values[...]).tobytes() for pool in after}) == 3
     rate = f"rate-{dict(recipes[0].training)['learning_rates'][0]:g}"
     assert [path.name for path in (tmp_path / "together").iterdir()] == [rate]
-    assert sorted(path.name for path in (tmp_path / "after").iterdir()) == [f"{rate}-seeds-{i}" for i in range(3)]
+    one = 4 * len(dict(recipes[0].training)["weight_decays"]) * (4 + 16 + 4)  # bytes: query, values, readout
+    for count, groups in ((1, ["0", "1", "2"]), (2, ["0-1", "2"])):
+        monkeypatch.setattr(learned, "TOGETHER", count * one)
+        after = train_pools(*rest, tmp_path / str(count))
+        for first, second in zip(together, after, strict=True):
+            for a, b in zip(*(jax.tree.leaves(nnx.state(pool)) for pool in (first, second)), strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+        assert len({np.asarray(pool.values[...]).tobytes() for pool in after}) == 3
+        names = sorted(path.name for path in (tmp_path / str(count)).iterdir())
+        assert names == [f"{rate}-seeds-{group}" for group in groups]

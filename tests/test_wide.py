@@ -194,9 +194,14 @@ def test_few_sequences_are_pooled_at_a_time_where_arrays_on_the_way_are_large():
     assert [batch_limit({"covariance": plain}, D)(tokens) for tokens in (1, 30)] == [WORK // (12 * 2080)] * 2
 
 
-@pytest.mark.parametrize("only", [TRAIN, np.array([3]), np.arange(N)], ids=["half", "one", "all"])
+@pytest.mark.parametrize("only", [TRAIN, np.array([3]), np.arange(N), None], ids=["half", "one", "all", "but one"])
 def test_wanted_rows_come_once_each_in_batches_that_are_full_but_for_the_last_of_a_shape(setting, only):
     tokens, fit, pools, _ = setting
+    given = [set(batch.rows.tolist()) for batch in tokens.walk("c")]
+    if only is None:  # then the first batch takes one of the next, which has the same shape
+        only = np.setdiff1d(np.arange(N), min(given[0]))
+        first = next(passes._chosen(tokens.walk("d"), only, 1)).rows
+        assert [len(rows.intersection(first.tolist())) for rows in given[:2]] == [len(given[0]) - 1, 1]
     chosen = {"shuffled_covariance": pools["shuffled_covariance"]}
     batches = list(passes._chosen(tokens.walk("a"), only, 1))
     assert sorted(np.concatenate([batch.rows for batch in batches])) == only.tolist()

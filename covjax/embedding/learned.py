@@ -28,7 +28,7 @@ from covjax.standardise import standardise
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.config import AutoencoderConfig
 
-TOGETHER = 2**28  # bytes of the parameters that are trained at a time; training takes about ten times as many
+TOGETHER = 2**27  # bytes of the parameters that are trained at a time; training took 16 to 19 times as many
 _standardise = jax.jit(standardise)  # one program a shape, where eager operations are one each
 
 
@@ -86,7 +86,7 @@ def train_pools(
 
     Pool and linear readout are trained with AdamW, the same number of steps of the same batches for every pool; the
     validation loss chooses step, learning rate and weight decay, of which the grid is the same too. Seeds are trained
-    beside each other, of wide tokens one after the other. A killed fit goes on from its checkpoint in `folder`. In a
+    beside each other, of wide tokens group after group. A killed fit goes on from its checkpoint in `folder`. In a
     job of several processes, which call this together, process 0 trains.
     """
     first, training = recipes[0], dict(recipes[0].training)
@@ -101,17 +101,20 @@ def train_pools(
 
     decays = training["weight_decays"]
     looks = max(1, steps // 8)
-    size = len(decays) * sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(pools[0], nnx.Param)))
-    together = min(len(pools), max(1, TOGETHER // size))
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(pools[0], nnx.Param)))
+    numbers += pools[0](np.zeros((1, width), np.float32)).size * data.targets.shape[1]  # of the readout
+    together = min(len(pools), max(1, TOGETHER // (4 * len(decays) * numbers)))
     fits = []
     for rate in training["learning_rates"] if is_first() else ():
         note(f"train: {first.name}, {len(recipes)} seed(s), {steps} steps at rate {rate:g}")
         budget = Budget(steps, rate, evaluate_every=looks, patience=8, shuffle=8, seed=seed)
         probes = []
         for start in range(0, len(pools), together):
-            part = "" if together == len(pools) else f"-seeds-{start}"
+            group = slice(start, start + together)
+            seeds = "-".join(str(each.seed) for each in recipes[group])
+            part = "" if together == len(pools) else f"-seeds-{seeds}"
             probes += fit_token_probes(
-                pools[start : start + together],
+                pools[group],
                 walk,
                 data.targets,
                 train,

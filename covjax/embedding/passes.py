@@ -167,14 +167,16 @@ def _chosen(batches: Iterator[Batch], only: Rows, devices: int) -> Iterator[Batc
         rest: Batch | None = None
         for batch in group:
             places = np.flatnonzero(np.isin(batch.rows, only))
-            own = _places(batch, places, len(places))
-            rest = own if rest is None else _appended(rest, own)
-            if len(rest.rows) >= shape[0]:
-                yield _places(rest, np.arange(shape[0]), shape[0])
-                rest = _places(rest, np.arange(shape[0], len(rest.rows)), len(rest.rows) - shape[0])
-        if rest is not None and (left := len(rest.rows)):
-            size = devices << (-(-left // devices) - 1).bit_length()
-            yield _places(rest, np.arange(left), min(size, shape[0]))
+            while len(places):
+                missing = shape[0] - (0 if rest is None else len(rest.rows))
+                own = _places(batch, places[:missing], min(missing, len(places)))
+                rest, places = own if rest is None else _appended(rest, own), places[missing:]
+                if len(rest.rows) == shape[0]:
+                    yield rest
+                    rest = None
+        if rest is not None:
+            size = devices << (-(-len(rest.rows) // devices) - 1).bit_length()
+            yield _places(rest, np.arange(len(rest.rows)), min(size, shape[0]))
 
 
 def _appended(first: Batch, second: Batch) -> Batch:

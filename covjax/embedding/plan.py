@@ -79,7 +79,9 @@ def plan_kernels(
     disk: float,
     kernels: int | None = None,
 ) -> KernelPlan:
-    """A plan within `memory` bytes: factors in memory if one recipe's fit there, else on disk; then the fewest passes.
+    """The plan with the largest blocks that take at most half of the memory left; the other half is for factors.
+
+    Those of as many recipes as fit are made in one pass over the tokens. If not even one recipe's fit, all are on disk.
 
     Args:
         names: recipes, those that share eigenvectors side by side.

@@ -200,7 +200,7 @@ def fit_token_probes(
     for i in range(len(pools)):
         own = [place for place, (pool, _) in enumerate(grid) if pool == i]
         chosen = max(own, key=lambda place: (values[place], grid[place][1]))
-        best = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], fit.best)
+        best = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen].copy(), fit.best)  # not the whole grid
         probes.append(
             TokenProbe(
                 nnx.merge(graph, best["pool"], *constant),
