@@ -19,11 +19,10 @@ from jaxtyping import Array, Float, Int, Num
 
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
-from covjax.embedding.passes import each_batch
+from covjax.embedding.passes import check_finite, each_batch
 from covjax.embedding.plan import KernelPlan
 from covjax.embedding.pools import FittedPool
 from covjax.encoders.embed import overlap
-from covjax.errors import InputError
 from covjax.jobs.disk import writing
 from covjax.jobs.distributed import exchange, gather, is_first
 from covjax.notes import progress
@@ -158,8 +157,7 @@ def _put(store: Store, plan: KernelPlan, name: str, rows: Int[np.ndarray, "b"], 
     count, width = len(rows), factor.numbers.shape[2]
     columns = min(width, -(-int(np.asarray(factor.tokens)[:count].max()) // _STEP) * _STEP)
     scale = np.asarray(factor.scale)[:count, -columns:]
-    if len(bad := np.flatnonzero(~np.isfinite(scale).all(1))):
-        raise InputError(f"recipe {name!r}: NaN or inf, first in row {rows[bad].min()} (counted from 0)")
+    check_finite(name, rows, scale)
     numbers = np.asarray(factor.numbers)
     array = np.empty((plan.blocks, count, plan.side, columns), numbers.dtype)
     for block, place in enumerate(array):

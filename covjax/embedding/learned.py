@@ -102,7 +102,8 @@ def train_pools(
     decays = training["weight_decays"]
     looks = max(1, steps // 8)
     numbers = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(pools[0], nnx.Param)))
-    numbers += pools[0](np.zeros((1, width), np.float32)).size * data.targets.shape[1]  # of the readout
+    pooled = jax.eval_shape(pools[0], jax.ShapeDtypeStruct((1, width), np.float32))
+    numbers += pooled.size * data.targets.shape[1]  # of the readout
     together = min(len(pools), max(1, TOGETHER // (4 * len(decays) * numbers)))
     fits = []
     for rate in training["learning_rates"] if is_first() else ():

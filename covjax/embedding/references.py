@@ -75,8 +75,7 @@ class TrainingTokens:
             weights = train_weights(batch, self.train) > 0
             counts = weights.sum(1)
             own = [np.random.default_rng([self.seed, row]).random(counts[i]) for i, row in enumerate(batch.rows)]
-            keys = np.concatenate([keys, *own])
-            chosen = np.concatenate([chosen, batch.tokens[weights].astype(np.float32)])
+            keys, chosen = np.concatenate([keys, *own]), np.concatenate([chosen, batch.tokens[weights]])
             keys, chosen = _smallest(keys, chosen)
         keys, chosen = _smallest(gather(keys), gather(chosen))
         return (chosen - self.fit[0]) / self.fit[1]
