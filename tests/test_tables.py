@@ -109,9 +109,10 @@ def test_principal_components(monkeypatch, features):
     values, vectors = np.linalg.eigh(centred[TRAIN].T @ centred[TRAIN])
     expected = centred @ vectors[:, np.argsort(-values)[:4]] / np.sqrt((centred[TRAIN] ** 2).sum() / 20)
     for table in (make_table(features.copy(), TRAIN), wide(monkeypatch, features)):
-        short = principal_components(table, 4, TRAIN)
+        short, shorter = principal_components(table, [4, 2], TRAIN)
         assert (short.num_features, short.is_kernel) == (4, False)
         np.testing.assert_allclose(np.abs(short.values), np.abs(expected), atol=1e-4)
+        np.testing.assert_allclose(shorter.values, short.values[:, :2], atol=1e-6)
 
 
 def test_equal_training_rows_have_no_coordinates():

@@ -309,7 +309,7 @@ def test_a_row_beside_another_is_fitted_from_their_tables(setting, monkeypatch, 
 def test_components_come_from_the_kernel(setting, monkeypatch, tmp_path):
     tokens, fit, pools, _ = setting
     vectors = pool_tokens({"log_covariance": pools["log_covariance"]}, tokens, fit, 0)["log_covariance"]
-    expected = tables.principal_components(tables.make_table(vectors, TRAIN), 4, TRAIN).values
+    expected = next(tables.principal_components(tables.make_table(vectors, TRAIN), [4], TRAIN)).values
     monkeypatch.setattr(tables, "WIDE", 100)
     fitted = fit_recipe(get_recipe("log_covariance_4_components"), tokens, TRAIN, 0, tmp_path, {})
     np.testing.assert_allclose(np.abs(fitted.transform(tokens)), np.abs(expected), atol=2e-4)

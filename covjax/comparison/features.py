@@ -27,7 +27,7 @@ from covjax.embedding.passes import pool_tokens
 from covjax.embedding.plan import GIB, RUNTIME, TooLittleMemory, cg_pays, pool_groups
 from covjax.embedding.pools import FittedPool, expected_widths, fit_pools, unfitted_pools, widths
 from covjax.embedding.tables import WIDE, Landmarks, Table, make_table, principal_components, side_by_side
-from covjax.embedding.wide import is_wide, kernel_tables, plan_settled, plan_tables, settled_bytes
+from covjax.embedding.wide import kernel_sizes, kernel_tables, plan_settled, plan_tables, settled_bytes
 from covjax.errors import InputError
 from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import agree, is_first, wait
@@ -85,8 +85,7 @@ def kmer_frequencies(sequences: tuple[str, ...], k: int) -> Float[np.ndarray, "s
     column = {"".join(kmer): j for j, kmer in enumerate(product(letters, repeat=k))}
     table = np.zeros((len(sequences), len(column)), np.float32)
     for i, sequence in enumerate(sequences):
-        counts = Counter(sequence[j : j + k] for j in range(len(sequence) - k + 1))
-        for kmer, count in counts.items():
+        for kmer, count in Counter(sequence[j : j + k] for j in range(len(sequence) - k + 1)).items():
             table[i, column[kmer]] = count / max(len(sequence) - k + 1, 1)
     return table
 
@@ -197,12 +196,15 @@ def make_features(
                 tables.put(recipe.name, _covariates(data))
             elif isinstance(recipe, Probed):
                 tables.put(recipe.name, dataclasses.replace(tables[recipe.part], probe=recipe.probe))
+            elif isinstance(recipe, Components):
+                same = [each for each in to_make if isinstance(each, Components) and each.part == recipe.part]
+                if recipe is same[0]:  # one eigendecomposition for all of them
+                    whole, counts = side_by_side([tables[recipe.part]], train), [each.count for each in same]
+                    for table, each in zip(principal_components(whole, counts, train), same):
+                        tables.put(each.name, table)
+                    del whole  # before the parts of the next one are read
             elif parts := parts_of(recipe):
-                table = side_by_side([tables[part] for part in parts], train)
-                if isinstance(recipe, Components):
-                    table = principal_components(table, recipe.count, train)
-                tables.put(recipe.name, table)
-                del table  # before the parts of the next one are read
+                tables.put(recipe.name, side_by_side([tables[part] for part in parts], train))
     wait()
     return tables
 
@@ -249,9 +251,8 @@ def _plan_exact(
     recipes: Iterable[Recipe], sizes: Mapping[str, int], tokens: ArrayTokens, train: int, memory: float, folder: Path
 ) -> None:
     """Plan the kernels of those vectors in `sizes` that are wide; raises TooLittleMemory, before the encoder runs."""
-    wide = {name: size for name, size in sizes.items() if is_wide(size, train)}
-    if wide:
-        factored = {name for name, pool in unfitted_pools(list(recipes)).items() if has_factor(pool)}
+    factored = {name for name, pool in unfitted_pools(list(recipes)).items() if has_factor(pool)}
+    if wide := kernel_sizes(sizes, factored, len(tokens), train):
         plan_settled(wide, factored, tokens, train, folder, memory, _kernels(wide, recipes, len(tokens), train, memory))
 
 
@@ -315,10 +316,10 @@ def _pooled(
     train = data.rows("train")
     identity: dict[str, Any] = {key: manifest[key] for key in ("data", "encoder") if key in manifest}
     fit, pools = fit_pools(on_tokens, tokens, train, config.seed, output / "pools", identity, data)
-    sizes = widths(pools, tokens.features)
-    many = {name: pool for name, pool in pools.items() if plan.covers(sizes[name])}
-    wide = {name: pool for name, pool in pools.items() if is_wide(sizes[name], len(train)) and name not in many}
-    sizes = {name: size for name, size in sizes.items() if name not in many and name not in wide}
+    sizes = {name: size for name, size in widths(pools, tokens.features).items() if not plan.covers(size)}
+    many = {name: pool for name, pool in pools.items() if name not in sizes}
+    factored = {name for name, pool in pools.items() if has_factor(pool)}
+    wide = {name: pools[name] for name in kernel_sizes(sizes, factored, len(data), len(train))}
     if wide:
         count = _kernels(wide, recipes, len(data), len(train), config.memory_gib * GIB)
         kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, count)
@@ -333,7 +334,7 @@ def _pooled(
         solver = "landmarks" if config.solver == "auto" else config.solver
         note(f"plan: no recipe through {solver}: {reason}")
     gib = min(config.max_features_gib, config.memory_gib / 4)
-    for group in pool_groups(sizes, len(data), gib):
+    for group in pool_groups({name: size for name, size in sizes.items() if name not in wide}, len(data), gib):
         chosen: dict[str, FittedPool] = {name: pools[name] for name in group}
         features = pool_tokens(chosen, tokens, fit, config.seed)
         for name in group if is_first() else ():

@@ -55,7 +55,7 @@ def chosen_mixture(recipe: Weighted, tables: Mapping[str, Table], data: Dataset,
 def mixture_table(recipe: Recipe, tables: Mapping[str, Table], train: Int[np.ndarray, "n_train"]) -> Table:
     """The table of a mixture with its shares, or of a mixture's components, from those of its parts."""
     if isinstance(recipe, Components):
-        return principal_components(tables[recipe.part], recipe.count, train)
+        return next(principal_components(tables[recipe.part], [recipe.count], train))
     assert isinstance(recipe, Weighted)
     parts, shares = parts_of(recipe), [share for share in recipe.shares if share]
     weights = [share / recipe.steps for share in shares]

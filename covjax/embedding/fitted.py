@@ -99,7 +99,7 @@ class FittedRecipe:
         joint = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if self.components is not None:
             joint = joint.astype(np.float64) @ self.components[0] + self.components[1]
-        return joint.astype(np.float32)
+        return joint.astype(np.float32, copy=False)
 
     def save(self, path: str | Path, more: Mapping[str, Any] | None = None) -> None:
         """Write the state as one checkpoint; `more` enters its manifest."""

@@ -4,7 +4,7 @@ Below: linear maps of wide vectors from their kernel, as sums over the training 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -251,13 +251,15 @@ def scaled(
     return out
 
 
-def principal_components(table: Table, count: int, train: Int[np.ndarray, "n_train"]) -> Table:
-    """The first `count` principal components of the training rows' features: a linear map to a short vector."""
-    space = first_components(table.space(train), count)
-    values = np.empty((len(table.values), len(space.eigenvalues)), np.float32)
-    for part in row_blocks(*table.values.shape):
-        values[part] = space.coordinates(table.values[part])
-    return Table(values, values.shape[1])
+def principal_components(table: Table, counts: Sequence[int], train: Int[np.ndarray, "n_train"]) -> Iterator[Table]:
+    """Linear maps to short vectors: for each of `counts` so many first principal components of the training rows."""
+    every = table.space(train)
+    for count in counts:
+        space = first_components(every, count)
+        values = np.empty((len(table.values), len(space.eigenvalues)), np.float32)
+        for part in row_blocks(*table.values.shape):
+            values[part] = space.coordinates(table.values[part])
+        yield Table(values, values.shape[1])
 
 
 def first_components(space: AnySpace, count: int) -> AnySpace:
@@ -288,12 +290,15 @@ class TrainingSums:
         chosen = [i for i, row in enumerate(rows.tolist()) if row in self._weights]
         if not chosen:
             return
-        coefficients = np.array([self._weights[rows[i]] for i in chosen]).reshape(len(chosen), -1)
+        count = len(self._weights)
+        coefficients = np.array([[*self._weights[rows[i]], 1 / count] for i in chosen]).T
+        vectors = vectors if len(chosen) == len(vectors) else vectors[chosen]
         for first in range(0, len(self._mean), _COLUMNS):
-            part = vectors[chosen, first : first + _COLUMNS].astype(np.float64)
-            self._weighted[first : first + _COLUMNS] += part.T @ coefficients
-            self._mean[first : first + _COLUMNS] += part.sum(0) / len(self._weights)
-            self._square += np.square(part).sum() / len(self._weights)
+            part = vectors[:, first : first + _COLUMNS].astype(np.float64)
+            *weighted, mean = coefficients @ part
+            self._weighted[first : first + _COLUMNS] += np.transpose(weighted)
+            self._mean[first : first + _COLUMNS] += mean
+            self._square += float(np.einsum("ij,ij->", part, part)) / count
 
     def total(self) -> Sums:
         """The sums of all processes, which call this together, each after batches of its own rows."""

@@ -30,6 +30,7 @@ from covjax.embedding.passes import Rows, check_finite, each_vector
 from covjax.embedding.plan import (
     GIB,
     RUNTIME,
+    WORK,
     KernelPlan,
     TooLittleMemory,
     VectorGroup,
@@ -56,6 +57,15 @@ class TablePlan(NamedTuple):
 def is_wide(width: int, train: int) -> bool:
     """Whether vectors of so many numbers are compared through a kernel."""
     return width > max(tables.WIDE, train)
+
+
+def kernel_sizes(sizes: Mapping[str, int], factored: Collection[str], sequences: int, train: int) -> dict[str, int]:
+    """Those of vectors of `sizes` numbers whose kernels have a plan: wide ones in `factored`, or larger than a batch.
+
+    Smaller ones are pooled with narrow vectors, which saves a pass over the tokens.
+    """
+    small = WORK // (4 * sequences)
+    return {name: n for name, n in sizes.items() if is_wide(n, train) and (name in factored or n > small)}
 
 
 def plan_settled(
