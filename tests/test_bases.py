@@ -1,5 +1,7 @@
 """Bases of the truncation against a dense float64 computation, and pools that are trained, on made-up tokens."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from flax import nnx
 
 from covjax.activations import ArrayTokens, EncodedTokens
 from covjax.activations.tokens import standardiser
+from covjax.comparison.config import CompareConfig, choose_recipes
+from covjax.comparison.features import make_features
 from covjax.data import Dataset
 from covjax.embedding import learned
 from covjax.embedding.learned import make_bases, train_pools
@@ -82,3 +86,28 @@ def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(r
         assert len({np.asarray(pool.values[...]).tobytes() for pool in after}) == 3
         names = sorted(path.name for path in (tmp_path / str(count)).iterdir())
         assert names == [f"{rate}-seeds-{group}" for group in groups]
+
+
+@pytest.mark.long
+def test_a_seed_whose_table_is_lost_is_made_again_from_the_training_of_all(rng, tmp_path):
+    """As where a run was killed between the tables of two seeds."""
+    arrays = [rng.normal(size=(length, 4)).astype(np.float32) for length in rng.integers(3, 9, 24)]
+    names = tuple(map(str, range(24)))
+    targets = np.array([[x.max()] for x in arrays])
+    split = np.array(["train"] * 16 + ["validation"] * 4 + ["test"] * 4)
+    dataset = Dataset("t", "regression", names, (), targets, ("y",), names, split, False)
+    rows = ("mean", "covariance", "attention")
+    settings = CompareConfig(data="t.csv", rows=rows, trained=("attention",), steps=8, seeds=(0, 1, 2))
+    recipes = choose_recipes(settings, 4, False, has_sequences=False)
+
+    def made():
+        found = make_features(settings, dataset, ArrayTokens(arrays), recipes, tmp_path, {})
+        return {name: found[name].values for name in found}
+
+    first = made()
+    assert sorted(first) == ["attention", "attention_seed_1", "attention_seed_2", "covariance", "mean"]
+    for lost in (["attention_seed_1"], ["attention", "attention_seed_2"]):
+        for name in lost:
+            shutil.rmtree(tmp_path / "features" / name)
+        for name, values in made().items():
+            np.testing.assert_array_equal(values, first[name], err_msg=name)

@@ -8,7 +8,7 @@ from covjax.comparison.config import CompareConfig
 from covjax.comparison.probing import TASKS, fit_at, fit_row
 from covjax.data import Dataset
 from covjax.embedding import tables
-from covjax.embedding.tables import Table, make_table, principal_components, side_by_side
+from covjax.embedding.tables import Table, TrainingSums, make_table, principal_components, side_by_side
 from covjax.errors import InputError
 from covjax.probes import fit_ridge_path
 from covjax.probes.ridge_blocks import factored_path
@@ -113,6 +113,29 @@ def test_principal_components(monkeypatch, features):
         assert (short.num_features, short.is_kernel) == (4, False)
         np.testing.assert_allclose(np.abs(short.values), np.abs(expected), atol=1e-4)
         np.testing.assert_allclose(shorter.values, short.values[:, :2], atol=1e-6)
+
+
+@pytest.mark.parametrize(("outputs", "large"), [(2, 2**30), (2, 0), (0, 2**30)])
+def test_sums_of_training_vectors_are_those_of_numpy(monkeypatch, rng, features, outputs, large):
+    """In any batches, with rows that do not count among them, and with float32 sums where there are many."""
+    monkeypatch.setattr(tables, "_COLUMNS", 16)
+    monkeypatch.setattr(tables, "_LARGE", large)
+    alpha, order, known = rng.normal(size=(20, outputs)), rng.permutation(30), features[TRAIN].astype(np.float64)
+    running = TrainingSums(TRAIN, alpha, 50)
+    for rows in np.split(order, [1, 12, 13]):
+        running.add(rows, features[rows])
+    sums, mean = running.total(), known.mean(0)
+    assert sums.weighted.dtype == (np.float64 if large or not outputs else np.float32)
+    np.testing.assert_allclose(sums.weighted, known.T @ alpha, atol=2e-5 if large == 0 else 1e-12)
+    np.testing.assert_allclose(sums.mean, mean, rtol=1e-12)
+    assert sums.square == pytest.approx(np.mean(np.sum((known - mean) ** 2, axis=1)), rel=1e-10)
+
+
+def test_equal_training_vectors_have_no_variance():
+    rows = np.arange(5000)
+    running = TrainingSums(rows, np.zeros((5000, 0)), 300)
+    running.add(rows, np.tile(np.linspace(0.1, 7.3, 300, dtype=np.float32), (5000, 1)))
+    assert running.total().square == 0
 
 
 def test_equal_training_rows_have_no_coordinates():

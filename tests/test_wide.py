@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from covjax.activations import ArrayTokens
+from covjax.comparison.config import CompareConfig
+from covjax.comparison.features import make_features
 from covjax.controls import shuffle_features
+from covjax.data import Dataset
 from covjax.embedding import kernels, passes, tables, wide
 from covjax.embedding.fitted import fit_recipe
 from covjax.embedding.passes import batch_limit, each_vector, pool_tokens
@@ -245,6 +249,58 @@ def test_vectors_stay_in_memory_or_on_disk_or_are_pooled_again():
     with pytest.raises(TooLittleMemory, match="1.5 is too little for kernels of 5,000 sequences of 400,000") as error:
         plan_vectors(sizes, n, train, 1.5 * GIB, used, 0)
     plan_vectors(sizes, n, train, error.value.needed, used, 0)
+
+
+def test_wide_vectors_smaller_than_a_batch_need_no_pass_of_their_own():
+    sizes = {"narrow": 4096, "small": 5120, "large": 20_000, "factored": 5120}
+
+    def planned(sequences, train):
+        return set(wide.kernel_sizes(sizes, {"narrow", "factored"}, sequences, train))
+
+    assert planned(5000, 3500) == {"large", "factored"}
+    assert planned(20_000, 3500) == {"small", "large", "factored"}
+    assert planned(5000, 5120) == {"large"}  # as many training sequences as numbers: features need no kernel
+
+
+@pytest.mark.long
+def test_rows_are_the_same_in_a_pass_of_their_own_or_with_narrow_ones_and_made_again_where_one_is_lost(
+    tmp_path, monkeypatch, rng
+):
+    """Small wide vectors, and components of two sizes that share an eigendecomposition."""
+    arrays = [rng.normal(size=(t, 8)).astype(np.float32) for t in rng.choice([5, 9], 24)]
+    ids, names = tuple(map(str, range(24))), ("y",)
+    split = np.array(["train"] * 14 + ["validation"] * 5 + ["test"] * 5)
+    data = Dataset("t", "regression", ids, (), rng.normal(size=(24, 1)), names, ids, split, False)
+    rows = ("mean", "signed_sqrt", "lagged_covariance", "sqrt_covariance")
+    rows += ("sqrt_covariance_3_components", "sqrt_covariance_5_components")
+    settings = CompareConfig(data="t.csv", max_memory_gib=8)
+    recipes = tuple(get_recipe(name)[-1] for name in rows)
+    monkeypatch.setattr(tables, "WIDE", 20)
+    walks, each = [], ArrayTokens.walk
+
+    def walk(tokens, stage):
+        walks.append(stage)
+        return each(tokens, stage)
+
+    monkeypatch.setattr(ArrayTokens, "walk", walk)
+
+    def made(folder):
+        walks.clear()
+        found = make_features(settings, data, ArrayTokens(arrays), recipes, tmp_path / folder, {})
+        return {name: found[name].values for name in rows}
+
+    together = made("together")
+    assert walks == ["standardise", "pool", "factors"]
+    shutil.rmtree(tmp_path / "together" / "features" / "sqrt_covariance_5_components")
+    again = made("together")
+    assert walks == []
+    for name in rows:
+        np.testing.assert_array_equal(again[name], together[name], err_msg=name)
+    monkeypatch.setattr(wide, "WORK", 0)
+    alone = made("alone")
+    assert walks == ["standardise", "pool", "factors", "pool"]
+    for name in rows:
+        np.testing.assert_allclose(np.abs(alone[name]), np.abs(together[name]), atol=1e-4, err_msg=name)
 
 
 @pytest.mark.long

@@ -3,22 +3,20 @@
 import dataclasses
 import math
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from covjax.activations import ArrayTokens
 from covjax.activations.pairs import both_sides
 from covjax.comparison.config import RETRIEVAL, CompareConfig
-from covjax.comparison.tablefiles import TableFiles
+from covjax.comparison.tablefiles import TableFiles, find_complete
 from covjax.data import Dataset
 from covjax.embedding.conjugate import conjugate_table
 from covjax.embedding.kernels import factor_columns, has_factor
@@ -27,10 +25,9 @@ from covjax.embedding.passes import pool_tokens
 from covjax.embedding.plan import GIB, RUNTIME, TooLittleMemory, cg_pays, pool_groups
 from covjax.embedding.pools import FittedPool, expected_widths, fit_pools, unfitted_pools, widths
 from covjax.embedding.tables import WIDE, Landmarks, Table, make_table, principal_components, side_by_side
-from covjax.embedding.wide import kernel_sizes, kernel_tables, plan_settled, plan_tables, settled_bytes
+from covjax.embedding.wide import is_wide, kernel_sizes, kernel_tables, plan_settled, plan_tables, settled_bytes
 from covjax.errors import InputError
-from covjax.jobs.disk import Damaged
-from covjax.jobs.distributed import agree, is_first, wait
+from covjax.jobs.distributed import is_first, wait
 from covjax.notes import note
 from covjax.recipes import Recipe, parts_of
 from covjax.recipes.base import (
@@ -42,39 +39,9 @@ from covjax.recipes.base import (
     Probed,
     SideBySide,
     SpecialToken,
+    Trained,
+    row_name,
 )
-
-Item = TypeVar("Item")
-
-
-def find_complete(labels: Sequence[str], load: Callable[[str], Item | None]) -> tuple[dict[str, Item], list[str]]:
-    """What `load` gives, by label, in process 0 alone, and in all the labels that it gives nothing for there.
-
-    What is damaged is named and counts as not there: it is made again.
-    """
-    found = {}
-    for label in labels if is_first() else ():
-        try:
-            if (item := load(label)) is not None:
-                found[label] = item
-        except Damaged as error:
-            print(f"note: {error}; made again", file=sys.stderr)
-    complete = agree(np.array([label in found for label in labels]))
-    return found, [label for label, there in zip(labels, complete) if not there]
-
-
-def load_rest(
-    labels: Iterable[str], have: dict[str, Item], load: Callable[[str], Item | None], folder: Path
-) -> dict[str, Item]:
-    """All labels' items in their order, loaded where another process made them; InputError where they are not seen."""
-    out = {}
-    for label in labels:
-        item = have[label] if label in have else load(label)
-        if item is None:
-            raise InputError(f"output: process {jax.process_index()} does not see {folder}")
-        out[label] = item
-    return out
-
 
 MIN_COUNT = 2  # training occurrences of a word; one that occurs once can only be remembered
 
@@ -250,10 +217,10 @@ def _refuse_landmarks(
 def _plan_exact(
     recipes: Iterable[Recipe], sizes: Mapping[str, int], tokens: ArrayTokens, train: int, memory: float, folder: Path
 ) -> None:
-    """Plan the kernels of those vectors in `sizes` that are wide; raises TooLittleMemory, before the encoder runs."""
-    factored = {name for name, pool in unfitted_pools(list(recipes)).items() if has_factor(pool)}
-    if wide := kernel_sizes(sizes, factored, len(tokens), train):
-        plan_settled(wide, factored, tokens, train, folder, memory, _kernels(wide, recipes, len(tokens), train, memory))
+    """Plan the kernels of vectors of `sizes` numbers that need it; raises TooLittleMemory, before the encoder runs."""
+    factors = {name for name, pool in unfitted_pools(list(recipes)).items() if has_factor(pool)}
+    if wide := kernel_sizes(sizes, factors, len(tokens), train):
+        plan_settled(wide, factors, tokens, train, folder, memory, _kernels(sizes, recipes, len(tokens), train, memory))
 
 
 def _makes_kernels(*arguments: Any) -> bool:
@@ -265,9 +232,10 @@ def _makes_kernels(*arguments: Any) -> bool:
     return True
 
 
-def _kernels(wide: Mapping[str, Any], recipes: Iterable[Recipe], sequences: int, train: int, memory: float) -> int:
+def _kernels(sizes: Mapping[str, int], recipes: Iterable[Recipe], sequences: int, train: int, memory: float) -> int:
     """How many kernels are in memory at the end; the others lie in files."""
-    most = len(wide) + sum(not wide.keys().isdisjoint(parts_of(recipe)) for recipe in recipes)
+    wide = {name for name, size in sizes.items() if is_wide(size, train)}
+    most = len(wide) + sum(not wide.isdisjoint(parts_of(recipe)) for recipe in recipes)
     return min(most, 1 + int(memory / 4 // (4 * sequences * train)))
 
 
@@ -315,13 +283,16 @@ def _pooled(
         return
     train = data.rows("train")
     identity: dict[str, Any] = {key: manifest[key] for key in ("data", "encoder") if key in manifest}
-    fit, pools = fit_pools(on_tokens, tokens, train, config.seed, output / "pools", identity, data)
+    rows = {row_name(recipe) for recipe in on_tokens if isinstance(recipe, Trained)}
+    seeds = [recipe for recipe in every if isinstance(recipe, Trained) and row_name(recipe) in rows]
+    to_fit = [*(recipe for recipe in on_tokens if not isinstance(recipe, Trained)), *seeds]  # seeds share one training
+    fit, pools = fit_pools(to_fit, tokens, train, config.seed, output / "pools", identity, data)
+    pools = {recipe.name: pools[recipe.name] for recipe in on_tokens}
     sizes = {name: size for name, size in widths(pools, tokens.features).items() if not plan.covers(size)}
     many = {name: pool for name, pool in pools.items() if name not in sizes}
-    factored = {name for name, pool in pools.items() if has_factor(pool)}
-    wide = {name: pools[name] for name in kernel_sizes(sizes, factored, len(data), len(train))}
-    if wide:
-        count = _kernels(wide, recipes, len(data), len(train), config.memory_gib * GIB)
+    factors = {name for name, pool in pools.items() if has_factor(pool)}
+    if wide := {name: pools[name] for name in kernel_sizes(sizes, factors, len(data), len(train))}:
+        count = _kernels(sizes, recipes, len(data), len(train), config.memory_gib * GIB)
         kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, count)
     if many:
         note(f"plan: {_route(plan, len(many), len(data), config)}")

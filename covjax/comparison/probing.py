@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 
 from covjax import metrics
 from covjax.comparison.config import RETRIEVAL, CompareConfig
-from covjax.comparison.features import Tables, find_complete, load_rest
+from covjax.comparison.features import Tables
 from covjax.comparison.retrieval import METRICS, query_scores
+from covjax.comparison.tablefiles import find_complete, load_rest
 from covjax.data import Dataset
 from covjax.embedding.landmarks import probe_bytes
 from covjax.embedding.plan import GIB

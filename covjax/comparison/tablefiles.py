@@ -1,16 +1,25 @@
-"""Tables of a comparison by name: those that fit stay in memory, the others are read again when they are asked for."""
+"""Tables of a comparison by name: those that fit stay in memory, the others are read again when they are asked for.
+
+Also what else of a comparison an earlier run has completed, and its rest.
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from covjax.embedding.tables import Directions, Landmarks, Table
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
+from covjax.jobs.disk import Damaged
+from covjax.jobs.distributed import agree, is_first
 from covjax.jobs.memory import trim
+
+Item = TypeVar("Item")
 
 _REMEDIES = {
     "landmarks": "add --landmarks {}",
@@ -118,3 +127,32 @@ class TableFiles(Mapping[str, Table]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def find_complete(labels: Sequence[str], load: Callable[[str], Item | None]) -> tuple[dict[str, Item], list[str]]:
+    """What `load` gives, by label, in process 0 alone, and in all the labels that it gives nothing for there.
+
+    What is damaged is named and counts as not there: it is made again.
+    """
+    found = {}
+    for label in labels if is_first() else ():
+        try:
+            if (item := load(label)) is not None:
+                found[label] = item
+        except Damaged as error:
+            print(f"note: {error}; made again", file=sys.stderr)
+    complete = agree(np.array([label in found for label in labels]))
+    return found, [label for label, there in zip(labels, complete) if not there]
+
+
+def load_rest(
+    labels: Iterable[str], have: dict[str, Item], load: Callable[[str], Item | None], folder: Path
+) -> dict[str, Item]:
+    """All labels' items in their order, loaded where another process made them; InputError where they are not seen."""
+    out = {}
+    for label in labels:
+        item = have[label] if label in have else load(label)
+        if item is None:
+            raise InputError(f"output: process {jax.process_index()} does not see {folder}")
+        out[label] = item
+    return out

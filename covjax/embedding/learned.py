@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from covjax.activations import ArrayTokens
 from covjax.activations.tokens import Fit
@@ -18,6 +17,7 @@ from covjax.autoencoders.saved import agree_module
 from covjax.autoencoders.sparse.cooccurrence import cooccurrence, frequent_pairs, stack
 from covjax.data import Dataset
 from covjax.embedding.references import TrainingTokens
+from covjax.encoders.embed import shared_threads
 from covjax.jobs.distributed import agree, is_first, wait
 from covjax.jobs.memory import trim
 from covjax.notes import note
@@ -26,20 +26,11 @@ from covjax.probes.end_to_end import TokenBatch, fit_token_probes
 from covjax.probes.minibatch import Budget
 from covjax.recipes.base import BASES, SparsePooled, Trained
 from covjax.standardise import standardise
-from covjax.tokens import HIGHEST
 from covjax.training.autoencoder import train_autoencoder
 from covjax.training.config import AutoencoderConfig
 
 TOGETHER = 2**27  # bytes of the parameters that are trained at a time; training took 16 to 19 times as many
-
-
-@jax.jit  # one program a shape, where eager operations are one each
-def _standardise(
-    x: Float[Array, "*b tokens d"], w: Float[Array, "*b tokens"], fit: Fit, basis: Float[Array, "d r"] | None
-) -> Float[Array, "*b tokens _"]:
-    """Standardised tokens, projected on the basis where there is one."""
-    x = standardise(x, w, *fit)
-    return x if basis is None else jnp.matmul(x, basis, precision=HIGHEST)
+_standardise = jax.jit(standardise)  # one program a shape, where eager operations are one each
 
 
 def make_bases(
@@ -70,7 +61,7 @@ def _tucker(
     tokens: ArrayTokens, fit: Fit, train: np.ndarray, ranks: Sequence[int], token_budget: int
 ) -> list[np.ndarray]:
     batches: list[Any] = [
-        (np.asarray(_standardise(batch.tokens, batch.weights, fit, None)), batch.weights)
+        (np.asarray(_standardise(batch.tokens, batch.weights, *fit)), batch.weights)
         for batch in tokens.mixed(train, token_budget)
     ]
     bases = []
@@ -106,7 +97,8 @@ def train_pools(
 
     def walk(wanted: np.ndarray) -> Iterator[TokenBatch]:
         for batch in tokens.mixed(wanted, tokens.token_budget // 4):
-            yield batch.rows, np.asarray(_standardise(batch.tokens, batch.weights, fit, basis)), batch.weights
+            x = np.asarray(_standardise(batch.tokens, batch.weights, *fit))
+            yield batch.rows, x if basis is None else x @ basis, batch.weights
 
     decays = training["weight_decays"]
     looks = max(1, steps // 8)
@@ -123,17 +115,18 @@ def train_pools(
             group = slice(start, start + together)
             seeds = "-".join(str(each.seed) for each in recipes[group])
             part = "" if together == len(pools) else f"-seeds-{seeds}"
-            probes += fit_token_probes(
-                pools[group],
-                walk,
-                data.targets,
-                train,
-                validation,
-                data.task,
-                decays,
-                budget,
-                checkpoint=folder / f"rate-{rate:g}{part}",
-            )
+            with shared_threads(2):  # NumPy projects a batch while XLA takes the step of the one before
+                probes += fit_token_probes(
+                    pools[group],
+                    walk,
+                    data.targets,
+                    train,
+                    validation,
+                    data.task,
+                    decays,
+                    budget,
+                    checkpoint=folder / f"rate-{rate:g}{part}",
+                )
             trim()
         fits.append(probes)
     if is_first():
@@ -165,7 +158,7 @@ def sparse_pools(
     kept = tokens.kept(train)
     whole = np.concatenate(kept)  # one shape, one program
     lengths = np.array([len(x) for x in kept])
-    held = HeldActivations(np.asarray(_standardise(whole, np.ones(len(whole)), fit, None)), lengths, identity)
+    held = HeldActivations(np.asarray(_standardise(whole, np.ones(len(whole)), *fit)), lengths, identity)
     options, steps = sparse_options(recipes[0]), dict(recipes[0].autoencoder)["steps"]
     # The same for 1, 2, 4, 8 devices, so that a killed training goes on with another number of them; others round up.
     batch = 1 << (min(2048, max(int(lengths.sum()) // 2, 1)).bit_length() - 1)

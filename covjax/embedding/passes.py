@@ -16,11 +16,13 @@ from covjax.activations import ArrayTokens, Batch
 from covjax.activations.pairs import shuffle_sides
 from covjax.activations.tokens import Fit
 from covjax.controls import shuffle_features
+from covjax.embedding import tables
 from covjax.embedding.plan import WORK
 from covjax.embedding.pools import FittedPool, sketched, widths
 from covjax.encoders.embed import overlap, runs_two, shared_threads
 from covjax.errors import InputError
 from covjax.jobs.distributed import exchange
+from covjax.jobs.memory import trim
 from covjax.pooling import Pooler
 from covjax.recipes.base import Recipe
 from covjax.recipes.pairs import PairPooled
@@ -71,8 +73,11 @@ def each_batch(
         batches = _parts(batches, most, devices)
     at_once = 2 if runs_two(tokens.mesh) else devices
     with shared_threads(at_once, numpy=False):  # NumPy keeps its own: the caller multiplies one batch beside the next
-        for batch, blocks in overlap(run, batches, lambda batch: (batch.tokens.shape, batch.tokens.dtype), tokens.mesh):
+        results = overlap(run, batches, lambda batch: (batch.tokens.shape, batch.tokens.dtype), tokens.mesh)
+        for number, (batch, blocks) in enumerate(results, 1):
             yield batch.rows, blocks
+            if most is not None and number % 16 == 0:  # large batches of ever longer sequences do not fit into what
+                trim()  # the ones before have freed: of 5,000 sequences of 1,280 features 4 GiB were left so
 
 
 Structure = tuple[tuple[str, Recipe, Hashable, int], ...]
@@ -239,9 +244,11 @@ def pool_tokens(
 
     Raises InputError for NaN or inf in a vector, with the row's number from 0.
     """
-    n = len(tokens)
-    out = {name: np.empty((n, width), np.float32) for name, width in widths(pools, tokens.features).items()}
-    for rows, blocks in each_batch(pools, tokens, fit, seed):
+    n, sizes = len(tokens), widths(pools, tokens.features)
+    out = {name: np.empty((n, width), np.float32) for name, width in sizes.items()}
+    wide = {name: pools[name] for name, width in sizes.items() if width > tables.WIDE or pools[name].sketch}
+    most = batch_limit(wide, tokens.features) if wide else None
+    for rows, blocks in each_batch(pools, tokens, fit, seed, most=most):
         for name, block in blocks.items():
             out[name][rows] = block[: len(rows)]
     for table in out.values():

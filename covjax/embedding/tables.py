@@ -158,10 +158,14 @@ def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_tra
     p = features.shape[1]
     if p <= max(WIDE, len(train)):
         return Table(features, p)
-    features -= features[train].mean(0, dtype=np.float64).astype(np.float32)
-    scale = np.sqrt(np.mean(np.einsum("ij,ij->i", features[train], features[train], dtype=np.float64)))
-    features /= scale or 1.0  # equal rows stay as they are
     known = features[train]
+    centre = known.mean(0, dtype=np.float64).astype(np.float32)
+    known -= centre
+    square = np.mean(np.einsum("ij,ij->i", known, known, dtype=np.float64))
+    scale = float(np.sqrt(square)) or 1.0  # equal rows stay as they are
+    known /= scale
+    features -= centre
+    features /= scale
     kernel = np.empty((len(features), len(train)), np.float32)
     kernel[train] = known @ known.T  # NumPy sees that this is symmetric and computes one half
     others = np.setdiff1d(np.arange(len(features)), train)
@@ -253,7 +257,7 @@ def scaled(
 
 def principal_components(table: Table, counts: Sequence[int], train: Int[np.ndarray, "n_train"]) -> Iterator[Table]:
     """Linear maps to short vectors: for each of `counts` so many first principal components of the training rows."""
-    every = table.space(train)
+    every = first_components(table.space(train), max(counts))
     for count in counts:
         space = first_components(every, count)
         values = np.empty((len(table.values), len(space.eigenvalues)), np.float32)
@@ -291,14 +295,15 @@ class TrainingSums:
         if not chosen:
             return
         count = len(self._weights)
-        coefficients = np.array([[*self._weights[rows[i]], 1 / count] for i in chosen]).T
+        weights = np.stack([self._weights[rows[i]] for i in chosen], axis=1)
+        coefficients = np.concatenate([weights, np.full((1, len(chosen)), 1 / count)])
         vectors = vectors if len(chosen) == len(vectors) else vectors[chosen]
         for first in range(0, len(self._mean), _COLUMNS):
             part = vectors[:, first : first + _COLUMNS].astype(np.float64)
-            *weighted, mean = coefficients @ part
-            self._weighted[first : first + _COLUMNS] += np.transpose(weighted)
-            self._mean[first : first + _COLUMNS] += mean
-            self._square += float(np.einsum("ij,ij->", part, part)) / count
+            sums = coefficients @ part
+            self._weighted[first : first + _COLUMNS] += sums[:-1].T
+            self._mean[first : first + _COLUMNS] += sums[-1]
+            self._square += float(np.einsum("ij,ij->i", part, part).sum()) / count
 
     def total(self) -> Sums:
         """The sums of all processes, which call this together, each after batches of its own rows."""

@@ -1,7 +1,8 @@
 """Which vectors are compared through a kernel, how its making is planned, and the kernels of pools without factors.
 
 Vectors of a pool without a factor (`covjax.embedding.kernels`) are made whole, a few sequences at a time. All of them
-stay in memory or in a file, or only one block of their numbers does, and they are made again for the next one.
+stay in memory or in a file, or only one block of their numbers does, and they are made again for the next one. Those
+that are small for all sequences together need no plan (`kernel_sizes`).
 """
 
 import dataclasses
@@ -60,9 +61,9 @@ def is_wide(width: int, train: int) -> bool:
 
 
 def kernel_sizes(sizes: Mapping[str, int], factored: Collection[str], sequences: int, train: int) -> dict[str, int]:
-    """Those of vectors of `sizes` numbers whose kernels have a plan: wide ones in `factored`, or larger than a batch.
+    """Those of vectors of `sizes` numbers whose kernels are planned: wide ones in `factored`, or of more than 256 MiB.
 
-    Smaller ones are pooled with narrow vectors, which saves a pass over the tokens.
+    Others, the vectors of all sequences together, are pooled with narrow ones, mostly in the same pass over the tokens.
     """
     small = WORK // (4 * sequences)
     return {name: n for name, n in sizes.items() if is_wide(n, train) and (name in factored or n > small)}
