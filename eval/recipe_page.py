@@ -301,8 +301,9 @@ the tokens, and M = Σ + μμᵀ. Costs are for one sequence, without the encode
 triangle is kept, with its off-diagonal numbers multiplied by √2. For measured values see [results](results.md),
 [rivals](rivals.md) and [every pool on every task](suite.md).
 
-`RANK`, `COUNT` and `QUERIES` stand for any whole number, as in `pca_covariance_16` and
-`log_covariance_512_components`. This page is made by `python -m eval.recipe_page > docs/recipes.md`.
+`RANK` and `COUNT` stand for any whole number, as in `pca_covariance_16` and `log_covariance_512_components`, `QUERIES`
+for 4 or 16. A comparison has the ranks and counts of `--ranks` and `--components`. This page is made by
+`python -m eval.recipe_page > docs/recipes.md`.
 """
 
 

@@ -123,12 +123,12 @@ class ArrayTokens:
         """Median over all sequences of the tokens that are pooled: special ones do not count."""
         return float(np.median(self._counts(np.arange(len(self)))))
 
-    def require_kept(self, why: str) -> None:
-        """Raise InputError where the tokens are not in memory."""
+    def require_kept(self, why: str, otherwise: str = "") -> None:
+        """Raise InputError where the tokens are not in memory; `otherwise` is what helps beside more memory."""
         if not self.fits:
             raise InputError(
                 f"max_memory_gib: too little: {why} needs all token activations in memory, about {self.gib:.2g} GiB; "
-                "raise it (a comparison gives half of it to them)"
+                f"raise it (a comparison gives half of it to them){otherwise}"
             )
 
     def _counts(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

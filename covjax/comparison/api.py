@@ -32,7 +32,7 @@ class Comparison:
 
     @property
     def evidence(self) -> str:
-        """What the gain is evidence of, in one word: co-occurrence, quadratic, marginals, position, open or none."""
+        """What the gain shows: co-occurrence, quadratic, marginals, position, distribution, probe, open or none."""
         return evidence(self.results)
 
     def records(self) -> list[dict[str, Any]]:

@@ -131,8 +131,9 @@ class CompareConfig(RecipeSettings):
     )
     rows: tuple[str, ...] = option(
         (),
-        "recipes to compare, including mean, as `covjax info` lists them; all: every one that is not optional; empty: "
-        "the same, or ten if the test set has fewer than 200 sequences",
+        "recipes to compare, including mean and a second-order one, of those that `covjax info` lists with the ranks, "
+        "bases and components asked for; all: every one that is not optional; empty: the same, or ten if the test set "
+        "has fewer than 200 sequences",
         allowed=lambda rows: rows in ((), ALL) or "mean" in rows,
         rule="recipes including mean, the reference, or all",
     )

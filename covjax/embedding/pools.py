@@ -142,7 +142,9 @@ def fit_pools(
     in_memory += [each for part in sparse.values() for each in part]
     in_memory += [recipe for recipe in pooled if isinstance(recipe, Truncated) and recipe.basis == "tucker"]
     for each in in_memory:
-        tokens.require_kept(repr(each.name))
+        is_trained = isinstance(each, Trained)
+        other = "leave out all that are trained on labels, --trained ''" if is_trained else "choose another recipe"
+        tokens.require_kept(repr(each.name), f", or {other}")
     fit = standardiser(tokens, train)
     if in_memory:
         tokens.collect()
