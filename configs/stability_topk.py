@@ -9,10 +9,9 @@
 import os
 from pathlib import Path
 
+from covjax.tasks.configs import DATA
 from covjax.training.config import AutoencoderConfig
 from eval.stability import StabilityConfig
-
-DATA = Path(__file__).resolve().parent / "data"
 
 
 def get_config() -> StabilityConfig:

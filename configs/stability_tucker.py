@@ -9,10 +9,9 @@ probe 0.477 to 0.480 (docs/stability.md).
 import os
 from pathlib import Path
 
+from covjax.tasks.configs import DATA
 from covjax.training.config import AutoencoderConfig
 from eval.stability import StabilityConfig
-
-DATA = Path(__file__).resolve().parent / "data"
 
 
 def get_config() -> StabilityConfig:

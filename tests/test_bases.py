@@ -1,5 +1,6 @@
 """Bases of the truncation against a dense float64 computation, and pools that are trained, on made-up tokens."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -86,6 +87,26 @@ def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(r
         assert len({np.asarray(pool.values[...]).tobytes() for pool in after}) == 3
         names = sorted(path.name for path in (tmp_path / str(count)).iterdir())
         assert names == [f"{rate}-seeds-{group}" for group in groups]
+
+
+@pytest.mark.long
+def test_pools_trained_on_a_basis_are_those_of_projected_tokens(rng, tmp_path):
+    arrays = [rng.normal(size=(length, 4)).astype(np.float32) for length in rng.integers(3, 9, 24)]
+    names = tuple(map(str, range(24)))
+    targets = np.array([[x.max()] for x in arrays])
+    split = np.array(["train"] * 16 + ["validation"] * 4 + ["test"] * 4)
+    dataset = Dataset("t", "regression", names, names, targets, ("y",), names, split, False)
+    settings = RecipeSettings(trained=("attention",), steps=8, seeds=(0, 1))
+    every = [recipe for recipe in all_recipes(settings) if isinstance(recipe, Trained)]
+    recipes = [dataclasses.replace(recipe, width=2) for recipe in every]
+    tokens, basis = ArrayTokens(arrays), rng.normal(size=(4, 2)).astype(np.float32)
+    mean, deviation = fit = standardiser(tokens, dataset.rows("train"))
+    projected = ArrayTokens([(x - mean) / deviation @ basis for x in arrays])
+    on_basis = train_pools(dataset, tokens, recipes, fit, basis, 0, tmp_path / "basis")
+    plain = np.zeros(2, np.float32), np.ones(2, np.float32)
+    for first, second in zip(on_basis, train_pools(dataset, projected, recipes, plain, None, 0, tmp_path / "plain")):
+        for a, b in zip(*(jax.tree.leaves(nnx.state(pool)) for pool in (first, second)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.long

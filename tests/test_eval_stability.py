@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from covjax import InputError
 from covjax.autoencoders import load_autoencoder
-from covjax.data.table import Dataset
+from covjax.data.table import Dataset, read_table
 from covjax.encoders import register_encoder
 from covjax.encoders.unirep import UniRep
 from eval.stability import StabilityConfig, _is_sparse, embed_all, main, stability
@@ -143,6 +144,12 @@ def test_the_command_takes_the_ready_configs(capsys):
         main(arguments[1])
     for errors in (result.stderr, capsys.readouterr().err):
         assert "error: seeds: (0,) is not allowed" in errors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ready_configs_name_a_table_that_is_there(kind):
+    settings = runpy.run_path(str(ROOT / f"configs/stability_{kind}.py"))["get_config"]()
+    assert len(read_table(settings.table)) == 2400
 
 
 def test_kinds_without_rows_or_a_basis_are_refused():

@@ -36,8 +36,8 @@ def write_page(results: Mapping[str, Any], folder: Path) -> None:
     if any(row["on_front"] is not None for row in rows):
         drawing = save_figure(_draw(rows, results["config"]["sweep"]), "pareto", folder)
         caption = (
-            "Held-out FVU against L0. Filled points are on the front: no other member has both a smaller FVU and a "
-            "smaller L0."
+            "Held-out FVU against L0. Filled points are on the front: no other member is at least as good in both and "
+            "better in one."
         )
         parts.append(section("Error against sparsity", figure(drawing, caption)))
     head, lines = _table(rows)

@@ -232,7 +232,7 @@ def _stability(member: Member, whole: Sequence[Member], decoders: Mapping[str, n
 
 
 def on_front(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Whether none of the rows has both a smaller FVU and a smaller L0; None for a row without both figures."""
+    """Whether no row is at least as good in FVU and L0 and better in one; None for a row without both figures."""
 
     def point(each: Mapping[str, Any]) -> tuple[float, float] | None:
         figures = each["held_out"]
