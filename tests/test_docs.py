@@ -69,7 +69,7 @@ COMPILED = {
         "docs/encoders.md",
         "states, maps = encoder.apply(tokens, mask, (3, -1), attention=True)",
     ): "a Transformer's weights",
-    ("docs/encoders.md", "from covjax.pooling.pagerank import pagerank_weights"): "a Transformer's weights",
+    ("docs/encoders.md", "import functools"): "a Transformer's weights",
     ("docs/encoders.md", "encoder = covjax.encoders.from_torch(model, tokenizer, layers=(-1,))"): "a PyTorch model",
     ("docs/encoders.md", "from sentence_transformers import SentenceTransformer"): "weights of the hub",
     (
