@@ -286,6 +286,7 @@ def test_rows_are_the_same_in_a_pass_of_their_own_or_with_narrow_ones_and_made_a
 
     def made(folder):
         walks.clear()
+        (tmp_path / folder).mkdir(exist_ok=True)
         found = make_features(settings, data, ArrayTokens(arrays), recipes, tmp_path / folder, {})
         return {name: found[name].values for name in rows}
 
