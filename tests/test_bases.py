@@ -64,13 +64,18 @@ def test_each_basis_is_the_same_whatever_else_is_wanted(tokens):
     np.testing.assert_array_equal(alone["random", 2], beside["random", 2])
 
 
+def regression(rng):
+    """Token arrays of 24 sequences, and their largest numbers as targets."""
+    arrays = [rng.normal(size=(length, 4)).astype(np.float32) for length in rng.integers(3, 9, 24)]
+    names, targets = tuple(map(str, range(24))), np.array([[x.max()] for x in arrays])
+    split = np.array(["train"] * 16 + ["validation"] * 4 + ["test"] * 4)
+    return arrays, Dataset("t", "regression", names, names, targets, ("y",), names, split, False)
+
+
 @pytest.mark.long
 def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(rng, tmp_path, monkeypatch):
-    arrays = [rng.normal(size=(length, 4)).astype(np.float32) for length in rng.integers(3, 9, 24)]
-    tokens, names = ArrayTokens(arrays), tuple(map(str, range(24)))
-    targets = np.array([[x.max()] for x in arrays])
-    split = np.array(["train"] * 16 + ["validation"] * 4 + ["test"] * 4)
-    dataset = Dataset("t", "regression", names, names, targets, ("y",), names, split, False)
+    arrays, dataset = regression(rng)
+    tokens = ArrayTokens(arrays)
     settings = RecipeSettings(trained=("attention",), steps=8, seeds=(0, 1, 2))
     recipes = [recipe for recipe in all_recipes(settings) if isinstance(recipe, Trained)]
     rest = dataset, tokens, recipes, standardiser(tokens, dataset.rows("train")), None, 0
@@ -91,11 +96,7 @@ def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(r
 
 @pytest.mark.long
 def test_pools_trained_on_a_basis_are_those_of_projected_tokens(rng, tmp_path):
-    arrays = [rng.normal(size=(length, 4)).astype(np.float32) for length in rng.integers(3, 9, 24)]
-    names = tuple(map(str, range(24)))
-    targets = np.array([[x.max()] for x in arrays])
-    split = np.array(["train"] * 16 + ["validation"] * 4 + ["test"] * 4)
-    dataset = Dataset("t", "regression", names, names, targets, ("y",), names, split, False)
+    arrays, dataset = regression(rng)
     settings = RecipeSettings(trained=("attention",), steps=8, seeds=(0, 1))
     every = [recipe for recipe in all_recipes(settings) if isinstance(recipe, Trained)]
     recipes = [dataclasses.replace(recipe, width=2) for recipe in every]
@@ -112,11 +113,7 @@ def test_pools_trained_on_a_basis_are_those_of_projected_tokens(rng, tmp_path):
 @pytest.mark.long
 def test_a_seed_whose_table_is_lost_is_made_again_from_the_training_of_all(rng, tmp_path):
     """As where a run was killed between the tables of two seeds."""
-    arrays = [rng.normal(size=(length, 4)).astype(np.float32) for length in rng.integers(3, 9, 24)]
-    names = tuple(map(str, range(24)))
-    targets = np.array([[x.max()] for x in arrays])
-    split = np.array(["train"] * 16 + ["validation"] * 4 + ["test"] * 4)
-    dataset = Dataset("t", "regression", names, (), targets, ("y",), names, split, False)
+    arrays, dataset = regression(rng)
     rows = ("mean", "covariance", "attention")
     settings = CompareConfig(data="t.csv", rows=rows, trained=("attention",), steps=8, seeds=(0, 1, 2))
     recipes = choose_recipes(settings, 4, False, has_sequences=False)

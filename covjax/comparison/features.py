@@ -19,7 +19,7 @@ from covjax.comparison.config import RETRIEVAL, CompareConfig
 from covjax.comparison.tablefiles import TableFiles, find_complete
 from covjax.data import Dataset
 from covjax.embedding.conjugate import conjugate_table
-from covjax.embedding.kernels import factor_columns, has_factor
+from covjax.embedding.kernels import factor_columns, factored
 from covjax.embedding.landmarks import LandmarkPlan, draw_landmarks, landmark_tables, plan_landmarks, sketch_tables
 from covjax.embedding.passes import pool_tokens
 from covjax.embedding.plan import GIB, RUNTIME, TooLittleMemory, cg_pays, pool_groups
@@ -39,7 +39,6 @@ from covjax.recipes.base import (
     Probed,
     SideBySide,
     SpecialToken,
-    Trained,
     row_name,
 )
 
@@ -52,7 +51,8 @@ def kmer_frequencies(sequences: tuple[str, ...], k: int) -> Float[np.ndarray, "s
     column = {"".join(kmer): j for j, kmer in enumerate(product(letters, repeat=k))}
     table = np.zeros((len(sequences), len(column)), np.float32)
     for i, sequence in enumerate(sequences):
-        for kmer, count in Counter(sequence[j : j + k] for j in range(len(sequence) - k + 1)).items():
+        counts = Counter(sequence[j : j + k] for j in range(len(sequence) - k + 1))
+        for kmer, count in counts.items():
             table[i, column[kmer]] = count / max(len(sequence) - k + 1, 1)
     return table
 
@@ -218,9 +218,9 @@ def _plan_exact(
     recipes: Iterable[Recipe], sizes: Mapping[str, int], tokens: ArrayTokens, train: int, memory: float, folder: Path
 ) -> None:
     """Plan the kernels of vectors of `sizes` numbers that need it; raises TooLittleMemory, before the encoder runs."""
-    factors = {name for name, pool in unfitted_pools(list(recipes)).items() if has_factor(pool)}
-    if wide := kernel_sizes(sizes, factors, len(tokens), train):
-        plan_settled(wide, factors, tokens, train, folder, memory, _kernels(sizes, recipes, len(tokens), train, memory))
+    names = factored(unfitted_pools(list(recipes)))
+    if wide := kernel_sizes(sizes, names, len(tokens), train):
+        plan_settled(wide, names, tokens, train, folder, memory, _kernels(sizes, recipes, len(tokens), train, memory))
 
 
 def _makes_kernels(*arguments: Any) -> bool:
@@ -283,15 +283,13 @@ def _pooled(
         return
     train = data.rows("train")
     identity: dict[str, Any] = {key: manifest[key] for key in ("data", "encoder") if key in manifest}
-    rows = {row_name(recipe) for recipe in on_tokens if isinstance(recipe, Trained)}
-    seeds = [recipe for recipe in every if isinstance(recipe, Trained) and row_name(recipe) in rows]
-    to_fit = [*(recipe for recipe in on_tokens if not isinstance(recipe, Trained)), *seeds]  # seeds share one training
+    rows = {row_name(recipe) for recipe in on_tokens}
+    to_fit = [recipe for recipe in every if row_name(recipe) in rows]  # all seeds of a row, which share one training
     fit, pools = fit_pools(to_fit, tokens, train, config.seed, output / "pools", identity, data)
     pools = {recipe.name: pools[recipe.name] for recipe in on_tokens}
     sizes = {name: size for name, size in widths(pools, tokens.features).items() if not plan.covers(size)}
     many = {name: pool for name, pool in pools.items() if name not in sizes}
-    factors = {name for name, pool in pools.items() if has_factor(pool)}
-    if wide := {name: pools[name] for name in kernel_sizes(sizes, factors, len(data), len(train))}:
+    if wide := {name: pools[name] for name in kernel_sizes(sizes, factored(pools), len(data), len(train))}:
         count = _kernels(sizes, recipes, len(data), len(train), config.memory_gib * GIB)
         kernels = plan_tables(wide, tokens, len(train), output, config.memory_gib, count)
     if many:

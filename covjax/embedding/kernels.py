@@ -41,6 +41,11 @@ def has_factor(pool: FittedPool) -> bool:
     return is_factored and not isinstance(pool.recipe, PairPooled) and not pool.sketch
 
 
+def factored(pools: Mapping[str, FittedPool]) -> set[str]:
+    """The names of the pools whose kernels can be made from factors."""
+    return {name for name, pool in pools.items() if has_factor(pool)}
+
+
 def factor_columns(tokens: ArrayTokens) -> Float[np.ndarray, "n"]:
     """About how many columns every sequence's factor has; letters count as many tokens as they do in the median."""
     share = tokens.median_tokens() / float(np.median(tokens.lengths))

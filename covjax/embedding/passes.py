@@ -64,8 +64,6 @@ def each_batch(
         given = batch.tokens, batch.weights, keys[filled], token
         return _pool_batch(arrays, fit, *given, structure=structure, apply=apply, mesh=tokens.mesh)
 
-    if most is None and any(pool.sketch for pool in pools.values()):
-        most = batch_limit(pools, tokens.features)
     batches, devices = tokens.walk(stage), 1 if tokens.mesh is None else tokens.mesh.size
     if only is not None:
         batches = _chosen(batches, only, devices)

@@ -158,14 +158,12 @@ def make_table(features: Float[np.ndarray, "n p"], train: Int[np.ndarray, "n_tra
     p = features.shape[1]
     if p <= max(WIDE, len(train)):
         return Table(features, p)
+    features -= features[train].mean(0, dtype=np.float64).astype(np.float32)
     known = features[train]
-    centre = known.mean(0, dtype=np.float64).astype(np.float32)
-    known -= centre
     square = np.mean(np.einsum("ij,ij->i", known, known, dtype=np.float64))
     scale = float(np.sqrt(square)) or 1.0  # equal rows stay as they are
-    known /= scale
-    features -= centre
     features /= scale
+    known /= scale
     kernel = np.empty((len(features), len(train)), np.float32)
     kernel[train] = known @ known.T  # NumPy sees that this is symmetric and computes one half
     others = np.setdiff1d(np.arange(len(features)), train)

@@ -22,7 +22,7 @@ from covjax.embedding.kernels import (
     Store,
     factor_columns,
     factor_kernels,
-    has_factor,
+    factored,
     scaled_kernel,
     summed,
     train_first,
@@ -60,18 +60,18 @@ def is_wide(width: int, train: int) -> bool:
     return width > max(tables.WIDE, train)
 
 
-def kernel_sizes(sizes: Mapping[str, int], factored: Collection[str], sequences: int, train: int) -> dict[str, int]:
-    """Those of vectors of `sizes` numbers whose kernels are planned: wide ones in `factored`, or of more than 256 MiB.
+def kernel_sizes(sizes: Mapping[str, int], with_factor: Collection[str], sequences: int, train: int) -> dict[str, int]:
+    """Those of vectors of `sizes` numbers whose kernels are planned: wide ones `with_factor`, or of over 256 MiB.
 
     Others, the vectors of all sequences together, are pooled with narrow ones, mostly in the same pass over the tokens.
     """
     small = WORK // (4 * sequences)
-    return {name: n for name, n in sizes.items() if is_wide(n, train) and (name in factored or n > small)}
+    return {name: n for name, n in sizes.items() if is_wide(n, train) and (name in with_factor or n > small)}
 
 
 def plan_settled(
     sizes: Mapping[str, int],
-    factored: Collection[str],
+    with_factor: Collection[str],
     tokens: ArrayTokens,
     train: int,
     folder: Path,
@@ -80,11 +80,11 @@ def plan_settled(
 ) -> TablePlan:
     """The plan for kernels of vectors of `sizes` numbers, by settings alone, before there are any tokens.
 
-    Those of the names in `factored` are made from factors. `memory` is in bytes; `kernels` as in `plan_kernels`.
+    Those of the names in `with_factor` are made from factors. `memory` is in bytes; `kernels` as in `plan_kernels`.
 
     Raises TooLittleMemory as `plan_kernels` and `plan_vectors`.
     """
-    return _plan(sizes, factored, tokens, train, folder, memory, settled_bytes(tokens, memory), kernels)
+    return _plan(sizes, with_factor, tokens, train, folder, memory, settled_bytes(tokens, memory), kernels)
 
 
 def settled_bytes(tokens: ArrayTokens, memory: float) -> float:
@@ -112,8 +112,7 @@ def plan_tables(
     # What is taken moves by a little from run to run, and with it the blocks and the last digits.
     used = np.ceil(8 * process_bytes() / GIB) / 8 * GIB
     memory, used = agree(np.array([memory, used])).tolist()
-    factored = {name for name, pool in pools.items() if has_factor(pool)}
-    rest = widths(pools, tokens.features), factored, tokens, train, folder, memory
+    rest = widths(pools, tokens.features), factored(pools), tokens, train, folder, memory
     try:
         plan = _plan(*rest, used, kernels)
     except TooLittleMemory:
@@ -131,7 +130,7 @@ def plan_tables(
 
 def _plan(
     sizes: Mapping[str, int],
-    factored: Collection[str],
+    with_factor: Collection[str],
     tokens: ArrayTokens,
     train: int,
     folder: Path,
@@ -141,8 +140,8 @@ def _plan(
 ) -> TablePlan:
     disk = float(agree(np.array(shutil.disk_usage(folder).free / 2)))
     rest = train, memory, used, disk, len(sizes) if kernels is None else kernels
-    names = [name for name in sizes if name in factored]
-    others = {name: size for name, size in sizes.items() if name not in factored}
+    names = [name for name in sizes if name in with_factor]
+    others = {name: size for name, size in sizes.items() if name not in with_factor}
     return TablePlan(
         plan_kernels(names, factor_columns(tokens), tokens.features, *rest) if names else None,
         plan_vectors(others, len(tokens), *rest) if others else None,
