@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from covjax import InputError
 from covjax.command import main
 from covjax.comparison.model import Model
 from covjax.embedder import Embedder
-from covjax.encoders import register_encoder
+from covjax.encoders import from_function, register_encoder
 from covjax.encoders.unirep import UniRep
 from covjax.explanation.command import PAGE
 from covjax.explanation.evidence import deletion_test, direction_letters, matches, pattern_test, token_texts
@@ -25,6 +26,13 @@ from tests.test_explanation import make_model, plain_latents, sparse_model
 from tests.test_unirep import random_weights
 
 register_encoder("explain-unirep", lambda dtype: UniRep(random_weights()))
+TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(30, 8)), jnp.float32)
+PAIRS = from_function(  # a token for every two letters
+    "explain-pairs",
+    lambda tokens, mask: TABLE[tokens],
+    lambda text: [1 + ord(text[i]) % 29 for i in range(0, len(text), 2)],
+)
+register_encoder("explain-pairs", lambda dtype: PAIRS)
 
 
 def write_table(path, n=60):
@@ -186,6 +194,24 @@ def test_latents_have_their_pairs_and_contexts_on_the_page(run, tmp_path, capsys
     top = max(peaks, key=lambda name: peaks[name].max())
     section = page.split(f"<h3 id='latent-{latent}'>")[1]
     assert f"{top}, token {peaks[top].argmax() + 1}: {peaks[top].max():.3f}" in section.split("</p>")[0]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pattern", "note"), [("explain-pairs", "C", True), ("explain-unirep", "WWWW", False)]
+)
+def test_a_pattern_that_cannot_be_tested_is_said_to_be_so(run, tmp_path, capsys, encoder, pattern, note):
+    rows = read(run / "t.csv")
+    embedder = Embedder(encoder, "covariance").fit([row["sequence"] for row in rows[:10]])
+    size = embedder.transform([rows[0]["sequence"]]).shape[1]
+    probe = LinearProbe(np.random.default_rng(0).normal(size=(size, 2)), np.zeros(2))
+    Model(embedder, probe, "ridge", "multiclass", ("motif", "plain")).save(tmp_path / "model")
+    argv = [tmp_path / "model", run / "t.csv", "--output", tmp_path / "out", "--pattern", pattern, "--resamples", "100"]
+    assert main(["explain", *map(str, argv)]) == 0
+    said = f"{pattern} is not tested: that needs two sequences with a match and a token for every letter."
+    assert capsys.readouterr().out.count(said) == 2  # the labels
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert page.count(said) == 2
+    assert (f"{pattern} is not tested: explain-pairs does not have one token for every letter." in page) == note
 
 
 def test_a_model_of_folds_has_no_split(run, tmp_path):

@@ -106,6 +106,27 @@ def test_tokens_that_do_not_fit_into_memory_are_mixed_in_blocks_and_a_run_resume
             train_autoencoder(config(tmp_path / "run", **settings | change), Unheld(activations()))
 
 
+@pytest.mark.parametrize(
+    ("changes", "count", "size"),
+    [
+        ({}, 40, 16),
+        ({}, 10, 8),  # nine to train on
+        ({"kind": "absolute-topk", "options": {"latents": 32, "k": 3}}, 40, 512),  # of fewer than 1,024 tokens
+        ({"kind": "absolute-topk", "options": {"latents": 32, "k": 3}}, 200, 4096),
+    ],
+)
+def test_the_default_batch_is_of_sequences_or_tokens_and_the_number_it_comes_to_resumes_the_run(
+    tmp_path, capsys, changes, count, size
+):
+    toy = activations(count=count)
+    train_autoencoder(config(tmp_path, batch=None, steps=2, **changes), toy)
+    last = checkpoint_path(tmp_path / "checkpoints", 2)
+    assert checkpoint.read_manifest(last)["config"]["batch"] == size
+    capsys.readouterr()
+    train_autoencoder(config(tmp_path, batch=size, steps=2, **changes), toy)
+    assert "resumed at step 2 of 2" in capsys.readouterr().out
+
+
 def test_changed_settings_and_data_are_refused_with_the_difference(run):
     with pytest.raises(InputError, match=r"run holds another run: config.learning_rate: 0.01 -> 0.02; use --output"):
         train_autoencoder(config(run, learning_rate=0.02), activations())

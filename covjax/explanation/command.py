@@ -139,6 +139,8 @@ def make_material(config: ExplainConfig, model: "Model") -> "Material":
         evidence.direction_letters(fitted, tokens, explained, [each for some in top for each in some], texts)
     )
     chosen = [sequences[row] for row in rows]
+    if config.pattern and not any(len(each) == len(text) for each, text in zip(explained.tokens, chosen)):
+        notes.append(f"{config.pattern} is not tested: {encoder.name} does not have one token for every letter.")
     draw = {"resamples": config.resamples, "seed": config.seed}
     patterns = [
         evidence.pattern_test(

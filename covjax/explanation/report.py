@@ -120,6 +120,10 @@ def summary(material: Material, label: int) -> str:
             f"most, {pattern.enrichment:.1f} times as many are in the match as of random tokens "
             f"{interval_text(pattern.interval, '{:.1f}'.format)}."
         )
+    elif material.pattern:
+        text += (
+            f" {material.pattern} is not tested: that needs two sequences with a match and a token for every letter."
+        )
     return text
 
 

@@ -1,6 +1,7 @@
 """Train an autoencoder on token activations: any registered kind, resumable at any point."""
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Generator
@@ -24,7 +25,14 @@ from covjax.jobs.folder import RunFolder, claim, load_newest_together, save_step
 from covjax.notes import note, progress
 from covjax.options import FEATURES, NUMBERS, decided_by
 from covjax.standardise import feature_statistics
-from covjax.training.batches import MixedTokenBatches, SequenceBatches, TokenBatches, iterate, split_rows
+from covjax.training.batches import (
+    MixedTokenBatches,
+    SequenceBatches,
+    TokenBatches,
+    default_size,
+    iterate,
+    split_rows,
+)
 from covjax.training.config import AutoencoderConfig
 from covjax.training.log import Log, NoLog, draw_density, draw_training, held_out_report, read_log
 from covjax.training.state import (
@@ -117,10 +125,14 @@ def _train(
     train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.split_seed)
     with _home(config):
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
-    batches = _batches(config, model.examples, activations, train_rows)
-    held = _batches(config, model.examples, activations, held_rows)
+    size = config.batch or default_size(model.examples, activations.lengths[train_rows])
+    if config.batch is None:
+        note(f"{size:,} {model.examples} a step")
+        config = dataclasses.replace(config, batch=size)
+    batches = _batches(config, model.examples, size, activations, train_rows)
+    held = _batches(config, model.examples, size, activations, held_rows)
     note(f"order of the examples: {batches.order}")
-    mesh = data_mesh(config.batch, config.model_parallel)
+    mesh = data_mesh(size, config.model_parallel)
     manifest = _manifest(config, activations, batches.order)
     inputs = {name: getattr(config, name) for name in ("store", "data", "encoder", "sequences")}
     folder.begin(manifest, force, inputs)
@@ -129,7 +141,7 @@ def _train(
     with _home(config):
         graph, state = nnx.split(TrainState(model, optimiser))
     layout = state_layout(mesh, state, _split_latents(config, model))
-    data_set = batches.training(config.steps, config.seed, own_part(mesh, config.batch))
+    data_set = batches.training(config.steps, config.seed, own_part(mesh, size))
     examples = open_stream(data_set, (batches.order, config.seed)) if open_stream else iterate(data_set)
     step = rows = 0
     found = load_newest_together(output / "checkpoints", state, manifest)
@@ -160,7 +172,7 @@ def _train(
     with bar, contextlib.closing(journal) as log:
         while step < config.steps:
             yield step
-            state, metrics = advance(state, *distribute(mesh, next(examples), config.batch))
+            state, metrics = advance(state, *distribute(mesh, next(examples), size))
             step += 1
             bar.update()
             last = step == config.steps
@@ -265,16 +277,16 @@ def state_shapes(config: AutoencoderConfig, features: int) -> Any:
 
 
 def _batches(
-    config: AutoencoderConfig, examples: str, activations: Activations, rows: np.ndarray
+    config: AutoencoderConfig, examples: str, size: int, activations: Activations, rows: np.ndarray
 ) -> TokenBatches | SequenceBatches:
     dtype = jax.numpy.dtype(config.dtype)
     if examples == "sequences":
-        return SequenceBatches(activations, rows, config.batch, dtype, config.max_shapes)
+        return SequenceBatches(activations, rows, size, dtype, config.max_shapes)
     if isinstance(activations, HeldActivations):
-        return TokenBatches(activations, rows, config.batch, dtype)
+        return TokenBatches(activations, rows, size, dtype)
     # An encoder fills its batches from large blocks; a store's are shared by many processes.
     lanes = 4 if isinstance(activations, EncodedActivations) else 64
-    return MixedTokenBatches(activations, rows, config.batch, dtype, config.mix_tokens, lanes)
+    return MixedTokenBatches(activations, rows, size, dtype, config.mix_tokens, lanes)
 
 
 def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from covjax.errors import InputError
 Batch = tuple[Float[np.ndarray, "b *shape"], Float[np.ndarray, "b t"] | None]
 EVERYTHING = slice(None)
 TOGETHER = 2**16  # tokens: enough for an encoder to fill its batches
+SEQUENCES, TOKENS = 16, 4096  # of a batch, where no number is asked for
 
 
 def split_rows(count: int, held_out: float, seed: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"]]:
@@ -33,6 +34,14 @@ def split_rows(count: int, held_out: float, seed: int) -> tuple[Int[np.ndarray, 
         raise InputError(f"held_out: {held_out} of {count} sequences leaves no sequence on one side")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def default_size(examples: str, lengths: Int[np.ndarray, "n"]) -> int:
+    """Examples of a batch by default: 16 sequences or 4,096 tokens, halved until there are as many."""
+    count, size = (len(lengths), SEQUENCES) if examples == "sequences" else (int(lengths.sum()), TOKENS)
+    while size > max(count, 1):
+        size //= 2
+    return size
 
 
 def shuffled(count: int, start: int, size: int, seed: int, stream: int = 0) -> Int[np.ndarray, "size"]:

@@ -35,7 +35,12 @@ class AutoencoderConfig:
         default_factory=dict, metadata={"help": "options of the kind, such as rank=32:tied=true:prefixes=[8,32]"}
     )
     steps: int = option(2000, "optimiser steps", **at_least(1))
-    batch: int = option(16, "examples per step: sequences, or tokens for autoencoders of tokens", **at_least(1))
+    batch: int | None = option(
+        None,
+        "examples per step; none: 16 sequences, or 4096 tokens for autoencoders of tokens, fewer where there are fewer",
+        allowed=lambda size: size is None or size >= 1,
+        rule=">= 1 or none",
+    )
     learning_rate: float = option(1e-3, "peak rate of Adam", allowed=lambda rate: rate > 0, rule="> 0")
     warmup: int = option(100, "steps over which the rate rises from 0")
     decay: float = option(
