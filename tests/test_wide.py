@@ -198,6 +198,20 @@ def test_few_sequences_are_pooled_at_a_time_where_arrays_on_the_way_are_large():
     assert [batch_limit({"covariance": plain}, D)(tokens) for tokens in (1, 30)] == [WORK // (12 * 2080)] * 2
 
 
+def test_a_batch_of_wide_tokens_is_bounded_and_has_the_vectors_of_the_whole_one(setting, monkeypatch):
+    tokens, fit, pools, _ = setting
+    chosen = {name: pools[name] for name in ("covariance", "shuffled_covariance")}
+    whole = pool_tokens(chosen, tokens, fit, 0)
+    given = list(tokens.walk("a"))
+    assert all(part is batch for part, batch in zip(passes._parts(iter(given), None, 1), given, strict=True))
+    monkeypatch.setattr(passes, "TOKENS", 4 * D * 100)
+    parts = list(passes._parts(iter(given), None, 1))
+    assert max(part.tokens[..., 0].size for part in parts) <= 100 < max(batch.tokens[..., 0].size for batch in given)
+    assert sorted(np.concatenate([part.rows for part in parts])) == list(range(N))
+    for name, vectors in pool_tokens(chosen, tokens, fit, 0).items():
+        np.testing.assert_allclose(vectors, whole[name], atol=1e-6)
+
+
 @pytest.mark.parametrize("only", [TRAIN, np.array([3]), np.arange(N), None], ids=["half", "one", "all", "but one"])
 def test_wanted_rows_come_once_each_in_batches_that_are_full_but_for_the_last_of_a_shape(setting, only):
     tokens, fit, pools, _ = setting

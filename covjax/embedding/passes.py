@@ -29,6 +29,7 @@ from covjax.recipes.pairs import PairPooled
 from covjax.standardise import standardise
 
 Rows = Int[np.ndarray, "rows"]
+TOKENS = 3 * WORK // 8  # bytes of a batch's float32 tokens: a pass has about ten such arrays, of two batches at once
 
 
 def check_finite(name: str, rows: Int[np.ndarray, "b"], block: Float[np.ndarray, "b p"]) -> None:
@@ -49,8 +50,8 @@ def each_batch(
 ) -> Iterator[tuple[Rows, dict[str, Any]]]:
     """This process's sequences once: row numbers, and what `apply` makes of pool, tokens and weights, by name.
 
-    Arrays may have more rows than there are row numbers. `most`, of the tokens of a padded sequence, is how many
-    sequences are in a batch, at least one a device. `only` are the rows that are wanted.
+    Arrays may have more rows than there are row numbers. A batch has at most 96 MiB of float32 tokens, and `most`, of
+    the tokens of a padded sequence, sequences, but at least one a device. `only` are the rows that are wanted.
     """
     special = {name for name, pool in pools.items() if pool.pooler is None}
     if special and not tokens.has_special:
@@ -67,8 +68,7 @@ def each_batch(
     batches, devices = tokens.walk(stage), 1 if tokens.mesh is None else tokens.mesh.size
     if only is not None:
         batches = _chosen(batches, only, devices)
-    if most is not None:
-        batches = _parts(batches, most, devices)
+    batches = _parts(batches, most, devices)
     at_once = 2 if runs_two(tokens.mesh) else devices
     with shared_threads(at_once, numpy=False):  # NumPy keeps its own: the caller multiplies one batch beside the next
         results = overlap(run, batches, lambda batch: (batch.tokens.shape, batch.tokens.dtype), tokens.mesh)
@@ -156,10 +156,16 @@ def _keys(key: Array, rows: Int[Array, "rows"]) -> Array:
     return jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))(rows)
 
 
-def _parts(batches: Iterator[Batch], most: Callable[[int], int], devices: int) -> Iterator[Batch]:
-    """The same sequences in smaller batches, which divide over the devices."""
+def _parts(batches: Iterator[Batch], most: Callable[[int], int] | None, devices: int) -> Iterator[Batch]:
+    """The same sequences in batches small enough, which divide over the devices."""
     for batch in batches:
-        size = min(max(most(batch.tokens.shape[1]) // devices, 1) * devices, len(batch.tokens))
+        whole, length, features = batch.tokens.shape
+        size = TOKENS // (4 * length * features)
+        size = size if most is None else min(size, most(length))
+        size = min(max(size // devices, 1) * devices, whole)
+        if size == whole:
+            yield batch
+            continue
         for first in range(0, len(batch.rows), size):
             yield _places(batch, np.arange(first, min(first + size, len(batch.rows))), size)
 
