@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,7 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
         with silence(flags.quiet):
             store_compiled_programs()
             ids, sequences = read_tidy(config.data, config.max_length)
-            embedder = _embedder(config)
+            embedder = _embedder(config, vars(flags))
             if config.fitted:
                 note(f"state: {config.fitted} ({embedder.recipe}, fitted earlier)")
             check_readable(config.data, ids, sequences, embedder.load_encoder(), config.force_letters)
@@ -129,8 +129,11 @@ def _check_state(state: Path, force: bool) -> None:
         raise InputError(f"to: {state}, where the fitted state goes, is there already; name another file{remedy}")
 
 
-def _embedder(config: EmbedConfig) -> "Embedder":
-    """That of `fitted` under the limits given here, or a new one; InputError where options contradict `fitted`."""
+def _embedder(config: EmbedConfig, given: Collection[str]) -> "Embedder":
+    """That of `fitted` under the limits given here, or a new one.
+
+    `given` are the options that were typed. InputError where these, or others than the defaults, contradict `fitted`.
+    """
     from covjax.embedder import Embedder
 
     limits = {"token_budget": config.token_budget, "max_memory_gib": config.max_memory_gib}
@@ -138,11 +141,11 @@ def _embedder(config: EmbedConfig) -> "Embedder":
     settings = {name: getattr(config, name) for name in ("recipe", "layer", "eps", "seed")}
     if not config.fitted:
         return Embedder(config.encoder, **settings, **more)
-    encoder = config.encoder if config.encoder != EmbedConfig.encoder else None
+    encoder = config.encoder if "encoder" in given or config.encoder != EmbedConfig.encoder else None
     embedder = Embedder.load(config.fitted, encoder).set_params(**more)
     for name, value in settings.items():
         there = getattr(embedder, name)
-        if value not in (getattr(EmbedConfig, name), there):
+        if value != there and (name in given or value != getattr(EmbedConfig, name)):
             raise InputError(
                 f"{name}: {shown(value)}, but {config.fitted} was fitted with {shown(there)}; leave it out"
             )

@@ -258,11 +258,26 @@ def test_what_has_no_folds_is_refused(tmp_path):
     refuse("folds: 1 is not allowed; 0, or >= 2", folds=1)
     refuse("repeats: 0 is not allowed", repeats=0)
     refuse("folds: retrieval has no folds", protocol="retrieval")
+    refuse("repeats: 2 is of folds, and there are none", folds=0)
+    (tmp_path / "n.csv").write_text("label,name\na,first\nb,second\n")
+    refuse("label_names: .*n.csv: t.csv has classes", label_names=str(tmp_path / "n.csv"))
     refuse("folds: they need all inner products", landmarks=16)
     refuse("rows: 'attention' is trained on labels", rows=["mean", "covariance", "attention"])
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0] + ",split", *(f"{line},train" for line in lines[1:])]))
     refuse("folds: t.csv has a column 'split'")
+
+
+@pytest.mark.long
+def test_a_table_of_one_label_has_a_report(tmp_path):
+    path, tokens = write(tmp_path, np.random.default_rng(3), regression=False, features=4)
+    text = path.read_text().replace("id,label,group", "id,labels,group")
+    path.write_text(text.replace(",a,", ",binds,").replace(",b,", ",,"))
+    options = OPTIONS | {"rows": ["mean", "covariance"], "repeats": 1, "output": tmp_path / "run"}
+    result = covjax.compare(path, activations=tokens, **options)
+    assert [term["name"] for term in json.loads((tmp_path / "run" / "results.json").read_text())["terms"]] == ["binds"]
+    assert "binds" in (tmp_path / "run" / "report.html").read_text()
+    assert result.verdict
 
 
 def labels(rng, counts, n=60):

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import gzip
 import json
 import re
@@ -19,8 +20,9 @@ from covjax.command import main
 from covjax.dashboards import codes as encoding
 from covjax.dashboards import relations
 from covjax.dashboards.codes import choose_sequences, encode_store
+from covjax.dashboards.command import write_dashboard
 from covjax.dashboards.latents import BANDS, BINS, EACH, TOP, context_windows, describe_latents
-from covjax.dashboards.logits import class_names, logit_effects
+from covjax.dashboards.logits import Logits, class_names, logit_effects
 from covjax.data.store import TokenStore
 from covjax.encoders import from_function, register_encoder
 from covjax.encoders.unirep import LETTERS, UniRep
@@ -252,6 +254,27 @@ def test_logits_are_those_of_the_head():
     with pytest.raises(InputError, match="rescale is layer_norm"):
         logit_effects(encoder, -1, make_autoencoder("topk", width, latents=8, k=2, rescale="layer_norm"), token, values)
     assert class_names(object(), 2) == ("0", "1")
+
+
+@pytest.fixture
+def board(folder):
+    return covjax.dashboard(covjax.autoencoders.load(folder / "sae0"), folder / "store")
+
+
+def test_a_class_that_is_not_raised_is_not_listed_as_raised(board):
+    effects = np.array([[2.0, 0.0, -1.0, -1.0, 0.0, 2.0]] * M)
+    logits = Logits(("a", "b", "c"), np.array([[0, 1, 2, 2, 1, 0]] * M), effects)
+    record = dataclasses.replace(board, logits=logits).record(0)["logits"]
+    assert record == {"raised": [{"class": "a", "effect": 2.0}], "lowered": [{"class": "c", "effect": -1.0}]}
+
+
+def test_batches_of_a_larger_dashboard_do_not_stay(board, tmp_path):
+    write_dashboard(board, tmp_path)
+    batches = tmp_path / "neuronpedia"
+    (batches / "batch-1.json").write_text("old")
+    (batches / "batch-of-mine.json").write_text("mine")
+    write_dashboard(board, tmp_path)
+    assert sorted(file.name for file in batches.iterdir()) == ["batch-0.json", "batch-of-mine.json"]
 
 
 def test_neuronpedias_layout(folder, records):

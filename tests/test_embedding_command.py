@@ -98,6 +98,8 @@ def test_a_state_of_one_file_applies_to_another(table, vectors, capsys):
     argv = ["embed", "one.fasta", "--fitted", "all.npz.fitted", "--to", "two.npy"]
     assert "recipe: 'max', but all.npz.fitted was fitted with 'mean'" in refused(capsys, *argv, "--recipe", "max")
     assert "layer: 0, but all.npz.fitted was fitted with 1" in refused(capsys, *argv, "--layer", "0")
+    default = "recipe: 'log_covariance', but all.npz.fitted was fitted with 'mean'"
+    assert default in refused(capsys, *argv, "--recipe", "log_covariance")
     assert main([*argv, "--recipe", "mean", "--layer", "1"]) == 0
 
 

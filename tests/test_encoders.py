@@ -147,6 +147,21 @@ def test_a_function_with_layers_parameters_and_special_tokens_is_registered():
         ours.encode("")
 
 
+@pytest.mark.parametrize("ids", [[1.7, 2.0], [2**32 + 5], [[1, 2]], [True]])
+def test_ids_of_a_function_are_one_row_of_whole_numbers(ids):
+    with pytest.raises(InputError, match="encode: toy-3 gives .* one row of whole numbers below 2"):
+        from_function("toy-3", sums_to_here, lambda sequence: np.array(ids)).encode("AC")
+
+
+def test_a_batch_of_arrays_has_their_widest_type():
+    small, large = np.ones((4, 2), np.float16), np.full((4, 2), 1e5, np.float32)
+    (_, layers, _), *_ = from_arrays([small, large])
+    assert layers[0].dtype == np.float32
+    np.testing.assert_array_equal(layers[0][1], large)
+    (_, layers, _), *_ = from_arrays([small, small])
+    assert layers[0].dtype == np.float16
+
+
 def test_closed_over_arrays_are_in_the_digest():
     def closed(scale):
         table = jnp.full((5, 2), scale)

@@ -203,7 +203,7 @@ def test_code_that_comes_with_a_model_runs_where_it_is_trusted_alone(tmp_path, m
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config |= {"model_type": "own-bert", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="needs code that comes with it; --trust-remote-code runs it"):
+    with pytest.raises(InputError, match="needs code that comes with it. Read it first; --trust-remote-code of"):
         encoders.load(f"torch:{tmp_path / 'm'}")
     with pytest.raises(InputError, match="trust_remote_code: only for torch:NAME"):
         encoders.load("unirep-64", trust_remote_code=True)

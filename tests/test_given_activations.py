@@ -369,3 +369,27 @@ def test_a_store_is_read_by_its_ids(tmp_path):
     assert json.loads((tmp_path / "run" / "extraction.json").read_text())
     with pytest.raises(InputError, match="layer: 7 is not among the kept ones"):
         open_arrays(tmp_path / "run", 7)
+
+
+def test_a_pandas_column_is_read_in_the_order_of_its_rows():
+    pandas = pytest.importorskip("pandas")
+    column = pandas.Series(list(arrays().values()), index=[3, 2, 0, 1])
+    for series in (column, column[1:]):
+        given = given_arrays(series)
+        for place, x in enumerate(series):
+            np.testing.assert_array_equal(given.read(place), x)
+    with pytest.raises(InputError, match="a data frame is not a list of arrays; give the column"):
+        given_arrays(column.to_frame())
+
+
+def test_what_says_something_of_a_file_is_no_array_of_it(tmp_path):
+    path = hdf5(tmp_path / "a", arrays())
+    with h5py.File(path, "a") as file:
+        file["model"] = "esm2"
+        file["layer"] = 33
+        file["nothing"] = h5py.Empty("f")
+    assert sorted(open_arrays(path).ids) == sorted(IDS)
+    for name, x in arrays().items():
+        write_torch(each(tmp_path / "folder", name, ".pt"), {"label": name, "representations": x})
+    given = open_arrays(tmp_path / "folder")
+    np.testing.assert_array_equal(given.read(given.ids.index("P2")), arrays()["P2"])

@@ -120,6 +120,16 @@ def test_compare_and_extract_refuse_dna_under_a_protein_model(tmp_path, capsys):
     assert "60 sequences" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("encoder", [PROTEIN, DNA])
+def test_gaps_of_an_alignment_are_refused_in_either_case(encoder):
+    with pytest.raises(
+        InputError, match=r"t.csv: a gap '-' at position 4 of 'acg-tGGC\.\.A'; remove the gaps of the ali"
+    ):
+        check_letters("t.csv", ["ACG", "acg-tGGC..A"], encoder)
+    check_letters("t.csv", ["ACG", "acg-tGGC..A"], encoder, force=True)
+    check_letters("t.csv", ["so-so."], TEXT)
+
+
 def test_some_dna_among_proteins_is_refused_too():
     strands = ["GATTACAGATTACAGATTACAGATTACAGATTACA"] * 6
     with pytest.raises(InputError, match="6 of .* sequences are of A, C, G, T, U, N alone.*--force-letters"):

@@ -4,6 +4,8 @@ import gzip
 
 import pytest
 
+from covjax.data import read_table
+from covjax.data.pairs import read_pairs
 from covjax.data.sequences import read_sequences
 from covjax.errors import InputError
 
@@ -112,6 +114,8 @@ def test_semicolons_line_ends_and_letters_of_unicode(tmp_path):
         ("x.tab", "accession\tdna\na\tACGT\nb\tGGnN\n"),
         ("x.txt", ">a\nACGT\n>b\nGGnN\n"),
         ("x.txt", "id\tsequence\na\tACGT\nb\tGGnN\n"),
+        ("x.txt", '"id","sequence"\n"a","ACGT"\n"b","GGnN"\n'),
+        ("x.txt", 'id,text,label\na,ACGT,"x, y"\nb,GGnN,z\n'),
     ],
 )
 def test_tables_that_a_comparison_reads(tmp_path, name, text):
@@ -132,3 +136,50 @@ def test_prose_is_no_table_and_repeated_names_are_no_ids(tmp_path):
     assert read_sequences(tmp_path / "x.txt")[1] == ("text, and more", "no comma here")
     (tmp_path / "x.csv").write_text("name,sequence\na,ACGT\na,GGnN\n")
     assert read_sequences(tmp_path / "x.csv") == (("row2", "row3"), SEQUENCES)
+
+
+@pytest.mark.parametrize(
+    ("head", "count"), [("Sequence", 2), ("protein", 2), ("PROTEIN", 2), ("DNA", 3), ("MKV", 3), ("a word", 3)]
+)
+def test_a_first_line_that_is_a_column_alone_is_a_header_unless_it_may_be_a_peptide(tmp_path, capsys, head, count):
+    (tmp_path / "x.txt").write_text(f"{head}\nMKTAYI\nMKLVV\n")
+    assert len(read_sequences(tmp_path / "x.txt")[1]) == count
+    assert ("is the header of a table" in capsys.readouterr().err) == (count == 2)
+
+
+@pytest.mark.parametrize("text", ["sep=;\nsequence;label\nAC;x\nGG;y\n", 'sequence,label\n"A\nC",x\n\nGG,y\n'])
+def test_a_row_without_an_id_has_the_name_that_a_comparison_gives_it(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    assert read_sequences(tmp_path / "x.csv")[0] == read_table(tmp_path / "x.csv").ids
+
+
+def test_what_a_file_holds_beside_its_rows_is_said(tmp_path, capsys):
+    book = pytest.importorskip("openpyxl").Workbook()
+    book.active.append(["sequence", "sequence_b"])
+    book.active.append(["ACGT", "ACGA"])
+    book.active.title = "old"
+    for row in (["sequence"], ["GG"]):
+        (book["new"] if "new" in book.sheetnames else book.create_sheet("new")).append(row)
+    book.save(tmp_path / "x.xlsx")
+    assert read_sequences(tmp_path / "x.xlsx") == (("row2",), ("ACGT",))
+    assert read_pairs(tmp_path / "x.xlsx") == (("row2",), ("ACGT",), ("ACGA",))
+    assert capsys.readouterr().out.count("sheet 'old' is read, not 'new'") == 2
+    (tmp_path / "x.csv").write_text("sequence,label\nAC,x\n,\n")
+    assert read_sequences(tmp_path / "x.csv")[1] == ("AC",)
+    assert "1 of 2 rows are of empty cells alone and passed over" in capsys.readouterr().out
+
+
+def test_pairs_take_names_for_ids_only_where_none_occurs_twice(tmp_path):
+    (tmp_path / "x.csv").write_text("name,sequence,sequence_b\nP,AC,AG\nP,AC,AT\n")
+    assert read_pairs(tmp_path / "x.csv")[0] == ("row2", "row3")
+    (tmp_path / "x.csv").write_text("id,sequence,sequence_b\nP,AC,AG\nP,AC,AT\n")
+    with pytest.raises(InputError, match="line 3: id 'P' is already in line 2; make ids different"):
+        read_pairs(tmp_path / "x.csv")
+
+
+def test_a_place_on_both_strands_is_two_windows(tmp_path):
+    (tmp_path / "g.fa").write_text(">c\nAACCGGTTNN\n")
+    (tmp_path / "w.bed").write_text("c\t0\t4\t.\t0\t+\nc\t0\t4\t.\t0\t-\nc\t1\t3\t.\t0\t-\n")
+    ids, sequences = read_sequences(tmp_path / "w.bed", tmp_path / "g.fa")
+    assert ids == ("c:0-4(+)", "c:0-4(-)", "c:1-3")
+    assert sequences == ("AACC", "GGTT", "GT")

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from covjax.command import main
 from covjax.errors import InputError
 from covjax.jobs.disk import sealed
 from covjax.tasks import report as suite_report
 from covjax.tasks import run as suite
 from covjax.tasks.report import write_suite
 from covjax.tasks.run import run_suite, task_names
-from covjax.tasks.sections import relative_line
+from covjax.tasks.sections import _resolution, relative_line
 from tests.suite_examples import changed, example
 from tests.test_suite_summary import LOSES, WINS
 
@@ -266,3 +267,16 @@ def test_real_processes(tmp_path, rng, capsys):
     again = records(tmp_path / "suite")["tiny"]
     assert again["reused"]
     assert np.isclose(again["seconds"], runs["tiny"]["seconds"])
+
+
+def test_the_list_is_printed_under_quiet_too(capsys):
+    assert main(["--quiet", "tasks"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("deeploc ")
+    with pytest.raises(SystemExit):
+        main(["--quiet", "tasks", "nothing"])
+    assert "suite: 'nothing' is not allowed; all, or" in capsys.readouterr().err
+
+
+def test_few_resamples_say_nothing_of_folds():
+    assert "no gain can pass" in _resolution([{"resamples": 10}] * 3)
+    assert _resolution([{"resamples": None}] * 3) == ""

@@ -287,3 +287,14 @@ def test_a_list_or_labels_joined_by_commas_are_not_one_label(tmp_path):
         read_table(table(tmp_path, ["a", "b", "a, b", "c"], "labels"))
     assert "binding, of DNA" in read_table(table(tmp_path, ["a", "b", "binding, of DNA"], "labels")).target_names
     assert "'a, b', read as one class" in read_table(table(tmp_path, ["a", "b", "a, b"])).notes[0]
+
+
+@pytest.mark.parametrize(("header", "task"), [("label", "multiclass"), ("labels", "multilabel")])
+def test_a_decimal_zero_makes_no_other_class_and_no_other_group(tmp_path, header, task):
+    data = read_table(table(tmp_path, ["1", "2", "1.0", "2.00", "3.5", "10", "10.10"], header), task)
+    assert data.target_names == ("1", "10", "10.10", "2", "3.5")
+    assert any("labels 1.0 and 1 are one" in note for note in data.notes)
+    assert read_table(table(tmp_path, ["1.0", "2.0"], header), task).target_names == ("1.0", "2.0")
+    path = tmp_path / "t.csv"
+    path.write_text("sequence,label,group\nMA,x,1\nMC,y,1.0\nMD,x,2.0\n")
+    assert read_table(path).groups == ("1", "1", "2.0")

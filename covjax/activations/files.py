@@ -77,7 +77,12 @@ def given_arrays(values: Any) -> Arrays:
     else:
         if isinstance(values, bytes) or not (hasattr(values, "__len__") and hasattr(values, "__getitem__")):
             raise InputError(f"activations: {type(values).__name__} is not a path, a mapping from ids or a list")
-        ids, members = None, values
+        if hasattr(values, "iloc") and hasattr(values, "columns"):
+            raise InputError(
+                "activations: a data frame is not a list of arrays; give the column, or a mapping from ids"
+            )
+        # A pandas Series is read by its labels where it is indexed; the table's order is that of its rows.
+        ids, members = None, list(values) if hasattr(values, "iloc") else values
     return Arrays(name, ids, len(members), lambda place: host_array(members[place], f"activations: array {place}"))
 
 
@@ -139,8 +144,8 @@ def _torch(path: Path) -> Arrays:
 def _hdf5(path: Path) -> Arrays:
     h5py = need("h5py", "keras", f"{path}: reading HDF5")
     file = _guarded(path, h5py.File, path)
-    names: list[str] = []
-    _guarded(path, file.visititems, lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+    names: list[str] = []  # of arrays: what has no shape, a text or a number, says something of the file
+    _guarded(path, file.visititems, lambda name, item: names.append(name) if getattr(item, "shape", None) else None)
     read = functools.partial(_guarded, path, lambda place: file[names[place]][()])
     return Arrays(path.name, tuple(names), len(names), read)
 
@@ -231,7 +236,7 @@ def _folder(path: Path, layer: int) -> Arrays:
         if file.suffix == ".safetensors":
             return _only(file, read_safetensors(file)).read()
         values = read_torch_values(file)
-        if isinstance(values, dict) and "representations" in values:
+        if isinstance(values, dict) and isinstance(values.get("representations"), dict):
             return _representation(file, values, LAST if chosen is None else chosen).read()
         return (values if isinstance(values, StoredTensor) else _only(file, values)).read()
 
@@ -244,7 +249,7 @@ def _folder(path: Path, layer: int) -> Arrays:
 def _esm_layer(file: Path, layer: int) -> int | None:
     """The layer in ESM's own numbers, where the first file has such layers."""
     values = read_torch_values(file)
-    if not isinstance(values, dict) or "representations" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("representations"), dict):
         return None
     if layer < 0:
         there = sorted(values["representations"])

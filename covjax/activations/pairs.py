@@ -62,7 +62,8 @@ class PairTokens(ArrayTokens):
         first, second = self._single.kept(self.rows[row])
         if self.kind == "both":
             return np.concatenate([first, np.zeros((1, self.features), np.float32), second])
-        return (second - first)[self._near(row)]
+        near = self._near(row)  # refuses sequences of different numbers of tokens
+        return (second - first)[near]
 
     def median_tokens(self) -> float:
         """See `ArrayTokens.median_tokens`; the encoder does not run."""

@@ -90,6 +90,11 @@ def _compare(
         raise InputError("protocol: retrieval of pairs is not defined; compare them with --protocol probes")
     names_file = config.label_names or ("" if config.data else _source_names(table))
     label_names = read_label_names(names_file)  # bad names are said before hours of work, not after
+    if label_names and data.task == "multiclass":
+        raise InputError(
+            f"label_names: {names_file}: {data.name} has classes, which the report calls what the table calls them; "
+            "write the names into the column, or leave --label-names out"
+        )
     _tell("note", data, [*data.notes, *label_name_notes(label_names, data, names_file)])
     data, source = open_source(config, data, activations)
     _tell("note", data, source.notes)

@@ -221,6 +221,8 @@ class CompareConfig(RecipeSettings):
             raise InputError(f"sae_k: {self.sae_k} is not allowed; 1 to sae_latents")
         if self.layers and self.layer != CompareConfig.layer:
             raise InputError(f"layer: {self.layer} beside layers {self.layers}; give one of them")
+        if self.repeats != CompareConfig.repeats and not self.folds:
+            raise InputError(f"repeats: {self.repeats} is of folds, and there are none; add --folds 5")
         if self.folds and self.protocol == RETRIEVAL:
             raise InputError("folds: retrieval has no folds; use --protocol probes, or leave --folds out")
         if self.distractors and (self.folds or self.protocol == RETRIEVAL):

@@ -62,7 +62,8 @@ def summarise_folds(
         }
         for recipe in recipes
     }
-    rows = [_row(recipe, fits.rows[recipe.name], values, ratio, config) for recipe in recipes]
+    has_terms = data.task == "multilabel"
+    rows = [_row(recipe, fits.rows[recipe.name], values, ratio, config, has_terms) for recipe in recipes]
     compared = rows, fits, values, names[0], task.primary, ratio
     layers = {}
     if any(layer.number is not None for each in fits.layers.values() for layer in each):
@@ -73,7 +74,7 @@ def summarise_folds(
         "sizes": {split: float(round(each.mean())) for split, each in sizes.items()},
         "groups": {split: round(float(np.mean(each))) for split, each in groups.items()},
         # Each label has all its positives in some test set, once a repeat.
-        "terms": count_terms(data, label_names, {"test": data.rows("train")}) if data.task == "multilabel" else (),
+        "terms": count_terms(data, label_names, {"test": data.rows("train")}) if has_terms else (),
         "warnings": tuple(_warnings(rows, fits, data, every, looks)),
         "folds": Folds(config.folds, config.repeats, ratio, len(data), every, values, layers),
     }
@@ -82,7 +83,14 @@ def summarise_folds(
     return assemble(config, data, tokens, rows, differences, chain, looks, manifest, parts)
 
 
-def _row(recipe: Recipe, folds: Sequence[FoldRow], values: Values, ratio: float, config: CompareConfig) -> RowResult:
+def _row(
+    recipe: Recipe,
+    folds: Sequence[FoldRow],
+    values: Values,
+    ratio: float,
+    config: CompareConfig,
+    has_terms: bool,
+) -> RowResult:
     grid = DECAYS if getattr(recipe, "probe", "") == "mlp" else config.penalties
     probes = {}
     for name, metrics in values[recipe.name].items():
@@ -97,7 +105,7 @@ def _row(recipe: Recipe, folds: Sequence[FoldRow], values: Values, ratio: float,
             validation_path=tuple(path.tolist()),
             converged=all(fit.converged for fit in fits),
             test=scores,
-            per_term=_per_term(fits),
+            per_term=_per_term(fits, has_terms),
         )
     title, shares = recipe.title, common_shares(folds)
     if isinstance(recipe, Weighted):
@@ -112,10 +120,10 @@ def _score(values: Sequence[float], reference: Sequence[float], ratio: float) ->
     return Score(float(own.mean()), corrected_interval(own, ratio)[:2], float(difference.mean()), (low, high), p_value)
 
 
-def _per_term(fits: Sequence[FoldProbe]) -> dict[str, tuple[float, ...]]:
-    """The mean over folds of every target's metrics, where there are several."""
+def _per_term(fits: Sequence[FoldProbe], has_terms: bool) -> dict[str, tuple[float, ...]]:
+    """The mean over folds of every target's metrics, where there are several or the target is a label."""
     means = {key: np.mean([fit.test[key] for fit in fits], axis=0) for key in fits[0].test}
-    return {key: tuple(each.tolist()) for key, each in means.items() if len(each) > 1}
+    return {key: tuple(each.tolist()) for key, each in means.items() if has_terms or len(each) > 1}
 
 
 def _contrasts(

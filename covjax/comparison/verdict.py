@@ -12,12 +12,15 @@ DISTRIBUTION = (
     *("sliced_wasserstein_matched", "kernel_mean_matched", "vlad_matched", "fisher_vector_matched"),
 )
 RICHER = ("mean_rbf", "mean_mlp")
+# Pools that are trained on the labels, and means of a sparse autoencoder's latents, which are of whole tokens too.
+BEGINNINGS = {"training": ("attention", "light_attention"), "distribution": ("sae_",)}
 EVIDENCE = {
     "none": "no evidence that second order helps here",
     "co-occurrence": "evidence of co-occurrence: no first-order pool and no control does as well",
     "marginals": "a gain that single features explain: a pool without co-occurrence does as well",
     "position": "a gain that position explains: a pool that knows where tokens are does as well",
     "distribution": "a gain that the tokens' distribution explains: a pool of it without second moments does as well",
+    "training": "a gain that training explains: a first-order pool that is trained on the labels does as well",
     "probe": "a gain that a richer probe explains: a nonlinear probe of the mean does as well",
     "quadratic": "a gain that quadratic features of the mean explain: a control without co-occurrence does as well",
     "open": "a gain whose cause is open: no control was compared (--rows names none)",
@@ -27,6 +30,7 @@ ENOUGH = {
     "marginals": "how each feature varies by itself is enough",
     "position": "where tokens are is enough",
     "distribution": "the distribution of the tokens is enough",
+    "training": "weights of the tokens, trained on the labels, are enough",
     "probe": "a richer probe of the average is enough",
     "quadratic": "products of the average's features are enough",
 }
@@ -46,7 +50,8 @@ def evidence(results: Results) -> str:
     if "over_baseline" in planned and not above["over_baseline"]:
         other = usual_other(planned["over_baseline"])
         kinds = {"position": ORDERED, "distribution": DISTRIBUTION, "probe": RICHER}
-        return next((kind for kind, names in kinds.items() if other in names), "marginals")
+        whole = next((kind for kind, names in kinds.items() if other in names), "marginals")
+        return next((kind for kind, names in BEGINNINGS.items() if other.startswith(names)), whole)
     if "over_control" not in planned:
         return "open"
     if not above["over_control"]:
@@ -138,8 +143,9 @@ def _answer(results: Results) -> str:
         return f"Better, but why is open: {better}; no control was compared."
     over = planned.get("over_baseline")
     rival = over if over and side(over.interval) != "above" else planned["over_control"]
-    row = results.by_label.get(rival.other)
-    title = rival.other if row is None else f"{row.title} ({number(scores[rival.other].value)})"
+    other = usual_other(rival)
+    row = results.by_label.get(other)
+    title = other if row is None else f"{row.title} ({number(scores[other].value)})"
     well = "does better" if side(rival.interval) == "below" else "does as well"
     return f"Better, but not by second order: {better}, yet {title} {well}: {ENOUGH[kind]}."
 

@@ -93,8 +93,9 @@ class Dashboard:
         if self.logits is not None:
             pairs = zip(self.logits.classes[latent], self.logits.effects[latent])
             effects = [{"class": self.logits.names[place], "effect": _rounded(effect)} for place, effect in pairs]
-            half = len(effects) // 2
-            record["logits"] = {"raised": effects[:half], "lowered": effects[half:]}
+            half = len(effects) // 2  # of a head with few classes both halves may have all of them
+            raised = [each for each in effects[:half] if each["effect"] > 0]
+            record["logits"] = {"raised": raised, "lowered": [each for each in effects[half:] if each["effect"] < 0]}
         return record
 
     def _context(self, latent: int, place: int) -> dict[str, Any] | None:

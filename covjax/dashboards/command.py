@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covjax.data.text import whole_number
 from covjax.errors import InputError
 from covjax.jobs.cli import exit_on_input_error, parse
 from covjax.jobs.disk import refuse_existing
@@ -107,6 +108,10 @@ def write_dashboard(board: "Dashboard", folder: str | Path) -> Path:
         write_text(folder / RECORDS, "".join(lines))
 
     write_text(folder / PAGE, "".join(dashboard_page(board, records())))
+    for file in (folder / BATCHES).glob("batch-*.json"):  # of a larger autoencoder that stood here before
+        number = whole_number(file.stem.removeprefix("batch-"))
+        if number is not None and number * PART >= len(board):
+            file.unlink()
     return folder / PAGE
 
 

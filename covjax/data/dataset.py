@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import itertools
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -175,6 +176,8 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
     is one `*` at the end, the stop of a translated reading frame: `notes` gets a line with how many. White space is
     not that of text where the table has only the letters ACGTUN, where half of its sequences are 20 and more capital
     letters without any, or where each sequence that has some is capitals cut into pieces of one length, 10 or more.
+    Nucleotides as overlapping k-mers (`ATGC TGCA GCAT`) become the sequence that these are of. A table with other signs
+    than letters, `*`, `-` and `.` in some sequence, such as the formulas of molecules, keeps its case.
 
     Raises InputError for a gap (`-` or `.`) in a sequence of letters, and for a sequence that is only a stop.
     """
@@ -183,9 +186,13 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
         if not _wrapped(sequences):
             return tuple(sequences)
         spaced = [i for i, sequence in enumerate(sequences) if len(sequence.split(None, 1)) > 1]
-        sequences = ["".join(sequence.split()) for sequence in sequences]
         count = f"{len(spaced):,} of {len(sequences):,} sequences"
-        notes.append(f"white space removed inside {count} (first: {_line(places[spaced[0]])})")
+        step = 1 if _are_kmers([sequences[i].split() for i in spaced]) else None  # letters that a k-mer adds
+        what = "white space removed inside" if step is None else "overlapping k-mers joined to one sequence in"
+        notes.append(f"{what} {count} (first: {_line(places[spaced[0]])})")
+        for i in spaced:
+            first, *others = sequences[i].split()
+            sequences[i] = first + "".join(other if step is None else other[-step:] for other in others)
     stops = [i for i, sequence in enumerate(sequences) if sequence.endswith("*") and sequence[:-1].isalpha()]
     for i in stops:
         sequences[i] = sequences[i][:-1]
@@ -201,7 +208,20 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
                 f"{place}: column {shown(column, 40)}: a gap {sequence[gap - 1]!r} at position {gap} of "
                 f"{shown(sequence, 40)}; remove the gaps of the alignment"
             )
+    if any(sequence and not _letters(sequence).isalpha() for sequence in sequences):
+        return tuple(sequences)
+    if small := [i for i, each in enumerate(sequences) if each != each.upper() and not _is_nucleotides(each)]:
+        count = f"{len(small):,} of {len(sequences):,} sequences"
+        notes.append(f"small letters are read as capitals in {count} (first: {_line(places[small[0]])})")
     return tuple(sequence.upper() for sequence in sequences)
+
+
+def _are_kmers(sequences: Sequence[Sequence[str]]) -> bool:
+    """Whether the pieces of every sequence are the overlapping k-mers of one, k from 3 to 9, and not all the same."""
+    sizes = {len(piece) for pieces in sequences for piece in pieces}
+    if len(sizes) != 1 or not 3 <= max(sizes) <= 9 or len({piece for pieces in sequences for piece in pieces}) == 1:
+        return False
+    return all(a[1:] == b[:-1] for pieces in sequences for a, b in itertools.pairwise(pieces))
 
 
 def _letters(sequence: str) -> str:

@@ -109,10 +109,19 @@ def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool
     of one's own, is not checked. Tables of less than 200 letters, or whose letters do not say what they are, pass;
     `force` lets all pass.
 
-    Raises InputError with the encoders that fit, and for a protein encoder also where some long sequences are DNA.
+    Raises InputError with the encoders that fit, for a protein encoder also where some long sequences are DNA, and
+    where letters have the gaps of an alignment, which ESM-2, for one, would read as residues.
     """
     reads = getattr(encoder, "letters", None)
-    if force or reads is None or sum(map(len, sequences)) < ENOUGH:
+    if force or reads is None:
+        return
+    if reads != "text" and (gap := next((s for s in sequences if "-" in s or "." in s), "")):
+        at = next(i for i, letter in enumerate(gap) if letter in "-.")
+        raise InputError(
+            f"{name}: a gap {gap[at]!r} at position {at + 1} of {shown(gap, 40)}; remove the gaps of the alignment, or "
+            "give --force-letters to insist"
+        )
+    if sum(map(len, sequences)) < ENOUGH:
         return
     kind = letter_kind(sequences)
     strands = [s for s in sequences if len(s) >= STRAND and set(s.upper()) <= NUCLEOTIDES and is_nucleotides([s])]

@@ -9,10 +9,10 @@ from jaxtyping import Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from covjax.data.dataset import Dataset, match_columns
+from covjax.data.dataset import Dataset, match_columns, unit
 from covjax.data.near_copies import near_copies
-from covjax.data.sequences import FASTA, TABLES, WORKBOOKS
-from covjax.data.spreadsheets import read_columns, read_spreadsheet
+from covjax.data.sequences import FASTA, TABLES, WORKBOOKS, filled_rows, own_ids, read_sheet
+from covjax.data.spreadsheets import read_columns
 from covjax.data.text import Row, read_delimited
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text
@@ -142,31 +142,29 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...], tupl
         rows = [(number, name or "", a or "", b or "") for number, (name, a, b) in enumerate(cells, 1)]
     else:
         table = (
-            read_spreadsheet(path, lambda header: _columns(path, header).values(), [])
+            read_sheet(path, lambda header: _columns(path, header).values())
             if suffix in WORKBOOKS
             else read_delimited(path)
         )
         place = _columns(path, table.header)
-        rows = []
-        for row in table.rows:
-            if any(map(str.strip, row.cells)):
-                name, a, b = (cell_text(row.cells[place[role]]) if role in place else "" for role in ROLES)
-                rows.append((row.line, name, a, b))
+        filled = filled_rows(path, table.rows)
+        first, second = ([cell_text(row.cells[place[role]]) for row in filled] for role in ("sequence", "sequence_b"))
+        rows = list(zip((row.line for row in filled), own_ids(table.header, filled, place), first, second))
     lines: dict[str, int] = {}
+    where = unit(path)
     for line, name, a, b in rows:
         name = name.strip() or f"row{line}"
         if name in lines:
-            raise InputError(f"{path}: line {line}: id {shown(name)} is already in line {lines[name]}")
+            raise InputError(
+                f"{path}: {where} {line}: id {shown(name)} is already in {where} {lines[name]}; make ids different"
+            )
         for role, sequence in (("sequence", a), ("sequence_b", b)):
             if not sequence.strip():
-                raise InputError(f"{path}: line {line}: the {role} of {shown(name)} is empty")
+                raise InputError(f"{path}: {where} {line}: the {role} of {shown(name)} is empty")
         lines[name] = line
     if not lines:
         raise InputError(f"{path}: no pair in it")
     return tuple(lines), tuple(row[2].strip() for row in rows), tuple(row[3].strip() for row in rows)
-
-
-ROLES = ("id", "sequence", "sequence_b")
 
 
 def _columns(path: Path, header: Row) -> dict[str, int]:

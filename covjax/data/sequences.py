@@ -1,16 +1,17 @@
 """Unlabelled sequences from FASTA, CSV, TSV, Parquet, plain text, or BED windows of a FASTA genome."""
 
+import csv
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from covjax.data.dataset import match_columns, tidy_sequences
 from covjax.data.genome import read_bed, report_absent, stream_chromosomes
-from covjax.data.letters import check_encoding, check_lengths, check_letters, reverse_complement
-from covjax.data.spreadsheets import read_columns, read_spreadsheet
-from covjax.data.text import DELIMITERS, Row, Skipped, read_delimited, stream_fasta, text_lines, warn
+from covjax.data.letters import AMINO_ACIDS, check_encoding, check_lengths, check_letters, reverse_complement
+from covjax.data.spreadsheets import Select, read_columns, read_spreadsheet
+from covjax.data.text import DELIMITERS, Row, Skipped, Table, read_delimited, stream_fasta, text_lines, warn
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text, refuse_address
 from covjax.notes import note
@@ -27,11 +28,12 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
     the names and with the separators that `covjax.data.table.read_table` knows; Parquet: columns of exactly these
     names. Text: one sequence a line, unless its first line is a FASTA header or the header of a table (which is said).
     BED: windows of `genome` (FASTA), half-open from 0, the reverse complement where column 6 is `-`; the id is column 4
-    or `chrom:start-end`. Without an id, `rowN` with N the line (FASTA, text) or the row (Parquet from 1; tables from 2,
-    as the header is row 1).
+    or `chrom:start-end`, followed by the strand where the file has that place on both. Without an id, `rowN` with N the
+    line, or the row of a file without lines (of a sheet as it stands there, of Parquet from 1), as in `read_table`.
 
     Odd lines of a BED file, and its windows outside of the genome, are left out; one line on standard error says how
-    many and names the first.
+    many and names the first. Rows of empty cells alone are passed over and a workbook's other sheets not read; both is
+    said.
 
     Raises InputError naming file and line for an unknown suffix, no sequence at all, an empty sequence, a duplicate id,
     a missing column, a BED file that has little in common with the genome, and BED without `genome`.
@@ -51,7 +53,7 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
     elif suffix == ".parquet":
         entries = _parquet(path)
     elif suffix in WORKBOOKS:
-        table = read_spreadsheet(path, lambda header: _columns(path, header).values(), [])
+        table = read_sheet(path, lambda header: _columns(path, header).values())
         entries = _rows(path, table.header, table.rows)
     elif suffix in TABLES:
         entries = _delimited(path)
@@ -93,13 +95,20 @@ def _text(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _is_header(path: Path, first: str, second: str) -> bool:
-    mark = max(DELIMITERS, key=first.count)
-    if first.strip() != "sequence" and (mark not in first or first.count(mark) != second.count(mark)):
-        return False
+    """Whether the first line of a text names a column of sequences: alone, or among as many cells as the second has."""
+    rows = [(_split(first, mark), _split(second, mark)) for mark in DELIMITERS]
+    cells, below = max(rows, key=lambda each: len(each[0]))
+    word = cells[0].strip()
+    if len(cells) != len(below) if len(cells) > 1 else word.isupper() and AMINO_ACIDS.issuperset(word):
+        return False  # "DNA" alone may be a peptide
     try:
-        return bool(_columns(path, Row(1, tuple(first.split(mark)))))
+        return bool(_columns(path, Row(1, cells)))
     except InputError:
         return False
+
+
+def _split(line: str, mark: str) -> tuple[str, ...]:
+    return tuple(next(csv.reader([line], delimiter=mark), [])) or ("",)
 
 
 def _columns(path: Path, header: Row) -> dict[str, int]:
@@ -111,14 +120,39 @@ def _delimited(path: Path) -> Iterator[tuple[int, str, str]]:
     yield from _rows(path, header, rows)
 
 
+def read_sheet(path: Path, select: Select) -> Table:
+    """`read_spreadsheet`, which says on the way what else the workbook holds."""
+    notes: list[str] = []
+    table = read_spreadsheet(path, select, notes)
+    for text in notes:
+        note(f"note: {path}: {text}")
+    return table
+
+
 def _rows(path: Path, header: Row, rows: list[Row]) -> Iterator[tuple[int, str, str]]:
     columns = _columns(path, header)
-    names = [row.cells[columns["id"]].strip() if "id" in columns else "" for row in rows]
-    if "id" in columns and header.cells[columns["id"]].strip().casefold() != "id":  # a guess, as in `read_table`
+    rows = filled_rows(path, rows)
+    for name, row in zip(own_ids(header, rows, columns), rows):
+        yield row.line, name or f"row{row.line}", cell_text(row.cells[columns["sequence"]])
+
+
+def filled_rows(path: Path, rows: list[Row]) -> list[Row]:
+    """The rows with something in a cell; how many have nothing is said."""
+    filled = [row for row in rows if any(map(str.strip, row.cells))]
+    if empty := len(rows) - len(filled):
+        note(f"note: {path}: {empty:,} of {len(rows):,} rows are of empty cells alone and passed over")
+    return filled
+
+
+def own_ids(header: Row, rows: list[Row], columns: Mapping[str, int]) -> list[str]:
+    """The ids that a table gives its rows, empty where it gives none; as `read_table` takes them."""
+    if "id" not in columns:
+        return [""] * len(rows)
+    names = [cell_text(row.cells[columns["id"]]).strip() for row in rows]
+    if header.cells[columns["id"]].strip().casefold() != "id":  # a guess
         given = [name for name in names if name]
         names = names if len(set(given)) == len(given) else [""] * len(rows)
-    for number, (name, row) in enumerate(zip(names, rows), 2):
-        yield row.line, cell_text(name or f"row{number}"), cell_text(row.cells[columns["sequence"]])
+    return names
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, str, str]]:
@@ -131,8 +165,10 @@ def _parquet(path: Path) -> Iterator[tuple[int, str, str]]:
 def _bed(path: Path, genome: str | Path) -> Iterator[tuple[int, str, str]]:
     regions = read_bed(path)
     lines = defaultdict[str, list[int]](list)
+    strands = defaultdict[str, set[str]](set)
     for region in regions:
         lines[region.chromosome].append(region.line)
+        strands[f"{region.chromosome}:{region.start}-{region.end}"].add(region.strand)
     chromosomes, present = {}, []
     for name, letters in stream_chromosomes(genome):
         present.append(name)
@@ -150,7 +186,9 @@ def _bed(path: Path, genome: str | Path) -> Iterator[tuple[int, str, str]]:
         sequence = chromosome[region.start : region.end]
         if region.strand == "-":
             sequence = reverse_complement(sequence)
-        yield region.line, region.name or f"{region.chromosome}:{region.start}-{region.end}", sequence
+        place = f"{region.chromosome}:{region.start}-{region.end}"
+        place += f"({region.strand})" * (len(strands[place]) > 1)
+        yield region.line, region.name or place, sequence
     skipped.close(sound, warn)
 
 

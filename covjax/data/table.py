@@ -10,7 +10,7 @@ import numpy as np
 from covjax.data.covariates import covariate_columns, read_covariates
 from covjax.data.dataset import ANSWERS, Dataset, describe_columns, has_words, match_columns, tidy_sequences, unit
 from covjax.data.spreadsheets import SUFFIXES, read_spreadsheet
-from covjax.data.targets import TASKS, Answers, is_missing, read_targets
+from covjax.data.targets import TASKS, Answers, is_missing, read_targets, same_numbers
 from covjax.data.text import Row, Table, read_delimited, stream_fasta
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text, refuse_address
@@ -141,7 +141,7 @@ def read_table(
     )
     targets = read_targets(answers, task, missing, notes)
     rows, places = [rows[i] for i in targets.rows], [places[i] for i in targets.rows]
-    ids = _ids(rows, cells("id") if "id" in columns else None, places)
+    ids = _ids(rows, cells("id") if "id" in columns else None, places, not label_regex)
     sequences: tuple[str, ...] = ()
     partners: tuple[str, ...] = ()
     if "sequence_b" in columns:  # both columns are text, or none
@@ -276,14 +276,15 @@ def _repeated(cells: Sequence[str]) -> str:
     return ""
 
 
-def _ids(rows: Sequence[Row], cells: Sequence[str] | None, places: Sequence[str]) -> tuple[str, ...]:
+def _ids(rows: Sequence[Row], cells: Sequence[str] | None, places: Sequence[str], has_columns: bool) -> tuple[str, ...]:
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
         name = (cells[i].strip() if cells else "") or f"row{row.line}"
         if name in first:
+            remedy = ", or name another column by --id-column" if cells and has_columns else ""
             raise InputError(
                 f"{places[i]}: id {shown(name)} is already in {places[first[name]].rpartition(': ')[2]}; make ids "
-                "different, or name another column by --id-column"
+                f"different{remedy}"
             )
         first[name] = i
     return tuple(first)
@@ -294,7 +295,9 @@ def _groups(cells: Sequence[str], places: Sequence[str], column: str) -> tuple[s
         if is_missing(cell):
             what = shown(cell.strip()) if cell.strip() else "empty"
             raise InputError(f"{place}: column {shown(column, 40)} is {what}; give such a row its own group")
-    return tuple(cell.strip() for cell in cells)
+    names = [cell.strip() for cell in cells]
+    same = same_numbers(names)  # of a joined table: 1 and 1.0 are one group
+    return tuple(same.get(name, name) for name in names)
 
 
 def _no_split(column: str, cells: Sequence[str]) -> str:

@@ -262,7 +262,18 @@ def _joined(cells: list[str], rows: list[int], marks: str = ",|") -> list[int]:
     ]
 
 
+def same_numbers(cells: Sequence[str]) -> dict[str, str]:
+    """Cells such as "1.0" that stand beside "1", as joined tables write one class, with the whole number."""
+    whole = set(cells)
+    parts = {cell: cell.partition(".") for cell in whole if PLAIN.fullmatch(cell)}
+    return {cell: first for cell, (first, _, last) in parts.items() if first in whole and last and not last.strip("0")}
+
+
 def _table(answers: Answers, task: str, sets: list[set[str]], rows: list[int], least: int, notes: list[str]) -> Targets:
+    if same := same_numbers(sorted(set().union(*sets))):
+        sets = [{same.get(name, name) for name in members} for members in sets]
+        cell = min(same)
+        notes.append(f"labels {cell} and {same[cell]} are one, as are others that differ by a decimal zero only")
     names = tuple(sorted(set().union(*sets)))
     if len(names) < least:
         raise answers.refuse(f"{len(names)} different label(s) {shown(list(names), 40)}; nothing to predict")

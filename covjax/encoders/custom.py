@@ -1,5 +1,6 @@
 """Your own model instead of a named encoder: a JAX function, or activations from another program."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from covjax.encoders.base import Encoder, check_text, layer_index, pad_rows
-from covjax.errors import InputError
+from covjax.errors import InputError, shown
 from covjax.tokens import TokensLike, WeightsLike
 
 Function = Callable[[Int[Array, "t"], Bool[Array, "t"]], Any]
@@ -29,8 +30,9 @@ def from_function(
     and is False in the mask; it must not change the real tokens (`check_padding_invariance`). The ids `special` are
     never pooled. Pass large parameters by `jax.tree_util.Partial(function, parameters)`, which calls the function with
     the parameters first; arrays in the closure of a plain function are compiled into the program. To make it known to
-    `load`, use `register_encoder(name, lambda dtype: from_function(…))`. Raises InputError if the function returns
-    anything else.
+    `load`, use `register_encoder(name, lambda dtype: from_function(…))`. The name stands for the code: caches and runs
+    know the parameters' values, but not the function, so another function needs another name. Raises InputError if the
+    function returns anything else.
     """
     return _FunctionEncoder(name, function, encode, pad, special)
 
@@ -83,7 +85,13 @@ class _FunctionEncoder:
                     raise InputError(f"unknown letter {letter!r} at position {position}")
             ids = np.array([self._encode[letter] for letter in sequence], np.int32)
         else:
-            ids = np.asarray(self._encode(sequence), np.int32)
+            ids = np.asarray(self._encode(sequence))
+            if ids.ndim != 1 or (ids.size and (ids.dtype.kind not in "iu" or not _fits(ids))):
+                raise InputError(
+                    f"encode: {self.name} gives {ids.dtype} of shape {ids.shape} for {shown(sequence, 20)}; one row of "
+                    "whole numbers below 2^31 is needed, a number for every token"
+                )
+            ids = ids.astype(np.int32)
         if np.isin(ids, self._special).all():
             raise InputError(f"the sequence {sequence[:20]!r} has no token to pool")
         return ids
@@ -104,6 +112,11 @@ class _FunctionEncoder:
         return {layer: found[number] for layer, number in numbers.items()}
 
 
+def _fits(ids: Int[np.ndarray, "t"]) -> bool:
+    limits = np.iinfo(np.int32)
+    return limits.min <= ids.min() and ids.max() <= limits.max
+
+
 def _as_layers(result: Any) -> tuple[Any, ...]:
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
@@ -122,7 +135,8 @@ def from_arrays(
 
     Takes a list, an (n, t, d) array or an iterator, which is read once: a batch is yielded as soon as it is full, so
     rows come in no fixed order. `masks` marks the tokens to pool, all by default. Lengths are padded up to powers of
-    two, which keeps the shapes few; the last batch of a length is filled up with unpooled zeros.
+    two, which keeps the shapes few; the last batch of a length is filled up with unpooled zeros. A batch has the widest
+    type of its arrays.
     Raises InputError naming the row for another width, a mask of another length or with no token in it, and NaN or
     infinity under the mask; TypeError for integers.
     """
@@ -154,7 +168,8 @@ def from_arrays(
 def _batch(
     bucket: list[tuple[int, np.ndarray, np.ndarray]], length: int, size: int
 ) -> tuple[np.ndarray, dict[int, np.ndarray], np.ndarray]:
-    out = np.zeros((size, length, bucket[0][1].shape[1]), bucket[0][1].dtype)
+    dtype = functools.reduce(jnp.promote_types, (x.dtype for _, x, _ in bucket))
+    out = np.zeros((size, length, bucket[0][1].shape[1]), dtype)
     pool = np.zeros((size, length), bool)
     for place, (_, x, mask) in enumerate(bucket):
         out[place, : len(x)], pool[place, : len(x)] = np.where(mask[:, None], x, 0), mask

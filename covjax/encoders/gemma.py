@@ -24,6 +24,7 @@ GEMMA2: dict[str, Any] = DEFAULTS | {"attn_logit_softcapping": 50.0, "max_positi
 GEMMA3: dict[str, Any] = DEFAULTS | {"attn_logit_softcapping": None, "rope_theta": 1e6, "rope_local_base_freq": 10000.0}
 GEMMA3 |= {"sliding_window_pattern": 6, "max_position_embeddings": 131_072}
 ALLOWED: dict[str, tuple[Any, ...]] = {"hidden_activation": tuple(ACTIVATIONS), "mlp_bias": (False, None)}
+ALLOWED |= {"is_causal": (True,)}
 OURS = dataclasses.replace(
     NAMES,
     norm_attention_after="post_attention_layernorm",

@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "scale_attn_by_inverse_layer_idx": (True, False),
     "add_cross_attention": (False, None),
     "pruned_heads": ({}, None),
+    "is_causal": (True,),
 }
 NAMES = Names(
     words="wte",

@@ -23,6 +23,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "hidden_act": tuple(ACTIVATIONS),
     "use_parallel_residual": (True, False),
     "attention_bias": (True, False),
+    "is_causal": (True,),
 }
 NAMES = Names(
     words="embed_in",

@@ -1,7 +1,8 @@
 """Llama (Touvron et al. 2023), Mistral, Qwen2, Qwen3 in the Hugging Face layout.
 
-Causal, root-mean-square norms before each part, rotary positions, gated MLP, fewer heads of keys and values than of
-queries. Qwen2 has biases of queries, keys and values; Qwen3 normalises queries and keys head by head.
+Causal unless `is_causal` says not, as for embedding models; root-mean-square norms before each part, rotary positions,
+gated MLP, fewer heads of keys and values than of queries. Qwen2 has biases of queries, keys and values; Qwen3
+normalises queries and keys head by head.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ PARTS = ("embed_tokens.", "layers.", "norm.")
 BUFFERS = (r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",)
 DEFAULTS: dict[str, Any] = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "head_dim": None}
 DEFAULTS |= {"num_key_value_heads": None, "attention_bias": False, "mlp_bias": False, "layer_types": None}
-DEFAULTS |= {"sliding_window": None, "use_sliding_window": False, "max_window_layers": 28}
+DEFAULTS |= {"sliding_window": None, "use_sliding_window": False, "max_window_layers": 28, "is_causal": True}
 FULL, SLIDING = "full_attention", "sliding_attention"
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "hidden_act": tuple(ACTIVATIONS),
@@ -28,6 +29,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (True, False, None),
     "use_sliding_window": (True, False, None),
     "is_decoder": (True, False, None),
+    "is_causal": (True, False),
 }
 NAMES = Names(
     words="embed_tokens",
@@ -89,7 +91,7 @@ def llama_options(config: dict[str, Any], blocks: tuple[BlockOptions, ...], **mo
         "order": "before",
         "norm": "rms",
         "gated": True,
-        "causal": True,
+        "causal": config["is_causal"],
         "qkv_bias": bool(config["attention_bias"]),
         "out_bias": bool(config["attention_bias"]),
         "mlp_bias": bool(config["mlp_bias"]),
@@ -128,10 +130,12 @@ def _decoder(
     slides = config["sliding_window"] is not None and (whole_window or bool(config["use_sliding_window"]))
     default = [SLIDING if slides and i >= from_layer else FULL for i in range(count)]
     kinds = layer_kinds(folder, config, default)
+    if SLIDING in kinds and not config["is_causal"]:
+        raise InputError(f"{folder / 'config.json'}: is_causal false goes with {FULL} alone, and a layer is {SLIDING}")
     rotary = read_rotary(folder / "config.json", config, config["head_dim"], config["rope_theta"])
     reach = {FULL: None, SLIDING: (config["sliding_window"] or 1) - 1}
     blocks = tuple(BlockOptions(rotary=rotary, reach=reach[kind]) for kind in kinds)
     options = llama_options(config, blocks, eps=config["rms_norm_eps"], activation=config["hidden_act"], **more)
     vocabulary = subword_vocabulary(folder, options.vocabulary, config["max_position_embeddings"])
-    head = decoder_head(config, tied=False)
+    head = decoder_head(config, tied=False) if options.causal else None
     return LanguageModel(name, tensors, NAMES, options, vocabulary, BUFFERS, head=head)

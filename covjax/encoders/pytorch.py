@@ -70,8 +70,8 @@ def load_torch(name: str, dtype: Any = jnp.float32, trust_remote_code: bool = Fa
     except Exception as error:  # transformers raises whatever a damaged or foreign folder leads to
         if "trust_remote_code" in str(error):
             raise InputError(
-                f"encoder: {name} needs code that comes with it; --trust-remote-code runs it on this machine: read it "
-                "first"
+                f"encoder: {name} needs code that comes with it. Read it first; --trust-remote-code of covjax compare "
+                "and tasks then runs it here, and elsewhere covjax.encoders.from_torch takes the loaded model"
             ) from None
         what = f"{type(error).__name__}: {shown(str(error), 150)[1:-1]}"
         raise InputError(f"encoder: transformers cannot load {name}: {what}") from None

@@ -45,7 +45,7 @@ class ContrastRecord(TypedDict):
     interval: Interval | None
     p_value: float | None
     p_holm: NotRequired[float | None]
-    resamples: NotRequired[int]
+    resamples: NotRequired[int | None]  # None with folds, whose intervals are a t-test's
     verdict: NotRequired[str]
 
 

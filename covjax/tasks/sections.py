@@ -8,6 +8,7 @@ from covjax.tasks.records import ContrastRecord, R2Record, Summary, TaskRecord
 from covjax.tasks.summary import COMPACT, NOTE_PERCENT, PARTS
 
 AGAINST = {"gain": "{reference}", "over_control": "the best control", "over_composition": "composition"}
+TESTS = {False: "bootstrap over groups", True: "of folds the corrected resampled t-test"}
 UNKNOWN = "“(no interval)”: differences only; the task's results hold no paired resamples of that pair."
 WORDS = {"above": "above", "below": "below", "undecided": "not distinguishable from", "no interval": "not above"}
 
@@ -38,8 +39,9 @@ def _wide(svgs: Mapping[str, str], name: str, caption: str) -> Html:
 
 def _resolution(tested: Sequence[ContrastRecord]) -> str:
     """What Holm cannot show, where so few resamples leave the smallest p of a single task too large for it."""
-    smallest = min(2 / (1 + entry["resamples"]) for entry in tested)
-    if smallest * len(tested) <= 0.05:
+    counts = [count for entry in tested if (count := entry["resamples"]) is not None]
+    smallest = min((2 / (1 + count) for count in counts), default=0.0)
+    if len(counts) < len(tested) or smallest * len(tested) <= 0.05:
         return ""
     return f" (With so few resamples no gain can pass: the smallest p of one of {len(tested)} is {smallest:.2g}.)"
 
@@ -68,6 +70,8 @@ def _planned(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
         row.append(Html(f"{base + gain['value']:.3f} {soft(gain['row'])}") if gain else "–")
         row += [_planned_cell(entries.get(task["task"]), reference) for entries in planned.values()]
         rows.append(row)
+    resamples = [entry["resamples"] for entries in planned.values() for entry in entries.values()]
+    how = " and ".join(TESTS[folded] for folded in (False, True) if folded in [each is None for each in resamples])
     head = ["task", "metric", reference, "chosen"]
     head += [f"minus {text.format(reference=reference)}" for text in AGAINST.values()]
     return [
@@ -75,12 +79,12 @@ def _planned(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
         _wide(
             svgs,
             "planned",
-            "The pre-declared comparisons. Points: difference on the test set; lines: 95 % paired "
-            "bootstrap interval over groups; filled and coloured where the interval excludes zero.",
+            f"The pre-declared comparisons. Points: difference on the test set; lines: 95 % paired interval ({how}); "
+            "filled and coloured where the interval excludes zero.",
         ),
         table(head, rows, "grid"),
         note(
-            "Row, control and composition are each chosen on validation. p: two-sided bootstrap, adjusted by Holm "
+            f"Row, control and composition are each chosen on validation. p: two-sided ({how}), adjusted by Holm "
             "over the tasks within each comparison; tasks that share data or an encoder are not independent, which "
             "Holm allows. “(no interval)”: the task's results hold no paired resamples of that pair."
         ),
@@ -162,7 +166,7 @@ def _curves(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
         f"<div class='panels'>{''.join(panels)}</div>",
         note(
             "Covariance truncated in a basis from the training sequences (PCA: of their mean covariance), the whole "
-            "matrix last; dashed: mean. Band: 95 % bootstrap interval of the value itself, of the first line alone."
+            "matrix last; dashed: mean. Band: 95 % interval of the value itself, of the first line alone."
         ),
     ]
 

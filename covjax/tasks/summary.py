@@ -121,7 +121,7 @@ def planned(tasks: Tasks) -> dict[str, list[ContrastRecord]]:
         for key, results in tasks.items():
             if contrast := results.contrasts.get(name):
                 entry: ContrastRecord = {"task": key, **_record(contrast), "p_holm": None}
-                entry["resamples"] = results.manifest["config"]["resamples"]
+                entry["resamples"] = results.manifest["config"]["resamples"] if results.folds is None else None
                 entry["verdict"] = side(contrast.interval)
                 entries.append(entry)
         tested = [entry for entry in entries if entry["p_value"] is not None]
@@ -318,7 +318,7 @@ def _facts(results: Results) -> list[str]:
     if not fit.converged:
         facts.append("its probe stopped before its tolerance")
     if chosen.num_features > sizes["train"]:
-        facts.append(f"{chosen.num_features:,} features on {sizes['train']:,} training sequences")
+        facts.append(f"{chosen.num_features:,} features on {sizes['train']:,.0f} training sequences")
     length = sizes["median_tokens"]
     if length <= d:
         facts.append(
