@@ -11,8 +11,8 @@ def shuffle_features(x: TokensLike, weights: WeightsLike, key: Array) -> Float[A
     """Permute every feature on its own over the tokens with weight > 0: same marginals, no co-occurrence.
 
     Mean, deviation and every other per-feature statistic stay (for equal weights); covariance between features falls
-    to chance. The result depends on `key` and the kept tokens in their order, not on how much padding surrounds them.
-    Masked tokens stay as they are.
+    to chance. The result depends on `key` and the kept tokens in their order, not on how much padding surrounds them,
+    unless that takes the rows above 65,536. Masked tokens stay as they are.
 
     Raises:
         TypeError: `x` is not floating point.
@@ -24,7 +24,9 @@ def shuffle_features(x: TokensLike, weights: WeightsLike, key: Array) -> Float[A
     keep = jnp.ones(tokens, bool) if weights is None else jnp.asarray(weights) > 0
     kept_first = jnp.argsort(~keep, stable=True)
     # One key per kept token, by its rank: a draw of shape (tokens, features) would change with the padding.
-    draw = jax.vmap(lambda rank: jax.random.bits(jax.random.fold_in(key, rank), (features,)))(jnp.arange(tokens))
+    draw = jax.vmap(lambda rank: jax.random.bits(jax.random.fold_in(key, rank), (features,), jnp.uint32))(
+        jnp.arange(tokens)
+    )
     draw = jnp.where(jnp.arange(tokens)[:, None] < jnp.sum(keep), draw, jnp.uint32(0xFFFFFFFF))
     order = _argsort_packed(draw) if tokens <= 2**16 else jnp.argsort(draw, axis=0, stable=True)
     shuffled = jnp.take_along_axis(jnp.asarray(x)[kept_first], order, axis=0)

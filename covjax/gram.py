@@ -100,8 +100,8 @@ def _embedding(kernel: str, features: int, bandwidth: float, num_features: int, 
         if key is None:
             raise InputError("key is needed by kernel 'rbf': a jax.random.key")
         frequency_key, phase_key = jax.random.split(key)
-        frequencies = jax.random.normal(frequency_key, (features, num_features)) / bandwidth
-        phases = jax.random.uniform(phase_key, (num_features,), maxval=2 * jnp.pi)
+        frequencies = jax.random.normal(frequency_key, (features, num_features), jnp.float32) / bandwidth
+        phases = jax.random.uniform(phase_key, (num_features,), jnp.float32, maxval=2 * jnp.pi)
 
         def one(x, w):
             phi = jnp.cos(jnp.matmul(x, frequencies, precision=HIGHEST) + phases[None]) * (2 / num_features) ** 0.5

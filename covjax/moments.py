@@ -26,13 +26,19 @@ from covjax.tokens import (
 )
 
 
+def outer(mean: Float[Array, "*k features"]) -> Float[Array, "*k features features"]:
+    """μμᵀ of every mean."""
+    return mean[..., :, None] * mean[..., None, :]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
     """Sufficient statistics of weighted tokens up to second order (a pytree).
 
     count: n = Σ w_i; mean: μ = Σ w_i x_i / n; scatter: S = Σ w_i (x_i − μ)(x_i − μ)ᵀ. With n = 0 (a fully masked
-    sequence inside `jit`, or `Moments.zeros`) every statistic below is 0.
+    sequence inside `jit`, or `Moments.zeros`) every statistic below is 0. Those of several sequences, as
+    `covjax.packed_moments` gives them, have the same axes in front, and so have the statistics.
     """
 
     __no_type_check__ = True  # JAX also builds it of shapes, of axes and of placeholders
@@ -46,26 +52,27 @@ class Moments:
         """The neutral element of `merge`."""
         return cls(jnp.zeros((), dtype), jnp.zeros(features, dtype), jnp.zeros((features, features), dtype))
 
-    def second_moment(self) -> Float[Array, "features features"]:
+    def second_moment(self) -> Float[Array, "*k features features"]:
         """M = Σ w_i x_i x_iᵀ / n = S/n + μμᵀ."""
-        return safe_ratio(self.scatter, self.count) + jnp.outer(self.mean, self.mean)
+        return safe_ratio(self.scatter, self.count[..., None, None]) + outer(self.mean)
 
-    def covariance(self, ddof: float = 0) -> Float[Array, "features features"]:
+    def covariance(self, ddof: float = 0) -> Float[Array, "*k features features"]:
         """Σ = S / (n − ddof). Outside `jit` n <= ddof raises InputError; inside it yields 0."""
         if ddof and is_concrete(self.count) and np.any(np.asarray(self.count) <= ddof):
             raise InputError(f"ddof must be smaller than the count, got ddof {ddof} with count {self.count}")
-        return safe_ratio(self.scatter, self.count - ddof)
+        return safe_ratio(self.scatter, self.count[..., None, None] - ddof)
 
-    def correlation(self) -> Float[Array, "features features"]:
+    def correlation(self) -> Float[Array, "*k features features"]:
         """R_ij = S_ij / sqrt(S_ii S_jj); rows and columns of constant features are 0.
 
         A feature counts as constant where its deviation is within the rounding of its mean.
         """
-        variance = jnp.diagonal(safe_ratio(self.scatter, self.count))
+        covariance = safe_ratio(self.scatter, self.count[..., None, None])
+        variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
         limits = jnp.finfo(self.mean.dtype)
         alive = variance > jnp.maximum((8 * limits.eps * self.mean) ** 2, limits.tiny)
         inverse = jnp.where(alive, jax.lax.rsqrt(jnp.where(alive, variance, 1)), 0)
-        return safe_ratio(self.scatter, self.count) * inverse[:, None] * inverse[None, :]
+        return covariance * inverse[..., :, None] * inverse[..., None, :]
 
 
 def moments(x: TokensLike, weights: WeightsLike = None) -> Moments:
@@ -170,6 +177,14 @@ _CHUNK = 8192  # longer contractions fall out of the cache and lose half the spe
 _NARROW, _NARROW_CHUNK = 64, 512  # a CPU without matrix units sums narrow products token by token: keep the sums short
 
 
+def weight_scale(w: Float[Array, "*k"], dtype: DTypeLike) -> Float[Array, ""]:
+    """What weights are divided by before they take the tokens' type: for float16, which is narrow, the largest."""
+    if dtype != jnp.float16:
+        return jnp.ones((), w.dtype)
+    largest = jnp.max(jnp.abs(w))
+    return jnp.where(largest > 0, largest, 1)
+
+
 @partial(jax.jit, static_argnames="length")
 def _masked_transpose(x, w, keep, start, length):
     x, w, keep = (jax.lax.dynamic_slice_in_dim(a, start, length) for a in (x, w, keep))
@@ -194,24 +209,27 @@ def _at_once(x, weights):
     if weights is None:
         return _product(x.T, x)
     w, keep = token_weights(x, weights)
-    return _product(*_masked_transpose(x, w, keep, 0, x.shape[0]))
+    scale = weight_scale(w, x.dtype)
+    return _product(*_masked_transpose(x, w / scale, keep, 0, x.shape[0])) * scale
 
 
 def _by_chunks(x, weights):
     w, keep = token_weights(x, weights)
-    total = jnp.zeros((), w.dtype)
+    scale = weight_scale(w, x.dtype)
+    w, total = w / scale, jnp.zeros((), w.dtype)
     chunk = _CHUNK if x.shape[1] >= _NARROW else _NARROW_CHUNK
     for start in range(0, x.shape[0], chunk):
         left, right = _masked_transpose(x, w, keep, start, min(chunk, x.shape[0] - start))
         total = total + _product(left, right)
-    return total
+    return total * scale
 
 
 def second_moment(x: TokensLike, weights: WeightsLike = None) -> Float[Array, "features features"]:
     """M = Σ w_i x_i x_iᵀ / n in one product, float32 or wider accumulation.
 
-    bfloat16 tokens are multiplied as bfloat16, which is exact for weights 0 and 1; other weights are rounded with the
-    tokens. Against `moments(x).second_moment()` this saves the shift; it does not give a covariance.
+    bfloat16 and float16 tokens are multiplied as such, which is exact for weights 0 and 1; other weights, of float16
+    over the largest one, are rounded with the tokens. Against `moments(x).second_moment()` this saves the shift; it
+    does not give a covariance.
 
     Two compiled steps on purpose: on CPU a bfloat16 product over the tokens' axis falls off the fast path unless its
     left operand was transposed by a separate computation. Call it outside `jit` and `vmap`, one sequence

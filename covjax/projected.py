@@ -135,6 +135,7 @@ def projected_moment(
     sides = []
     for y, matrix in project_sides(jnp.asarray(x), left, right, keep):
         if center is not None:
+            matrix = matrix.astype(jnp.asarray(x).dtype)  # as the tokens met it
             shift = _projected_center(center, y, w, matrix, count, axis_name)
             if isinstance(center, str):  # see `weighted_mean`
                 rest = jnp.where(keep[:, None], y - shift[None], 0)

@@ -5,7 +5,7 @@ Averaged over a sequence, a sketch of degree 2 approximates vec(M) in `size` num
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from covjax.errors import InputError
 from covjax.tokens import HIGHEST, TokensLike, check_tokens
@@ -20,6 +20,11 @@ def _prepare(x, size: int, degree: int = 1):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def _signs(key: Array, shape: tuple[int, ...]) -> Int[Array, "*k"]:
+    """-1 or 1; as of every draw here, the same whether JAX has 64 bits or not."""
+    return 2 * jax.random.bernoulli(key, jnp.float32(0.5), shape).astype(jnp.int32) - 1
+
+
 def random_projection(x: TokensLike, size: int, key: Array) -> Float[Array, "tokens size"]:
     """φ(x) = Gᵀx with G_ij ~ N(0, 1/size): E⟨φ(x), φ(y)⟩ = ⟨x, y⟩ (Johnson, Lindenstrauss 1984).
 
@@ -28,7 +33,7 @@ def random_projection(x: TokensLike, size: int, key: Array) -> Float[Array, "tok
         InputError: wrong shape or size < 1.
     """
     x = _prepare(x, size)
-    return jnp.matmul(x, jax.random.normal(key, (x.shape[1], size), x.dtype) / size**0.5, precision=HIGHEST)
+    return jnp.matmul(x, jax.random.normal(key, (x.shape[1], size), jnp.float32) / size**0.5, precision=HIGHEST)
 
 
 def random_maclaurin(x: TokensLike, size: int, key: Array, degree: int = 2) -> Float[Array, "tokens size"]:
@@ -39,7 +44,7 @@ def random_maclaurin(x: TokensLike, size: int, key: Array, degree: int = 2) -> F
         InputError: wrong shape, size < 1 or degree < 1.
     """
     x = _prepare(x, size, degree)
-    signs = jax.random.rademacher(key, (degree, x.shape[1], size), x.dtype)
+    signs = _signs(key, (degree, x.shape[1], size)).astype(x.dtype)
     return jnp.prod(jnp.einsum("td,pdk->ptk", x, signs, precision=HIGHEST), axis=0) / size**0.5
 
 
@@ -53,8 +58,8 @@ def count_sketch(x: Float[Array, "features"], size: int, key: Array) -> Float[Ar
     if size < 1:
         raise InputError(f"size must be >= 1, got {size}")
     place_key, sign_key = jax.random.split(key)
-    places = jax.random.randint(place_key, x.shape, 0, size)
-    return jax.ops.segment_sum(x * jax.random.rademacher(sign_key, x.shape, x.dtype), places, num_segments=size)
+    places = jax.random.randint(place_key, x.shape, 0, size, jnp.int32)
+    return jax.ops.segment_sum(x * _signs(sign_key, x.shape).astype(x.dtype), places, num_segments=size)
 
 
 def tensor_sketch(x: TokensLike, size: int, key: Array, degree: int = 2) -> Float[Array, "tokens size"]:
@@ -68,8 +73,8 @@ def tensor_sketch(x: TokensLike, size: int, key: Array, degree: int = 2) -> Floa
     """
     x = _prepare(x, size, degree)
     bucket_key, sign_key = jax.random.split(key)
-    buckets = jax.random.randint(bucket_key, (degree, x.shape[1]), 0, size)
-    signs = jax.random.rademacher(sign_key, (degree, x.shape[1]), x.dtype)
+    buckets = jax.random.randint(bucket_key, (degree, x.shape[1]), 0, size, jnp.int32)
+    signs = _signs(sign_key, (degree, x.shape[1])).astype(x.dtype)
     spectrum = jnp.ones((), jnp.complex64)
     for bucket, sign in zip(buckets, signs):
         sketch = jax.ops.segment_sum((x * sign[None]).T, bucket, num_segments=size).T

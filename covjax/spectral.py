@@ -21,11 +21,10 @@ from covjax.spectral_products import (
     log_slope_by_products,
     minus_square,
 )
-from covjax.tokens import HIGHEST, MatrixLike, safe_ratio, weighted_mean
+from covjax.tokens import HIGHEST, MatrixLike, safe_ratio, scaled, weighted_mean
 from covjax.vectorize import check_square
 
-# From this size on functions are taken by products, but on a CPU never. An H100 has an `eigh` of whole batches, as fast
-# for log and 1.4 times as fast for √ at 384 × 384; at 1,280 × 1,280 products win (docs/benchmark-device.md).
+# From these sizes on functions are taken by products, but on a CPU never (docs/benchmark-device.md).
 SMALLEST, SMALLEST_ON_CUDA = 33, 385
 TOLERANCE = 1e-3  # of the estimated relative error; a float32 `eigh` is about ten times worse where products have that
 
@@ -34,9 +33,8 @@ TOLERANCE = 1e-3  # of the estimated relative error; a float32 `eigh` is about t
 def eigh(a: Float[Array, "d d"]) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
     """Eigenvalues, ascending, and eigenvectors in columns; a batch goes matrix by matrix on a CPU.
 
-    There XLA hands a batch to its thread pool from inside that pool and waits: two batches in one compiled program, on
-    two cores, wait for each other for ever (seen with JAX 0.10.2, `jax::ParallelBatchMap`). One matrix runs where it
-    is. Has no derivative of its own; `covjax.spectral` defines them.
+    There XLA hands a batch to its thread pool from inside that pool and waits: two batches in one program, on two
+    cores, wait for each other for ever (JAX 0.10.2, `jax::ParallelBatchMap`). It has no derivative of its own.
     """
     s, v = jnp.linalg.eigh(a)
     return s, v
@@ -114,6 +112,11 @@ _FUNCTIONS = {
 }
 
 
+def _with_null(s, ridge):
+    """The eigenvalues for a derivative: without a ridge those that rounding alone may have made count as 0."""
+    return s if ridge else jnp.where(s > len(s) * jnp.finfo(s.dtype).eps * s[-1], s, 0)
+
+
 def _sandwich(left, middle, right):
     return dot(dot(left, middle), right)
 
@@ -121,13 +124,13 @@ def _sandwich(left, middle, right):
 def _root_and_solver(a, ridge):
     """√A and X ↦ the solution of √A X + X √A = G, each with one step of residual correction.
 
-    A float32 `eigh` leaves the small eigenvalues with an error that a residual, one product, does not have: at
-    condition 1e4 the correction makes the derivative ten times better. Eigenvalues lost in rounding are left alone.
-    Its eigenvectors are orthonormal to a few units of rounding only; a Newton–Schulz step, V(3I − VᵀV)/2, removes that.
+    A float32 `eigh` leaves small eigenvalues with an error that a residual does not have; the correction makes the
+    derivative ten times better at condition 1e4. Eigenvalues lost in rounding are left alone. Its eigenvectors are
+    orthonormal to a few units of rounding only, which a Newton–Schulz step, V(3I − VᵀV)/2, removes.
     """
     s, v = _eigenvalues(a, ridge)
     v = v + jnp.matmul(v, jnp.eye(len(s), dtype=v.dtype) - jnp.matmul(v.T, v, precision=HIGHEST), precision=HIGHEST) / 2
-    table = _divided_sqrt(s, None)
+    table = _divided_sqrt(_with_null(s, ridge), None)
     known = s > 100 * jnp.finfo(s.dtype).eps * s[-1]
     known = known[:, None] | known[None, :]
 
@@ -167,7 +170,7 @@ def _by_eigh_jvp(kind, ridge, power, primals, tangents):
         return root, solve(da)
     s, v = _eigenvalues(a, ridge)
     function, divided = _FUNCTIONS[kind]
-    tangent = _sandwich(v, divided(s, power) * _sandwich(v.T, da, v), v.T)
+    tangent = _sandwich(v, divided(_with_null(s, ridge), power) * _sandwich(v.T, da, v), v.T)
     return jnp.matmul(v * function(s, power)[None], v.T, precision=HIGHEST), tangent
 
 
@@ -223,8 +226,8 @@ def _check(a, value: float, name: str, minimum_open: bool) -> Float[Array, "d d"
 def psd_sqrt(a: MatrixLike, ridge: float = 0.0) -> Float[Array, "d d"]:
     """(A + ridge·I)^½, eigenvalues below 0 (rounding) taken as 0; by `eigh` or by products, as `psd_function` says.
 
-    The derivative is Daleckii–Krein, V[(VᵀGV)_ij/(√s_i + √s_j)]Vᵀ: exact at repeated eigenvalues. It is infinite at
-    eigenvalue 0; with ridge > 0 it is bounded by 1/(2√ridge), with ridge = 0 the null space gets gradient 0.
+    The derivative is Daleckii–Krein, V[(VᵀGV)_ij/(√s_i + √s_j)]Vᵀ: exact at repeated eigenvalues. With ridge > 0 it is
+    bounded by 1/(2√ridge); with ridge = 0 the null space, of eigenvalues up to d·eps·s_max, gets gradient 0.
 
     Raises:
         InputError: not square, outside `jit` not symmetric, or ridge < 0.
@@ -345,6 +348,7 @@ def _iterate(a: Float[Array, "d d"], num_iters: int) -> Float[Array, "d d"]:
     """Coupled iteration Y ← Y(3I − ZY)/2, Z ← (3I − ZY)Z/2 from Y = A/‖A‖_F, Z = I; returns Y √‖A‖_F."""
     if num_iters < 1:
         raise InputError(f"num_iters must be >= 1, got {num_iters}")
+    a, scale = scaled(a)
     square = jnp.sum(a * a)  # the norm's own derivative is NaN at 0
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     identity = jnp.eye(a.shape[0], dtype=a.dtype)
@@ -355,7 +359,7 @@ def _iterate(a: Float[Array, "d d"], num_iters: int) -> Float[Array, "d d"]:
         return dot(y, t), dot(t, z)
 
     y, _ = jax.lax.fori_loop(0, num_iters, step, (safe_ratio(a, norm), identity))
-    return y * jnp.sqrt(jnp.where(norm > 0, norm, 1))
+    return y * jnp.sqrt(jnp.where(norm > 0, norm, 1)) * jnp.sqrt(scale)
 
 
 def newton_schulz_sqrt(
@@ -363,9 +367,9 @@ def newton_schulz_sqrt(
 ) -> tuple[Float[Array, "d d"], Float[Array, ""]]:
     """(A + ridge·I)^½ of a symmetric PSD matrix and the residual ‖Y² − A‖_F / ‖A‖_F (Higham 2008, §6.3).
 
-    Frobenius pre-normalisation, float32 or wider at full precision. Eigenvalues below about 2.25^−num_iters ‖A‖_F have
-    not converged; 3 to 5 iterations compress the spectrum rather than take its root (6 to 26 % off at condition 1e4).
-    Without a ridge, many iterations on a rank-deficient matrix amplify rounding in its null space to NaN.
+    Frobenius pre-normalisation. Eigenvalues below about 2.25^−num_iters ‖A‖_F have not converged; 3 to 5 iterations
+    compress the spectrum rather than take its root (6 to 26 % off at condition 1e4). Without a ridge, many iterations
+    on a rank-deficient matrix amplify rounding in its null space to NaN.
 
     Raises:
         InputError: not square, outside `jit` not symmetric, num_iters < 1 or ridge < 0.
@@ -375,16 +379,16 @@ def newton_schulz_sqrt(
         raise InputError(f"ridge must be >= 0, got {ridge}")
     a = (a + a.T) / 2 + ridge * jnp.eye(a.shape[0], dtype=a.dtype)
     y = _iterate(a, num_iters)
-    residual = safe_ratio(jnp.linalg.norm(dot(y, y) - a), jnp.linalg.norm(a))
+    unit, scale = scaled(a)
+    residual = safe_ratio(jnp.linalg.norm(dot(y, y) / scale - unit), jnp.linalg.norm(unit))
     return y, jax.lax.stop_gradient(residual)
 
 
 def spectral_compression(c: MatrixLike, num_iters: int, eps: float) -> Float[Array, "d d"]:
     """The published probes' normalisation of a cross-moment: `num_iters` Newton–Schulz steps on C + eps·I.
 
-    Frobenius pre-normalisation, the result scaled back by √‖C + eps·I‖_F. C need not be symmetric: then this is a
-    fixed polynomial that compresses the spectrum, not a square root, and it may diverge where C + eps·I has
-    eigenvalues with negative real part.
+    Frobenius pre-normalisation, the result scaled back by √‖C + eps·I‖_F. If C is not symmetric this is a polynomial
+    that compresses the spectrum; it may diverge where C + eps·I has eigenvalues with negative real part.
 
     Raises:
         InputError: `c` is not square, num_iters < 1 or eps < 0.

@@ -207,6 +207,19 @@ def safe_ratio(numerator: Array | np.ndarray | np.floating, denominator: Array |
     return jnp.where(nothing, 0, numerator / jnp.where(nothing, 1, denominator))
 
 
+def power_of_four(values: Float[Array, "*k"]) -> Float[Array, ""]:
+    """The power of 4 next to the largest size among the values, 1 where all are 0; a division by it is exact."""
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(values)))
+    _, exponent = jnp.frexp(largest)
+    return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), 2 * (exponent // 2)), 1)
+
+
+def scaled(values: Float[Array, "*k"]) -> tuple[Float[Array, "*k"], Float[Array, ""]]:
+    """The values over their `power_of_four`, whose squares neither overflow nor vanish, and that number."""
+    scale = power_of_four(values)
+    return values / scale, scale
+
+
 def weighted_mean(values: TokensLike, w: WeightsLike) -> Float[Array, "features"]:
     """Σ w_i x_i / n, corrected by the mean of the deviations from it; rows of weight 0 must be finite.
 

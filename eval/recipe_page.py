@@ -174,7 +174,7 @@ WORDS = {
     "mean+sqrt_covariance": Words("μ and √Σ, side by side", f"d + {WHOLE}", CUBE, "The mean also matters."),
     "mean+log_covariance": Words("μ and log(Σ + εI), side by side", f"d + {WHOLE}", CUBE, "The mean also matters."),
     "sae_cooccurrence": Words(
-        "how often pairs of latents are active in one token",
+        "means of the products of pairs of latents of one token",
         "pairs",
         "O(nd·latents)",
         "Co-occurrence that can be interpreted.",

@@ -81,7 +81,7 @@ def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(r
     rest = dataset, tokens, recipes, standardiser(tokens, dataset.rows("train")), None, 0
     together = train_pools(*rest, tmp_path / "together")
     rate = f"rate-{dict(recipes[0].training)['learning_rates'][0]:g}"
-    assert [path.name for path in (tmp_path / "together").iterdir()] == [rate]
+    assert [path.name for path in (tmp_path / "together").iterdir()] == [f"{rate}-seeds-0-1-2"]
     one = 4 * len(dict(recipes[0].training)["weight_decays"]) * (4 + 16 + 4)  # bytes: query, values, readout
     for count, groups in ((1, ["0", "1", "2"]), (2, ["0-1", "2"])):
         monkeypatch.setattr(learned, "TOGETHER", count * one)
@@ -92,6 +92,24 @@ def test_seeds_trained_one_after_the_other_are_those_trained_beside_each_other(r
         assert len({np.asarray(pool.values[...]).tobytes() for pool in after}) == 3
         names = sorted(path.name for path in (tmp_path / str(count)).iterdir())
         assert names == [f"{rate}-seeds-{group}" for group in groups]
+
+
+@pytest.mark.long
+def test_a_seed_more_or_less_is_another_training(rng, tmp_path):
+    arrays, dataset = regression(rng)
+    for seeds in ((0, 1), (0, 1, 2), (0,)):
+        settings = RecipeSettings(trained=("attention",), steps=8, seeds=seeds)
+        recipes = [recipe for recipe in all_recipes(settings) if isinstance(recipe, Trained)]
+        pools = train_pools(
+            dataset,
+            ArrayTokens(arrays),
+            recipes,
+            standardiser(ArrayTokens(arrays), dataset.rows("train")),
+            None,
+            0,
+            tmp_path,
+        )
+        assert len(pools) == len(seeds)
 
 
 @pytest.mark.long

@@ -52,3 +52,16 @@ def test_one_token_more_than_the_packed_sort_takes(rng):
     packed = np.asarray(shuffle_features(x[:-1], None, jax.random.key(0)))
     np.testing.assert_array_equal(np.sort(x[:-1], axis=0), np.sort(packed, axis=0))
     assert abs(np.corrcoef(packed.T)[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("tokens", [100, 2**16 + 8])
+def test_masked_tokens_stay_out_where_jax_has_64_bits(tokens):
+    x = np.random.default_rng(0).normal(size=(tokens, 2)).astype(np.float32)
+    x[-8:] = np.nan
+    weights = np.ones(tokens, np.float32)
+    weights[-8:] = 0
+    plain = np.asarray(shuffle_features(x, weights, jax.random.key(0)))
+    with jax.enable_x64(True):
+        wide = np.asarray(shuffle_features(x, weights, jax.random.key(0)))
+    np.testing.assert_array_equal(wide, plain)
+    assert np.isfinite(wide[:-8]).all()

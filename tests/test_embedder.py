@@ -342,6 +342,7 @@ def test_scikit_learns_own_checks():
         (lambda x: Embedder().fit(x[0]), r"shape \(5, 6\); expected \(n, tokens, features\)"),
         (lambda x: Embedder().fit([*x, x[0][:, :3]]), r"sequence 8 has shape \(5, 3\)"),
         (lambda x: Embedder().fit([*x, x[0] * np.nan]), "sequence 8 holds NaN or inf in 30 of 30 places"),
+        (lambda x: Embedder().fit([*x, np.full((3, 6), -1e39)]), r"sequence 8 holds 1e\+39, beyond float32"),
         (lambda x: Embedder().fit([*x, x[0].astype(int)]), "sequence 8 is int64"),
         (lambda x: Embedder(recipe="mean").fit(x).transform([a[:, :3] for a in x]), "3 features a token, but 6"),
         (lambda x: Embedder().set_params(colour=1), "no parameter 'colour'"),

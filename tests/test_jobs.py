@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from covjax.activations.files import open_arrays
@@ -172,12 +173,53 @@ def fail(path):
 
 def test_a_lost_identity_is_written_anew_only_by_a_run_that_succeeds(tmp_path, capsys):
     enter(tmp_path, {"x": 1})
+    (tmp_path / "parts" / "0").mkdir(parents=True)
+    (tmp_path / "parts" / "0" / "_CHECKPOINT_METADATA").touch()
     (tmp_path / RUN).write_text("{}")
     with pytest.raises(ValueError, match="checkpoints of another run"):
         fail(tmp_path)
     assert f"{RUN}: changed or damaged; it is written again" in capsys.readouterr().err
     enter(tmp_path, {"x": 1})
     assert read_sealed(tmp_path / RUN)["identity"] == {"x": 1}
+
+
+@pytest.mark.parametrize("name", ["a.json", "figures/one.png", "parts/mine/thesis.tex"])
+def test_files_of_a_runs_names_in_a_folder_that_no_run_made_are_not_written_over(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = files(tmp_path)
+    with pytest.raises(InputError, match=f"output: .* has '.*' and no {RUN}, so it may not be a run's; remove it your"):
+        enter(tmp_path, {"x": 1})
+    assert (tmp_path / name).read_text() == "mine"
+    assert files(tmp_path) == before
+
+
+def test_a_run_whose_identity_was_removed_goes_on_where_a_seal_says_that_it_is_one(tmp_path):
+    enter(tmp_path, {"x": 1})
+    (tmp_path / "a.json").write_text(sealed({"y": 2}))
+    (tmp_path / RUN).unlink()
+    enter(tmp_path, {"x": 1})
+    assert read_sealed(tmp_path / RUN)["identity"] == {"x": 1}
+
+
+def test_a_checkpoint_replaces_no_folder_of_others_and_old_steps_go_alone(tmp_path):
+    tree = {"x": np.zeros(2)}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "data.csv").write_text("mine")
+    with pytest.raises(InputError, match="a folder with other files is there .'data.csv'., which a checkpoint would"):
+        checkpoint.save(tmp_path / "model", tree, {})
+    assert files(tmp_path / "model") == ["data.csv"]
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "empty", "new"):  # one that is there is replaced
+        checkpoint.save(tmp_path / name, tree, {})
+    steps = tmp_path / "steps"
+    for step in range(2):
+        module.save_step(steps, step, tree, {})
+    (steps / "00000000").rename(steps / "best-so-far")
+    (steps / "00000009.covjax-tmp").mkdir()
+    for step in range(2, 5):
+        module.save_step(steps, step, tree, {})
+    assert sorted(path.name for path in steps.iterdir()) == ["00000003", "00000004", "best-so-far"]
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):

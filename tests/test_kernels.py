@@ -155,3 +155,11 @@ def test_bad_shrinkage_names_the_argument(method, options, match):
         shrink(np.eye(3, dtype=np.float32), method, **options)
     with pytest.raises(InputError, match="s must be symmetric"):
         shrink(np.array([[1.0, 0.5], [0.0, 1.0]], np.float32), 0.1)
+
+
+@pytest.mark.parametrize("scale", [1e-21, 1.0, 1e19])
+def test_shrinkage_does_not_depend_on_the_scale(scale):
+    s = np.diag([1.0, 100.0])
+    found = np.asarray(shrink((scale * s).astype(np.float32), "oas", count=1000)) / scale
+    np.testing.assert_allclose(found, shrink(s.astype(np.float32), "oas", count=1000), rtol=1e-5)
+    assert found[0, 0] < 2

@@ -204,3 +204,25 @@ def test_augmented_moment_is_the_second_moment_of_tokens_with_a_one(rng):
     augmented = np.concatenate([x, np.ones((20, 1), np.float32)], axis=1)
     np.testing.assert_allclose(covjax.augmented_moment(moments(x)), reference(augmented)[2], rtol=1e-5, atol=1e-6)
     assert not np.asarray(covjax.augmented_moment(Moments.zeros(4))).any()  # no token, no 1 either
+
+
+@pytest.mark.parametrize("segments", [3, 4])  # 4: as many as features, which a broadcast would take in silence
+def test_statistics_of_several_sequences_are_those_of_each(rng, segments):
+    x = rng.normal(size=(12 * segments, 4)).astype(np.float32)
+    weights = rng.random(len(x)).astype(np.float32)
+    packed = covjax.packed_moments(x, np.repeat(np.arange(segments), 3), segments, weights)
+    for name in ("second_moment", "covariance", "correlation"):
+        whole = getattr(packed, name)()
+        for i in range(segments):
+            own = slice(12 * i, 12 * i + 12)
+            expected = getattr(moments(x[own], weights[own]), name)()
+            np.testing.assert_allclose(whole[i], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1.0, 1e6])
+def test_weights_of_float16_tokens_may_have_any_scale(rng, scale):
+    x, w = rng.normal(size=(100, 4)).astype(np.float16), rng.random(100).astype(np.float32) + 0.5
+    expected = (x.astype(np.float64) * w[:, None]).T @ x / w.sum()
+    np.testing.assert_allclose(covjax.second_moment(x, w * np.float32(scale)), expected, rtol=0, atol=2e-3)
+    jitted = jax.jit(covjax.second_moment)(x, w * np.float32(scale))
+    np.testing.assert_allclose(jitted, expected, rtol=0, atol=2e-3)

@@ -320,3 +320,28 @@ def test_learned_poolers_train_their_projections(rng):
         gradients = nnx.grad(loss)(pool)
         nnx.update(pool, jax.tree.map(lambda p, g: p - 0.02 * g, nnx.state(pool, nnx.Param), gradients))
     assert loss(pool) < 0.7 * before
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("kernel_mean", {"frequencies": 8, "bandwidth": np.ones(())}),
+        ("sliced_wasserstein", {"slices": 4, "points": 2}),
+        ("tensor_sketch", {"size": 8}),
+        ("random_maclaurin", {"size": 8}),
+    ],
+)
+def test_what_is_drawn_is_the_same_where_jax_has_64_bits(rng, name, options):
+    x = rng.normal(size=(6, 3)).astype(np.float32)
+    plain = np.asarray(get_pooler(name, **options)(x))
+    with jax.enable_x64(True):
+        wide = np.asarray(get_pooler(name, **options)(x))
+    assert wide.dtype == np.float32
+    np.testing.assert_allclose(wide, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1.0, 1e13])
+def test_power_means_of_any_scale(scale):
+    x = np.float32(scale) * np.array([[1.0], [2], [3]], np.float32)
+    expected = scale * np.array([2, (14 / 3) ** 0.5, 12 ** (1 / 3), (98 / 3) ** 0.25])
+    np.testing.assert_allclose(get_pooler("power_means", powers=(1, 2, 3, 4))(x), expected, rtol=1e-5)

@@ -173,3 +173,10 @@ INTS = np.zeros(2, np.int32)
 def test_bad_input_names_the_argument(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_centre_is_projected_as_the_tokens_are(rng, dtype):
+    x, left = np.full((50, 64), 16.0), rng.normal(size=(64, 2)).astype(np.float32)
+    moment = projected_moment(jnp.asarray(x, dtype), left, center=np.full(64, 16.0, np.float32))
+    assert np.abs(np.asarray(moment)).max() < 1e-9

@@ -252,3 +252,12 @@ def test_what_is_found_of_a_known_dictionary():
     assert fvu["batch_topk"] < fvu["matryoshka"]  # whose first latents must do without the others
     assert bench["p_anneal"]["l0"] < bench["relu"]["l0"]
     assert bench["moment_topk"]["covariance"] < bench["topk"]["covariance"]
+
+
+@pytest.mark.parametrize("kind", ["relu", "gated", "p_anneal"])
+def test_a_decoder_row_of_zeros_has_a_finite_gradient(kind, rng):
+    module = make_autoencoder(kind, 4, latents=3)
+    module.decoder[...] = module.decoder[...].at[0].set(0)
+    x = jnp.asarray(rng.normal(size=(16, 4)), jnp.float32)
+    gradients = nnx.grad(lambda module: module.loss(x)[0])(module)
+    assert all(bool(jnp.isfinite(each).all()) for each in jax.tree.leaves(gradients))

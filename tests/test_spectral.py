@@ -181,3 +181,23 @@ BAD = np.array([[1.0, 0.5], [0.0, 1.0]], np.float32)
 def test_bad_input_names_the_argument(call, match):
     with pytest.raises(InputError, match=match):
         call()
+
+
+@pytest.mark.parametrize("function", [psd_sqrt, lambda a: psd_power(a, 0.5)], ids=["sqrt", "power"])
+def test_the_null_space_has_gradient_0_without_a_ridge(function):
+    v = np.array([1, 2, -0.5, 0.7, 1.3], np.float32)
+    gradient = np.asarray(jax.grad(lambda a: jnp.trace(function(a)))(np.outer(v, v)))
+    u = v / np.linalg.norm(v)
+    null = np.eye(5) - np.outer(u, u)
+    assert np.abs(null @ gradient @ null).max() < 1e-3
+    np.testing.assert_allclose(u @ gradient @ u, 0.5 / np.linalg.norm(v), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-22, 1.0, 1e20])
+def test_newton_schulz_of_any_scale(rng, scale):
+    x = rng.normal(size=(40, 5))
+    a = x.T @ x / 40
+    root, residual = newton_schulz_sqrt((scale * a).astype(np.float32))
+    s, u = np.linalg.eigh(a)
+    np.testing.assert_allclose(root / scale**0.5, u * np.sqrt(s) @ u.T, atol=1e-4)
+    assert float(residual) < 1e-5

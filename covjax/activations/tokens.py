@@ -166,6 +166,8 @@ def _check(number: int, array: np.ndarray, features: int) -> None:
         raise InputError(f"activations: sequence {number} is {array.dtype}, expected floating point; use .astype")
     if bad := int((~np.isfinite(array)).sum()):
         raise InputError(f"activations: sequence {number} holds NaN or inf in {bad} of {array.size} places")
+    if array.dtype.itemsize > 4 and (largest := float(np.abs(array).max())) > float(np.finfo(np.float32).max):
+        raise InputError(f"activations: sequence {number} holds {largest:g}, beyond float32; divide by a constant")
 
 
 def with_progress(stage: str, batches: Iterator[Batch], total: int) -> Iterator[Batch]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.inputs import VectorLike
+from covjax.moments import weight_scale
 from covjax.projected import check_center, check_projection, project_tokens
 from covjax.tokens import (
     HIGHEST,
@@ -195,7 +196,8 @@ def _project(x, matrix, weights, center):
         y = jnp.where(keep[:, None], y - weighted_mean(y, w)[None], 0)
     elif center is not None:
         shift = jnp.asarray(center, y.dtype)
-        y = jnp.where(keep[:, None], y - _dot(shift, matrix.astype(y.dtype)), 0)
+        rounded = matrix.astype(jnp.asarray(x).dtype).astype(y.dtype)  # as the tokens met it
+        y = jnp.where(keep[:, None], y - _dot(shift, rounded), 0)
     return y, w, shift
 
 
@@ -204,8 +206,9 @@ def _moment_products(x, y, weights, shift) -> Float[Array, "features rank"]:
     if weights is not None:
         x = jnp.where((weights > 0)[:, None], x, 0)
     # (YᵀX)ᵀ with the narrow operand transposed for itself: a product over the rows of bfloat16 arrays is slow on CPU.
-    rows = jax.lax.optimization_barrier(y.astype(x.dtype).T)
-    product = jnp.matmul(rows, x, precision=HIGHEST, preferred_element_type=y.dtype).T
+    scale = weight_scale(y, x.dtype)
+    rows = jax.lax.optimization_barrier((y / scale).astype(x.dtype).T)
+    product = scale * jnp.matmul(rows, x, precision=HIGHEST, preferred_element_type=y.dtype).T
     return product if shift is None else product - shift[:, None] * jnp.sum(y, axis=0)
 
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,8 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
 
     In a job of several processes, which call this together, each fits and writes its share; process 0 returns all, the
     others none.
-    A checkpoint fitted on other features, penalties or targets is refused with the difference.
+    A checkpoint fitted with other penalties or on other targets is refused with the difference; one on features that
+    were lost and made again, whose last bits may be others, is fitted again.
     """
     names, folder = probe_names(config, data), output / "probes"
     settings, columns, is_kernel, kinds = {}, {}, {}, {}
@@ -180,6 +182,9 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         linear = DualProbe if is_kernel[label] else LinearProbe
         empty: Any = empty_probe(kinds[label]) if kinds[label] else linear(np.empty(0), np.empty(0))
         empty = None if config.protocol == RETRIEVAL else empty
+        if _is_of_others(checkpoint.read_manifest(folder / label), settings[label]):
+            note(f"probes: {label}: its features were made again, and so are its probes")
+            return None
         like = {name: {"probe": empty, "scores": 0} for name in names}
         found = checkpoint.load_complete(folder / label, like, settings[label])
         return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
@@ -255,6 +260,14 @@ def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str,
         "data": manifest["data"],
         "features_digest": checkpoint.leaf_digests({"values": table.values})["['values']"],
     }
+
+
+def _is_of_others(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
+    """Whether saved probes were fitted on other features, and all else is the same."""
+    if saved is None or saved.get("features_digest") == settings["features_digest"]:
+        return False
+    wanted = json.loads(json.dumps({**settings, "features_digest": saved.get("features_digest")}))
+    return all(saved.get(key) == value for key, value in wanted.items())
 
 
 def _coordinates(space: Any, table: Table, train: Int[np.ndarray, "n_train"]) -> Float[np.ndarray, "n r"]:

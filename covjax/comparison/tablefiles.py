@@ -98,6 +98,12 @@ class TableFiles(Mapping[str, Table]):
         landmarks, directions = None, None
         if count:
             assert self._landmarks is not None
+            own, wanted = state["sample"].shape[1], len(self._landmarks.fitted)
+            if own != wanted:
+                raise InputError(
+                    f"landmarks: {path} has a sample of {own:,} training sequences, and this run's limit of memory "
+                    f"makes it {wanted:,}; give the --max-memory-gib of the run before, or --output OTHER"
+                )
             landmarks = dataclasses.replace(self._landmarks, kernel=state["sample"])
         if "directions" in state:
             numbers = manifest["square"], manifest["steps"], tuple(manifest.get("beside", ()))

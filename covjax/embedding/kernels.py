@@ -23,7 +23,7 @@ from covjax.embedding.passes import check_finite, each_batch
 from covjax.embedding.plan import KernelPlan
 from covjax.embedding.pools import FittedPool
 from covjax.encoders.embed import overlap
-from covjax.jobs.disk import writing
+from covjax.jobs.disk import TEMPORARY, writing
 from covjax.jobs.distributed import exchange, gather, is_first
 from covjax.notes import progress
 from covjax.pooling.base import FunctionPooler
@@ -71,7 +71,7 @@ def factor_kernels(
     place = np.argsort(order)
     pairs = list(combinations_with_replacement(range(plan.blocks), 2))
     for group in plan.groups:
-        with tempfile.TemporaryDirectory(dir=folder) as directory:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{TEMPORARY}-") as directory:
             stores = {name: Store(Path(directory) / name if plan.on_disk else None) for name in group}
             chosen = {name: pools[name] for name in group}
             for rows, factors in each_batch(chosen, tokens, fit, seed, "factors", _fixed_point, plan.batch):

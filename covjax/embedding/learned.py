@@ -114,7 +114,6 @@ def train_pools(
         for start in range(0, len(pools), together):
             group = slice(start, start + together)
             seeds = "-".join(str(each.seed) for each in recipes[group])
-            part = "" if together == len(pools) else f"-seeds-{seeds}"
             with shared_threads(2):  # NumPy projects a batch while XLA takes the step of the one before
                 probes += fit_token_probes(
                     pools[group],
@@ -125,7 +124,7 @@ def train_pools(
                     data.task,
                     decays,
                     budget,
-                    checkpoint=folder / f"rate-{rate:g}{part}",
+                    checkpoint=folder / f"rate-{rate:g}-seeds-{seeds}",
                 )
             trim()
         fits.append(probes)

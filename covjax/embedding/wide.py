@@ -41,6 +41,7 @@ from covjax.embedding.plan import (
 )
 from covjax.embedding.pools import FittedPool, widths
 from covjax.embedding.tables import Table
+from covjax.jobs.disk import TEMPORARY
 from covjax.jobs.distributed import agree, is_first
 from covjax.jobs.memory import limit_gib, process_bytes
 from covjax.notes import note
@@ -193,7 +194,7 @@ def _vector_kernels(
                     check_finite(name, rows, block)
                 yield rows, blocks
 
-        with tempfile.TemporaryDirectory(dir=folder) as directory:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{TEMPORARY}-") as directory:
             blocks = _BLOCKS[group.place](group, plan.sizes, place, vectors, Path(directory))
             for name in group.names:
                 parts = (blocks(name, number) for number in range(group.blocks))

@@ -20,7 +20,7 @@ from covjax.encoders.layers import Mask, attended
 from covjax.encoders.rotary import Rotary
 from covjax.encoders.transformer import BlockOptions, Names, Options, uniform
 from covjax.encoders.vocabulary import esm_vocabulary
-from covjax.encoders.weights import Tensors, is_token, read_config
+from covjax.encoders.weights import Tensors, digest_settings, is_token, read_config
 from covjax.errors import InputError, shown
 
 # ESM-2's tokens in the order of their numbers: special ones, the amino acids by frequency, rare and unknown residues.
@@ -118,6 +118,7 @@ class Esm(LanguageModel):
         rotary = options.positions is None
         unused = (*BUFFERS, *([r"embeddings\.position_embeddings\.weight"] * rotary))
         super().__init__(name, tensors, names, options, vocabulary, unused, head=ROBERTA_HEAD, mask_id=mask_id)
+        self.weights_digest = digest_settings(self.weights_digest, self.token_dropout, mask_id)
 
     def embedded(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t d"]:
         """Embeddings of the tokens, rescaled for those that are masked where the model was trained so."""

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from covjax.encoders.base import layer_index, nucleotide_ids, pad_rows
 from covjax.encoders.heads import masked_tokens
 from covjax.encoders.layers import Dense, Frequencies, LayerNorm, attended, attention, places, rotate, split_heads
-from covjax.encoders.weights import Tensors, check_options, read_json
+from covjax.encoders.weights import Tensors, check_options, digest_settings, read_json
 from covjax.errors import InputError, shown
 
 VOCABULARY = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>", "A", "T", "C", "G", "N")
@@ -39,6 +39,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "deconv_phase": ("odd",),
     "bigwigs_per_species": (None,),
 }
+DECIDING = (*SIZES, "layer_norm_eps", "use_skip_connection", "deconv_upsample_type")
 UNUSED = (r"core\.lm_head\..*", r".*\.rotary_embedding\.(cos|sin)_cached")  # the head, buffers that are computed
 
 
@@ -157,7 +158,8 @@ class NTv3(nnx.Module):
             for i, (inputs, outputs) in enumerate(zip(self.widths[::-1], self.widths[-2::-1]))
         )
         self.skip = config["use_skip_connection"]
-        self.weights_digest = tensors.finish(UNUSED)  # before the head, on which no activation depends
+        weights = tensors.finish(UNUSED)  # before the head, on which no activation depends
+        self.weights_digest = digest_settings(weights, [config.get(name) for name in DECIDING])
         head = "core.lm_head.head"
         headed = f"{head}.weight" in tensors
         self.head: Any = Dense(tensors, [head], self.widths[0], config["alphabet_size"]) if headed else None

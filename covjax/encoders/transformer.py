@@ -29,7 +29,7 @@ from covjax.encoders.layers import (
 )
 from covjax.encoders.rotary import Rotary
 from covjax.encoders.vocabulary import Vocabulary
-from covjax.encoders.weights import Tensors
+from covjax.encoders.weights import Tensors, digest_settings
 from covjax.errors import InputError
 
 
@@ -248,7 +248,9 @@ class Transformer(nnx.Module):
         self.bias: Any = None if table is None else nnx.Param(jnp.asarray(table))
         self.norm_last = norm(tensors, names.norm_last, o.width, o, o.norm_last_bias)
         # Before what else a family takes, on which no activation depends: with a head or without, the encoder is one.
-        self.weights_digest = tensors.finish(unused)
+        # The options and the vocabulary are in it, without which the same weights give other activations.
+        words = sorted(vocabulary.ids.items()), vocabulary.first, vocabulary.last, sorted(vocabulary.special)
+        self.weights_digest = digest_settings(tensors.finish(unused), options, words)
 
     def embedded(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t d"]:
         """Embeddings of the tokens, without positions."""

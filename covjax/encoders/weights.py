@@ -174,6 +174,11 @@ class Tensors:
         return self._digest.hexdigest()
 
 
+def digest_settings(weights: str, *settings: Any) -> str:
+    """A digest of weights and of what else decides what they compute: plain values, or dataclasses of these."""
+    return hashlib.sha256(repr((weights, *settings)).encode()).hexdigest()
+
+
 class AskedTensors(Tensors):
     """Stands in for `Tensors` where there is no file: every tensor that an encoder asks for is made by `draw`.
 

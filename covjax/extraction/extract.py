@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,8 @@ def _describe(config, ids, sequences, encoder, poolers, shards) -> dict[str, Any
         "input": input_digest(ids, sequences),
         "weights": encoder.weights_digest,
         "jax": jax.__version__,
+        "covjax": version("covjax"),
+        "device": jax.devices()[0].device_kind,
     }
     identity["format"] = TOKEN_FORMAT if config.keep_tokens else FORMAT
     kept = list(config.layers) if config.keep_tokens else []

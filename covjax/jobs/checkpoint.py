@@ -177,6 +177,7 @@ def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[st
     from orbax.checkpoint import v1 as ocp  # a second of imports that users of the pure functions never pay
 
     temporary = path.with_name(f"{path.name}.{TEMPORARY}")
+    _refuse_others(path)
     try:
         with writing(path, sum(leaf.nbytes for leaf in flat.values())):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,6 +198,20 @@ def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[st
         if jax.process_count() == 1:  # else others may be at work on it
             for unfinished in path.parent.glob(f"{temporary.name}*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
+
+
+ENTRIES = frozenset(("commit_success.txt", "manifest", "orbax.checkpoint", "state"))  # beside Orbax's metadata
+
+
+def _refuse_others(path: Path) -> None:
+    """InputError where a folder that is no checkpoint has the checkpoint's name and files of others in it."""
+    if not path.is_dir() or (path / "_CHECKPOINT_METADATA").is_file():
+        return
+    if others := sorted({each.name for each in path.iterdir()} - ENTRIES):
+        raise InputError(
+            f"{path}: a folder with other files is there ({shown(others[0], 60)}), which a checkpoint would replace; "
+            "give another path, or remove it yourself"
+        )
 
 
 def read_manifest(path: str | Path) -> dict[str, Any] | None:

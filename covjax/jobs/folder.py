@@ -87,6 +87,11 @@ class RunFolder:
             run = None
         elif run is not None and present:
             self._refuse_other(run["identity"], identity, grows)
+        elif present and not (self.path / RUN).exists() and (others := self._foreign()):
+            raise InputError(
+                f"output: {self.path} has {shown(others, 60)} and no {RUN}, so it may not be a run's; remove it "
+                "yourself or use --output OTHER"
+            )
         else:
             run, self._adopted = None, present  # the checkpoints' own manifests say whether they are this run's
         self._tidy()
@@ -94,6 +99,13 @@ class RunFolder:
             identity[grows] = run["identity"][grows] | identity[grows]
         if run is None or run["identity"] != identity or run["owns"] != list(self.owns):
             write_sealed(self.path / RUN, {"command": self.command, "identity": identity, "owns": list(self.owns)})
+
+    def _foreign(self) -> str:
+        """What has a name of the run's own, where nothing there is known as a run's by a seal; else nothing."""
+        paths = [path for pattern in self.owns for path in sorted(self.path.glob(pattern))]
+        known = any((path / CHECKPOINT).is_file() or _is_sealed(path) for path in paths)
+        filled = [path for path in paths if not path.is_dir() or any(path.iterdir())]
+        return "" if known or not filled else filled[0].relative_to(self.path).as_posix()
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -224,6 +236,16 @@ def claim(path: str | Path, command: str, owns: tuple[str, ...] = ()) -> Iterato
         folder.release(failed)
 
 
+def _is_sealed(path: Path) -> bool:
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        read_sealed(path)
+    except (Damaged, OSError):
+        return False
+    return True
+
+
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
     """A sealed JSON file, whole or not there; InputError where it cannot be written."""
     write_text(path, sealed(value))
@@ -307,9 +329,10 @@ def save_step_together(folder: str | Path, step: int, tree: Any, manifest: Mappi
 
 
 def _remove_old(folder: str | Path, keep: int) -> None:
-    kept = {checkpoint_path(folder, s).name for s in saved_steps(folder)[-keep:]}
+    newest = {checkpoint_path(folder, s).name for s in saved_steps(folder)[-keep:]}
     for path in Path(folder).iterdir():
-        if path.name not in kept:
+        is_own = _STEP.fullmatch(path.name) or any(name in path.name for name in UNFINISHED)
+        if is_own and path.name not in newest:  # a copy under another name is the user's
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -16,7 +16,16 @@ from covjax.moments import Moments
 from covjax.pooling.base import FunctionPooler, register
 from covjax.pooling.fitted import FittedPooler
 from covjax.pooling.learned import check_features, check_sizes, projection
-from covjax.tokens import HIGHEST, MatrixLike, TokensLike, WeightsLike, prepare_tokens, safe_ratio, weighted_mean
+from covjax.tokens import (
+    HIGHEST,
+    MatrixLike,
+    TokensLike,
+    WeightsLike,
+    power_of_four,
+    prepare_tokens,
+    safe_ratio,
+    weighted_mean,
+)
 
 Tokens = Float[Array, "tokens features"]
 Weights = Float[Array, "tokens"]
@@ -40,12 +49,15 @@ def _average(values: Float[Array, "tokens k"], w: Weights) -> Float[Array, "k"]:
 
 
 def _power_means(x: Tokens, w: Weights, powers):
+    size = power_of_four(x)
+    scale = jnp.where((size > 1e6) | (size < 1e-6), size, 1)  # there powers overflow or vanish
+
     def one(power):
         if math.isinf(power):
             sign = math.copysign(1, power)
             top = jnp.max(jnp.where(w[:, None] > 0, sign * x, -jnp.inf), axis=0)
             return jnp.where(jnp.any(w > 0), sign * top, 0)
-        return weighted_mean(x, w) if power == 1 else signed_root(_average(x ** int(power), w), power)
+        return weighted_mean(x, w) if power == 1 else scale * signed_root(_average((x / scale) ** int(power), w), power)
 
     return jnp.concatenate([one(power) for power in powers])
 
@@ -105,7 +117,7 @@ def _sliced(x: Tokens, w: Weights, directions: Float[Array, "features slices"], 
 
 
 def _random_slices(x: Tokens, w: Weights, slices, points, seed):
-    return _sliced(x, w, jax.random.normal(jax.random.key(seed), (x.shape[1], slices)), points)
+    return _sliced(x, w, jax.random.normal(jax.random.key(seed), (x.shape[1], slices), jnp.float32), points)
 
 
 class SlicedWasserstein(nnx.Module):
@@ -143,7 +155,8 @@ def sliced_wasserstein(
 
 
 def _kernel_mean(x: Tokens, w: Weights, bandwidth, frequencies, seed):
-    directions = jax.random.normal(jax.random.key(seed), (x.shape[1], frequencies)) / bandwidth
+    directions = jax.random.normal(jax.random.key(seed), (x.shape[1], frequencies), jnp.float32)
+    directions = directions / bandwidth.astype(jnp.float32)
     phase = jnp.matmul(x, directions, precision=HIGHEST)
     return _average(jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=1), w) / frequencies**0.5
 

@@ -26,7 +26,7 @@ def _root(variance: Float[Array, "features"]) -> Float[Array, "features"]:
 
 
 def _std_of(m: Moments) -> Float[Array, "features"]:
-    return _root(jnp.diagonal(m.covariance()))
+    return _root(jnp.diagonal(m.covariance(), axis1=-2, axis2=-1))
 
 
 def _mean_std(x: Float[Array, "tokens features"], w: Float[Array, "tokens"]) -> Float[Array, "2*features"]:

@@ -90,7 +90,8 @@ def run_suite(
         raise InputError(f"suite: {','.join(names)!r} is not allowed; all, or distinct names of {', '.join(known)}")
     from covjax.jobs.folder import claim  # with JAX, whose import takes seconds that the help need not wait for
 
-    with claim(output, f"{COMMAND} --suite"):
+    with claim(output, f"{COMMAND} --suite") as folder:
+        folder.begin({})  # a comparison has a report of the same name, and neither takes the other's folder
         return _run_suite(names, output, overrides, force, command, configs)
 
 

@@ -292,6 +292,6 @@ def _batches(
 def _manifest(config: AutoencoderConfig, activations: Activations, order: str) -> dict[str, Any]:
     settings = decided_by(config, FEATURES, NUMBERS)
     # The order of the examples is Grain's and NumPy's: under others it might be another.
-    versions = {"jax": jax.__version__} | {name: version(name) for name in ("grain", "numpy")}
+    versions = {name: version(name) for name in ("covjax", "flax", "grain", "jax", "numpy", "optax")}
     made = {"config": settings, "data": activations.identity, "order": order, "versions": versions}
     return json.loads(json.dumps(made))

@@ -5,6 +5,7 @@ import functools
 import json
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def _train(config: EncoderConfig, force: bool, folder: RunFolder) -> dict[str, A
     corpus = read_corpus(config)
     mesh = data_mesh(config.batch)
     settings = decided_by(config, FEATURES, NUMBERS)
-    manifest = json.loads(json.dumps({"config": settings, "data": corpus.digest, "versions": {"jax": jax.__version__}}))
+    versions = {name: version(name) for name in ("covjax", "flax", "jax", "numpy", "optax")}
+    manifest = json.loads(json.dumps({"config": settings, "data": corpus.digest, "versions": versions}))
     folder.begin(manifest, force, {"data": config.data, "regions": config.regions})
     start = folder.path / "start"
     if is_first():

@@ -315,3 +315,16 @@ def test_a_sentencepiece_model_of_words_names_the_remedy(root):
     (folder / "spiece.model").write_bytes(spiece(["<pad>", "</s>", "<unk>", "▁the"]))
     with pytest.raises(InputError, match=r"spiece.model without tokenizer.json.*save_pretrained"):
         encoders.load(folder)
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 2}, {"layer_norm_eps": 1e-2}])
+def test_other_options_are_another_encoder(root, change):
+    folder, _, ours, *_ = cached("roberta", root)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(json.dumps(json.loads(text) | change))
+    try:
+        assert encoders.load(folder).weights_digest != ours.weights_digest
+        (folder / "config.json").write_text(json.dumps(json.loads(text) | {"transformers_version": "x"}))
+        assert encoders.load(folder).weights_digest == ours.weights_digest
+    finally:
+        (folder / "config.json").write_text(text)

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from covjax.autoencoders.base import register_autoencoder
-from covjax.autoencoders.sparse.kinds import Dense
+from covjax.autoencoders.sparse.kinds import Dense, row_norms
 from covjax.autoencoders.sparse.module import Forward, token_mean
 from covjax.errors import InputError
 from covjax.tokens import HIGHEST
@@ -62,6 +62,6 @@ class Gated(Dense):
         gates = jax.nn.relu(out.pre + self.gate_bias[...][None])
         decoder, bias = jax.lax.stop_gradient((self.decoder[...], self.decoder_bias[...]))
         error = jnp.sum(jnp.square(x - jnp.matmul(gates, decoder, precision=HIGHEST) - bias[None]), axis=1)
-        size = jnp.matmul(gates, jnp.linalg.norm(self.decoder[...], axis=1), precision=HIGHEST)
+        size = jnp.matmul(gates, row_norms(self.decoder[...]), precision=HIGHEST)
         penalty = token_mean(error + self.l1 * size, weights)
         return dataclasses.replace(out, penalty=penalty)

@@ -113,6 +113,12 @@ jumprelu.defvjp(_forward_of(jumprelu), _jumprelu_backward)
 step.defvjp(_forward_of(step), _step_backward)
 
 
+def row_norms(rows: Float[Array, "latents features"]) -> Float[Array, "latents"]:
+    """ℓ2 norm of every row; the derivative of a row of zeros, which has none, is 0."""
+    square = jnp.sum(rows * rows, axis=1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
 def check_k(k: int, latents: int) -> None:
     """Raise InputError unless k is a whole number in 1 … latents."""
     if not isinstance(k, (int, np.integer)) or not 1 <= k <= latents:
@@ -234,7 +240,7 @@ class ReLU(Dense):
     def train_activate(self, pre: Latents, weights: Weights) -> tuple[Array, Array | float]:
         """See `Dense`."""
         z = jax.nn.relu(pre)
-        each = jnp.matmul(z, jnp.linalg.norm(self.decoder[...], axis=1), precision=HIGHEST)
+        each = jnp.matmul(z, row_norms(self.decoder[...]), precision=HIGHEST)
         return z, self.l1 * token_mean(each, weights)
 
     def activate(self, pre: Float[Array, "tokens latents"]) -> Float[Array, "tokens latents"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from covjax.autoencoders.base import register_autoencoder
-from covjax.autoencoders.sparse.kinds import ReLU
+from covjax.autoencoders.sparse.kinds import ReLU, row_norms
 from covjax.autoencoders.sparse.module import token_mean
 from covjax.errors import InputError
 from covjax.standardise import Statistic
@@ -65,7 +65,7 @@ class PAnneal(ReLU):
     def train_activate(self, pre, weights):
         """See `Dense`."""
         z = jax.nn.relu(pre)
-        size = z * jnp.linalg.norm(self.decoder[...], axis=1)[None]
+        size = z * row_norms(self.decoder[...])[None]
         count = self._updates(self.steps[...])
 
         def penalty(p):
