@@ -54,20 +54,20 @@ class Moments:
 
     def second_moment(self) -> Float[Array, "*k features features"]:
         """M = Σ w_i x_i x_iᵀ / n = S/n + μμᵀ."""
-        return safe_ratio(self.scatter, self.count[..., None, None]) + outer(self.mean)
+        return safe_ratio(self.scatter, jnp.asarray(self.count)[..., None, None]) + outer(self.mean)
 
     def covariance(self, ddof: float = 0) -> Float[Array, "*k features features"]:
         """Σ = S / (n − ddof). Outside `jit` n <= ddof raises InputError; inside it yields 0."""
         if ddof and is_concrete(self.count) and np.any(np.asarray(self.count) <= ddof):
             raise InputError(f"ddof must be smaller than the count, got ddof {ddof} with count {self.count}")
-        return safe_ratio(self.scatter, self.count[..., None, None] - ddof)
+        return safe_ratio(self.scatter, jnp.asarray(self.count)[..., None, None] - ddof)
 
     def correlation(self) -> Float[Array, "*k features features"]:
         """R_ij = S_ij / sqrt(S_ii S_jj); rows and columns of constant features are 0.
 
         A feature counts as constant where its deviation is within the rounding of its mean.
         """
-        covariance = safe_ratio(self.scatter, self.count[..., None, None])
+        covariance = safe_ratio(self.scatter, jnp.asarray(self.count)[..., None, None])
         variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
         limits = jnp.finfo(self.mean.dtype)
         alive = variance > jnp.maximum((8 * limits.eps * self.mean) ** 2, limits.tiny)

@@ -114,7 +114,7 @@ _FUNCTIONS = {
 
 def _with_null(s, ridge):
     """The eigenvalues for a derivative: without a ridge those that rounding alone may have made count as 0."""
-    return s if ridge else jnp.where(s > len(s) * jnp.finfo(s.dtype).eps * s[-1], s, 0)
+    return s if ridge else jnp.where(s > 4 * jnp.finfo(s.dtype).eps * s[-1], s, 0)
 
 
 def _sandwich(left, middle, right):
@@ -227,7 +227,7 @@ def psd_sqrt(a: MatrixLike, ridge: float = 0.0) -> Float[Array, "d d"]:
     """(A + ridge·I)^½, eigenvalues below 0 (rounding) taken as 0; by `eigh` or by products, as `psd_function` says.
 
     The derivative is Daleckii–Krein, V[(VᵀGV)_ij/(√s_i + √s_j)]Vᵀ: exact at repeated eigenvalues. With ridge > 0 it is
-    bounded by 1/(2√ridge); with ridge = 0 the null space, of eigenvalues up to d·eps·s_max, gets gradient 0.
+    bounded by 1/(2√ridge); with ridge = 0 the null space, of eigenvalues up to 4·eps·s_max, gets gradient 0.
 
     Raises:
         InputError: not square, outside `jit` not symmetric, or ridge < 0.

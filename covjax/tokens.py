@@ -211,7 +211,7 @@ def power_of_four(values: Float[Array, "*k"]) -> Float[Array, ""]:
     """The power of 4 next to the largest size among the values, 1 where all are 0; a division by it is exact."""
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(values)))
     _, exponent = jnp.frexp(largest)
-    return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), 2 * (exponent // 2)), 1)
+    return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.minimum(2 * (exponent // 2), 126)), 1)
 
 
 def scaled(values: Float[Array, "*k"]) -> tuple[Float[Array, "*k"], Float[Array, ""]]:

@@ -209,6 +209,9 @@ def test_a_checkpoint_replaces_no_folder_of_others_and_old_steps_go_alone(tmp_pa
     with pytest.raises(InputError, match="a folder with other files is there .'data.csv'., which a checkpoint would"):
         checkpoint.save(tmp_path / "model", tree, {})
     assert files(tmp_path / "model") == ["data.csv"]
+    (tmp_path / "model" / "data.csv").rename(tmp_path / "model" / "_CHECKPOINT_METADATA")  # of another program
+    with pytest.raises(InputError, match="a folder with other files is there"):
+        checkpoint.save(tmp_path / "model", tree, {})
     (tmp_path / "empty").mkdir()
     for name in ("empty", "empty", "new"):  # one that is there is replaced
         checkpoint.save(tmp_path / name, tree, {})
@@ -220,6 +223,15 @@ def test_a_checkpoint_replaces_no_folder_of_others_and_old_steps_go_alone(tmp_pa
     for step in range(2, 5):
         module.save_step(steps, step, tree, {})
     assert sorted(path.name for path in steps.iterdir()) == ["00000003", "00000004", "best-so-far"]
+
+
+def test_what_a_killed_run_left_unfinished_in_a_folder_of_its_own_is_removed(tmp_path):
+    owns = ("a.json", "layers/*/features/*/", "layers/*/")
+    enter(tmp_path, {"x": 1}, owns)
+    for name in ("layers/3/covjax-tmp-factors", "layers/3/features/mean.covjax-tmp", "layers/3/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    enter(tmp_path, {"x": 1}, owns)
+    assert files(tmp_path / "layers") == ["3", "3/features", "3/mine"]
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):

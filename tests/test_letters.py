@@ -128,6 +128,8 @@ def test_gaps_of_an_alignment_are_refused_in_either_case(encoder):
         check_letters("t.csv", ["ACG", "acg-tGGC..A"], encoder)
     check_letters("t.csv", ["ACG", "acg-tGGC..A"], encoder, force=True)
     check_letters("t.csv", ["so-so."], TEXT)
+    with pytest.raises(InputError, match="the sequences have words, so this looks like text"):
+        check_letters("t.csv", ["I liked it. It was well-made, and long."] * 10, encoder)
 
 
 def test_some_dna_among_proteins_is_refused_too():

@@ -219,6 +219,11 @@ def test_statistics_of_several_sequences_are_those_of_each(rng, segments):
             np.testing.assert_allclose(whole[i], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_count_may_be_a_plain_number():
+    scatter = np.diag([4.0, 8.0]).astype(np.float32)
+    np.testing.assert_allclose(Moments(4.0, np.zeros(2, np.float32), scatter).covariance(), np.diag([1.0, 2.0]))
+
+
 @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1.0, 1e6])
 def test_weights_of_float16_tokens_may_have_any_scale(rng, scale):
     x, w = rng.normal(size=(100, 4)).astype(np.float16), rng.random(100).astype(np.float32) + 0.5

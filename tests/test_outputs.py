@@ -92,4 +92,5 @@ def test_the_report_shows_them_sorted(runs):
     table = page[page.index("<h2>By output</h2>") :]
     assert table.index("variance (target2)") < table.index("noise (target1)")
     assert "by its interval in 1 of 2 outputs" in table
+    assert "output noise, the middle one by R²" in page
     assert "By output" not in (runs[1].folder / "report.html").read_text()

@@ -147,6 +147,13 @@ def test_a_first_line_that_is_a_column_alone_is_a_header_unless_it_may_be_a_pept
     assert ("is the header of a table" in capsys.readouterr().err) == (count == 2)
 
 
+def test_lines_of_text_below_a_header_alone_may_have_commas_and_sep_names_a_table(tmp_path):
+    (tmp_path / "x.txt").write_text("text\nI liked it, really.\nNot so good.\n")
+    assert read_sequences(tmp_path / "x.txt") == (("row2", "row3"), ("I liked it, really.", "Not so good."))
+    (tmp_path / "x.txt").write_text("sep=;\nsequence;label\nACGT;x\n")
+    assert read_sequences(tmp_path / "x.txt") == (("row3",), ("ACGT",))
+
+
 @pytest.mark.parametrize("text", ["sep=;\nsequence;label\nAC;x\nGG;y\n", 'sequence,label\n"A\nC",x\n\nGG,y\n'])
 def test_a_row_without_an_id_has_the_name_that_a_comparison_gives_it(tmp_path, text):
     (tmp_path / "x.csv").write_text(text)

@@ -193,7 +193,16 @@ def test_the_null_space_has_gradient_0_without_a_ridge(function):
     np.testing.assert_allclose(u @ gradient @ u, 0.5 / np.linalg.norm(v), rtol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [1e-22, 1.0, 1e20])
+def test_small_eigenvalues_of_a_large_matrix_keep_their_gradient_without_a_ridge():
+    rng = np.random.default_rng(0)
+    v = np.linalg.qr(rng.normal(size=(200, 200)))[0]
+    s = np.logspace(0, -4.6, 200)
+    gradient = jax.grad(lambda a: jnp.trace(psd_sqrt(a)))((v * s @ v.T).astype(np.float32))
+    expected = v / (2 * np.sqrt(s)) @ v.T
+    assert np.linalg.norm(gradient - expected) < 1e-2 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("scale", [1e-22, 1.0, 1e20, 2e37])
 def test_newton_schulz_of_any_scale(rng, scale):
     x = rng.normal(size=(40, 5))
     a = x.T @ x / 40

@@ -297,4 +297,6 @@ def test_a_decimal_zero_makes_no_other_class_and_no_other_group(tmp_path, header
     assert read_table(table(tmp_path, ["1.0", "2.0"], header), task).target_names == ("1.0", "2.0")
     path = tmp_path / "t.csv"
     path.write_text("sequence,label,group\nMA,x,1\nMC,y,1.0\nMD,x,2.0\n")
-    assert read_table(path).groups == ("1", "1", "2.0")
+    data = read_table(path)
+    assert data.groups == ("1", "1", "2.0")
+    assert any("groups 1.0 and 1 of column 'group' are one" in note for note in data.notes)

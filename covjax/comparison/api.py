@@ -32,7 +32,10 @@ class Comparison:
 
     @property
     def evidence(self) -> str:
-        """What the gain shows: co-occurrence, quadratic, marginals, position, distribution, probe, open or none."""
+        """What explains a gain: co-occurrence, quadratic, marginals, position, distribution, training, probe; or none.
+
+        "open" where no control was compared.
+        """
         return evidence(self.results)
 
     def records(self) -> list[dict[str, Any]]:

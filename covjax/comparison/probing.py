@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -184,6 +185,7 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         empty = None if config.protocol == RETRIEVAL else empty
         if _is_of_others(checkpoint.read_manifest(folder / label), settings[label]):
             note(f"probes: {label}: its features were made again, and so are its probes")
+            _forget(output)
             return None
         like = {name: {"probe": empty, "scores": 0} for name in names}
         found = checkpoint.load_complete(folder / label, like, settings[label])
@@ -260,6 +262,13 @@ def _settings(config: CompareConfig, manifest: dict[str, Any], names: tuple[str,
         "data": manifest["data"],
         "features_digest": checkpoint.leaf_digests({"values": table.values})["['values']"],
     }
+
+
+def _forget(folder: Path) -> None:
+    """Remove what was scored and made of probes that are fitted again; `folder` may be that of one layer."""
+    root = folder.parents[1] if folder.parent.name == "layers" else folder
+    (root / "results.json").unlink(missing_ok=True)
+    shutil.rmtree(root / "model" / "probe", ignore_errors=True)
 
 
 def _is_of_others(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:

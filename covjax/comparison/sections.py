@@ -166,7 +166,9 @@ def measured_section(results: Results, card: DataCard, svgs: Mapping[str, str]) 
     if card.predictions is None or "measured" not in svgs:
         return []
     output, taken = middle_output(results), card.predictions
-    which = "" if len(card.outputs) == 1 else f", output {card.outputs[output]}, the middle one by R²"
+    names = {each.label: each.name for each in results.outputs}
+    label = card.outputs[output]
+    which = "" if len(card.outputs) == 1 else f", output {names.get(label, label)}, the middle one by R²"
     title = results.by_label[results.best_second_order].title
     caption = (
         f"Test {results.unit}: {title}, {results.probes[0]} probe{_first_seed(results)}{which}. Above: measured "

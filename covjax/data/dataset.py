@@ -177,7 +177,7 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
     not that of text where the table has only the letters ACGTUN, where half of its sequences are 20 and more capital
     letters without any, or where each sequence that has some is capitals cut into pieces of one length, 10 or more.
     Nucleotides as overlapping k-mers (`ATGC TGCA GCAT`) become the sequence that these are of. A table with other signs
-    than letters, `*`, `-` and `.` in some sequence, such as the formulas of molecules, keeps its case.
+    than letters, `*`, `-` and `.` in most sequences, such as the formulas of molecules, keeps its case.
 
     Raises InputError for a gap (`-` or `.`) in a sequence of letters, and for a sequence that is only a stop.
     """
@@ -208,7 +208,7 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
                 f"{place}: column {shown(column, 40)}: a gap {sequence[gap - 1]!r} at position {gap} of "
                 f"{shown(sequence, 40)}; remove the gaps of the alignment"
             )
-    if any(sequence and not _letters(sequence).isalpha() for sequence in sequences):
+    if 2 * sum(bool(letters := _letters(each)) and not letters.isalpha() for each in sequences) > len(sequences):
         return tuple(sequences)
     if small := [i for i, each in enumerate(sequences) if each != each.upper() and not _is_nucleotides(each)]:
         count = f"{len(small):,} of {len(sequences):,} sequences"
@@ -217,9 +217,11 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
 
 
 def _are_kmers(sequences: Sequence[Sequence[str]]) -> bool:
-    """Whether the pieces of every sequence are the overlapping k-mers of one, k from 3 to 9, and not all the same."""
+    """Whether the pieces of every sequence are overlapping k-mers of nucleotides, k from 3 to 9, not blocks of A."""
     sizes = {len(piece) for pieces in sequences for piece in pieces}
-    if len(sizes) != 1 or not 3 <= max(sizes) <= 9 or len({piece for pieces in sequences for piece in pieces}) == 1:
+    if len(sizes) != 1 or not 3 <= max(sizes) <= 9 or not any(len({*pieces}) > 1 for pieces in sequences):
+        return False
+    if not all(_is_nucleotides(piece) for pieces in sequences for piece in pieces):
         return False
     return all(a[1:] == b[:-1] for pieces in sequences for a, b in itertools.pairwise(pieces))
 

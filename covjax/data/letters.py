@@ -115,7 +115,8 @@ def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool
     reads = getattr(encoder, "letters", None)
     if force or reads is None:
         return
-    if reads != "text" and (gap := next((s for s in sequences if "-" in s or "." in s), "")):
+    gap = next((s for s in sequences if "-" in s or "." in s), "") if reads != "text" else ""
+    if gap and letter_kind(sequences) != "text":
         at = next(i for i, letter in enumerate(gap) if letter in "-.")
         raise InputError(
             f"{name}: a gap {gap[at]!r} at position {at + 1} of {shown(gap, 40)}; remove the gaps of the alignment, or "

@@ -1,7 +1,9 @@
 """Unlabelled sequences from FASTA, CSV, TSV, Parquet, plain text, or BED windows of a FASTA genome."""
 
 import csv
+import itertools
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,19 +90,27 @@ def _text(path: Path) -> Iterator[tuple[int, str, str]]:
     lines.close()
     if first.startswith(">"):
         return _fasta(path)
-    if _is_header(path, first, second):
-        warn(f"{path}: the first line is the header of a table ({shown(first, 60)}), so it is read as one")
+    cells, below = max(
+        ((_split(first, mark), _split(second, mark)) for mark in DELIMITERS), key=lambda each: len(each[0])
+    )
+    says_mark = re.match(r'(?i)"?sep=[,;\t]', first) is not None
+    has_name = _names_sequences(path, cells)
+    is_table = says_mark or (has_name and len(cells) == len(below) > 1)
+    is_head = has_name and not is_table and len(cells) == 1
+    if is_table or is_head:
+        what = "it is read as one" if is_table else "the lines below it are its sequences"
+        warn(f"{path}: the first line is the header of a table ({shown(first, 60)}), so {what}")
+    if is_table:
         return _delimited(path)
-    return ((number, f"row{number}", line) for number, line in text_lines(path) if line.strip())
+    filled = ((number, f"row{number}", line) for number, line in text_lines(path) if line.strip())
+    return itertools.islice(filled, int(is_head), None)
 
 
-def _is_header(path: Path, first: str, second: str) -> bool:
-    """Whether the first line of a text names a column of sequences: alone, or among as many cells as the second has."""
-    rows = [(_split(first, mark), _split(second, mark)) for mark in DELIMITERS]
-    cells, below = max(rows, key=lambda each: len(each[0]))
+def _names_sequences(path: Path, cells: tuple[str, ...]) -> bool:
+    """Whether these are a header with a column of sequences; "DNA" alone may be a peptide."""
     word = cells[0].strip()
-    if len(cells) != len(below) if len(cells) > 1 else word.isupper() and AMINO_ACIDS.issuperset(word):
-        return False  # "DNA" alone may be a peptide
+    if len(cells) == 1 and word.isupper() and AMINO_ACIDS.issuperset(word):
+        return False
     try:
         return bool(_columns(path, Row(1, cells)))
     except InputError:

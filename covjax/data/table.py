@@ -156,7 +156,7 @@ def read_table(
         cells_of = [[row.cells[index] for row in rows] for index in numbers]
         beside = read_covariates(covariates, cells_of, places, table.delimiter == ";", notes)
     groups = (
-        _groups(cells("group"), places, titles["group"])
+        _groups(cells("group"), places, titles["group"], notes)
         if "group" in columns
         else ids
         if partners
@@ -290,13 +290,16 @@ def _ids(rows: Sequence[Row], cells: Sequence[str] | None, places: Sequence[str]
     return tuple(first)
 
 
-def _groups(cells: Sequence[str], places: Sequence[str], column: str) -> tuple[str, ...]:
+def _groups(cells: Sequence[str], places: Sequence[str], column: str, notes: list[str]) -> tuple[str, ...]:
     for cell, place in zip(cells, places):
         if is_missing(cell):
             what = shown(cell.strip()) if cell.strip() else "empty"
             raise InputError(f"{place}: column {shown(column, 40)} is {what}; give such a row its own group")
     names = [cell.strip() for cell in cells]
-    same = same_numbers(names)  # of a joined table: 1 and 1.0 are one group
+    if same := same_numbers(names):  # of a joined table
+        notes.append(
+            f"groups {min(same)} and {same[min(same)]} of column {shown(column, 40)} are one, as are others so"
+        )
     return tuple(same.get(name, name) for name in names)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, overload
 
 import jax
@@ -66,6 +66,14 @@ class Options:
     farthest: int = 128
     transposed: bool = False  # matrices are stored (inputs, outputs)
     interleaved: bool = False  # q, k, v of the first head, then of the second, … in one matrix
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain values, frequencies in float32: processors differ in the last bits of float64."""
+        blocks = [
+            (each.rotary and (each.rotary.array().tolist(), each.rotary.factor), each.reach, each.scale)
+            for each in self.blocks
+        ]
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"blocks": blocks}
 
 
 @dataclass(frozen=True)
@@ -250,7 +258,7 @@ class Transformer(nnx.Module):
         # Before what else a family takes, on which no activation depends: with a head or without, the encoder is one.
         # The options and the vocabulary are in it, without which the same weights give other activations.
         words = sorted(vocabulary.ids.items()), vocabulary.first, vocabulary.last, sorted(vocabulary.special)
-        self.weights_digest = digest_settings(tensors.finish(unused), options, words)
+        self.weights_digest = digest_settings(tensors.finish(unused), o.plain(), words)
 
     def embedded(self, tokens: Int[Array, "b t"], mask: Mask) -> Float[Array, "b t d"]:
         """Embeddings of the tokens, without positions."""

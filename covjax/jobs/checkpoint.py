@@ -204,8 +204,8 @@ ENTRIES = frozenset(("commit_success.txt", "manifest", "orbax.checkpoint", "stat
 
 
 def _refuse_others(path: Path) -> None:
-    """InputError where a folder that is no checkpoint has the checkpoint's name and files of others in it."""
-    if not path.is_dir() or (path / "_CHECKPOINT_METADATA").is_file():
+    """InputError where a folder that is no checkpoint of ours has the checkpoint's name and files in it."""
+    if not path.is_dir() or ((path / "_CHECKPOINT_METADATA").is_file() and (path / "manifest").exists()):
         return
     if others := sorted({each.name for each in path.iterdir()} - ENTRIES):
         raise InputError(

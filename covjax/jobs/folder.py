@@ -140,7 +140,8 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Remove what a killed process left unfinished."""
-        for parent in {Path(pattern).parent.as_posix() for pattern in self.owns} | {"."}:
+        folders = {pattern.rstrip("/") for pattern in self.owns if pattern.endswith("/")}
+        for parent in {Path(pattern).parent.as_posix() for pattern in self.owns} | folders | {"."}:
             for name in UNFINISHED:
                 for path in self.path.glob(f"{parent}/*{name}*" if parent != "." else f"*{name}*"):
                     _remove(path)

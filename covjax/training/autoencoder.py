@@ -125,7 +125,9 @@ def _train(
     train_rows, held_rows = split_rows(len(activations.lengths), config.held_out, config.split_seed)
     with _home(config):
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
-    size = config.batch or default_size(model.examples, activations.lengths[train_rows])
+    devices = max(jax.device_count() // config.model_parallel, 1)
+    default = default_size(model.examples, activations.lengths[train_rows])
+    size = config.batch or max(default // devices, 1) * devices
     if config.batch is None:
         note(f"{size:,} {model.examples} a step")
         config = dataclasses.replace(config, batch=size)
