@@ -345,7 +345,7 @@ def test_a_folder_in_the_place_of_a_file_and_an_endless_name_are_named(tmp_path)
         encoders.load(str(tmp_path))
     with pytest.raises(InputError, match=r"x \.\.\. .*is not known") as caught:
         encoders.load("x" * 100_000)
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value).partition("is not known")[0]) < 200  # behind it stand the names, those of tests too
 
 
 def test_a_changed_weight_file_has_another_digest(tmp_path):
