@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         if rest and (both := f"{name} {rest[0]}") in (*COMMANDS, *ALIASES):
             name, rest = ALIASES.get(both, both), rest[1:]
         module, function = COMMANDS[name][0].split(":")
-        return getattr(importlib.import_module(module), function)([*quiet, *rest])
+        return getattr(importlib.import_module(module), function)([*rest, *quiet])
     else:
         _refuse(name)
     return None

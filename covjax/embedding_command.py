@@ -121,7 +121,7 @@ def embed_main(argv: Sequence[str], command: str = "covjax embed") -> int:
 
 def _check_state(state: Path, force: bool) -> None:
     """Refuse to write over a state unasked, and over anything else at all."""
-    from covjax.jobs.folder import CHECKPOINT
+    from covjax.jobs.checkpoint import CHECKPOINT
 
     is_state = (state / CHECKPOINT).is_file()
     if os.path.lexists(state) and not (force and is_state):

@@ -26,11 +26,6 @@ from covjax.tokens import (
 )
 
 
-def outer(mean: Float[Array, "*k features"]) -> Float[Array, "*k features features"]:
-    """μμᵀ of every mean."""
-    return mean[..., :, None] * mean[..., None, :]
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
@@ -54,7 +49,7 @@ class Moments:
 
     def second_moment(self) -> Float[Array, "*k features features"]:
         """M = Σ w_i x_i x_iᵀ / n = S/n + μμᵀ."""
-        return safe_ratio(self.scatter, jnp.asarray(self.count)[..., None, None]) + outer(self.mean)
+        return self.covariance() + self.mean[..., :, None] * self.mean[..., None, :]
 
     def covariance(self, ddof: float = 0) -> Float[Array, "*k features features"]:
         """Σ = S / (n − ddof). Outside `jit` n <= ddof raises InputError; inside it yields 0."""
@@ -67,7 +62,7 @@ class Moments:
 
         A feature counts as constant where its deviation is within the rounding of its mean.
         """
-        covariance = safe_ratio(self.scatter, jnp.asarray(self.count)[..., None, None])
+        covariance = self.covariance()
         variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
         limits = jnp.finfo(self.mean.dtype)
         alive = variance > jnp.maximum((8 * limits.eps * self.mean) ** 2, limits.tiny)
@@ -177,11 +172,9 @@ _CHUNK = 8192  # longer contractions fall out of the cache and lose half the spe
 _NARROW, _NARROW_CHUNK = 64, 512  # a CPU without matrix units sums narrow products token by token: keep the sums short
 
 
-def weight_scale(w: Float[Array, "*k"], dtype: DTypeLike) -> Float[Array, ""]:
-    """What weights are divided by before they take the tokens' type: for float16, which is narrow, the largest."""
-    if dtype != jnp.float16:
-        return jnp.ones((), w.dtype)
-    largest = jnp.max(jnp.abs(w))
+def largest_size(values: Float[Array, "*k"]) -> Float[Array, ""]:
+    """The largest absolute value, 1 where all are 0: over it float16, which is narrow, holds them."""
+    largest = jnp.max(jnp.abs(values))
     return jnp.where(largest > 0, largest, 1)
 
 
@@ -209,19 +202,17 @@ def _at_once(x, weights):
     if weights is None:
         return _product(x.T, x)
     w, keep = token_weights(x, weights)
-    scale = weight_scale(w, x.dtype)
-    return _product(*_masked_transpose(x, w / scale, keep, 0, x.shape[0])) * scale
+    return _product(*_masked_transpose(x, w, keep, 0, x.shape[0]))
 
 
 def _by_chunks(x, weights):
     w, keep = token_weights(x, weights)
-    scale = weight_scale(w, x.dtype)
-    w, total = w / scale, jnp.zeros((), w.dtype)
+    total = jnp.zeros((), w.dtype)
     chunk = _CHUNK if x.shape[1] >= _NARROW else _NARROW_CHUNK
     for start in range(0, x.shape[0], chunk):
         left, right = _masked_transpose(x, w, keep, start, min(chunk, x.shape[0] - start))
         total = total + _product(left, right)
-    return total * scale
+    return total
 
 
 def second_moment(x: TokensLike, weights: WeightsLike = None) -> Float[Array, "features features"]:
@@ -243,6 +234,9 @@ def second_moment(x: TokensLike, weights: WeightsLike = None) -> Float[Array, "f
     x, weights = check_sequence(x, weights)
     x = jnp.asarray(x)
     weights = None if weights is None else jnp.asarray(weights)
+    if weights is not None and x.dtype == jnp.float16:  # M does not depend on the weights' scale
+        weights = token_weights(x, weights)[0]
+        weights = weights / largest_size(weights)
     on_cpu = is_concrete(x) and is_concrete(weights) and all(device.platform == "cpu" for device in x.devices())
     total = _by_chunks(x, weights) if on_cpu else _sum(x, weights)
     return safe_ratio(total, jnp.sum(token_weights(x, weights)[0]))

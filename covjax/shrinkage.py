@@ -10,9 +10,9 @@ from covjax.tokens import (
     MatrixLike,
     TokensLike,
     WeightsLike,
-    power_of_four,
     prepare_tokens,
     safe_ratio,
+    scaled,
     weighted_mean,
 )
 
@@ -43,16 +43,16 @@ def shrink(
     s = check_symmetric(s, "s")
     d = s.shape[0]
     trace = jnp.trace(s)
-    scale = power_of_four(s)  # ρ has fourth powers of the tokens, and does not depend on their scale
+    unit, scale = scaled(s)  # ρ has fourth powers of the tokens, and does not depend on their scale
     if method == "oas":
         if count is None:
             raise InputError("count is needed by method 'oas': the number of independent samples")
-        rho = oas(jnp.sum((s / scale) ** 2), (trace / scale) ** 2, jnp.asarray(count, s.dtype), d)
+        rho = oas(jnp.sum(unit * unit), (trace / scale) ** 2, jnp.asarray(count, s.dtype), d)
     elif method == "ledoit_wolf":
         if x is None:
             raise InputError("x is needed by method 'ledoit_wolf': the tokens that made s")
         x, w = prepare_tokens(x, weights)
-        rho = _ledoit_wolf(s / scale, x / jnp.sqrt(scale), w)
+        rho = _ledoit_wolf(unit, x / jnp.sqrt(scale), w)
     elif isinstance(method, str):
         raise InputError(f"method must be 'ledoit_wolf', 'oas' or a number in [0, 1], got {method!r}")
     else:

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from covjax import moments
-from covjax.comparison.probing import _is_of_others
+from covjax.comparison.probing import only_features_differ
 from covjax.errors import InputError
 from covjax.probes import fit_logistic_path, fit_ridge_path, row_space
 from covjax.probes.logistic import probabilities, space_of_moments, width_of
@@ -186,7 +186,7 @@ def test_the_space_of_moments_is_that_of_the_rows():
 def test_probes_of_features_that_were_made_again_are_fitted_again_and_of_other_settings_refused():
     saved = {"features_digest": "a", "penalties": [0.1], "probes": ["ridge"], "chosen": {}}
     settings = {"features_digest": "b", "penalties": [0.1], "probes": ("ridge",)}
-    assert _is_of_others(saved, settings)
-    assert not _is_of_others(saved, settings | {"penalties": [0.2]})
-    assert not _is_of_others(saved, settings | {"features_digest": "a"})
-    assert not _is_of_others(None, settings)
+    assert only_features_differ(saved, settings)
+    assert not only_features_differ(saved, settings | {"penalties": [0.2]})
+    assert not only_features_differ(saved, settings | {"features_digest": "a"})
+    assert not only_features_differ(None, settings)

@@ -16,7 +16,7 @@ from covjax.tasks import report as suite_report
 from covjax.tasks import run as suite
 from covjax.tasks.report import write_suite
 from covjax.tasks.run import run_suite, task_names
-from covjax.tasks.sections import _resolution, relative_line
+from covjax.tasks.sections import relative_line, resolution
 from tests.suite_examples import changed, example
 from tests.test_suite_summary import LOSES, WINS
 
@@ -278,5 +278,5 @@ def test_the_list_is_printed_under_quiet_too(capsys):
 
 
 def test_few_resamples_say_nothing_of_folds():
-    assert "no gain can pass" in _resolution([{"resamples": 10}] * 3)
-    assert _resolution([{"resamples": None}] * 3) == ""
+    assert "no gain can pass" in resolution([{"resamples": 10}] * 3)
+    assert resolution([{"resamples": None}] * 3) == ""

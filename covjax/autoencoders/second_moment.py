@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from covjax.errors import InputError
 from covjax.inputs import VectorLike
-from covjax.moments import weight_scale
+from covjax.moments import largest_size
 from covjax.projected import check_center, check_projection, project_tokens
 from covjax.tokens import (
     HIGHEST,
@@ -206,7 +206,7 @@ def _moment_products(x, y, weights, shift) -> Float[Array, "features rank"]:
     if weights is not None:
         x = jnp.where((weights > 0)[:, None], x, 0)
     # (YᵀX)ᵀ with the narrow operand transposed for itself: a product over the rows of bfloat16 arrays is slow on CPU.
-    scale = weight_scale(y, x.dtype)
+    scale = largest_size(y) if x.dtype == jnp.float16 else 1
     rows = jax.lax.optimization_barrier((y / scale).astype(x.dtype).T)
     product = scale * jnp.matmul(rows, x, precision=HIGHEST, preferred_element_type=y.dtype).T
     return product if shift is None else product - shift[:, None] * jnp.sum(y, axis=0)

@@ -9,11 +9,10 @@ from jaxtyping import Int
 
 from covjax.comparison.config import CompareConfig
 from covjax.comparison.probing import TASKS, best_ridge_value
-from covjax.comparison.tablefiles import TableFiles
+from covjax.comparison.tablefiles import TableFiles, load_whole
 from covjax.data import Dataset
 from covjax.embedding.tables import Table, block_kernel, principal_components, side_by_side
 from covjax.errors import InputError
-from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import is_first, wait
 from covjax.notes import note, progress
 from covjax.probes import kernel_space
@@ -33,7 +32,7 @@ def make_mixtures(config: CompareConfig, data: Dataset, tables: TableFiles, reci
     """
     train = data.rows("train")
     for recipe in recipes if is_first() else ():
-        if recipe.role != MIXTURE or _is_there(tables, recipe.name):
+        if recipe.role != MIXTURE or load_whole(tables.find, recipe.name) is not None:
             continue
         if isinstance(recipe, Weighted):
             if any(tables[part].landmarks is not None for part in recipe.parts):
@@ -45,15 +44,6 @@ def make_mixtures(config: CompareConfig, data: Dataset, tables: TableFiles, reci
             note(f"{recipe.name}: {described(recipe.parts, recipe.shares)}, chosen on validation")
         tables.put(recipe.name, mixture_table(recipe, tables, train))
     wait()
-
-
-def _is_there(tables: TableFiles, name: str) -> bool:
-    """Whether a table is there and whole; a damaged one is named and made again."""
-    try:
-        return tables.find(name) is not None
-    except Damaged as error:
-        note(f"note: {error}; made again")
-        return False
 
 
 def chosen_mixture(recipe: Weighted, tables: Mapping[str, Table], data: Dataset, config: CompareConfig) -> Weighted:

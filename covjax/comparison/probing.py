@@ -25,6 +25,7 @@ from covjax.embedding.tables import Table
 from covjax.encoders.embed import shared_threads
 from covjax.errors import InputError
 from covjax.jobs import checkpoint
+from covjax.jobs.disk import Damaged
 from covjax.jobs.distributed import is_first, share, wait
 from covjax.notes import note, progress
 from covjax.probes import DualProbe, LinearProbe
@@ -183,12 +184,17 @@ def fit_probes(config: CompareConfig, data: Dataset, tables: Tables, output: Pat
         linear = DualProbe if is_kernel[label] else LinearProbe
         empty: Any = empty_probe(kinds[label]) if kinds[label] else linear(np.empty(0), np.empty(0))
         empty = None if config.protocol == RETRIEVAL else empty
-        if _is_of_others(checkpoint.read_manifest(folder / label), settings[label]):
+        like = {name: {"probe": empty, "scores": 0} for name in names}
+        try:
+            found = checkpoint.load_complete(folder / label, like, settings[label])
+        except Damaged:
+            raise
+        except InputError:
+            if not only_features_differ(checkpoint.read_manifest(folder / label), settings[label]):
+                raise
             note(f"probes: {label}: its features were made again, and so are its probes")
             _forget(output)
             return None
-        like = {name: {"probe": empty, "scores": 0} for name in names}
-        found = checkpoint.load_complete(folder / label, like, settings[label])
         return found and {name: FittedProbe(**found[0][name], **found[1]["chosen"][name]) for name in names}
 
     fitted, missing = find_complete(list(tables), load)
@@ -271,7 +277,7 @@ def _forget(folder: Path) -> None:
     shutil.rmtree(root / "model" / "probe", ignore_errors=True)
 
 
-def _is_of_others(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
+def only_features_differ(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> bool:
     """Whether saved probes were fitted on other features, and all else is the same."""
     if saved is None or saved.get("features_digest") == settings["features_digest"]:
         return False

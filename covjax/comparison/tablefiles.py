@@ -135,6 +135,15 @@ class TableFiles(Mapping[str, Table]):
         return len(self._names)
 
 
+def load_whole(load: Callable[[str], Item | None], label: str) -> Item | None:
+    """What `load` gives; of what is damaged nothing, and it is named: it is made again."""
+    try:
+        return load(label)
+    except Damaged as error:
+        print(f"note: {error}; made again", file=sys.stderr)
+        return None
+
+
 def find_complete(labels: Sequence[str], load: Callable[[str], Item | None]) -> tuple[dict[str, Item], list[str]]:
     """What `load` gives, by label, in process 0 alone, and in all the labels that it gives nothing for there.
 
@@ -142,11 +151,8 @@ def find_complete(labels: Sequence[str], load: Callable[[str], Item | None]) -> 
     """
     found = {}
     for label in labels if is_first() else ():
-        try:
-            if (item := load(label)) is not None:
-                found[label] = item
-        except Damaged as error:
-            print(f"note: {error}; made again", file=sys.stderr)
+        if (item := load_whole(load, label)) is not None:
+            found[label] = item
     complete = agree(np.array([label in found for label in labels]))
     return found, [label for label, there in zip(labels, complete) if not there]
 

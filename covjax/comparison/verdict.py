@@ -1,5 +1,7 @@
 """The answer of a comparison in one paragraph, from its results alone; the same in the terminal and on the page."""
 
+from fnmatch import fnmatchcase
+
 from covjax.comparison.chain import chain_sentence
 from covjax.comparison.fold_text import model_sentence, opening, other_text, usual_other
 from covjax.comparison.page import gain_text, number
@@ -12,8 +14,13 @@ DISTRIBUTION = (
     *("sliced_wasserstein_matched", "kernel_mean_matched", "vlad_matched", "fisher_vector_matched"),
 )
 RICHER = ("mean_rbf", "mean_mlp")
-# Pools that are trained on the labels, and means of a sparse autoencoder's latents, which are of whole tokens too.
-BEGINNINGS = {"training": ("attention", "light_attention"), "distribution": ("sae_",)}
+# What a first-order row knows beyond single features; the means of an autoencoder's latents are of whole tokens too.
+KINDS = {
+    "position": ORDERED,
+    "distribution": (*DISTRIBUTION, "sae_*"),
+    "probe": RICHER,
+    "training": ("attention*", "light_attention*"),
+}
 EVIDENCE = {
     "none": "no evidence that second order helps here",
     "co-occurrence": "evidence of co-occurrence: no first-order pool and no control does as well",
@@ -49,9 +56,8 @@ def evidence(results: Results) -> str:
         return "none"
     if "over_baseline" in planned and not above["over_baseline"]:
         other = usual_other(planned["over_baseline"])
-        kinds = {"position": ORDERED, "distribution": DISTRIBUTION, "probe": RICHER}
-        whole = next((kind for kind, names in kinds.items() if other in names), "marginals")
-        return next((kind for kind, names in BEGINNINGS.items() if other.startswith(names)), whole)
+        known = (kind for kind, names in KINDS.items() if any(fnmatchcase(other, name) for name in names))
+        return next(known, "marginals")
     if "over_control" not in planned:
         return "open"
     if not above["over_control"]:

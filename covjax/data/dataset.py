@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covjax.data.letters import NUCLEOTIDES
+from covjax.data.letters import NUCLEOTIDES, gap_text
 from covjax.data.spreadsheets import SUFFIXES
 from covjax.data.text import Row, read_delimited
 from covjax.errors import InputError, shown
@@ -187,12 +187,12 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
             return tuple(sequences)
         spaced = [i for i, sequence in enumerate(sequences) if len(sequence.split(None, 1)) > 1]
         count = f"{len(spaced):,} of {len(sequences):,} sequences"
-        step = 1 if _are_kmers([sequences[i].split() for i in spaced]) else None  # letters that a k-mer adds
-        what = "white space removed inside" if step is None else "overlapping k-mers joined to one sequence in"
+        overlap = _are_kmers([sequences[i].split() for i in spaced])
+        what = "overlapping k-mers joined to one sequence in" if overlap else "white space removed inside"
         notes.append(f"{what} {count} (first: {_line(places[spaced[0]])})")
         for i in spaced:
             first, *others = sequences[i].split()
-            sequences[i] = first + "".join(other if step is None else other[-step:] for other in others)
+            sequences[i] = first + "".join(other[-1] if overlap else other for other in others)
     stops = [i for i, sequence in enumerate(sequences) if sequence.endswith("*") and sequence[:-1].isalpha()]
     for i in stops:
         sequences[i] = sequences[i][:-1]
@@ -203,11 +203,8 @@ def tidy_sequences(sequences: Sequence[str], places: Sequence[str], column: str,
     for sequence, place in zip(sequences, places):
         if sequence == "*":
             raise InputError(f"{place}: column {shown(column, 40)} is a stop '*' and nothing else")
-        if capitals and (gap := next((i for i, letter in enumerate(sequence, 1) if letter in "-."), 0)):
-            raise InputError(
-                f"{place}: column {shown(column, 40)}: a gap {sequence[gap - 1]!r} at position {gap} of "
-                f"{shown(sequence, 40)}; remove the gaps of the alignment"
-            )
+        if capitals and (gap := gap_text(sequence)):
+            raise InputError(f"{place}: column {shown(column, 40)}: {gap}")
     if 2 * sum(bool(letters := _letters(each)) and not letters.isalpha() for each in sequences) > len(sequences):
         return tuple(sequences)
     if small := [i for i, each in enumerate(sequences) if each != each.upper() and not _is_nucleotides(each)]:

@@ -1,5 +1,6 @@
 """Alphabets of sequences: nucleotides, residues and what a sequence may hold."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,14 @@ def vocabulary_kind(tokens: Iterable[str]) -> str | None:
     return "text"
 
 
+def gap_text(sequence: str) -> str:
+    """Where a sequence has the first gap of an alignment, and what to do about it; empty where it has none."""
+    if not (match := re.search(r"[-.]", sequence)):
+        return ""
+    place = match.start() + 1
+    return f"a gap {match[0]!r} at position {place} of {shown(sequence, 40)}; remove the gaps of the alignment"
+
+
 def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool = False) -> None:
     """Refuse a table whose letters are not those that the encoder reads.
 
@@ -115,16 +124,11 @@ def check_letters(name: str, sequences: Sequence[str], encoder: Any, force: bool
     reads = getattr(encoder, "letters", None)
     if force or reads is None:
         return
-    gap = next((s for s in sequences if "-" in s or "." in s), "") if reads != "text" else ""
-    if gap and letter_kind(sequences) != "text":
-        at = next(i for i, letter in enumerate(gap) if letter in "-.")
-        raise InputError(
-            f"{name}: a gap {gap[at]!r} at position {at + 1} of {shown(gap, 40)}; remove the gaps of the alignment, or "
-            "give --force-letters to insist"
-        )
+    kind = letter_kind(sequences)
+    if "text" not in (reads, kind) and (gap := next(filter(None, map(gap_text, sequences)), "")):
+        raise InputError(f"{name}: {gap}, or give --force-letters to insist")
     if sum(map(len, sequences)) < ENOUGH:
         return
-    kind = letter_kind(sequences)
     strands = [s for s in sequences if len(s) >= STRAND and set(s.upper()) <= NUCLEOTIDES and is_nucleotides([s])]
     if reads == "protein" and kind != "dna" and sum(map(len, strands)) >= ENOUGH:
         raise InputError(

@@ -11,9 +11,9 @@ from scipy.sparse.csgraph import connected_components
 
 from covjax.data.dataset import Dataset, match_columns, unit
 from covjax.data.near_copies import near_copies
-from covjax.data.sequences import FASTA, TABLES, WORKBOOKS, filled_rows, own_ids, read_sheet
+from covjax.data.sequences import FASTA, TABLES, WORKBOOKS, own_ids, read_filled
 from covjax.data.spreadsheets import read_columns
-from covjax.data.text import Row, read_delimited
+from covjax.data.text import Row, plain_suffix
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text
 
@@ -124,7 +124,7 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...], tupl
     `covjax.data.sequences.read_sequences`.
     """
     path = Path(path)
-    suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
+    suffix = plain_suffix(path)
     if suffix not in (*TABLES, *WORKBOOKS, ".parquet"):
         kind = "FASTA" if suffix in FASTA else f"a file {suffix or 'without a suffix'}"
         raise InputError(
@@ -141,15 +141,12 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...], tupl
         cells = zip(ids, columns["sequence"], columns["sequence_b"], strict=True)
         rows = [(number, name or "", a or "", b or "") for number, (name, a, b) in enumerate(cells, 1)]
     else:
-        table = (
-            read_sheet(path, lambda header: _columns(path, header).values())
-            if suffix in WORKBOOKS
-            else read_delimited(path)
-        )
+        table = read_filled(path, lambda header: _columns(path, header).values())
         place = _columns(path, table.header)
-        filled = filled_rows(path, table.rows)
-        first, second = ([cell_text(row.cells[place[role]]) for row in filled] for role in ("sequence", "sequence_b"))
-        rows = list(zip((row.line for row in filled), own_ids(table.header, filled, place), first, second))
+        rows = [
+            (row.line, name, cell_text(row.cells[place["sequence"]]), cell_text(row.cells[place["sequence_b"]]))
+            for name, row in zip(own_ids(table, place), table.rows)
+        ]
     lines: dict[str, int] = {}
     where = unit(path)
     for line, name, a, b in rows:

@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,18 @@ from covjax.data.dataset import match_columns, tidy_sequences
 from covjax.data.genome import read_bed, report_absent, stream_chromosomes
 from covjax.data.letters import AMINO_ACIDS, check_encoding, check_lengths, check_letters, reverse_complement
 from covjax.data.spreadsheets import Select, read_columns, read_spreadsheet
-from covjax.data.text import DELIMITERS, Row, Skipped, Table, read_delimited, stream_fasta, text_lines, warn
+from covjax.data.text import (
+    DELIMITERS,
+    Row,
+    Skipped,
+    Table,
+    filled_rows,
+    plain_suffix,
+    read_delimited,
+    stream_fasta,
+    text_lines,
+    warn,
+)
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text, refuse_address
 from covjax.notes import note
@@ -42,7 +53,7 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
     """
     refuse_address("data", path)
     path = Path(path)
-    suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
+    suffix = plain_suffix(path)
     if suffix not in SUFFIXES:
         raise InputError(f"{path}: suffix {suffix!r} is not one of {', '.join(SUFFIXES)} (each text format also .gz)")
     if (genome is not None) != (suffix == ".bed"):
@@ -54,11 +65,8 @@ def read_sequences(path: str | Path, genome: str | Path | None = None) -> tuple[
         entries = _bed(path, genome)
     elif suffix == ".parquet":
         entries = _parquet(path)
-    elif suffix in WORKBOOKS:
-        table = read_sheet(path, lambda header: _columns(path, header).values())
-        entries = _rows(path, table.header, table.rows)
-    elif suffix in TABLES:
-        entries = _delimited(path)
+    elif suffix in (*TABLES, *WORKBOOKS):
+        entries = _table(path)
     elif suffix == ".txt":
         entries = _text(path)
     else:
@@ -101,7 +109,7 @@ def _text(path: Path) -> Iterator[tuple[int, str, str]]:
         what = "it is read as one" if is_table else "the lines below it are its sequences"
         warn(f"{path}: the first line is the header of a table ({shown(first, 60)}), so {what}")
     if is_table:
-        return _delimited(path)
+        return _table(path)
     filled = ((number, f"row{number}", line) for number, line in text_lines(path) if line.strip())
     return itertools.islice(filled, int(is_head), None)
 
@@ -125,37 +133,31 @@ def _columns(path: Path, header: Row) -> dict[str, int]:
     return match_columns(path, header, {}, ("sequence",), ("id",))
 
 
-def _delimited(path: Path) -> Iterator[tuple[int, str, str]]:
-    header, rows, _ = read_delimited(path)
-    yield from _rows(path, header, rows)
-
-
-def read_sheet(path: Path, select: Select) -> Table:
-    """`read_spreadsheet`, which says on the way what else the workbook holds."""
-    notes: list[str] = []
-    table = read_spreadsheet(path, select, notes)
-    for text in notes:
-        note(f"note: {path}: {text}")
-    return table
-
-
-def _rows(path: Path, header: Row, rows: list[Row]) -> Iterator[tuple[int, str, str]]:
-    columns = _columns(path, header)
-    rows = filled_rows(path, rows)
-    for name, row in zip(own_ids(header, rows, columns), rows):
+def _table(path: Path) -> Iterator[tuple[int, str, str]]:
+    table = read_filled(path, lambda header: _columns(path, header).values())
+    columns = _columns(path, table.header)
+    for name, row in zip(own_ids(table, columns), table.rows):
         yield row.line, name or f"row{row.line}", cell_text(row.cells[columns["sequence"]])
 
 
-def filled_rows(path: Path, rows: list[Row]) -> list[Row]:
-    """The rows with something in a cell; how many have nothing is said."""
-    filled = [row for row in rows if any(map(str.strip, row.cells))]
-    if empty := len(rows) - len(filled):
-        note(f"note: {path}: {empty:,} of {len(rows):,} rows are of empty cells alone and passed over")
-    return filled
+def read_filled(path: Path, select: Select) -> Table:
+    """A workbook, or else delimited text, without its empty rows; what is not read of it is said."""
+    notes: list[str] = []
+    is_book = plain_suffix(path) in WORKBOOKS
+    table = read_spreadsheet(path, select, notes) if is_book else read_delimited(path)
+    table = table._replace(rows=filled_rows(table.rows, notes))
+    _tell(path, notes)
+    return table
 
 
-def own_ids(header: Row, rows: list[Row], columns: Mapping[str, int]) -> list[str]:
+def _tell(source: str | Path, texts: Iterable[str]) -> None:
+    for text in texts:
+        note(f"note: {source}: {text}")
+
+
+def own_ids(table: Table, columns: Mapping[str, int]) -> list[str]:
     """The ids that a table gives its rows, empty where it gives none; as `read_table` takes them."""
+    header, rows = table.header, table.rows
     if "id" not in columns:
         return [""] * len(rows)
     names = [cell_text(row.cells[columns["id"]]).strip() for row in rows]
@@ -215,8 +217,7 @@ def tidy(
     check_lengths(sequences, max_length, lambda i: f"{data}: {shown(ids[i])}")
     changes: list[str] = []
     out = tidy_sequences(sequences, [f"{data}: {shown(name, 60)}" for name in ids], column, changes)
-    for text in changes:
-        note(f"note: {data}: {text}")
+    _tell(data, changes)
     return list(out)
 
 

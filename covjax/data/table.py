@@ -11,7 +11,7 @@ from covjax.data.covariates import covariate_columns, read_covariates
 from covjax.data.dataset import ANSWERS, Dataset, describe_columns, has_words, match_columns, tidy_sequences, unit
 from covjax.data.spreadsheets import SUFFIXES, read_spreadsheet
 from covjax.data.targets import TASKS, Answers, is_missing, read_targets, same_numbers
-from covjax.data.text import Row, Table, read_delimited, stream_fasta
+from covjax.data.text import Row, Table, filled_rows, plain_suffix, read_delimited, stream_fasta
 from covjax.errors import InputError, shown
 from covjax.jobs.disk import cell_text, refuse_address
 
@@ -189,7 +189,7 @@ def _read_rows(
 ) -> Table:
     if not os.path.isfile(path):  # of a path too long Path.is_file raises
         raise InputError(f"{path if len(str(path)) <= 300 else shown(str(path), 200)}: no such file")
-    suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "").lower()
+    suffix = plain_suffix(path)
     if suffix in FASTA:
         if given := [role for role, name in names.items() if name]:
             raise InputError(f"--{given[0]}-column: {path} is FASTA, which has no columns; the label is --label-regex")
@@ -199,10 +199,9 @@ def _read_rows(
     if path.suffix.lower() in SUFFIXES:
         return read_spreadsheet(path, used, notes)
     table = read_delimited(path)
-    rows = [Row(row.line, tuple(map(cell_text, row.cells))) for row in table.rows if any(map(str.strip, row.cells))]
-    if empty := len(table.rows) - len(rows):  # as spreadsheets write behind the last row; of a workbook the same
-        notes.append(f"{empty:,} of {len(table.rows):,} rows are of empty cells alone and passed over")
-    return table._replace(rows=rows)
+    return table._replace(
+        rows=[Row(row.line, tuple(map(cell_text, row.cells))) for row in filled_rows(table.rows, notes)]
+    )
 
 
 def _read_fasta(path: Path, label_regex: str) -> Table:

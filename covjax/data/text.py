@@ -8,7 +8,7 @@ import io
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -118,6 +118,19 @@ def read_delimited(path: str | Path, delimiter: str | None = None) -> Table:
                 "joined; remove the line"
             )
     return Table(header, rows, delimiter)
+
+
+def plain_suffix(path: Path) -> str:
+    """The last suffix in small letters, that of the file within a `.gz`; empty where there is none."""
+    return next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() != ".gz"), "")
+
+
+def filled_rows(rows: Sequence[Row], notes: list[str]) -> list[Row]:
+    """The rows with something in a cell; `notes` gets a line with how many have nothing, as spreadsheets leave."""
+    filled = [row for row in rows if any(map(str.strip, row.cells))]
+    if empty := len(rows) - len(filled):
+        notes.append(f"{empty:,} of {len(rows):,} rows are of empty cells alone and passed over")
+    return filled
 
 
 def _width_remedy(header: Row, row: Row) -> str:

@@ -38,6 +38,8 @@ Tree = Any
 
 
 DIGEST_FORMAT = 3  # of runs of rows, and of the manifest; others are refused by name, not called damaged
+CHECKPOINT = "_CHECKPOINT_METADATA"  # what Orbax writes into every checkpoint
+ENTRIES = frozenset(("commit_success.txt", "manifest", "orbax.checkpoint", "state"))  # beside Orbax's metadata
 MOST_BLOCKS = 256
 
 
@@ -200,12 +202,9 @@ def write(path: Path, flat: Mapping[str, np.ndarray | Array], record: Mapping[st
                 shutil.rmtree(unfinished, ignore_errors=True)
 
 
-ENTRIES = frozenset(("commit_success.txt", "manifest", "orbax.checkpoint", "state"))  # beside Orbax's metadata
-
-
 def _refuse_others(path: Path) -> None:
     """InputError where a folder that is no checkpoint of ours has the checkpoint's name and files in it."""
-    if not path.is_dir() or ((path / "_CHECKPOINT_METADATA").is_file() and (path / "manifest").exists()):
+    if not path.is_dir() or ((path / CHECKPOINT).is_file() and (path / "manifest").exists()):
         return
     if others := sorted({each.name for each in path.iterdir()} - ENTRIES):
         raise InputError(
@@ -223,7 +222,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
 
     refuse_address("path", path)
     path = Path(path).resolve()
-    if not (path / "_CHECKPOINT_METADATA").is_file():  # Orbax's own test calls an empty folder a checkpoint
+    if not (path / CHECKPOINT).is_file():  # Orbax's own test calls an empty folder a checkpoint
         return None
     try:
         with _ONE, _alone():

@@ -25,13 +25,12 @@ import numpy as np
 
 from covjax.errors import InputError, shown
 from covjax.jobs import checkpoint
-from covjax.jobs.checkpoint import difference
+from covjax.jobs.checkpoint import CHECKPOINT, difference
 from covjax.jobs.disk import TEMPORARY, Damaged, put, read_sealed, refuse_address, sealed, writing
 from covjax.jobs.distributed import agree, is_first, once
 
 LOCK = ".covjax-lock"
 RUN = "covjax-run.json"
-CHECKPOINT = "_CHECKPOINT_METADATA"  # what Orbax writes into every checkpoint
 UNFINISHED = (TEMPORARY, "orbax-checkpoint-tmp")
 
 
@@ -307,7 +306,7 @@ def checkpoint_path(folder: str | Path, step: int) -> Path:
 def saved_steps(folder: str | Path) -> list[int]:
     """Steps with a complete checkpoint, ascending; saves that never finished do not count."""
     paths = Path(folder).iterdir() if Path(folder).is_dir() else ()
-    return sorted(int(p.name) for p in paths if _STEP.fullmatch(p.name) and (p / "_CHECKPOINT_METADATA").is_file())
+    return sorted(int(p.name) for p in paths if _STEP.fullmatch(p.name) and (p / CHECKPOINT).is_file())
 
 
 def save_step(folder: str | Path, step: int, tree: Any, manifest: Mapping[str, Any], keep: int = 2) -> None:

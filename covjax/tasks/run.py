@@ -43,9 +43,7 @@ def main(argv: Sequence[str], command: str = "covjax tasks") -> int:
     Without arguments the tasks are listed. `python -m eval.compare` gives the names as `--suite NAMES`.
     Exit status 2 and one line for a user's error; options that no comparison has end it before the first task.
     """
-    if argv[:1] == ["--quiet"]:  # as in `covjax --quiet tasks all`
-        argv = [*argv[1:], "--quiet"]
-    if not argv or list(argv) == ["--quiet"]:
+    if not [word for word in argv if word != "--quiet"]:
         print("\n".join(f"{name:<20}{config().name}" for name, config in sorted(TASK_CONFIGS.items())))
         return 0
     # The names stand first: further on they look like the value of an option that this parser does not know.

@@ -37,7 +37,7 @@ def _wide(svgs: Mapping[str, str], name: str, caption: str) -> Html:
     return figure(svgs.get(name, ""), caption, "wide")
 
 
-def _resolution(tested: Sequence[ContrastRecord]) -> str:
+def resolution(tested: Sequence[ContrastRecord]) -> str:
     """What Holm cannot show, where so few resamples leave the smallest p of a single task too large for it."""
     counts = [count for entry in tested if (count := entry["resamples"]) is not None]
     smallest = min((2 / (1 + count) for count in counts), default=0.0)
@@ -62,7 +62,7 @@ def _planned(summary: Summary, svgs: Mapping[str, str]) -> list[str]:
     text = f"The second-order pooler chosen on validation, by 95 % interval: {'; '.join(counts)}."
     if holm:
         text += f" After Holm's correction the gain over {reference} remains in {surviving} of {len(holm)} tasks."
-        text += _resolution(holm)
+        text += resolution(holm)
     rows: list[Row] = []
     for task in summary["headline"]:
         base, gain = task["cells"][reference]["value"], planned["gain"].get(task["task"])

@@ -126,8 +126,7 @@ def _train(
     with _home(config):
         model = make_autoencoder(config.kind, activations.features, seed=config.seed, **config.options)
     devices = max(jax.device_count() // config.model_parallel, 1)
-    default = default_size(model.examples, activations.lengths[train_rows])
-    size = config.batch or max(default // devices, 1) * devices
+    size = config.batch or default_size(model.examples, activations.lengths[train_rows], devices)
     if config.batch is None:
         note(f"{size:,} {model.examples} a step")
         config = dataclasses.replace(config, batch=size)

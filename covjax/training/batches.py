@@ -36,12 +36,15 @@ def split_rows(count: int, held_out: float, seed: int) -> tuple[Int[np.ndarray, 
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def default_size(examples: str, lengths: Int[np.ndarray, "n"]) -> int:
-    """Examples of a batch by default: 16 sequences or 4,096 tokens, halved until there are as many."""
+def default_size(examples: str, lengths: Int[np.ndarray, "n"], devices: int) -> int:
+    """Examples of a batch by default: 16 sequences or 4,096 tokens, halved until there are as many.
+
+    Rounded to a multiple of the `devices` that share it, at least one each.
+    """
     count, size = (len(lengths), SEQUENCES) if examples == "sequences" else (int(lengths.sum()), TOKENS)
     while size > max(count, 1):
         size //= 2
-    return size
+    return max(size // devices, 1) * devices
 
 
 def shuffled(count: int, start: int, size: int, seed: int, stream: int = 0) -> Int[np.ndarray, "size"]:

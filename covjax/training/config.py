@@ -104,7 +104,7 @@ class AutoencoderConfig:
             )
         if not (self.encoder or self.store):
             raise InputError(f"encoder: {self.encoder!r} is not allowed; expected an encoder for --data")
-        if self.layers and self.layer != -1:
+        if self.layers and self.layer != AutoencoderConfig.layer:
             raise InputError(f"layer: {self.layer} beside layers {','.join(map(str, self.layers))}; give one of them")
         if self.sequences and not (self.store and self.encoder):
             raise InputError(f"sequences: {shown(self.sequences)} goes with --store and --encoder; give all three")
